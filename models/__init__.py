@@ -1,0 +1,1 @@
+"""Torch modules and their maths, nothing else: autoencoder, latent GAN, classifiers."""

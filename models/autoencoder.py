@@ -1,0 +1,88 @@
+"""A convolutional autoencoder of 28x28 images, with or without fully connected (FC) layers at the bottleneck."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+Architecture = Literal["conv", "conv+fc"]
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+
+FC_WIDTH = 256
+
+
+def _conv_block(into: int, out: int) -> list[nn.Module]:
+    """Halves the image: [N, into, 2s, 2s] -> [N, out, s, s]."""
+    return [nn.Conv2d(into, out, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(out), nn.SiLU()]
+
+
+def _linear_block(into: int, out: int) -> list[nn.Module]:
+    return [nn.Linear(into, out, bias=False), nn.BatchNorm1d(out), nn.SiLU()]
+
+
+class Encoder(nn.Sequential):
+    """Images [N, 1, 28, 28] in [0, 1] to latents [N, latent_dim].
+
+    The last layer is linear, followed by a BatchNorm without affine parameters: each latent coordinate has
+    mean 0 and variance 1 over the training images, whatever the size. Without FC layers that linear layer is
+    a 7x7 convolution over the 7x7 map, the convolution's own way of reaching a vector.
+    """
+
+    def __init__(self, latent_dim: int, architecture: Architecture) -> None:
+        super().__init__(*_conv_block(1, 16), *_conv_block(16, 32))  # [N, 32, 7, 7]
+        if architecture == "conv+fc":
+            self.extend([nn.Flatten(), *_linear_block(32 * 7 * 7, FC_WIDTH), nn.Linear(FC_WIDTH, latent_dim)])
+        else:
+            self.extend([nn.Conv2d(32, latent_dim, 7), nn.Flatten()])
+        self.append(nn.BatchNorm1d(latent_dim, affine=False))
+
+
+class Decoder(nn.Sequential):
+    """Latents [N, latent_dim] to images [N, 1, 28, 28] in [0, 1], the encoder's layers in reverse."""
+
+    def __init__(self, latent_dim: int, architecture: Architecture) -> None:
+        if architecture == "conv+fc":
+            expand = [
+                *_linear_block(latent_dim, FC_WIDTH),
+                *_linear_block(FC_WIDTH, 32 * 7 * 7),
+                nn.Unflatten(1, (32, 7, 7)),
+            ]
+        else:
+            expand = [
+                nn.Unflatten(1, (latent_dim, 1, 1)),
+                nn.ConvTranspose2d(latent_dim, 32, 7, bias=False),
+                nn.BatchNorm2d(32),
+                nn.SiLU(),
+            ]
+        super().__init__(
+            *expand,  # [N, 32, 7, 7]
+            nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1, bias=False),  # [N, 16, 14, 14]
+            nn.BatchNorm2d(16),
+            nn.SiLU(),
+            nn.ConvTranspose2d(16, 1, 4, stride=2, padding=1),  # [N, 1, 28, 28]
+            nn.Sigmoid(),
+        )
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder; forward gives the reconstructions [N, 1, 28, 28] of images [N, 1, 28, 28] in [0, 1].
+
+    Convolution, BatchNorm, SiLU (Elfwing et al. 2017, https://arxiv.org/abs/1702.03118), Flatten / Unflatten at
+    the bottleneck.
+
+    Raises:
+        ValueError: `latent_dim` is below 1, or the architecture is unknown.
+    """
+
+    def __init__(self, latent_dim: int, architecture: Architecture = "conv+fc") -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise ValueError(f"`1 <= latent_dim` must hold, but got {latent_dim}")
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"`architecture in {ARCHITECTURES}` must hold, but got {architecture!r}")
+        self.encoder = Encoder(latent_dim, architecture)
+        self.decoder = Decoder(latent_dim, architecture)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decoder(self.encoder(images))

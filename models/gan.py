@@ -1,0 +1,76 @@
+"""Generator and critic of a GAN in the autoencoder's latent space, unconditional or conditional on a label."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.autoencoder import Architecture, Decoder
+
+CLASSES = 10
+
+
+class Generator(nn.Sequential):
+    """Inputs [N, noise_dim (+ 10)] to standardised latents [N, latent_dim].
+
+    A conditional generator's input is the noise followed by the one-hot label (Mirza & Osindero 2014,
+    https://arxiv.org/abs/1411.1784): to the module it is only a wider input.
+    """
+
+    def __init__(self, input_dim: int, latent_dim: int, width: int) -> None:
+        super().__init__(
+            nn.Linear(input_dim, width),
+            nn.BatchNorm1d(width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, width),
+            nn.BatchNorm1d(width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, latent_dim),
+        )
+
+
+class Critic(nn.Sequential):
+    """Standardised latents [N, latent_dim (+ 10)] to one score each, [N, 1]; the vanilla GAN reads it as a logit.
+
+    No BatchNorm here: it would make the score of one latent depend on the others in the batch.
+    """
+
+    def __init__(self, input_dim: int, width: int) -> None:
+        super().__init__(
+            nn.Linear(input_dim, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, width),
+            nn.LeakyReLU(0.2),
+            nn.Linear(width, 1),
+        )
+
+
+class LatentGenerator(nn.Module):
+    """The whole way from noise to images: generator, de-standardisation, frozen decoder.
+
+    Inputs are the noise [N, noise_dim], or noise and one-hot label side by side [N, noise_dim + 10]; outputs are
+    images [N, 1, 28, 28] in [0, 1]. `mean` and `std` [latent_dim] are those of the training latents, to be filled
+    in like the decoder's weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, input_dim: int, latent_dim: int, width: int, architecture: Architecture) -> None:
+        super().__init__()
+        self.generator = Generator(input_dim, latent_dim, width)
+        self.decoder = Decoder(latent_dim, architecture).requires_grad_(False)
+        self.register_buffer("mean", torch.zeros(latent_dim))
+        self.register_buffer("std", torch.ones(latent_dim))
+
+    def latents(self, inputs: Tensor) -> Tensor:
+        """Latents [N, latent_dim] in the autoencoder's own scale."""
+        return self.generator(inputs) * self.std + self.mean
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.decoder(self.latents(inputs))
+
+
+def with_labels(vectors: Tensor, labels: Tensor) -> Tensor:
+    """Vectors [N, D] and labels [N] in 0..9 side by side: [N, D + 10], the labels one-hot."""
+    return torch.cat([vectors, nn.functional.one_hot(labels, CLASSES).to(vectors.dtype)], dim=1)

@@ -1,0 +1,93 @@
+"""From the command line to a config, and from an exception to one sentence and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tyro
+
+from study.config import PRESETS, StudyConfig, UsageError
+from tracking.store import StoreError
+
+INTERRUPTED = 130
+
+
+def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
+    """The name and the config that `[PRESET | FILE.toml] [flags]` ask for; exits with 2 on a mistake.
+
+    A TOML file has the flags' names, nested as the flags are, and optionally `preset`, on which it builds. It
+    goes through the flags' own parser, so that a mistake in it gets the same message; flags win.
+    """
+    name, flags = "demo", list(arguments)
+    if flags and not flags[0].startswith("-"):
+        name, *flags = flags
+    if not name.endswith(".toml"):
+        return name, _parse(flags, _preset(name), f"python -m study.run {name}")
+    table = _read_toml(Path(name))
+    base = table.pop("preset", "demo")
+    if not isinstance(base, str):
+        raise UsageError(f"{name}: `preset` must be a string, but got {base!r}")
+    in_file = _parse(_toml_flags(table, name), _preset(base), name)
+    return name, _parse(flags, in_file, f"python -m study.run {name}")
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Run a command. Returns 0, 2 after a user's mistake (told in one sentence), or 130 if it was stopped."""
+
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        command()
+    except (UsageError, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _preset(name: str) -> StudyConfig:
+    if name not in PRESETS:
+        raise UsageError(f"the preset must be one of {', '.join(PRESETS)} or a .toml file, but got {name!r}")
+    return PRESETS[name]
+
+
+def _parse(flags: list[str], default: StudyConfig, prog: str) -> StudyConfig:
+    return tyro.cli(StudyConfig, args=flags, default=default, prog=prog)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+
+
+def _toml_flags(table: dict[str, Any], file: str, prefix: str = "") -> list[str]:
+    flags: list[str] = []
+    for key, value in table.items():
+        flag = f"{prefix}{key.replace('_', '-')}"
+        if isinstance(value, dict):
+            flags += _toml_flags(value, file, f"{flag}.")
+        elif isinstance(value, bool):
+            before, _, last = flag.rpartition(".")
+            flags.append(f"--{before}{'.' if before else ''}{'' if value else 'no-'}{last}")
+        elif isinstance(value, list):
+            flags += [f"--{flag}", *map(str, value)]
+        elif isinstance(value, str | int | float):
+            flags += [f"--{flag}", str(value)]
+        else:
+            raise UsageError(f"{file}: `{flag}` must be a string, number, boolean or list, but got {value!r}")
+    return flags

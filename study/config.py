@@ -1,0 +1,199 @@
+"""What a study does: frozen dataclasses, read from presets, TOML files and flags alike (see cli.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+StageName = Literal["judge", "autoencoder", "transfer", "latent-gan", "conditional-gan"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+DataName = Literal["auto", "mnist", "fashion-mnist", "kmnist", "digits"]
+
+LATENT_DIM_RANGE = (3, 100)
+
+
+class UsageError(Exception):
+    """The user asked for something impossible; the message is one sentence."""
+
+
+def _at_least(low: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < low:
+            raise ValueError(f"`{low} <= {name}` must hold, but got {value}")
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"`0 < {name} < inf` must hold, but got {value}")
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """The classifier that measures generated images."""
+
+    epochs: int = 5
+    """Passes over the training images."""
+    batch_size: int = 256
+    """Images per step."""
+    learning_rate: float = 1e-2
+    """Peak of the one-cycle schedule."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, epochs=self.epochs)
+        _at_least(2, batch_size=self.batch_size)
+        _positive(learning_rate=self.learning_rate)
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The search for the latent size and the architecture of the autoencoder."""
+
+    latent_dims: tuple[int, ...] = (3, 10, 15, 20, 100)
+    """Latent sizes tried first, each without and with FC layers (the reference's five)."""
+    free_trials: int = 2
+    """Trials after those, of a size and an architecture that Optuna picks."""
+    latent_dim: int | None = None
+    """Latent size of the champion; None: the knee of the Pareto front decides."""
+    epochs: int = 20
+    """Passes over the training images, in every trial."""
+    batch_size: int = 256
+    """Images per step."""
+    learning_rate: float = 4e-3
+    """Peak of the one-cycle schedule."""
+
+    def __post_init__(self) -> None:
+        low, high = LATENT_DIM_RANGE
+        for size in (*self.latent_dims, *([] if self.latent_dim is None else [self.latent_dim])):
+            if not low <= size <= high:
+                raise ValueError(f"`{low} <= latent_dim <= {high}` must hold, but got {size}")
+        _at_least(0, free_trials=self.free_trials)
+        _at_least(1, epochs=self.epochs, latent_dims=len(self.latent_dims) + self.free_trials)
+        _at_least(2, batch_size=self.batch_size)
+        _positive(learning_rate=self.learning_rate)
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """What the trained encoder is worth with few labels."""
+
+    labels_per_class: int = 10
+    """Labelled training images of each class."""
+    draws: int = 3
+    """How often these images are drawn anew; the figures are means over the draws."""
+    epochs: int = 50
+    """Passes over the labelled images."""
+    hidden: int = 128
+    """Neurons of the MLP's hidden layer."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, labels_per_class=self.labels_per_class, draws=self.draws, epochs=self.epochs, hidden=self.hidden)
+
+
+@dataclass(frozen=True)
+class LatentGanConfig:
+    """The search for batch size, learning rate and weight clip of the WGAN on the latents."""
+
+    free_trials: int = 4
+    """Trials that Optuna picks, after the paper's and the reference's settings."""
+    vanilla_seeds: int = 1
+    """Vanilla GANs trained beside them for comparison, each with its own seed."""
+    epochs: int = 20
+    """Passes over the training latents, in every trial."""
+    evaluate_every: int = 5
+    """Epochs between two measurements on the validation images, at which a trial can be pruned."""
+    noise_dim: int = 10
+    """Size of the generator's input, drawn from N(0, 1)."""
+    mixture_components: tuple[int, ...] = (10,)
+    """Components of the Gaussian mixtures that are the baseline."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, free_trials=self.free_trials, vanilla_seeds=self.vanilla_seeds)
+        _at_least(1, epochs=self.epochs, evaluate_every=self.evaluate_every, noise_dim=self.noise_dim)
+        _at_least(1, mixture_components=min(self.mixture_components, default=1))
+
+
+@dataclass(frozen=True)
+class ConditionalGanConfig:
+    """The WGAN that is told the digit, with the settings of the best unconditional one."""
+
+    repeats: int = 1
+    """Trainings, each with its own seed; the figures are means over them."""
+    epochs: int = 20
+    """Passes over the training latents."""
+    evaluate_every: int = 5
+    """Epochs between two measurements on the validation images."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A study harness for small generative models on handwritten digits."""
+
+    data: DataName = "auto"
+    """Data set; auto: MNIST from --data-dir, else downloaded, else scikit-learn's 8x8 digits."""
+    data_dir: Path | None = None
+    """Folder of torchvision's data sets; None: $STUDY_DATA_DIR, else ./data."""
+    store: Path = Path("mlruns")
+    """Folder of the results: mlflow.db, optuna.db, artifacts/."""
+    tracking_uri: str | None = None
+    """MLflow server in place of the store's mlflow.db, http(s)://host:port."""
+    storage: str | None = None
+    """Database of Optuna in place of the store's optuna.db, as an SQLAlchemy URL."""
+    stages: tuple[StageName, ...] = STAGES
+    """Stages to run, always in the order of this default."""
+    seed: int = 0
+    """Seed of every trial; the same seed gives the same trial on the same machine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: a GPU if PyTorch sees one."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+    judge: JudgeConfig = JudgeConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    transfer: TransferConfig = TransferConfig()
+    latent_gan: LatentGanConfig = LatentGanConfig()
+    conditional_gan: ConditionalGanConfig = ConditionalGanConfig()
+
+    def __post_init__(self) -> None:
+        _at_least(0, seed=self.seed)
+        _at_least(1, stages=len(self.stages))
+
+
+_DEMO = StudyConfig(autoencoder=AutoencoderConfig(epochs=3))
+
+PRESETS: dict[str, StudyConfig] = {
+    # A test: does everything run?
+    "smoke": replace(
+        _DEMO,
+        judge=JudgeConfig(epochs=2),
+        autoencoder=AutoencoderConfig(latent_dims=(3, 15), free_trials=1, epochs=1),
+        transfer=TransferConfig(draws=1, epochs=10),
+        latent_gan=LatentGanConfig(free_trials=1, epochs=2, evaluate_every=1, mixture_components=(2,)),
+        conditional_gan=ConditionalGanConfig(epochs=4, evaluate_every=2),
+    ),
+    # The default: every stage, in minutes on 2 cores.
+    "demo": _DEMO,
+    # The reference's protocol: its sizes, epochs and settings, its latent size 15 for the stages that follow.
+    "exercise": replace(
+        _DEMO,
+        autoencoder=AutoencoderConfig(latent_dim=15),
+        transfer=TransferConfig(draws=10),
+        latent_gan=LatentGanConfig(
+            free_trials=12, vanilla_seeds=3, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
+        ),
+        conditional_gan=ConditionalGanConfig(repeats=3, epochs=70, evaluate_every=5),
+    ),
+    # A wide search, hours on 2 cores.
+    "full": replace(
+        _DEMO,
+        autoencoder=AutoencoderConfig(free_trials=30),
+        transfer=TransferConfig(draws=30),
+        latent_gan=LatentGanConfig(
+            free_trials=100, vanilla_seeds=5, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
+        ),
+        conditional_gan=ConditionalGanConfig(repeats=5, epochs=70, evaluate_every=5),
+    ),
+}

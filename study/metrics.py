@@ -1,0 +1,162 @@
+"""Measures: of latents (correlation, effective rank) and of generated images (in the judge's features).
+
+All take and give torch tensors; figures come back as floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CLASSES = 10
+MODE_SHARE = 0.01  # a digit counts as a mode if it is at least this share of the samples
+
+
+# --- Latents -------------------------------------------------------------------------------------------
+
+
+def pcc_matrix(latents: Tensor) -> Tensor:
+    """Pearson correlation coefficients [D, D] of the columns of latents [N, D].
+
+    Raises:
+        FloatingPointError: A column is constant or not finite, so that its correlation is undefined.
+    """
+    centred = (latents - latents.mean(0)).double()
+    norms = centred.norm(dim=0)
+    bad = (~(norms > 1e-9 * len(latents) ** 0.5)).nonzero().flatten().tolist()
+    if bad:
+        raise FloatingPointError(f"PCC is undefined: latent coordinates {bad} are constant or not finite")
+    unit = centred / norms
+    return (unit.T @ unit).clamp(-1, 1)
+
+
+def off_diagonal(matrix: Tensor) -> Tensor:
+    """The entries of a square matrix [D, D] off its diagonal, [D * (D - 1)]."""
+    return matrix[~torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)]
+
+
+def pcc_noise_floor(count: int, dims: int, draws: int = 5, seed: int = 0) -> float:
+    """Mean of max |PCC| of `count` samples of `dims` independent N(0, 1) columns: what sampling alone gives."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = (torch.randn(count, dims, generator=generator) for _ in range(draws))
+    return sum(float(off_diagonal(pcc_matrix(sample)).abs().max()) for sample in samples) / draws
+
+
+def principal_axes(latents: Tensor) -> Tensor:
+    """Orthonormal columns [D, D]: the eigenvectors of the covariance of latents [N, D]."""
+    return torch.linalg.eigh(torch.atleast_2d(torch.cov(latents.double().T))).eigenvectors
+
+
+def effective_rank(latents: Tensor) -> float:
+    """exp of the entropy of the normalised singular values of the centred latents [N, D]; 1 to D.
+
+    Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality", eq. 4.
+    """
+    singular = torch.linalg.svdvals((latents - latents.mean(0)).double())
+    shares = singular / singular.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def latent_measures(latents: Tensor, axes: Tensor | None = None) -> dict[str, float]:
+    """The correlation measures of latents [N, D], by their names in MLflow.
+
+    Args:
+        latents: Held-out latents.
+        axes: Principal axes [D, D] of the training latents, for the rotated measure.
+    """
+    correlations = pcc_matrix(latents)
+    measures = {
+        "latent/max_abs_pcc": float(off_diagonal(correlations).abs().max()),
+        "latent/mean_abs_pcc": float(correlations.abs().mean()),
+        "latent/pcc_noise_floor": pcc_noise_floor(*latents.shape),
+        "latent/effective_rank": effective_rank(latents),
+    }
+    if axes is not None:
+        rotated = pcc_matrix(latents.double() @ axes)
+        measures["latent/max_abs_pcc_rotated"] = float(off_diagonal(rotated).abs().max())
+    return measures
+
+
+# --- Generated images, in a classifier's features ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean [D] and covariance [D, D] of features, in double precision."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Moments:
+        features = features.double()
+        return cls(features.mean(0), torch.cov(features.T))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """Squared Frechet distance of two Gaussians: |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
+
+    Dowson & Landau 1982, eq. 7; used on features by Heusel et al. 2017 (https://arxiv.org/abs/1706.08500). The
+    trace of the root comes from the symmetric S_a^(1/2) S_b S_a^(1/2), which has the same eigenvalues.
+
+    Raises:
+        FloatingPointError: A moment is not finite.
+    """
+    if not all(bool(torch.isfinite(m).all()) for m in (a.mean, a.covariance, b.mean, b.covariance)):
+        raise FloatingPointError("the Frechet distance is undefined: features are not finite")
+    values, vectors = torch.linalg.eigh(a.covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
+    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross
+    return max(float(distance), 0.0)
+
+
+def neighbourhood_measures(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
+    """Precision, recall, density and coverage of fake features [M, D] against real features [N, D].
+
+    Precision and recall: Kynkaanniemi et al. 2019 (https://arxiv.org/abs/1904.06991), eq. 1-2. Density and
+    coverage: Naeem et al. 2020 (https://arxiv.org/abs/2002.09797), eq. 5-6.
+    """
+    real_radius = _kth_neighbour(real, k)  # [N]
+    fake_radius = _kth_neighbour(fake, k)  # [M]
+    distance = torch.cdist(fake, real)  # [M, N]
+    in_real = distance <= real_radius
+    return {
+        "sample/precision": float(in_real.any(1).float().mean()),
+        "sample/recall": float((distance <= fake_radius[:, None]).any(0).float().mean()),
+        "sample/density": float(in_real.sum(1).float().mean()) / k,
+        "sample/coverage": float((distance.min(0).values <= real_radius).float().mean()),
+    }
+
+
+def _kth_neighbour(points: Tensor, k: int) -> Tensor:
+    """Distance of each point [N, D] to its k-th nearest other point, [N]."""
+    return torch.cdist(points, points).kthvalue(min(k + 1, len(points)), dim=1).values  # the nearest is itself
+
+
+def class_measures(logits: Tensor) -> dict[str, float]:
+    """Modes, KL of the class histogram to uniform (nats) and mean confidence, from the judge's logits [N, 10]."""
+    probabilities = logits.softmax(1)
+    confidence, digits = probabilities.max(1)
+    shares = torch.bincount(digits, minlength=CLASSES).double() / len(digits)
+    return {
+        "sample/modes": float((shares >= MODE_SHARE).sum()),
+        "sample/class_kl": float((shares * (shares * CLASSES).clamp(min=1e-12).log()).sum()),
+        "sample/confidence": float(confidence.mean()),
+    }
+
+
+def diversity(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
+    """Mean pairwise feature distance within each digit over that of real images, averaged over the digits.
+
+    1: samples of a digit differ as much as real ones; 0: they are all the same. NaN if no digit has two samples of
+    both kinds.
+    """
+    ratios = []
+    for digit in range(CLASSES):
+        ours, theirs = fake[fake_labels == digit], real[real_labels == digit]
+        if min(len(ours), len(theirs)) > 1:
+            ratios.append(float(torch.pdist(ours).mean() / torch.pdist(theirs).mean()))
+    return sum(ratios) / len(ratios) if ratios else float("nan")

@@ -1,0 +1,138 @@
+"""`python -m study.run`: the whole study, stage by stage. This file is its contents page."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from study.cli import exit_code, parse_study
+from study.config import STAGES, StageName, StudyConfig, UsageError
+
+if TYPE_CHECKING:
+    from study.stage import Context, Outcome
+
+INPUTS: dict[StageName, tuple[StageName, ...]] = {
+    "judge": (),
+    "autoencoder": (),
+    "transfer": ("autoencoder",),
+    "latent-gan": ("judge", "autoencoder"),
+    "conditional-gan": ("judge", "autoencoder", "latent-gan"),
+}
+"""The stages whose champions each stage takes from the registry, by the stage's own name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for. Returns the exit code."""
+    return exit_code(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: Sequence[str]) -> None:
+    preset, config = parse_study(arguments)
+    if config.dry_run:
+        print(plan(preset, config))
+        return
+    began = time.monotonic()
+    context = prepare(preset, config)
+    check_inputs(context)
+    check_sizes(context)
+    outcomes = [run_stage(stage, context) for stage in STAGES if stage in config.stages]
+    print(f"\n{table(outcomes)}\n")
+    print(f"{context.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s")
+    print(f"look at the runs: {context.store.ui_command}")
+
+
+def plan(preset: str, config: StudyConfig) -> str:
+    """What would run, in words."""
+    trials: dict[StageName, str] = {
+        "judge": f"1 trial, {config.judge.epochs} epochs",
+        "autoencoder": f"latent sizes {', '.join(map(str, config.autoencoder.latent_dims))} without and with FC layers,"
+        f" then {config.autoencoder.free_trials} free trials, {config.autoencoder.epochs} epochs each",
+        "transfer": f"frozen, fine-tuned and from scratch on {config.transfer.draws} draws of"
+        f" {config.transfer.labels_per_class} labels a class, {config.transfer.epochs} epochs each",
+        "latent-gan": f"the paper's and the reference's settings, then {config.latent_gan.free_trials} free trials,"
+        f" and {config.latent_gan.vanilla_seeds} vanilla GANs, {config.latent_gan.epochs} epochs each",
+        "conditional-gan": f"{config.conditional_gan.repeats} trainings with the best settings,"
+        f" {config.conditional_gan.epochs} epochs each",
+    }
+    lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {config.tracking_uri or config.store}"]
+    return "\n".join([*lines, *(f"{stage}: {trials[stage]}" for stage in STAGES if stage in config.stages)])
+
+
+def prepare(preset: str, config: StudyConfig) -> Context:
+    """Open the store, then load the data: a store that cannot be written is told before anything takes long."""
+    from tracking.store import open_store  # first: it sets MLflow's environment
+
+    store = open_store(config.store, config.tracking_uri, config.storage)
+
+    import torch
+
+    from study.data import load
+    from study.stage import Context
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device must be one that PyTorch sees, but got 'cuda', and it sees no GPU")
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    return Context(config, preset, load(config.data, config.data_dir).to(device), store, device)
+
+
+def check_inputs(context: Context) -> None:
+    """Fail before any training if a stage's input is neither in the registry nor made by a stage before it.
+
+    Raises:
+        UsageError: It names the stages to add.
+    """
+    from study.stage import OUTPUTS
+
+    chosen = context.config.stages
+    for stage in chosen:
+        missing = [kind for kind in INPUTS[stage] if kind not in chosen and not context.champion(OUTPUTS[kind])]
+        if missing:
+            names = " and ".join(f"{context.model_name(OUTPUTS[kind])}@champion" for kind in missing)
+            wanted = " ".join(name for name in STAGES if name in (*missing, *chosen))
+            raise UsageError(f"stage {stage} needs {names}, not in this store: run with --stages {wanted}")
+
+
+def check_sizes(context: Context) -> None:
+    """Fail before any training if the data set has fewer images than the settings ask for.
+
+    Raises:
+        UsageError: It names the setting and both numbers.
+    """
+    config, train = context.config, context.dataset.train
+    for name, size in (("judge", config.judge.batch_size), ("autoencoder", config.autoencoder.batch_size)):
+        if size > len(train):
+            raise UsageError(f"`{name}.batch_size <= {len(train)} training images` must hold, but got {size}")
+    fewest = int(train.labels.bincount().min())
+    if config.transfer.labels_per_class > fewest:
+        raise UsageError(
+            f"`transfer.labels_per_class <= {fewest} images of a class` must hold,"
+            f" but got {config.transfer.labels_per_class}"
+        )
+
+
+def run_stage(stage: StageName, context: Context) -> Outcome:
+    """Run one stage; only its own file is imported."""
+    print(f"{stage} ...", file=sys.stderr)
+    outcome: Outcome = import_module(f"study.stages.{stage.replace('-', '_')}").run(context)
+    return outcome
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Champions and their figures on the test set, the reference's and the baseline's beside them."""
+    lines = [("stage", "registered as", "figure", "ours", "reference", "baseline")]
+    for outcome in outcomes:
+        for number, row in enumerate(outcome.rows):
+            model = f"{outcome.champion.name} v{outcome.champion.number}"
+            first = (outcome.stage, model) if number == 0 else ("", "")
+            lines.append((*first, row.figure, row.ours, row.reference or "-", row.baseline or "-"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    printed = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    printed.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(printed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

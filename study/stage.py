@@ -1,0 +1,164 @@
+"""What every stage is given and gives back: its context, its study in the store, its outcome."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from study.config import StageName, StudyConfig
+from study.data import Dataset
+from study.search import Objective, Result, Search, Trial, run_search, study_name
+from tracking import registry
+from tracking.registry import Direction, Promotion, Version
+from tracking.runs import Run, study_run
+from tracking.store import Store
+
+OUTPUTS: dict[StageName, str] = {
+    "judge": "judge",
+    "autoencoder": "autoencoder",
+    "transfer": "classifier",
+    "latent-gan": "latent-gan",
+    "conditional-gan": "conditional-gan",
+}
+"""The kind of model that each stage registers; its name is `<data set>-<kind>`."""
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table. None: there is none."""
+
+    figure: str
+    ours: str
+    reference: str | None = None
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A stage's champion, and its figures for the final table."""
+
+    stage: str
+    champion: Version
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with; the data set lies on the device."""
+
+    config: StudyConfig
+    preset: str
+    dataset: Dataset
+    store: Store
+    device: torch.device
+
+    def model_name(self, kind: str) -> str:
+        return model_name(self.dataset.name, kind)
+
+    def input(self, kind: str) -> Version:
+        """The champion of this kind, resolved once: the stage goes on with this very version."""
+        return registry.require_champion(self.model_name(kind))
+
+    def champion(self, kind: str) -> Version | None:
+        """The sitting champion of this kind, None if there is none."""
+        return registry.champion(self.model_name(kind))
+
+    def rebuild(self, version: Version, kind: type[ModuleT]) -> ModuleT:
+        """The version's module with its weights, in evaluation mode; can be trained, has its submodules."""
+        module = kind(**version.config()["module"])
+        module.load_state_dict(version.state_dict())
+        return module.to(self.device).eval()
+
+    @contextmanager
+    def study(
+        self, stage: str, description: str, settings: Mapping[str, Any], inputs: Mapping[str, Version]
+    ) -> Iterator[Study]:
+        """The stage's study and its parent run: those of an earlier call with the same settings, or new ones.
+
+        Args:
+            settings: All that decides what a trial computes.
+            inputs: The champions that the stage builds on, by kind.
+        """
+        input_tags = {f"input.{kind}": version.uri for kind, version in inputs.items()}
+        settings = {"seed": self.config.seed, **settings, **input_tags}
+        name = study_name(self.dataset.name, stage, settings)
+        facts = {"dataset": self.dataset.name, "seed": self.config.seed, "git_commit": git_commit()}
+        tags = {"preset": self.preset, "settings": json.dumps(settings, default=str), **facts, **input_tags}
+        experiment = self.store.experiment(f"{self.dataset.name}/{stage}")
+        with study_run(experiment, name, description, tags) as parent:
+            yield Study(self, stage, name, parent, facts | input_tags)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A stage's study under way: its searches, its models, its promotion."""
+
+    context: Context
+    stage: str
+    name: str
+    parent: Run
+    facts: Mapping[str, Any]
+
+    def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
+        """Run what is missing of a search; every trial starts from the study's seed.
+
+        Args:
+            part: Tells several searches of one study apart.
+        """
+        seed = self.context.config.seed
+
+        def seeded(trial: Trial) -> tuple[float, ...]:
+            torch.manual_seed(seed)
+            trial.run.set_tags(self.facts)
+            return objective(trial)
+
+        name = f"{self.name}/{part}" if part else self.name
+        label = f"{self.stage} {part}".rstrip()
+        return run_search(name, search, seeded, self.context.store, self.parent, seed, label)
+
+    def log_model(self, module: nn.Module, example: Tensor, config: Mapping[str, Any]) -> None:
+        """Log the module with the trial's run; `config["module"]` are its constructor's arguments."""
+        registry.log_model(module, example, config, {key: str(value) for key, value in self.facts.items()})
+
+    def promote(
+        self, result: Result, kind: str, metric: str, direction: Direction, description: str, **options: Any
+    ) -> Promotion:
+        """Register the trial's model and make it the champion if it is better (see `registry.promote`)."""
+        version = registry.register(self.context.model_name(kind), result.run_id, description)
+        promotion = registry.promote(version, metric, direction, **options)
+        self.parent.set_tags({"best.run_id": result.run_id, "best.version": version.uri, "best.metric": metric})
+        self.parent.log({f"best/{metric}": promotion.value})
+        if promotion.sitting_value is not None:
+            self.parent.log({f"sitting/{metric}": promotion.sitting_value})
+        return promotion
+
+
+def model_name(dataset: str, kind: str) -> str:
+    """The registered name of a kind of model on a data set: `mnist-autoencoder`."""
+    return f"{dataset}-{kind}"
+
+
+def settings_of(config: Any, *left_out: str) -> dict[str, Any]:
+    """The fields of a stage's config, less those that only say how many trials there are."""
+    return {name: value for name, value in asdict(config).items() if name not in left_out}
+
+
+@cache
+def git_commit() -> str:
+    """The commit of the code that runs, "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

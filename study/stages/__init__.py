@@ -1,0 +1,1 @@
+"""One file a stage, each with `run(context) -> Outcome`; the registry is the hand-off between them."""

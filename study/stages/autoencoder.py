@@ -1,0 +1,232 @@
+"""The autoencoder study: how the latent size trades reconstruction against correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from math import sqrt
+
+import numpy as np
+import torch
+
+from models.autoencoder import ARCHITECTURES, Autoencoder
+from study import metrics
+from study.config import LATENT_DIM_RANGE
+from study.data import to_float, to_pixels
+from study.search import Result, Search, Trial, choice, integer, pareto_front
+from study.stage import Context, Outcome, Row, Study, settings_of
+from study.training import apply, eval_mode, reconstruction_loss, train_autoencoder
+from tracking import figures
+from tracking.runs import trial_metrics
+
+SHOWN = 10  # digits in the pictures
+REFERENCE_LOSS = {"conv": 0.03, "conv+fc": 0.01}  # the reference's figures at latent size 15
+REFERENCE_SIZE = 15
+
+
+def run(context: Context) -> Outcome:
+    """Search latent size and architecture, two objectives: validation loss and largest |off-diagonal PCC|.
+
+    The champion is the knee of the Pareto front by `knee_distance`. With `latent_dim` given, the trade-off is
+    settled, and the champion is the trial of that size with the least validation loss.
+    """
+    config, data = context.config.autoencoder, context.dataset
+    description = (
+        "Convolutional autoencoders: latent size and architecture against validation loss and correlation. "
+        "The champion is the knee of the Pareto front: the least sqrt(loss / variance + max|PCC|^2)."
+    )
+    variance = float(to_float(data.val.images).var(0, correction=0).mean())
+    pca_losses = cache(lambda: pca_test_losses(data.train.images, data.test.images))
+    shown = torch.stack([data.val.images[data.val.labels == digit][0] for digit in range(SHOWN)])
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        module = {key: trial.params[key] for key in ("latent_dim", "architecture")}
+        model = Autoencoder(**module).to(context.device)
+
+        def report(epoch: int, losses: dict[str, float]) -> None:
+            trial.report(epoch, losses)
+            trial.run.log_image("reconstructions", figures.grid(_pairs(model, shown), SHOWN), step=epoch)
+
+        train_autoencoder(
+            model, data.train.images, data.val.images, config.epochs, config.batch_size, config.learning_rate, report
+        )
+        with eval_mode(model):
+            axes = metrics.principal_axes(apply(model.encoder, data.train.images))
+            latents = apply(model.encoder, data.val.images)
+        val_loss = trial.history["val/loss"][1][-1]
+        measures = metrics.latent_measures(latents, axes)
+        max_pcc = measures["latent/max_abs_pcc"]
+        trial.run.log(
+            measures
+            | {
+                "latent/knee_distance": knee_distance(val_loss, variance, max_pcc),
+                "test/loss": reconstruction_loss(model, data.test.images),
+                "baseline/pca_loss": pca_losses()[trial.params["latent_dim"] - 1],
+            },
+            step=config.epochs,
+        )
+        what = f"latent size {trial.params['latent_dim']}, {trial.params['architecture']}"
+        history = {name: trial.history[name] for name in ("train/loss", "val/loss")}
+        trial.run.log_figure(
+            "loss", figures.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True)
+        )
+        trial.run.log_figure(
+            "pcc", figures.heat_map(metrics.pcc_matrix(latents).cpu().numpy(), f"Correlation of latents, {what}")
+        )
+        trial.run.log_figure(
+            "reconstructions",
+            figures.labelled_grid(_pairs(model, shown), ["original", "reconstruction"], f"Autoencoder, {what}"),
+        )
+        study.log_model(model, to_float(data.val.images[:2]), {"module": module})
+        return val_loss, max_pcc
+
+    sizes = sorted({*config.latent_dims, *([] if config.latent_dim is None else [config.latent_dim])})
+    search = Search(
+        directions=("minimize", "minimize"),
+        space={"latent_dim": integer(*LATENT_DIM_RANGE), "architecture": choice(*ARCHITECTURES)},
+        fixed=[{"latent_dim": size, "architecture": kind} for size in sizes for kind in ARCHITECTURES],
+        free=config.free_trials,
+    )
+    settings = settings_of(config, "free_trials", "latent_dim") | {"space": search.space}
+    with context.study("autoencoder", description, settings, {}) as study:
+        results = study.search(search, objective)
+        front = pareto_front(results)
+        best = choose(results, variance, config.latent_dim)
+        sitting = context.champion("autoencoder")
+        wanted = config.latent_dim is not None and (
+            sitting is None or sitting.config()["module"]["latent_dim"] != config.latent_dim
+        )
+        promotion = study.promote(
+            best,
+            "autoencoder",
+            "latent/knee_distance" if config.latent_dim is None else "val/loss",
+            "minimize",
+            description,
+            insist=wanted,
+        )
+        measured = trial_metrics(study.parent)
+        _log_figures(study, results, measured, front, best)
+    return Outcome("autoencoder", promotion.champion, _rows(results, measured, promotion.champion.metrics))
+
+
+def knee_distance(loss: float, variance: float, max_pcc: float) -> float:
+    """Distance to the ideal corner, where nothing is lost and nothing correlates: sqrt(loss / variance + max_pcc^2).
+
+    Both axes are scaled alike and independently of the other trials, so that studies can be compared: the root of
+    the unexplained share of variance (the coefficient of alienation, sqrt(1 - R^2)) beside a correlation coefficient.
+
+    Args:
+        loss: Mean squared error per pixel.
+        variance: That of predicting the mean image.
+        max_pcc: Largest absolute off-diagonal correlation of the latents.
+    """
+    return sqrt(loss / variance + max_pcc**2)
+
+
+def choose(results: Sequence[Result], variance: float, latent_dim: int | None) -> Result:
+    """The trial with the least knee distance, which lies on the Pareto front; of one size: with the least loss."""
+    if latent_dim is None:
+        return min(results, key=lambda result: knee_distance(result.values[0], variance, result.values[1]))
+    return min(
+        (result for result in results if result.params["latent_dim"] == latent_dim), key=lambda result: result.values[0]
+    )
+
+
+def pca_test_losses(train: torch.Tensor, test: torch.Tensor) -> list[float]:
+    """Test MSE per pixel of reconstructions from the first 1, 2, ... 100 principal components of the training images."""
+    from sklearn.decomposition import PCA
+
+    flat = [(to_float(images).flatten(1)).cpu().numpy() for images in (train, test)]
+    pca = PCA(LATENT_DIM_RANGE[1], svd_solver="covariance_eigh").fit(flat[0])
+    explained = (pca.transform(flat[1]) ** 2).mean(0).cumsum()  # the components are orthonormal
+    total = ((flat[1] - pca.mean_) ** 2).sum(1).mean()
+    return [float(loss) for loss in (total - explained) / flat[1].shape[1]]
+
+
+def _pairs(model: Autoencoder, images: torch.Tensor) -> np.ndarray:
+    """A row of originals above a row of reconstructions, uint8 [2 * N, 28, 28]."""
+    with eval_mode(model):
+        return to_pixels(torch.cat([to_float(images), model(to_float(images))]))
+
+
+def _log_figures(
+    study: Study,
+    results: Sequence[Result],
+    measured: dict[str, dict[str, float]],
+    front: Sequence[Result],
+    best: Result,
+) -> None:
+    results = sorted(results, key=lambda result: result.params["latent_dim"])
+    by_kind = {kind: [r for r in results if r.params["architecture"] == kind] for kind in ARCHITECTURES}
+
+    def against_size(metric: str, label: str) -> dict[str, tuple[list[float], list[float]]]:
+        return {
+            f"{label}{kind}": ([r.params["latent_dim"] for r in group], [measured[r.run_id][metric] for r in group])
+            for kind, group in by_kind.items()
+        }
+
+    sizes = sorted({r.params["latent_dim"]: measured[r.run_id]["baseline/pca_loss"] for r in results}.items())
+    study.parent.log_figure(
+        "pareto",
+        figures.scatter(
+            {k: [(r.values[0], r.values[1], str(r.params["latent_dim"])) for r in g] for k, g in by_kind.items()},
+            "validation MSE per pixel",
+            "largest |off-diagonal PCC|",
+            "Latent sizes: reconstruction against correlation",
+            front=[(r.values[0], r.values[1]) for r in front],
+            champion=(best.values[0], best.values[1]),
+            log_x=True,
+        ),
+    )
+    study.parent.log_figure(
+        "loss_against_size",
+        figures.curves(
+            against_size("test/loss", "") | {"PCA": tuple(map(list, zip(*sizes, strict=True)))},
+            "latent size",
+            "test MSE per pixel",
+            "Reconstruction against latent size",
+            log_x=True,
+            log_y=True,
+            references={f"reference, size 15, {kind}": loss for kind, loss in REFERENCE_LOSS.items()},
+            markers=True,
+        ),
+    )
+    study.parent.log_figure(
+        "pcc_against_size",
+        figures.curves(
+            against_size("latent/max_abs_pcc", "max |PCC|, ")
+            | against_size("latent/max_abs_pcc_rotated", "rotated to principal axes, ")
+            | against_size("latent/mean_abs_pcc", "mean |PCC|, "),
+            "latent size",
+            "|PCC| of validation latents",
+            "Correlation against latent size",
+            log_x=True,
+            markers=True,
+        ),
+    )
+
+
+def _rows(
+    results: Sequence[Result], measured: dict[str, dict[str, float]], champion: dict[str, float]
+) -> tuple[Row, ...]:
+    rows = [
+        Row(
+            f"test MSE, latent {REFERENCE_SIZE}, {result.params['architecture']}",
+            f"{measured[result.run_id]['test/loss']:.4f}",
+            f"{REFERENCE_LOSS[result.params['architecture']]:.2f}",
+            f"PCA {measured[result.run_id]['baseline/pca_loss']:.4f}",
+        )
+        for result in sorted(results, key=lambda r: str(r.params["architecture"]))
+        if result.params["latent_dim"] == REFERENCE_SIZE
+    ]
+    pca = champion["baseline/pca_loss"]
+    return (
+        *rows,
+        Row("champion's test MSE", f"{champion['test/loss']:.4f}", None, f"PCA {pca:.4f}"),
+        Row(
+            "champion's max |PCC|",
+            f"{champion['latent/max_abs_pcc']:.3f}",
+            None,
+            f"rotated {champion['latent/max_abs_pcc_rotated']:.3f}",
+        ),
+    )

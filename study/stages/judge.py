@@ -1,0 +1,62 @@
+"""The judge: a classifier of real images, in whose features and labels generated images are measured."""
+
+from __future__ import annotations
+
+from torch.nn import functional as F
+
+from models.classifier import Judge
+from study import metrics
+from study.data import to_float, to_pixels
+from study.search import Search, Trial
+from study.stage import Context, Outcome, Row, settings_of
+from study.training import accuracy, apply, eval_mode, train_judge
+from tracking import figures
+
+MODULE = {"width": 16, "feature_dim": 64}
+MISTAKES = 24
+
+
+def run(context: Context) -> Outcome:
+    """Train the judge on the training images; the test set is only ever reported."""
+    config, data = context.config.judge, context.dataset
+    description = "A digit classifier, trained on real images, that measures generated ones."
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        judge = Judge(**MODULE).to(context.device)
+        train_judge(
+            judge, data.train, data.val, config.epochs, config.batch_size, config.learning_rate, trial.report
+        )
+        with eval_mode(judge):
+            logits = apply(judge, data.val.images)
+            features = apply(judge.features, data.val.images)
+        guesses = logits.argmax(1)
+        wrong = (guesses != data.val.labels).nonzero().flatten()[:MISTAKES]
+        val_accuracy = accuracy(judge, data.val)
+        trial.run.log(
+            {
+                "val/loss": float(F.cross_entropy(logits, data.val.labels)),
+                "val/accuracy": val_accuracy,
+                "test/accuracy": accuracy(judge, data.test),
+                "latent/max_abs_pcc": float(metrics.off_diagonal(metrics.pcc_matrix(features)).abs().max()),
+            },
+            step=config.epochs,
+        )
+        if len(wrong):
+            images = to_pixels(data.val.images[wrong])
+            captions = [f"{data.val.labels[i]} as {guesses[i]}" for i in wrong]
+            figure = figures.labelled_grid(images, [""], "Validation images that the judge gets wrong", captions)
+            trial.run.log_figure("mistakes", figure)
+            trial.run.log_image("mistakes", figures.grid(images, 8), step=config.epochs)
+        trial.run.log_figure("loss", figures.curves(_pick(trial, "train/loss"), "epoch", "cross entropy", "Judge"))
+        study.log_model(judge, to_float(data.val.images[:2]), {"module": MODULE})
+        return (val_accuracy,)
+
+    with context.study("judge", description, settings_of(config) | MODULE, {}) as study:
+        results = study.search(Search(("maximize",), {}, fixed=[{}]), objective)
+        best = max(results, key=lambda result: result.values[0])
+        champion = study.promote(best, "judge", "val/accuracy", "maximize", description).champion
+    return Outcome("judge", champion, (Row("test accuracy", f"{champion.metrics['test/accuracy']:.2%}"),))
+
+
+def _pick(trial: Trial, *names: str) -> figures.Series:
+    return {name: trial.history[name] for name in names}

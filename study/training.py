@@ -1,0 +1,277 @@
+"""The training loops. They report each epoch through a callback and know of no tracker and no search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.autoencoder import Autoencoder
+from models.classifier import Judge
+from models.gan import Critic, Generator
+from study.data import Split, to_float
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Called with the epoch, from 1, and its metrics; it may raise to stop the training."""
+
+EVAL_BATCH = 1000
+
+
+# --- What the loops share ------------------------------------------------------------------------------
+
+
+def batches(count: int, size: int, device: torch.device) -> Iterator[Tensor]:
+    """Indices [size] of the shuffled batches of one epoch; the incomplete last batch is left out.
+
+    Raises:
+        ValueError: There are fewer than `size` images.
+    """
+    if size > count:
+        raise ValueError(f"`batch_size <= number of training images` must hold, but got {size} and {count}")
+    order = torch.randperm(count, device=device)
+    yield from order[: count - count % size].split(size)
+
+
+@contextmanager
+def eval_mode(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside, the modules' own modes after."""
+    before = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in zip(modules, before, strict=True):
+            module.train(mode)
+
+
+def apply(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """The module's outputs in batches; uint8 images are turned into floats batch by batch."""
+    parts = inputs.split(EVAL_BATCH)
+    return torch.cat([module(to_float(part) if part.dtype == torch.uint8 else part) for part in parts])
+
+
+def reconstruction_loss(autoencoder: Autoencoder, images: Tensor) -> float:
+    """Mean squared error per pixel on [0, 1], of uint8 images [N, 1, 28, 28]."""
+    with eval_mode(autoencoder):
+        errors = [F.mse_loss(autoencoder(x), x, reduction="sum") for x in map(to_float, images.split(EVAL_BATCH))]
+    return float(torch.stack(errors).sum()) / images.numel()
+
+
+def accuracy(classifier: nn.Module, split: Split) -> float:
+    """Share of the images whose largest logit is their label's."""
+    with eval_mode(classifier):
+        return float((apply(classifier, split.images).argmax(1) == split.labels).float().mean())
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where the processor multiplies it natively, else float32."""
+    native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(native))
+
+
+def _finite(epoch: int, metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value} after epoch {epoch}")
+
+
+def _one_cycle(model: nn.Module, learning_rate: float, steps: int) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
+    """AdamW under the one-cycle schedule (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), and its step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2))
+
+    def step() -> None:
+        optimizer.step()
+        schedule.step()
+
+    return optimizer, step
+
+
+# --- Autoencoder and classifiers -----------------------------------------------------------------------
+
+
+def train_autoencoder(
+    model: Autoencoder, train: Tensor, val: Tensor, epochs: int, batch_size: int, learning_rate: float, report: Report
+) -> None:
+    """Minimise the mean squared error per pixel of uint8 images [N, 1, 28, 28]."""
+    optimizer, step = _one_cycle(model, learning_rate, epochs * (len(train) // batch_size))
+    model.train()
+    for epoch in range(1, epochs + 1):
+        losses = []
+        for index in batches(len(train), batch_size, train.device):
+            images = to_float(train[index])
+            with autocast(train.device):
+                reconstructions = model(images)
+            loss = F.mse_loss(reconstructions.float(), images)
+            optimizer.zero_grad()
+            loss.backward()
+            step()
+            losses.append(loss.detach())
+        metrics = {"train/loss": float(torch.stack(losses).mean()), "val/loss": reconstruction_loss(model, val)}
+        _finite(epoch, metrics)
+        report(epoch, metrics)
+
+
+def train_judge(
+    model: Judge, train: Split, val: Split, epochs: int, batch_size: int, learning_rate: float, report: Report
+) -> None:
+    """Minimise the cross entropy of images shifted by up to two pixels, each batch by the same shift."""
+    optimizer, step = _one_cycle(model, learning_rate, epochs * (len(train) // batch_size))
+    model.train()
+    for epoch in range(1, epochs + 1):
+        losses = []
+        for index in batches(len(train), batch_size, train.images.device):
+            down, right = torch.randint(-2, 3, (2,)).tolist()
+            images = torch.roll(to_float(train.images[index]), (down, right), dims=(2, 3))
+            with autocast(images.device):
+                logits = model(images)
+            loss = F.cross_entropy(logits.float(), train.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            step()
+            losses.append(loss.detach())
+        metrics = {"train/loss": float(torch.stack(losses).mean()), "val/accuracy": accuracy(model, val)}
+        _finite(epoch, metrics)
+        report(epoch, metrics)
+
+
+def train_classifier(
+    parameters: list[nn.Parameter],
+    classify: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    epochs: int,
+    learning_rate: float,
+    report: Report,
+    batch_size: int = 20,
+) -> None:
+    """Minimise the cross entropy of a few labelled inputs [N, ...], images or latents, with AdamW.
+
+    Args:
+        parameters: Those to be trained.
+        classify: Inputs to logits [N, 10]; left in the mode it comes in, so that BatchNorm keeps its statistics.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05, fused=True)
+    for epoch in range(1, epochs + 1):
+        losses, right = [], 0
+        for index in batches(len(inputs), min(batch_size, len(inputs)), inputs.device):
+            logits = classify(inputs[index])
+            loss = F.cross_entropy(logits, labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+            right += int((logits.argmax(1) == labels[index]).sum())
+        metrics = {"train/loss": float(torch.stack(losses).mean()), "train/accuracy": right / len(inputs)}
+        _finite(epoch, metrics)
+        report(epoch, metrics)
+
+
+# --- Latent GANs ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GanSettings:
+    """What a latent GAN is trained with; `clip_value` None makes it a vanilla GAN, else it is a WGAN."""
+
+    batch_size: int
+    learning_rate: float
+    clip_value: float | None  # the critic's weights stay in [-clip_value, clip_value]
+    n_critic: int  # critic steps per generator step
+    width: int  # neurons of each hidden layer
+    noise_dim: int
+
+
+def train_gan(
+    generator: Generator,
+    critic: Critic,
+    latents: Tensor,
+    conditions: Tensor,
+    settings: GanSettings,
+    epochs: int,
+    report: Report,
+) -> None:
+    """Train a WGAN with weight clipping (Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875, algorithm 1) or a
+    vanilla GAN with the non-saturating loss (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661).
+
+    Args:
+        latents: Standardised latents [N, latent_dim].
+        conditions: One-hot labels [N, 10], or [N, 0] for an unconditional GAN.
+        epochs: Passes over the latents; each batch is one critic step.
+    """
+    wgan, rate, device = settings.clip_value is not None, settings.learning_rate, latents.device
+    # RMSprop as in the WGAN paper's algorithm; Adam with beta_1 = 0.5 as in DCGAN (Radford et al. 2015).
+    optimizer = torch.optim.RMSprop if wgan else partial(torch.optim.Adam, betas=(0.5, 0.999))
+    critic_optimizer = optimizer(critic.parameters(), lr=rate)
+    generator_optimizer = optimizer(generator.parameters(), lr=rate)
+    generator.train()
+    critic.train()
+
+    def fakes(condition: Tensor) -> Tensor:
+        noise = torch.randn(len(condition), settings.noise_dim, device=device)
+        return torch.cat([generator(torch.cat([noise, condition], 1)), condition], 1)  # [B, latent_dim (+ 10)]
+
+    critic_steps = 0
+    for epoch in range(1, epochs + 1):
+        critic_losses, generator_losses = [], []
+        for index in batches(len(latents), settings.batch_size, device):
+            condition = conditions[index]
+            with torch.no_grad():
+                fake = fakes(condition)
+            real = torch.cat([latents[index], condition], 1)
+            critic_loss = _critic_loss(critic(real), critic(fake), wgan)
+            critic_optimizer.zero_grad()
+            critic_loss.backward()
+            critic_optimizer.step()
+            if settings.clip_value is not None:
+                clip_weights(critic, settings.clip_value)
+            critic_losses.append(critic_loss.detach())
+            critic_steps += 1
+            if critic_steps % settings.n_critic == 0:
+                critic.requires_grad_(False)  # spares the gradients of weights that do not move now
+                generator_loss = _generator_loss(critic(fakes(condition)), wgan)
+                generator_optimizer.zero_grad()
+                generator_loss.backward()
+                generator_optimizer.step()
+                critic.requires_grad_(True)
+                generator_losses.append(generator_loss.detach())
+        metrics = {"critic/loss": float(torch.stack(critic_losses).mean())}
+        if generator_losses:  # with few batches an epoch and a large n_critic, not every epoch has one
+            metrics["generator/loss"] = float(torch.stack(generator_losses).mean())
+        if settings.clip_value is not None:
+            metrics["critic/wasserstein"] = -metrics["critic/loss"]
+            metrics["critic/at_clip"] = share_at_clip(critic, settings.clip_value)
+        _finite(epoch, metrics)
+        report(epoch, metrics)
+
+
+def clip_weights(critic: nn.Module, clip_value: float) -> None:
+    """Put every parameter back into [-clip_value, clip_value]."""
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.clamp_(-clip_value, clip_value)
+
+
+def share_at_clip(critic: nn.Module, clip_value: float) -> float:
+    """Share of the parameters that lie on the bound; near 1 the critic has no freedom left."""
+    weights = torch.cat([parameter.detach().flatten() for parameter in critic.parameters()])
+    return float((weights.abs() >= clip_value).float().mean())
+
+
+def _critic_loss(real: Tensor, fake: Tensor, wgan: bool) -> Tensor:
+    """WGAN: minus the estimate of the Wasserstein distance (up to the critic's Lipschitz constant)."""
+    if wgan:
+        return fake.mean() - real.mean()
+    return F.softplus(-real).mean() + F.softplus(fake).mean()  # binary cross entropy on logits
+
+
+def _generator_loss(fake: Tensor, wgan: bool) -> Tensor:
+    return -fake.mean() if wgan else F.softplus(-fake).mean()

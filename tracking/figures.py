@@ -1,0 +1,144 @@
+"""Pictures for the tracker: grids of digits, curves, scatter plots, heat maps, in one style.
+
+Figures are made without pyplot: no global state, nothing to close.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+GAP, ZOOM = 2, 2  # pixels between two images of a grid; screen pixels per image pixel
+STYLE = {
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 11,
+    "legend.frameon": False,
+}
+# Okabe & Ito's colours, told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+REFERENCE_COLOUR = "#7F7F7F"
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""What each curve is called, and its x and y."""
+
+
+def grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images, uint8 [N, H, W], side by side, row by row: one image, uint8 [rows * ..., columns * ...]."""
+    count, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP), 128, np.uint8)
+    for place, image in enumerate(images):
+        top, left = place // columns * (height + GAP), place % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    return sheet.repeat(ZOOM, 0).repeat(ZOOM, 1)
+
+
+def labelled_grid(images: np.ndarray, rows: Sequence[str], title: str, captions: Sequence[str] = ()) -> Figure:
+    """Images, uint8 [rows * columns, H, W], with a label before each row and a caption under each image."""
+    columns = len(images) // len(rows)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(1.2 + 0.62 * columns, 0.7 + (0.8 if captions else 0.62) * len(rows)))
+        axes = figure.subplots(len(rows), columns, squeeze=False)
+        for place, (ax, image) in enumerate(zip(axes.flat, images, strict=True)):
+            ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+            if captions:
+                ax.set_xlabel(captions[place], fontsize=8, labelpad=1)
+        for ax, label in zip(axes[:, 0], rows, strict=True):
+            ax.set_ylabel(label, rotation=0, ha="right", va="center")
+        figure.suptitle(title, fontsize=11)
+        figure.subplots_adjust(
+            left=max(0.04, 0.09 * max(map(len, rows)) / (1.2 + 0.62 * columns)),
+            right=0.99,
+            bottom=0.04,
+            top=1 - 0.5 / figure.get_figheight(),
+            wspace=0.05,
+            hspace=0.35 if captions else 0.05,
+        )
+    return figure
+
+
+def curves(
+    series: Series,
+    x: str,
+    y: str,
+    title: str,
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+    references: Mapping[str, float] | None = None,
+    markers: bool = False,
+) -> Figure:
+    """Curves over a common x, with a dashed line at each reference value."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        ax = figure.subplots()
+        for (label, (xs, ys)), colour in zip(series.items(), _cycle(COLOURS), strict=False):
+            ax.plot(xs, ys, label=label, color=colour, marker="o" if markers else None, markersize=5)
+        for label, value in (references or {}).items():
+            ax.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1)
+            ax.annotate(label, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        _label(ax, x, y, title, log_x, log_y)
+    return figure
+
+
+def scatter(
+    groups: Mapping[str, Sequence[tuple[float, float, str]]],
+    x: str,
+    y: str,
+    title: str,
+    *,
+    front: Sequence[tuple[float, float]] = (),
+    champion: tuple[float, float] | None = None,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Figure:
+    """Points (x, y, label) in groups, the Pareto front as a line through them, the champion ringed."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 4.8), layout="constrained")
+        ax = figure.subplots()
+        if front:
+            ax.plot(*zip(*sorted(front), strict=True), color=REFERENCE_COLOUR, linewidth=1, label="Pareto front")
+        for (name, points), colour in zip(groups.items(), _cycle(COLOURS), strict=False):
+            ax.scatter([p[0] for p in points], [p[1] for p in points], label=name, color=colour, zorder=3)
+            for px, py, label in points:
+                ax.annotate(label, (px, py), textcoords="offset points", xytext=(5, 4), fontsize=9)
+        if champion:
+            ax.scatter(*champion, s=170, facecolors="none", edgecolors="black", linewidths=1.5, label="champion", zorder=4)
+        _label(ax, x, y, title, log_x, log_y)
+    return figure
+
+
+def heat_map(matrix: np.ndarray, title: str) -> Figure:
+    """A correlation matrix [D, D] on a scale from -1 to 1."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 4.4), layout="constrained")
+        ax = figure.subplots()
+        picture = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+        figure.colorbar(picture, label="Pearson correlation")
+        ax.grid(False)
+        ax.set(title=title, xlabel="latent coordinate", ylabel="latent coordinate")
+    return figure
+
+
+def _label(ax: Axes, x: str, y: str, title: str, log_x: bool, log_y: bool) -> None:
+    ax.set(xlabel=x, ylabel=y, title=title)
+    if log_x:
+        ax.set_xscale("log")
+    if log_y:
+        ax.set_yscale("log")
+    ax.legend(fontsize=9)
+
+
+def _cycle(colours: Sequence[str]) -> Sequence[str]:
+    return colours * 10

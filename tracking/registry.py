@@ -1,0 +1,165 @@
+"""The model registry: the hand-off between stages. Names in, versions with the alias `champion` out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import mlflow
+import mlflow.pytorch
+import torch
+from mlflow.exceptions import MlflowException
+from torch import Tensor, nn
+
+from tracking.store import StoreError
+
+CHAMPION = "champion"
+Direction = Literal["minimize", "maximize"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version: where it comes from, how it was built, its weights when asked for."""
+
+    name: str
+    number: int
+    run_id: str
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]  # of its run, the versions of its inputs among them
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.number}"
+
+    def config(self) -> dict[str, Any]:
+        """The keyword arguments and settings that the model was logged with."""
+        metadata = mlflow.models.get_model_info(self.uri).metadata or {}
+        return dict(metadata["config"])
+
+    def load(self) -> nn.Module:
+        """The module itself, in evaluation mode, with `forward` only (a torch.export program)."""
+        logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
+        return mlflow.pytorch.load_model(self.uri)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights, to put into a module rebuilt from `config`, which can then be trained further."""
+        return self.load().state_dict()
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What `promote` did. `sitting` is the version that held the alias before, None if none did."""
+
+    version: Version
+    champion: Version
+    metric: str
+    value: float
+    sitting: Version | None
+    sitting_value: float | None
+
+
+def log_model(module: nn.Module, example: Tensor, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Log the module with the active run, as `pt2`: a torch.export program, nothing pickled.
+
+    Args:
+        module: Takes one tensor; logged in evaluation mode, on the CPU.
+        example: An input [N, ...] with N >= 2; the batch size stays free.
+        config: What it takes to rebuild the module.
+        facts: Data set, seed, git commit, kept beside the config.
+    """
+    training, device = module.training, example.device
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    mlflow.pytorch.log_model(
+        module.cpu().eval(),
+        name="model",
+        input_example=example.cpu().numpy(),
+        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
+        metadata={"config": dict(config), **facts},
+    )
+    module.to(device).train(training)
+
+
+def champion(name: str) -> Version | None:
+    """The version with the alias `champion`, None if there is none."""
+    try:
+        found = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        return None
+    return _version(found)
+
+
+def require_champion(name: str) -> Version:
+    """Like `champion`, but a missing one is an error that names it.
+
+    Raises:
+        StoreError: No version of `name` has the alias.
+    """
+    found = champion(name)
+    if found is None:
+        known = sorted(model.name for model in mlflow.MlflowClient().search_registered_models())
+        raise StoreError(
+            f"no model is registered as {name}@{CHAMPION} in this store (it has: {', '.join(known) or 'none'})"
+        )
+    return found
+
+
+def register(name: str, run_id: str, description: str) -> Version:
+    """The version that holds the model of this run: found again if the store has it, else made."""
+    client = mlflow.MlflowClient()
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    if known:
+        return _version(known[0])
+    model_id = client.get_run(run_id).outputs.model_outputs[0].model_id
+    source = client.get_logged_model(model_id).artifact_location
+    return _version(client.create_model_version(name, source, run_id=run_id, model_id=model_id))
+
+
+def promote(
+    version: Version,
+    metric: str,
+    direction: Direction,
+    *,
+    sitting_value: float | None = None,
+    insist: bool = False,
+) -> Promotion:
+    """Move the alias `champion` to this version if it is better than the sitting champion on one metric.
+
+    Both values are logged as tags of the version. A tie keeps the sitting champion.
+
+    Args:
+        version: The candidate.
+        metric: A metric of both runs.
+        direction: Whether less or more of it is better.
+        sitting_value: The sitting champion's value, where that in its run was measured otherwise (by another
+            judge, say) and had to be measured anew.
+        insist: Move the alias in any case.
+    """
+    client = mlflow.MlflowClient()
+    sitting = champion(version.name)
+    value = version.metrics[metric]
+    if sitting is not None and sitting_value is None:
+        sitting_value = sitting.metrics[metric]
+    better = sitting_value is None or (value < sitting_value if direction == "minimize" else value > sitting_value)
+    moves = sitting is None or (sitting.number != version.number and (better or insist))
+    if moves:
+        client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
+    tags = {f"promotion.{metric}": value, "promotion.moved": str(moves).lower()}
+    if sitting is not None and sitting.number != version.number:
+        tags |= {"promotion.sitting": sitting.number, f"promotion.sitting.{metric}": sitting_value}
+    if sitting is None or sitting.number != version.number:
+        for key, entry in tags.items():
+            client.set_model_version_tag(version.name, str(version.number), key, str(entry))
+    winner = version if moves or sitting is None else sitting
+    return Promotion(version, winner, metric, value, sitting, sitting_value)
+
+
+def _version(found: Any) -> Version:
+    run = mlflow.MlflowClient().get_run(found.run_id)
+    return Version(found.name, int(found.version), found.run_id, dict(run.data.metrics), dict(run.data.tags))
