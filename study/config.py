@@ -171,8 +171,8 @@ PRESETS: dict[str, StudyConfig] = {
         judge=JudgeConfig(epochs=2),
         autoencoder=AutoencoderConfig(latent_dims=(3, 15), free_trials=1, epochs=1),
         transfer=TransferConfig(draws=1, epochs=10),
-        latent_gan=LatentGanConfig(free_trials=1, epochs=2, evaluate_every=1, mixture_components=(2,)),
-        conditional_gan=ConditionalGanConfig(epochs=4, evaluate_every=2),
+        latent_gan=LatentGanConfig(free_trials=1, epochs=2, evaluate_every=2, mixture_components=(2,)),
+        conditional_gan=ConditionalGanConfig(epochs=4, evaluate_every=4),
     ),
     # The default: every stage, in minutes on 2 cores.
     "demo": _DEMO,

@@ -133,7 +133,8 @@ def neighbourhood_measures(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, 
 
 def _kth_neighbour(points: Tensor, k: int) -> Tensor:
     """Distance of each point [N, D] to its k-th nearest other point, [N]."""
-    return torch.cdist(points, points).kthvalue(min(k + 1, len(points)), dim=1).values  # the nearest is itself
+    nearest = torch.cdist(points, points).topk(min(k + 1, len(points)), dim=1, largest=False)  # itself among them
+    return nearest.values[:, -1]
 
 
 def class_measures(logits: Tensor) -> dict[str, float]:

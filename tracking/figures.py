@@ -41,30 +41,27 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def labelled_grid(images: np.ndarray, rows: Sequence[str], title: str, captions: Sequence[str] = ()) -> Figure:
-    """Images, uint8 [rows * columns, H, W], with a label before each row and a caption under each image."""
-    columns = len(images) // len(rows)
+    """Images, uint8 [N, H, W], with a label before each of the rows and a caption under each image."""
+    columns = -(-len(images) // len(rows))
+    height, width = images.shape[1:]
+    pitch_x, pitch_y = width + GAP, height + GAP + (10 if captions else 0)  # captions stand in the gap
+    sheet = np.full((len(rows) * pitch_y, columns * pitch_x), 255, np.uint8)
+    for place, image in enumerate(images):
+        top, left = place // columns * pitch_y, place % columns * pitch_x
+        sheet[top : top + height, left : left + width] = image
     with rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 0.62 * columns, 0.7 + (0.8 if captions else 0.62) * len(rows)))
-        axes = figure.subplots(len(rows), columns, squeeze=False)
-        for place, (ax, image) in enumerate(zip(axes.flat, images, strict=True)):
-            ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            for spine in ax.spines.values():
-                spine.set_visible(False)
-            if captions:
-                ax.set_xlabel(captions[place], fontsize=8, labelpad=1)
-        for ax, label in zip(axes[:, 0], rows, strict=True):
-            ax.set_ylabel(label, rotation=0, ha="right", va="center")
-        figure.suptitle(title, fontsize=11)
-        figure.subplots_adjust(
-            left=max(0.04, 0.09 * max(map(len, rows)) / (1.2 + 0.62 * columns)),
-            right=0.99,
-            bottom=0.04,
-            top=1 - 0.5 / figure.get_figheight(),
-            wspace=0.05,
-            hspace=0.35 if captions else 0.05,
-        )
+        figure = Figure(figsize=(1.0 + 0.021 * sheet.shape[1], 0.6 + 0.021 * sheet.shape[0]), layout="constrained")
+        ax = figure.subplots()
+        ax.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        ax.set_title(title, fontsize=11, loc="left")
+        ax.set_xticks([])
+        ax.set_yticks([row * pitch_y + height / 2 for row in range(len(rows))], rows)
+        ax.tick_params(length=0)
+        for place, caption in enumerate(captions):
+            x, y = place % columns * pitch_x + width / 2, place // columns * pitch_y + height + 1
+            ax.text(x, y, caption, ha="center", va="top", fontsize=7)
     return figure
 
 

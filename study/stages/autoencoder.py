@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import sqrt
 
@@ -106,7 +106,8 @@ def run(context: Context) -> Outcome:
         )
         measured = trial_metrics(study.parent)
         _log_figures(study, results, measured, front, best)
-    return Outcome("autoencoder", promotion.champion, _rows(results, measured, promotion.champion.metrics))
+    rows = _rows(results, measured, promotion.champion.metrics, context.references(REFERENCE_LOSS))
+    return Outcome("autoencoder", promotion.champion, rows)
 
 
 def knee_distance(loss: float, variance: float, max_pcc: float) -> float:
@@ -152,7 +153,7 @@ def _pairs(model: Autoencoder, images: torch.Tensor) -> np.ndarray:
 def _log_figures(
     study: Study,
     results: Sequence[Result],
-    measured: dict[str, dict[str, float]],
+    measured: Mapping[str, Mapping[str, float]],
     front: Sequence[Result],
     best: Result,
 ) -> None:
@@ -187,7 +188,10 @@ def _log_figures(
             "Reconstruction against latent size",
             log_x=True,
             log_y=True,
-            references={f"reference, size 15, {kind}": loss for kind, loss in REFERENCE_LOSS.items()},
+            references={
+                f"reference, size {REFERENCE_SIZE}, {kind}": loss
+                for kind, loss in study.context.references(REFERENCE_LOSS).items()
+            },
             markers=True,
         ),
     )
@@ -207,13 +211,16 @@ def _log_figures(
 
 
 def _rows(
-    results: Sequence[Result], measured: dict[str, dict[str, float]], champion: dict[str, float]
+    results: Sequence[Result],
+    measured: Mapping[str, Mapping[str, float]],
+    champion: Mapping[str, float],
+    references: Mapping[str, float],
 ) -> tuple[Row, ...]:
     rows = [
         Row(
             f"test MSE, latent {REFERENCE_SIZE}, {result.params['architecture']}",
             f"{measured[result.run_id]['test/loss']:.4f}",
-            f"{REFERENCE_LOSS[result.params['architecture']]:.2f}",
+            f"{references[result.params['architecture']]:.2f}" if references else None,
             f"PCA {measured[result.run_id]['baseline/pca_loss']:.4f}",
         )
         for result in sorted(results, key=lambda r: str(r.params["architecture"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 import torch
@@ -93,7 +93,7 @@ def run(context: Context) -> Outcome:
         encoders = [result for result in results if result.params["mode"] != "from scratch"]
         best = max(encoders, key=lambda result: result.values[0])
         champion = study.promote(best, "classifier", "val/accuracy", "maximize", description).champion
-        rows = _rows(results, trial_metrics(study.parent))
+        rows = _rows(results, trial_metrics(study.parent), context.references(REFERENCE_ACCURACY))
     return Outcome("transfer", champion, rows)
 
 
@@ -147,7 +147,9 @@ def _log_pictures(trial: Trial, classifier: TransferClassifier, test: Split, mod
     trial.run.log_image("guesses", figures.grid(pixels, 10), step=max(trial.history["val/loss"][0]))
 
 
-def _rows(results: Sequence[Result], measured: dict[str, dict[str, float]]) -> tuple[Row, ...]:
+def _rows(
+    results: Sequence[Result], measured: Mapping[str, Mapping[str, float]], references: Mapping[str, float]
+) -> tuple[Row, ...]:
     def spread(metric: str, mode: str) -> str:
         runs = [measured[result.run_id] for result in results if result.params["mode"] == mode]
         values = [run[metric] for run in runs]
@@ -158,7 +160,7 @@ def _rows(results: Sequence[Result], measured: dict[str, dict[str, float]]) -> t
         Row(
             f"test accuracy, encoder {mode}",
             spread("test/accuracy", mode),
-            f"{REFERENCE_ACCURACY[mode]:.0%}" if mode in REFERENCE_ACCURACY else None,
+            f"{references[mode]:.0%}" if mode in references else None,
             raw if mode == "frozen" else None,
         )
         for mode in MODES
