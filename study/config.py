@@ -88,7 +88,13 @@ class TransferConfig:
     """Neurons of the MLP's hidden layer."""
 
     def __post_init__(self) -> None:
-        _at_least(1, labels_per_class=self.labels_per_class, draws=self.draws, epochs=self.epochs, hidden=self.hidden)
+        _at_least(
+            1,
+            labels_per_class=self.labels_per_class,
+            draws=self.draws,
+            epochs=self.epochs,
+            hidden=self.hidden,
+        )
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.autoencoder import Autoencoder
-from models.gan import CLASSES, Critic, Generator, LatentGenerator
+from models.gan import CLASSES, Critic, LatentGenerator
 from study import metrics
 from study.data import to_pixels
 from study.sampling import SAMPLES, VALIDATION_SAMPLES, Examiner, balanced_labels, generator_inputs
@@ -29,14 +30,14 @@ class LatentData:
     """The training latents, encoded once a study, and the frozen autoencoder that they come from."""
 
     autoencoder: Autoencoder
-    module: Mapping[str, object]  # the autoencoder's constructor arguments
+    module: Mapping[str, Any]  # the autoencoder's constructor arguments
     standardised: Tensor  # [N, latent_dim]
     mean: Tensor  # [latent_dim]
     std: Tensor  # [latent_dim]
     labels: Tensor  # [N]
 
     @classmethod
-    def encode(cls, context: Context, autoencoder: Autoencoder, module: Mapping[str, object]) -> LatentData:
+    def encode(cls, context: Context, autoencoder: Autoencoder, module: Mapping[str, Any]) -> LatentData:
         with eval_mode(autoencoder):
             latents = apply(autoencoder.encoder, context.dataset.train.images)
         mean, std = latents.mean(0), latents.std(0)
@@ -58,7 +59,7 @@ def run_gan_trial(
     latent_dim = data.standardised.shape[1]
     condition_dim = CLASSES if conditional else 0
     conditions = F.one_hot(data.labels, CLASSES).float()[:, :condition_dim]
-    module = {
+    module: dict[str, Any] = {
         "input_dim": settings.noise_dim + condition_dim,
         "latent_dim": latent_dim,
         "width": settings.width,

@@ -69,7 +69,7 @@ def latent_measures(latents: Tensor, axes: Tensor | None = None) -> dict[str, fl
     correlations = pcc_matrix(latents)
     measures = {
         "latent/max_abs_pcc": float(off_diagonal(correlations).abs().max()),
-        "latent/mean_abs_pcc": float(correlations.abs().mean()),
+        "latent/mean_abs_pcc": float(off_diagonal(correlations).abs().mean()),
         "latent/pcc_noise_floor": pcc_noise_floor(*latents.shape),
         "latent/effective_rank": effective_rank(latents),
     }

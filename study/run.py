@@ -129,7 +129,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
             first = (outcome.stage, model) if number == 0 else ("", "")
             lines.append((*first, row.figure, row.ours, row.reference or "-", row.baseline or "-"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    printed = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    printed = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]
     printed.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(printed)
 

@@ -92,7 +92,5 @@ def mixture_images(
     from sklearn.mixture import GaussianMixture
 
     mixture = GaussianMixture(components, random_state=seed, max_iter=50, tol=1e-2, reg_covar=1e-4)
-    points, _ = mixture.fit(latents.cpu().numpy()).sample(count)
+    points, _ = mixture.fit(latents.double().cpu().numpy()).sample(count)
     return apply(decode, torch.from_numpy(points).to(latents))
-
-

@@ -20,13 +20,14 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
+from tracking.registry import Direction
 from tracking.runs import Run, end_killed, trial_run
 from tracking.store import Store, StoreError, without_password
 
 HEARTBEAT = 5  # seconds
 GRACE = 20  # seconds without a heartbeat, after which a trial counts as dead
 RETRIES = 2
-OUTCOME, RUN_ID = "outcome", "mlflow.run_id"  # user attributes of a trial
+OUTCOME, REASON, RUN_ID = "outcome", "reason", "mlflow.run_id"  # user attributes of a trial
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
@@ -88,7 +89,7 @@ class Trial:
             values.append(value)
         self._bar.set_postfix_str(f"trial {self.number} epoch {epoch} {_short(metrics)}", refresh=False)
         self._bar.update(0)
-        if self._prune_on in metrics:
+        if self._prune_on is not None and self._prune_on in metrics:
             self._optuna.report(metrics[self._prune_on], epoch)
             if self._optuna.should_prune():
                 raise Pruned
@@ -102,7 +103,7 @@ class Search:
     """The trials of a study.
 
     Attributes:
-        directions: "minimize" or "maximize", one an objective.
+        objectives: The metrics that decide, each with "minimize" or "maximize".
         space: The parameters and their ranges.
         fixed: Parameters of the trials that run first; all of them keys of `space`.
         free: Number of trials that Optuna picks after those.
@@ -110,7 +111,7 @@ class Search:
         prune_after: Epochs that every trial gets.
     """
 
-    directions: Sequence[str]
+    objectives: Mapping[str, Direction]
     space: Space
     fixed: Sequence[Params]
     free: int = 0
@@ -159,7 +160,7 @@ def run_search(
                 time.sleep(1)  # the last trials are another process's
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
-        reasons = sorted({str(trial.user_attrs.get("reason", "pruned")) for trial in done})
+        reasons = sorted({trial.user_attrs.get(REASON) or "pruned" for trial in done})
         raise StoreError(f"no trial of {name} is complete: {'; '.join(reasons)}")
     return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in complete]
 
@@ -168,7 +169,9 @@ def pareto_front(results: Sequence[Result]) -> list[Result]:
     """Those of which no other is at least as good in all objectives and better in one; all are minimised."""
 
     def dominated(a: Result) -> bool:
-        return any(b.values != a.values and all(x <= y for x, y in zip(b.values, a.values, strict=True)) for b in results)
+        return any(
+            b.values != a.values and all(x <= y for x, y in zip(b.values, a.values, strict=True)) for b in results
+        )
 
     return [result for result in results if not dominated(result)]
 
@@ -182,13 +185,14 @@ def _open(name: str, search: Search, store: Store, seed: int) -> optuna.Study:
             heartbeat_stale_trial_callback=_retry_dead,
         )
         study = optuna.create_study(
-            study_name=name, storage=storage, directions=list(search.directions), load_if_exists=True
+            study_name=name, storage=storage, directions=list(search.objectives.values()), load_if_exists=True
         )
     except Exception as error:  # SQLAlchemy's and the drivers' many classes, all of which mean the same here
         reason = str(error).splitlines()[0]
         raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {reason}") from error
     # A sampler that starts from the same seed again would propose the same first points again.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
+    known = len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=len(search.fixed) + 4, seed=seed + known)
     study.pruner = (
         optuna.pruners.MedianPruner(n_startup_trials=len(search.fixed) + 2, n_warmup_steps=search.prune_after)
         if search.prune_on
@@ -202,12 +206,19 @@ def _objective(
 ) -> Callable[[optuna.Trial], tuple[float, ...]]:
     def run_one(trial: optuna.Trial) -> tuple[float, ...]:
         params = {name: _suggest(trial, name, distribution) for name, distribution in search.space.items()}
-        tags = {"optuna.study": trial.study.study_name, "optuna.trial": trial.number, "optuna.state": "RUNNING"}
+        tags = {
+            "optuna.study": trial.study.study_name,
+            "optuna.trial": trial.number,
+            "optuna.state": "RUNNING",
+        }
         with trial_run(parent, f"trial {trial.number}", params, tags) as run:
             trial.set_user_attr(RUN_ID, run.run_id)
             outcome, reason = "COMPLETE", ""
+            began = time.monotonic()
             try:
-                return objective(Trial(trial.number, params, run, trial, search.prune_on, bar))
+                values = objective(Trial(trial.number, params, run, trial, search.prune_on, bar))
+                reason = _short(dict(zip(search.objectives, values, strict=True)))
+                return values
             except Pruned:
                 outcome = "PRUNED"
             except FloatingPointError as error:
@@ -219,10 +230,10 @@ def _objective(
                 raise
             finally:
                 trial.set_user_attr(OUTCOME, outcome)
-                if reason:
-                    trial.set_user_attr("reason", reason)
-                run.set_tags({"optuna.state": outcome} | ({"reason": reason} if reason else {}))
-                bar.write(f"{label}: trial {trial.number} {outcome.lower()} {_short(params)} {reason}".rstrip(), file=sys.stderr)
+                trial.set_user_attr(REASON, reason)
+                run.set_tags({"optuna.state": outcome, "reason": reason})
+                line = f"{label}: trial {trial.number} {outcome.lower()} {reason} ({_short(params)})"
+                bar.write(f"{line}, {time.monotonic() - began:.0f} s", file=sys.stderr)
         raise optuna.TrialPruned  # outside of its run, which ended as it should: FINISHED
 
     return run_one

@@ -99,7 +99,13 @@ def _one_cycle(model: nn.Module, learning_rate: float, steps: int) -> tuple[torc
 
 
 def train_autoencoder(
-    model: Autoencoder, train: Tensor, val: Tensor, epochs: int, batch_size: int, learning_rate: float, report: Report
+    model: Autoencoder,
+    train: Tensor,
+    val: Tensor,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    report: Report,
 ) -> None:
     """Minimise the mean squared error per pixel of uint8 images [N, 1, 28, 28]."""
     optimizer, step = _one_cycle(model, learning_rate, epochs * (len(train) // batch_size))
@@ -115,7 +121,10 @@ def train_autoencoder(
             loss.backward()
             step()
             losses.append(loss.detach())
-        metrics = {"train/loss": float(torch.stack(losses).mean()), "val/loss": reconstruction_loss(model, val)}
+        metrics = {
+            "train/loss": float(torch.stack(losses).mean()),
+            "val/loss": reconstruction_loss(model, val),
+        }
         _finite(epoch, metrics)
         report(epoch, metrics)
 

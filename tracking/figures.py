@@ -6,14 +6,17 @@ Figures are made without pyplot: no global state, nothing to close.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 GAP, ZOOM = 2, 2  # pixels between two images of a grid; screen pixels per image pixel
-STYLE = {
+STYLE: Any = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.spines.top": False,
@@ -25,7 +28,7 @@ STYLE = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 REFERENCE_COLOUR = "#7F7F7F"
 
-Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Series = Mapping[Any, tuple[Sequence[float], Sequence[float]]]
 """What each curve is called, and its x and y."""
 
 
@@ -80,7 +83,7 @@ def curves(
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         ax = figure.subplots()
-        for (label, (xs, ys)), colour in zip(series.items(), _cycle(COLOURS), strict=False):
+        for (label, (xs, ys)), colour in zip(series.items(), cycle(COLOURS), strict=False):
             ax.plot(xs, ys, label=label, color=colour, marker="o" if markers else None, markersize=5)
         for label, value in (references or {}).items():
             ax.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1)
@@ -106,12 +109,20 @@ def scatter(
         ax = figure.subplots()
         if front:
             ax.plot(*zip(*sorted(front), strict=True), color=REFERENCE_COLOUR, linewidth=1, label="Pareto front")
-        for (name, points), colour in zip(groups.items(), _cycle(COLOURS), strict=False):
+        for (name, points), colour in zip(groups.items(), cycle(COLOURS), strict=False):
             ax.scatter([p[0] for p in points], [p[1] for p in points], label=name, color=colour, zorder=3)
             for px, py, label in points:
                 ax.annotate(label, (px, py), textcoords="offset points", xytext=(5, 4), fontsize=9)
         if champion:
-            ax.scatter(*champion, s=170, facecolors="none", edgecolors="black", linewidths=1.5, label="champion", zorder=4)
+            ax.scatter(
+                *champion,
+                s=170,
+                facecolors="none",
+                edgecolors="black",
+                linewidths=1.5,
+                label="champion",
+                zorder=4,
+            )
         _label(ax, x, y, title, log_x, log_y)
     return figure
 
@@ -130,12 +141,15 @@ def heat_map(matrix: np.ndarray, title: str) -> Figure:
 
 def _label(ax: Axes, x: str, y: str, title: str, log_x: bool, log_y: bool) -> None:
     ax.set(xlabel=x, ylabel=y, title=title)
-    if log_x:
-        ax.set_xscale("log")
-    if log_y:
-        ax.set_yscale("log")
-    ax.legend(fontsize=9)
-
-
-def _cycle(colours: Sequence[str]) -> Sequence[str]:
-    return colours * 10
+    ax.set_xscale("log" if log_x else "linear")
+    ax.set_yscale("log" if log_y else "linear")
+    for axis, log in ((ax.xaxis, log_x), (ax.yaxis, log_y)):
+        if log:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+    entries = len(ax.get_legend_handles_labels()[0])
+    if entries > 4:  # too many to stand among the curves
+        ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+    elif entries > 1:
+        ax.legend(fontsize=9)

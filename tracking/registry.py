@@ -116,7 +116,10 @@ def register(name: str, run_id: str, description: str) -> Version:
     known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     if known:
         return _version(known[0])
-    model_id = client.get_run(run_id).outputs.model_outputs[0].model_id
+    outputs = client.get_run(run_id).outputs
+    if outputs is None or not outputs.model_outputs:
+        raise StoreError(f"run {run_id} has logged no model to be registered as {name}")
+    model_id = outputs.model_outputs[0].model_id
     source = client.get_logged_model(model_id).artifact_location
     return _version(client.create_model_version(name, source, run_id=run_id, model_id=model_id))
 

@@ -53,9 +53,7 @@ def study_run(experiment_id: str, study: str, description: str, tags: Mapping[st
         mlflow.MlflowClient().update_run(active.info.run_id, status="RUNNING")
     else:
         tags = {"study": study, **tags}
-        active = mlflow.start_run(
-            experiment_id=experiment_id, run_name=study, tags=tags, description=description
-        )
+        active = mlflow.start_run(experiment_id=experiment_id, run_name=study, tags=tags, description=description)
     with _ended(active) as run:
         yield run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from math import sqrt
+from math import hypot
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from study.stage import Context, Outcome, Row, Study, settings_of
 from study.training import apply, eval_mode, reconstruction_loss, train_autoencoder
 from tracking import figures
 from tracking.runs import trial_metrics
+from tracking.store import StoreError
 
 SHOWN = 10  # digits in the pictures
 REFERENCE_LOSS = {"conv": 0.03, "conv+fc": 0.01}  # the reference's figures at latent size 15
@@ -33,22 +34,28 @@ def run(context: Context) -> Outcome:
     config, data = context.config.autoencoder, context.dataset
     description = (
         "Convolutional autoencoders: latent size and architecture against validation loss and correlation. "
-        "The champion is the knee of the Pareto front: the least sqrt(loss / variance + max|PCC|^2)."
+        "The champion is the knee of the Pareto front: the trial nearest to the corner where nothing is lost and "
+        "nothing correlates, the loss as a share of that of three principal components."
     )
-    variance = float(to_float(data.val.images).var(0, correction=0).mean())
-    pca_losses = cache(lambda: pca_test_losses(data.train.images, data.test.images))
+    pca = cache(lambda: pca_losses(data.train.images, data.val.images, data.test.images))
     shown = torch.stack([data.val.images[data.val.labels == digit][0] for digit in range(SHOWN)])
 
     def objective(trial: Trial) -> tuple[float, ...]:
         module = {key: trial.params[key] for key in ("latent_dim", "architecture")}
         model = Autoencoder(**module).to(context.device)
 
-        def report(epoch: int, losses: dict[str, float]) -> None:
+        def report(epoch: int, losses: Mapping[str, float]) -> None:
             trial.report(epoch, losses)
             trial.run.log_image("reconstructions", figures.grid(_pairs(model, shown), SHOWN), step=epoch)
 
         train_autoencoder(
-            model, data.train.images, data.val.images, config.epochs, config.batch_size, config.learning_rate, report
+            model,
+            data.train.images,
+            data.val.images,
+            config.epochs,
+            config.batch_size,
+            config.learning_rate,
+            report,
         )
         with eval_mode(model):
             axes = metrics.principal_axes(apply(model.encoder, data.train.images))
@@ -56,12 +63,13 @@ def run(context: Context) -> Outcome:
         val_loss = trial.history["val/loss"][1][-1]
         measures = metrics.latent_measures(latents, axes)
         max_pcc = measures["latent/max_abs_pcc"]
+        pca_val, pca_test = pca()
         trial.run.log(
             measures
             | {
-                "latent/knee_distance": knee_distance(val_loss, variance, max_pcc),
+                "latent/knee_distance": knee_distance(val_loss, pca_val[LATENT_DIM_RANGE[0] - 1], max_pcc),
                 "test/loss": reconstruction_loss(model, data.test.images),
-                "baseline/pca_loss": pca_losses()[trial.params["latent_dim"] - 1],
+                "baseline/pca_loss": pca_test[trial.params["latent_dim"] - 1],
             },
             step=config.epochs,
         )
@@ -71,7 +79,8 @@ def run(context: Context) -> Outcome:
             "loss", figures.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True)
         )
         trial.run.log_figure(
-            "pcc", figures.heat_map(metrics.pcc_matrix(latents).cpu().numpy(), f"Correlation of latents, {what}")
+            "pcc",
+            figures.heat_map(metrics.pcc_matrix(latents).cpu().numpy(), f"Correlation of latents, {what}"),
         )
         trial.run.log_figure(
             "reconstructions",
@@ -82,7 +91,7 @@ def run(context: Context) -> Outcome:
 
     sizes = sorted({*config.latent_dims, *([] if config.latent_dim is None else [config.latent_dim])})
     search = Search(
-        directions=("minimize", "minimize"),
+        objectives={"val/loss": "minimize", "latent/max_abs_pcc": "minimize"},
         space={"latent_dim": integer(*LATENT_DIM_RANGE), "architecture": choice(*ARCHITECTURES)},
         fixed=[{"latent_dim": size, "architecture": kind} for size in sizes for kind in ARCHITECTURES],
         free=config.free_trials,
@@ -90,8 +99,8 @@ def run(context: Context) -> Outcome:
     settings = settings_of(config, "free_trials", "latent_dim") | {"space": search.space}
     with context.study("autoencoder", description, settings, {}) as study:
         results = study.search(search, objective)
-        front = pareto_front(results)
-        best = choose(results, variance, config.latent_dim)
+        measured = trial_metrics(study.parent)
+        best = choose(results, measured, config.latent_dim)
         sitting = context.champion("autoencoder")
         wanted = config.latent_dim is not None and (
             sitting is None or sitting.config()["module"]["latent_dim"] != config.latent_dim
@@ -104,44 +113,54 @@ def run(context: Context) -> Outcome:
             description,
             insist=wanted,
         )
-        measured = trial_metrics(study.parent)
-        _log_figures(study, results, measured, front, best)
+        _log_figures(study, results, measured, best)
     rows = _rows(results, measured, promotion.champion.metrics, context.references(REFERENCE_LOSS))
     return Outcome("autoencoder", promotion.champion, rows)
 
 
-def knee_distance(loss: float, variance: float, max_pcc: float) -> float:
-    """Distance to the ideal corner, where nothing is lost and nothing correlates: sqrt(loss / variance + max_pcc^2).
+def knee_distance(loss: float, worst_loss: float, max_pcc: float) -> float:
+    """Distance to the corner where nothing is lost and nothing correlates: sqrt((loss / worst_loss)^2 + max_pcc^2).
 
-    Both axes are scaled alike and independently of the other trials, so that studies can be compared: the root of
-    the unexplained share of variance (the coefficient of alienation, sqrt(1 - R^2)) beside a correlation coefficient.
+    The knee of a front is its point nearest to that corner, both axes scaled to [0, 1]. They are scaled here by
+    constants of the data set, not by the ends of the front, so that champions of different studies can be compared.
 
     Args:
         loss: Mean squared error per pixel.
-        variance: That of predicting the mean image.
+        worst_loss: That of as many principal components as the smallest latent size.
         max_pcc: Largest absolute off-diagonal correlation of the latents.
     """
-    return sqrt(loss / variance + max_pcc**2)
+    return hypot(loss / worst_loss, max_pcc)
 
 
-def choose(results: Sequence[Result], variance: float, latent_dim: int | None) -> Result:
+def choose(results: Sequence[Result], measured: Mapping[str, Mapping[str, float]], latent_dim: int | None) -> Result:
     """The trial with the least knee distance, which lies on the Pareto front; of one size: with the least loss."""
     if latent_dim is None:
-        return min(results, key=lambda result: knee_distance(result.values[0], variance, result.values[1]))
-    return min(
-        (result for result in results if result.params["latent_dim"] == latent_dim), key=lambda result: result.values[0]
-    )
+        return min(results, key=lambda result: measured[result.run_id]["latent/knee_distance"])
+    of_size = [result for result in results if result.params["latent_dim"] == latent_dim]
+    if not of_size:
+        raise StoreError(f"no trial of latent size {latent_dim} is complete: it failed, see its run")
+    return min(of_size, key=lambda result: result.values[0])
 
 
-def pca_test_losses(train: torch.Tensor, test: torch.Tensor) -> list[float]:
-    """Test MSE per pixel of reconstructions from the first 1, 2, ... 100 principal components of the training images."""
+def pca_losses(train: torch.Tensor, *held_out: torch.Tensor) -> list[list[float]]:
+    """MSE per pixel of reconstructions from the first 1, 2, ... 100 principal components of the training images.
+
+    Args:
+        train: uint8 images [N, 1, 28, 28].
+        held_out: Sets of images like these; the result has a list of losses for each.
+    """
     from sklearn.decomposition import PCA
 
-    flat = [(to_float(images).flatten(1)).cpu().numpy() for images in (train, test)]
-    pca = PCA(LATENT_DIM_RANGE[1], svd_solver="covariance_eigh").fit(flat[0])
-    explained = (pca.transform(flat[1]) ** 2).mean(0).cumsum()  # the components are orthonormal
-    total = ((flat[1] - pca.mean_) ** 2).sum(1).mean()
-    return [float(loss) for loss in (total - explained) / flat[1].shape[1]]
+    def flat(images: torch.Tensor) -> np.ndarray:
+        return to_float(images).flatten(1).cpu().numpy()
+
+    pca = PCA(LATENT_DIM_RANGE[1], svd_solver="covariance_eigh").fit(flat(train))
+    losses = []
+    for images in map(flat, held_out):
+        explained = (pca.transform(images) ** 2).mean(0).cumsum()  # the components are orthonormal
+        total = ((images - pca.mean_) ** 2).sum(1).mean()
+        losses.append([float(loss) for loss in (total - explained) / images.shape[1]])
+    return losses
 
 
 def _pairs(model: Autoencoder, images: torch.Tensor) -> np.ndarray:
@@ -154,7 +173,6 @@ def _log_figures(
     study: Study,
     results: Sequence[Result],
     measured: Mapping[str, Mapping[str, float]],
-    front: Sequence[Result],
     best: Result,
 ) -> None:
     results = sorted(results, key=lambda result: result.params["latent_dim"])
@@ -162,7 +180,10 @@ def _log_figures(
 
     def against_size(metric: str, label: str) -> dict[str, tuple[list[float], list[float]]]:
         return {
-            f"{label}{kind}": ([r.params["latent_dim"] for r in group], [measured[r.run_id][metric] for r in group])
+            f"{label}{kind}": (
+                [r.params["latent_dim"] for r in group],
+                [measured[r.run_id][metric] for r in group],
+            )
             for kind, group in by_kind.items()
         }
 
@@ -174,7 +195,7 @@ def _log_figures(
             "validation MSE per pixel",
             "largest |off-diagonal PCC|",
             "Latent sizes: reconstruction against correlation",
-            front=[(r.values[0], r.values[1]) for r in front],
+            front=[(r.values[0], r.values[1]) for r in pareto_front(results)],
             champion=(best.values[0], best.values[1]),
             log_x=True,
         ),
@@ -182,7 +203,7 @@ def _log_figures(
     study.parent.log_figure(
         "loss_against_size",
         figures.curves(
-            against_size("test/loss", "") | {"PCA": tuple(map(list, zip(*sizes, strict=True)))},
+            against_size("test/loss", "") | {"PCA": ([size for size, _ in sizes], [loss for _, loss in sizes])},
             "latent size",
             "test MSE per pixel",
             "Reconstruction against latent size",

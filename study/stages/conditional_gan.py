@@ -35,7 +35,7 @@ def run(context: Context) -> Outcome:
         return (run_gan_trial(trial, study, data, examiner, settings, config.epochs, config.evaluate_every, True),)
 
     search = Search(
-        directions=("minimize",),
+        objectives={"val/fd": "minimize"},
         space={"repeat": integer(0, config.repeats - 1)},
         fixed=[{"repeat": repeat} for repeat in range(config.repeats)],
     )

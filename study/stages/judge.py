@@ -23,9 +23,7 @@ def run(context: Context) -> Outcome:
 
     def objective(trial: Trial) -> tuple[float, ...]:
         judge = Judge(**MODULE).to(context.device)
-        train_judge(
-            judge, data.train, data.val, config.epochs, config.batch_size, config.learning_rate, trial.report
-        )
+        train_judge(judge, data.train, data.val, config.epochs, config.batch_size, config.learning_rate, trial.report)
         with eval_mode(judge):
             logits = apply(judge, data.val.images)
             features = apply(judge.features, data.val.images)
@@ -52,7 +50,7 @@ def run(context: Context) -> Outcome:
         return (val_accuracy,)
 
     with context.study("judge", description, settings_of(config) | MODULE, {}) as study:
-        results = study.search(Search(("maximize",), {}, fixed=[{}]), objective)
+        results = study.search(Search({"val/accuracy": "maximize"}, {}, fixed=[{}]), objective)
         best = max(results, key=lambda result: result.values[0])
         champion = study.promote(best, "judge", "val/accuracy", "maximize", description).champion
     return Outcome("judge", champion, (Row("test accuracy", f"{champion.metrics['test/accuracy']:.2%}"),))

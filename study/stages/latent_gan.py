@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,12 @@ from tracking.runs import run_metrics, trial_metrics
 BATCH_SIZES = (64, 128, 256, 512)
 PAPER = {"batch_size": 64, "learning_rate": 5e-5, "clip_value": 0.01, "n_critic": 5}  # Arjovsky et al. 2017
 REFERENCE = {"batch_size": 256, "learning_rate": 5e-4, "clip_value": 0.12, "n_critic": 5}
+START = {
+    "batch_size": 256,
+    "learning_rate": 1e-3,
+    "clip_value": 0.1,
+    "n_critic": 1,
+}  # where the search sets out from
 VANILLA = {"batch_size": 256, "learning_rate": 2e-4, "clip_value": None, "n_critic": 1}
 WIDTH = 256
 MIXTURE_LATENTS = 20_000  # more of them change the baseline little and take long
@@ -41,27 +48,25 @@ def run(context: Context) -> Outcome:
     data = LatentData.encode(context, context.rebuild(inputs["autoencoder"], Autoencoder), module)
     examiner = Examiner(context.rebuild(inputs["judge"], Judge), context.dataset)
 
-    def train(trial: Trial, params: Mapping[str, object]) -> tuple[float]:
+    def train(trial: Trial, params: Mapping[str, Any]) -> tuple[float]:
         settings = GanSettings(**params, width=WIDTH, noise_dim=config.noise_dim)
-        return (
-            run_gan_trial(trial, study, data, examiner, settings, config.epochs, config.evaluate_every, False),
-        )
+        return (run_gan_trial(trial, study, data, examiner, settings, config.epochs, config.evaluate_every, False),)
 
     wgan = Search(
-        directions=("minimize",),
+        objectives={"val/fd": "minimize"},
         space={
             "batch_size": choice(*(size for size in BATCH_SIZES if size <= len(data.labels))),
             "learning_rate": log_uniform(2e-5, 5e-3),
             "clip_value": log_uniform(0.005, 0.5),
             "n_critic": integer(1, 5),
         },
-        fixed=[PAPER, REFERENCE],
+        fixed=[PAPER, REFERENCE, START],
         free=config.free_trials,
         prune_on="val/fd",
         prune_after=config.epochs // 4,
     )
     vanilla = Search(
-        directions=("minimize",),
+        objectives={"val/fd": "minimize"},
         space={"repeat": integer(0, max(config.vanilla_seeds - 1, 0))},
         fixed=[{"repeat": repeat} for repeat in range(config.vanilla_seeds)],
     )
@@ -78,9 +83,7 @@ def run(context: Context) -> Outcome:
         results = study.search(wgan, lambda trial: train(trial, trial.params))
         best = min(results, key=lambda result: result.values[0])
         sitting_value = sitting_distance(context, "latent-gan", inputs["judge"], examiner, conditional=False)
-        promotion = study.promote(
-            best, "latent-gan", "val/fd", "minimize", description, sitting_value=sitting_value
-        )
+        promotion = study.promote(best, "latent-gan", "val/fd", "minimize", description, sitting_value=sitting_value)
         vanillas = study.search(vanilla, vanilla_objective, "vanilla") if config.vanilla_seeds else []
         measured = trial_metrics(study.parent)
         baselines = _baselines(study, data, examiner, config.mixture_components)
@@ -88,9 +91,7 @@ def run(context: Context) -> Outcome:
     return Outcome("latent-gan", promotion.champion, _rows(promotion.champion, results, vanillas, measured, baselines))
 
 
-def _baselines(
-    study: Study, data: LatentData, examiner: Examiner, components: Sequence[int]
-) -> dict[str, float]:
+def _baselines(study: Study, data: LatentData, examiner: Examiner, components: Sequence[int]) -> dict[str, float]:
     """Frechet distances to the test images of what a latent GAN is held against, measured once a study."""
     images = study.context.dataset
     found = run_metrics(study.parent)
@@ -124,11 +125,18 @@ def _log_figures(
 
     for x, label in (("learning_rate", "learning rate"), ("clip_value", "clip value")):
         figure = figures.scatter(
-            points(x), label, "Frechet distance to validation images", f"WGAN trials: {label}", log_x=True, log_y=True
+            points(x),
+            label,
+            "Frechet distance to validation images",
+            f"WGAN trials: {label}",
+            log_x=True,
+            log_y=True,
         )
         study.parent.log_figure(f"fd_against_{x}", figure)
     rows, title = _interpolations(study.context, data, champion)
-    study.parent.log_figure("interpolation", figures.labelled_grid(rows, ["noise"] * PATHS + ["latents"] * PATHS, title))
+    study.parent.log_figure(
+        "interpolation", figures.labelled_grid(rows, ["noise"] * PATHS + ["latents"] * PATHS, title)
+    )
 
 
 def _ordered(params: Mapping[str, object]) -> dict[str, object]:
@@ -174,7 +182,12 @@ def _rows(
         if name.startswith("baseline/gmm")
     )
     return (
-        Row("sample/fd, champion", f"{champion.metrics['sample/fd']:.1f}", f"{named(REFERENCE)} (its settings)", mixtures),
+        Row(
+            "sample/fd, champion",
+            f"{champion.metrics['sample/fd']:.1f}",
+            f"{named(REFERENCE)} (its settings)",
+            mixtures,
+        ),
         Row("sample/fd, paper's settings", named(PAPER) or "failed"),
         Row("sample/fd, vanilla GAN", distances(vanillas) or "not run"),
         Row(

@@ -53,7 +53,7 @@ def run(context: Context) -> Outcome:
                 inputs, val_inputs = apply(encoder, labelled.images), apply(encoder, data.val.images)
         trained = classifier.head if frozen else classifier
 
-        def report(epoch: int, losses: dict[str, float]) -> None:
+        def report(epoch: int, losses: Mapping[str, float]) -> None:
             if epoch % EVALUATE_EVERY == 0 or epoch == config.epochs:
                 losses = {**losses, **_measure(trained, val_inputs, data.val.labels, "val")}
             trial.report(epoch, losses)
@@ -83,7 +83,7 @@ def run(context: Context) -> Outcome:
         return (trial.history["val/accuracy"][1][-1],)
 
     search = Search(
-        ("maximize",),
+        {"val/accuracy": "maximize"},
         {"mode": choice(*MODES), "draw": integer(0, config.draws - 1)},
         fixed=[{"mode": mode, "draw": draw} for draw in range(config.draws) for mode in MODES],
     )

@@ -1,0 +1,77 @@
+"""What several tests share: tiny data, a store, one finished smoke study, and commands in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from study.data import Dataset, Split
+from tracking.store import Store, open_store
+
+ROOT = Path(__file__).parents[1]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Runs `python -m MODULE ARGUMENTS` in the repository and gives its output; `env` adds to the environment."""
+
+    def run(module: str, *arguments: object, timeout: float = 240, env: dict[str, str] | None = None):
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The folder of the real MNIST; tests that need it skip without."""
+    folder = os.environ.get("STUDY_DATA_DIR")
+    if not folder or not (Path(folder) / "MNIST" / "raw").is_dir():
+        pytest.skip("the real MNIST is not here: set STUDY_DATA_DIR to torchvision's data folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def smoke_store(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which `smoke` has run on the embedded digits; to be read only."""
+    folder = tmp_path_factory.mktemp("smoke") / "store"
+    done = command("study.run", "smoke", "--data", "digits", "--store", folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "output.txt").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A fresh, empty store, open."""
+    return open_store(tmp_path / "store")
+
+
+def blobs(per_class: int, seed: int) -> Split:
+    """Images that a linear classifier can tell apart: digit d is a bright bar, left or right, at one of five heights."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(10).repeat(per_class)
+    images = torch.randint(0, 60, (len(labels), 1, 28, 28), generator=generator)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        top, left = 5 * (label // 2) + 2, 14 * (label % 2)
+        image[:, top : top + 4, left : left + 14] += 180
+    return Split(images.to(torch.uint8), labels)
+
+
+@pytest.fixture
+def tiny() -> Dataset:
+    """640 training images, 100 validation and 100 test images of ten easy classes."""
+    return Dataset("tiny", blobs(64, 0), blobs(10, 1), blobs(10, 2))

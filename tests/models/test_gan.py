@@ -1,0 +1,28 @@
+import torch
+
+from models.autoencoder import Autoencoder
+from models.gan import Critic, LatentGenerator, with_labels
+
+
+def test_one_hot_labels_follow_the_vectors() -> None:
+    vectors = torch.randn(3, 4)
+    joined = with_labels(vectors, torch.tensor([0, 9, 3]))
+    assert torch.equal(joined[:, :4], vectors)
+    assert torch.equal(joined[:, 4:], torch.eye(10)[[0, 9, 3]])
+
+
+def test_critic_scores_each_latent_by_itself() -> None:
+    critic, latents = Critic(15, 32), torch.randn(8, 15)
+    torch.testing.assert_close(critic(latents)[:1], critic(latents[:1]))
+
+
+def test_latent_generator_is_generator_then_scale_then_decoder() -> None:
+    autoencoder = Autoencoder(15).eval()
+    model = LatentGenerator(input_dim=10, latent_dim=15, width=32, architecture="conv+fc").eval()
+    model.decoder.load_state_dict(autoencoder.decoder.state_dict())
+    model.mean.copy_(torch.randn(15))
+    model.std.copy_(torch.rand(15) + 0.5)
+    noise = torch.randn(6, 10)
+    expected = autoencoder.decoder(model.generator(noise) * model.std + model.mean)
+    assert torch.equal(model(noise), expected)
+    assert not any(parameter.requires_grad for parameter in model.decoder.parameters())

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+from study.cli import exit_code, parse_study
+from study.config import PRESETS, AutoencoderConfig, UsageError
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'preset = "exercise"\nseed = 3\nstages = ["judge", "autoencoder"]\n'
+        "[autoencoder]\nlatent_dims = [5, 6]\nepochs = 7\n[latent-gan]\nfree-trials = 9\n"
+    )
+    name, config = parse_study([str(file), "--autoencoder.epochs", "8", "--data", "digits"])
+    assert name == str(file)
+    assert (config.seed, config.data, config.stages) == (3, "digits", ("judge", "autoencoder"))
+    assert config.autoencoder == AutoencoderConfig(latent_dims=(5, 6), latent_dim=15, epochs=8)
+    assert config.latent_gan.free_trials == 9
+    assert config.transfer == PRESETS["exercise"].transfer
+
+
+def test_the_default_is_the_demo() -> None:
+    assert parse_study([]) == ("demo", PRESETS["demo"])
+
+
+def test_booleans_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    for value in (True, False):
+        file.write_text(f"dry_run = {str(value).lower()}")
+        assert parse_study([str(file)])[1].dry_run is value
+
+
+MISTAKES = {
+    "unknown preset": (["demmo"], None, "one of smoke, demo, exercise, full"),
+    "unknown flag": (["--epochs", "3"], None, "--epochs"),
+    "unknown data set": (["--data", "cifar"], None, "cifar"),
+    "unknown stage": (["--stages", "judgement"], None, "judgement"),
+    "no number": (["--seed", "one"], None, "one"),
+    "latent size 0": (
+        ["--autoencoder.latent-dim", "0"],
+        None,
+        "3 <= latent_dim <= 100` must hold, but got 0",
+    ),
+    "grid size 101": (["--autoencoder.latent-dims", "3", "101"], None, "but got 101"),
+    "no epochs": (["--latent-gan.epochs", "0"], None, "`1 <= epochs` must hold, but got 0"),
+    "learning rate nan": (["--judge.learning-rate", "nan"], None, "must hold, but got nan"),
+    "no such file": (["missing.toml"], None, "missing.toml cannot be read"),
+    "no TOML": ([], "seed = = 3", "is not valid TOML"),
+    "wrong key": ([], "[autoencoder]\nepoch = 3", "--autoencoder.epoch"),
+    "wrong type": ([], 'seed = "many"', "many"),
+    "out of range": ([], "[autoencoder]\nlatent_dim = 2", "but got 2"),
+    "date": ([], "seed = 2026-01-01", "`seed` must be a string, number"),
+    "preset of a wrong type": ([], "preset = 3", "`preset` must be a string, but got 3"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_message_and_exit_code_2(mistake: str, tmp_path: Path, capsys) -> None:
+    arguments, toml, message = MISTAKES[mistake]
+    if toml is not None:
+        (tmp_path / "study.toml").write_text(toml)
+        arguments = [str(tmp_path / "study.toml"), *arguments]
+    with pytest.raises(SystemExit) as caught:
+        raise SystemExit(exit_code(lambda: parse_study(arguments)))
+    assert caught.value.code == 2
+    shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_an_interrupt_is_no_traceback(capsys) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert exit_code(interrupted) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_a_bug_is_no_users_mistake() -> None:
+    def bug() -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        exit_code(bug)
+    with pytest.raises(UsageError):
+        parse_study(["nothing"])
+
+
+def test_the_dry_run_names_the_chosen_stages_only(command: Command, tmp_path: Path) -> None:
+    done = command("study.run", "exercise", "--dry-run", "--stages", "judge", "transfer", "--store", tmp_path / "s")
+    assert done.returncode == 0
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:]] == ["judge", "transfer"]
+    assert not (tmp_path / "s").exists()

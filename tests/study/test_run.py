@@ -1,0 +1,255 @@
+"""The whole study, end to end, in processes of its own."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from conftest import ROOT, Command
+from PIL import Image
+
+from study.config import STAGES
+from tracking.store import open_existing_store
+
+MODELS = ("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan")
+EVERY_TRIAL = {
+    "judge": {"val/loss", "val/accuracy", "test/accuracy"},
+    "autoencoder": {
+        "train/loss",
+        "val/loss",
+        "test/loss",
+        "latent/max_abs_pcc_rotated",
+        "latent/effective_rank",
+    },
+    "transfer": {"train/loss", "val/loss", "val/accuracy", "test/accuracy"},
+    "latent-gan": {"critic/loss", "generator/loss", "val/fd", "sample/fd", "sample/coverage", "sample/modes"},
+    "conditional-gan": {
+        "critic/wasserstein",
+        "critic/at_clip",
+        "val/fd",
+        "sample/fd",
+        "sample/label_accuracy",
+    },
+}
+TRIALS = {"judge": 1, "autoencoder": 5, "transfer": 3, "latent-gan": 4, "conditional-gan": 1}
+
+
+@pytest.fixture
+def client(smoke_store: Path) -> mlflow.MlflowClient:
+    open_existing_store(smoke_store)
+    return mlflow.MlflowClient()
+
+
+def runs(client: mlflow.MlflowClient, stage: str) -> list:
+    experiment = client.get_experiment_by_name(f"digits/{stage}")
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+def test_it_ends_with_the_table_and_the_ui_command(smoke_store: Path) -> None:
+    output = (smoke_store / "output.txt").read_text()
+    for stage, model in zip(STAGES, MODELS, strict=True):
+        assert f"digits-{model} v1" in output
+        assert any(line.startswith(stage) for line in output.splitlines())
+    assert f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{smoke_store}/mlflow.db" in output
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_trial_is_a_nested_run_with_its_figures(client: mlflow.MlflowClient, stage: str) -> None:
+    parent, *trials = runs(client, stage)
+    assert len(trials) == TRIALS[stage]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["dataset"] == "digits"
+    for trial in trials:
+        assert trial.info.status == "FINISHED"
+        assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert trial.data.tags["optuna.state"] == "COMPLETE"
+        wanted = EVERY_TRIAL[stage] | {"latent/max_abs_pcc"}
+        assert wanted <= trial.data.metrics.keys()
+        assert all(np.isfinite(list(trial.data.metrics.values())))
+        figures = {artifact.path for artifact in client.list_artifacts(trial.info.run_id, "figures")}
+        assert "figures/loss.png" in figures
+        assert client.list_artifacts(trial.info.run_id, "images")
+
+
+def test_versions_of_the_inputs_are_tags(client: mlflow.MlflowClient) -> None:
+    parent, *trials = runs(client, "conditional-gan")
+    for kind in ("judge", "autoencoder", "latent-gan"):
+        assert {run.data.tags[f"input.{kind}"] for run in (parent, *trials)} == {f"models:/digits-{kind}/1"}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_champions_load_by_name_and_do_what_was_logged(client: mlflow.MlflowClient, kind: str) -> None:
+    from study import data
+    from study.data import to_float
+
+    found = client.get_model_version_by_alias(f"digits-{kind}", "champion")
+    model = mlflow.pyfunc.load_model(f"models:/digits-{kind}@champion")
+    metrics = client.get_run(found.run_id).data.metrics
+    test = data.load("digits", None).test
+    if kind in ("judge", "classifier"):
+        guesses = model.predict(to_float(test.images).numpy()).argmax(1)
+        assert (guesses == test.labels.numpy()).mean() == pytest.approx(metrics["test/accuracy"], abs=1e-6)
+    elif kind == "autoencoder":
+        images = to_float(test.images).numpy()
+        assert ((model.predict(images) - images) ** 2).mean() == pytest.approx(metrics["test/loss"], rel=1e-4)
+    else:
+        width = 10 if kind == "latent-gan" else 20
+        images = model.predict(np.random.default_rng(0).standard_normal((3, width)).astype(np.float32))
+        assert images.shape == (3, 1, 28, 28)
+        assert 0 <= images.min() < images.max() <= 1
+
+
+def test_a_second_run_trains_nothing_and_moves_nothing(smoke_store: Path, command: Command, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    began = time.monotonic()
+    done = command("study.run", "smoke", "--data", "digits", "--store", smoke_store)
+    assert done.returncode == 0, done.stderr
+    assert "trial" not in done.stderr
+    assert time.monotonic() - began < 40
+    first, second = ((smoke_store / "output.txt").read_text(), done.stdout)
+    assert first.split("digits, preset")[0] == second.split("digits, preset")[0]
+    assert not store.exists()
+
+
+def test_other_settings_start_a_study_of_their_own(smoke_store: Path, command: Command, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    file = tmp_path / "other.toml"
+    file.write_text('preset = "smoke"\ndata = "digits"\n[judge]\nepochs = 1\n')
+    for _ in range(2):
+        done = command("study.run", file, "--stages", "judge", "--store", store)
+        assert done.returncode == 0, done.stderr
+    done = command("study.run", file, "--stages", "judge", "--store", store, "--judge.epochs", "2")
+    assert done.returncode == 0, done.stderr
+    open_existing_store(store)
+    client = mlflow.MlflowClient()
+    found = runs(client, "judge")
+    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 2
+    assert len(found) == 4
+    values = {}
+    for version in client.search_model_versions("name = 'digits-judge'"):
+        values[version.version] = client.get_run(version.run_id).data.metrics["val/accuracy"]
+    champion = client.get_model_version_by_alias("digits-judge", "champion").version
+    assert values[champion] == max(values.values())
+
+
+def test_the_same_seed_gives_the_same_trial(smoke_store: Path, command: Command, tmp_path: Path) -> None:
+    stages = ("--stages", "judge", "--store", tmp_path / "again")
+    assert command("study.run", "smoke", "--data", "digits", *stages).returncode == 0
+    metrics = []
+    for store in (smoke_store, tmp_path / "again"):
+        open_existing_store(store)
+        metrics.append(runs(mlflow.MlflowClient(), "judge")[1].data.metrics)
+    assert metrics[0] == metrics[1]
+
+
+@pytest.mark.parametrize(("stage", "missing"), [("transfer", "autoencoder"), ("conditional-gan", "judge autoencoder")])
+def test_a_missing_input_fails_before_any_training(command: Command, tmp_path: Path, stage: str, missing: str) -> None:
+    done = command("study.run", "smoke", "--data", "digits", "--store", tmp_path / "s", "--stages", stage)
+    assert done.returncode == 2
+    assert f"run with --stages {missing}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "trial" not in done.stderr
+
+
+def test_sigterm_ends_the_runs_as_killed_and_the_same_command_goes_on(command: Command, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--store", str(store), "--judge.epochs"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "study.run", *arguments, "500"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list(store.glob("artifacts/**/images/*")) and not _running(store):
+        time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in errors
+    open_existing_store(store)
+    assert [run.info.status for run in runs(mlflow.MlflowClient(), "judge")] == ["KILLED", "KILLED"]
+    shutil.rmtree(store)
+
+
+def _running(store: Path) -> bool:
+    """Whether a trial has reported its first epoch."""
+    if not (store / "mlflow.db").exists():
+        return False
+    open_existing_store(store)
+    experiment = mlflow.MlflowClient().get_experiment_by_name("digits/judge")
+    found = mlflow.MlflowClient().search_runs([experiment.experiment_id]) if experiment else []
+    return any("train/loss" in run.data.metrics for run in found)
+
+
+@pytest.mark.parametrize(("arguments", "model"), [(["--digit", 7], "conditional-gan"), ([], "latent-gan")])
+def test_samples_are_drawn_by_name(command: Command, smoke_store: Path, tmp_path: Path, arguments, model) -> None:
+    sheets = []
+    for out in ("a.png", "b.png"):
+        done = command(
+            "study.sample",
+            *arguments,
+            "--count",
+            12,
+            "--data",
+            "digits",
+            "--store",
+            smoke_store,
+            "--out",
+            tmp_path / out,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"models:/digits-{model}/1" in done.stdout
+        sheets.append(np.asarray(Image.open(tmp_path / out)))
+    assert sheets[0].shape == (2 * (3 * 30 - 2), 2 * (4 * 30 - 2))
+    assert (sheets[0] == sheets[1]).all()
+    assert len(np.unique(sheets[0])) > 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--digit", 11], "`0 <= digit <= 9` must hold, but got 11"),
+        (["--count", 0], "`1 <= count <= 10000` must hold, but got 0"),
+        (["--out", "picture.gif"], "must end in .png"),
+        (["--out", "/nowhere/a.png"], "the folder of --out must exist"),
+        (
+            ["--data", "mnist"],
+            "no model is registered as mnist-latent-gan@champion in this store (it has: digits-",
+        ),
+        (["--store", "/nowhere"], "holds no store"),
+    ],
+)
+def test_samples_that_cannot_be_drawn(command: Command, smoke_store: Path, tmp_path: Path, arguments, message) -> None:
+    defaults = {"--data": "digits", "--store": smoke_store, "--out": tmp_path / "out.png"}
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    flat = [part for pair in (defaults | given).items() for part in pair]
+    done = command("study.sample", *flat)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.mnist
+def test_demo_of_the_judge_on_mnist(command: Command, mnist_dir: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    done = command(
+        "study.run",
+        "smoke",
+        "--data",
+        "mnist",
+        "--data-dir",
+        mnist_dir,
+        "--stages",
+        "judge",
+        "--store",
+        store,
+    )
+    assert done.returncode == 0, done.stderr
+    open_existing_store(store)
+    found = mlflow.MlflowClient().get_model_version_by_alias("mnist-judge", "champion")
+    assert mlflow.MlflowClient().get_run(found.run_id).data.metrics["test/accuracy"] > 0.98

@@ -1,0 +1,179 @@
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import mlflow
+import optuna
+import pytest
+
+from study import search
+from study.search import Pruned, Result, Search, Trial, pareto_front, run_search, study_name
+from tracking.runs import study_run
+from tracking.store import Store, StoreError, open_store
+
+SPACE = {"x": search.log_uniform(0.01, 100), "n": search.integer(1, 9), "c": search.choice("a", "b")}
+FIXED = [{"x": 0.5, "n": 2, "c": "a"}, {"x": 50.0, "n": 3, "c": "b"}]
+
+
+def run(store: Store, searched: Search, objective, name: str = "tiny/test/0") -> list[Result]:
+    with study_run(store.experiment("tiny/test"), name, "", {}) as parent:
+        return run_search(name, searched, objective, store, parent, seed=0, label="test")
+
+
+def states(store: Store) -> list[tuple[str, str]]:
+    """The status and the Optuna state of every trial's run, the oldest first."""
+    runs = mlflow.MlflowClient().search_runs(
+        [store.experiment("tiny/test")], "tags.`optuna.trial` != ''", order_by=["attributes.start_time ASC"]
+    )
+    return [(found.info.status, found.data.tags["optuna.state"]) for found in runs]
+
+
+def test_fixed_trials_run_first_and_free_ones_stay_in_range(store: Store) -> None:
+    seen: list[dict] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        seen.append(trial.params)
+        return (trial.params["x"],)
+
+    results = run(store, Search({"loss": "minimize"}, SPACE, FIXED, free=6), objective)
+    assert seen[:2] == FIXED
+    assert len(results) == len(seen) == 8
+    assert [result.params for result in results] == seen
+    assert all(0.01 <= p["x"] <= 100 and 1 <= p["n"] <= 9 and p["c"] in "ab" for p in seen)
+    assert states(store) == [("FINISHED", "COMPLETE")] * 8
+
+
+def test_a_second_call_runs_only_what_is_missing(store: Store) -> None:
+    ran: list[dict] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        ran.append(trial.params)
+        return (1.0,)
+
+    first = run(store, Search({"loss": "minimize"}, SPACE, FIXED, free=2), objective)
+    assert run(store, Search({"loss": "minimize"}, SPACE, FIXED, free=2), objective) == first
+    assert len(ran) == 4
+    more = [*FIXED, {"x": 7.0, "n": 1, "c": "a"}]
+    assert len(run(store, Search({"loss": "minimize"}, SPACE, more, free=4), objective)) == 7
+    assert len(ran) == 7
+    assert len({json.dumps(params) for params in ran}) == 7, "no point is proposed twice"
+
+
+def test_the_outcome_of_every_trial_is_named_and_the_study_goes_on(store: Store) -> None:
+    def objective(trial: Trial) -> tuple[float, ...]:
+        if trial.params["n"] == 2:
+            raise FloatingPointError("critic/loss is nan after epoch 3")
+        if trial.params["n"] == 3:
+            raise Pruned
+        return (1.0,)
+
+    fixed = [*FIXED, {"x": 1.0, "n": 4, "c": "a"}]
+    results = run(store, Search({"loss": "minimize"}, SPACE, fixed), objective)
+    assert [result.params["n"] for result in results] == [4]
+    assert states(store) == [("FAILED", "FAIL"), ("FINISHED", "PRUNED"), ("FINISHED", "COMPLETE")]
+    failed = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")], "tags.`optuna.state` = 'FAIL'")
+    assert failed[0].data.tags["reason"] == "critic/loss is nan after epoch 3"
+    assert run(store, Search({"loss": "minimize"}, SPACE, fixed), objective) == results, "failed trials stay failed"
+
+
+def test_a_study_without_a_complete_trial_says_why(store: Store) -> None:
+    def objective(trial: Trial) -> tuple[float, ...]:
+        raise FloatingPointError("generator/loss is inf after epoch 1")
+
+    with pytest.raises(StoreError, match="no trial of tiny/test/0 is complete: generator/loss is inf"):
+        run(store, Search({"loss": "minimize"}, SPACE, FIXED), objective)
+
+
+def test_a_hopeless_trial_is_pruned(store: Store) -> None:
+    def objective(trial: Trial) -> tuple[float, ...]:
+        for epoch in range(1, 6):
+            trial.report(epoch, {"val/fd": trial.params["x"], "critic/loss": 0.0})
+        return (trial.params["x"],)
+
+    fixed = [{"x": x, "n": 1, "c": "a"} for x in (1.0, 1.1, 1.2)]
+    pruning = Search({"loss": "minimize"}, SPACE, fixed, free=12, prune_on="val/fd", prune_after=2)
+    results = run(store, pruning, objective)
+    outcomes = [state for _, state in states(store)]
+    assert len(outcomes) == 15
+    assert outcomes[:5] == ["COMPLETE"] * 5
+    assert 0 < outcomes.count("PRUNED") == 15 - len(results)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, RuntimeError])
+def test_a_stopped_trial_is_tried_again_with_the_same_parameters(store: Store, interrupt: type) -> None:
+    tried: list[dict] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        tried.append(trial.params)
+        if len(tried) == 3:
+            raise interrupt
+        return (1.0,)
+
+    searched = Search({"loss": "minimize"}, SPACE, FIXED, free=2)
+    with pytest.raises(interrupt):
+        run(store, searched, objective)
+    assert len(run(store, searched, objective)) == 4
+    assert len(tried) == 5
+    assert tried[3] == tried[2]
+    status = "KILLED" if interrupt is KeyboardInterrupt else "FAILED"
+    assert states(store)[2] == (status, "STOPPED")
+    assert states(store)[3:] == [("FINISHED", "COMPLETE")] * 2
+
+
+def _die_in_the_second_trial(folder: Path) -> None:
+    store = open_store(folder)
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        if trial.number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return (1.0,)
+
+    run(store, Search({"loss": "minimize"}, SPACE, FIXED, free=1), objective)
+
+
+def test_a_trial_whose_process_was_killed_is_ended_and_tried_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_die_in_the_second_trial, args=(tmp_path / "store",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert states(store) == [("FINISHED", "COMPLETE"), ("RUNNING", "RUNNING")]
+    monkeypatch.setattr(search, "GRACE", 1)
+    results = run(store, Search({"loss": "minimize"}, SPACE, FIXED, free=1), lambda trial: (2.0,))
+    assert [result.params for result in results[:1]] == FIXED[:1]
+    assert FIXED[1] in [result.params for result in results]
+    assert len(results) == 3
+    assert sorted(states(store)) == [("FINISHED", "COMPLETE")] * 3 + [("KILLED", "RUNNING")]
+
+
+def test_two_objectives_and_their_pareto_front(store: Store) -> None:
+    fixed = [{"x": x, "n": n, "c": "a"} for x, n in ((1.0, 4), (2.0, 2), (3.0, 3), (4.0, 1), (1.0, 5))]
+    results = run(
+        store,
+        Search({"a": "minimize", "b": "minimize"}, SPACE, fixed),
+        lambda trial: (trial.params["x"], trial.params["n"]),
+    )
+    front = {result.values for result in pareto_front(results)}
+    assert front == {(1.0, 4.0), (2.0, 2.0), (4.0, 1.0)}
+    study = optuna.load_study(study_name="tiny/test/0", storage=store.optuna_url)
+    assert front == {tuple(trial.values) for trial in study.best_trials}
+
+
+def test_a_name_for_each_set_of_settings() -> None:
+    names = {study_name("mnist", "judge", settings) for settings in ({"epochs": 3}, {"epochs": 4}, {"space": SPACE})}
+    assert len(names) == 3
+    assert study_name("mnist", "judge", {"epochs": 3}) in names
+    other = {**SPACE, "n": search.integer(1, 8)}
+    assert study_name("mnist", "judge", {"space": other}) not in names
+
+
+def test_a_database_that_cannot_be_opened_is_told_without_its_password(store: Store) -> None:
+    from dataclasses import replace
+
+    broken = replace(store, optuna_url="postgresql://me:secret@127.0.0.1:9/none")
+    with pytest.raises(StoreError, match=r"me:\*\*\*@127.0.0.1:9/none cannot be opened") as caught:
+        run(broken, Search({"loss": "minimize"}, SPACE, FIXED), lambda trial: (1.0,))
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,176 @@
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from models.autoencoder import Autoencoder
+from models.classifier import Judge
+from models.gan import Critic, Generator
+from study import training
+from study.data import Dataset, to_float
+from study.training import GanSettings
+
+SETTINGS = GanSettings(batch_size=64, learning_rate=1e-3, clip_value=0.05, n_critic=3, width=32, noise_dim=4)
+
+
+class Recorder:
+    """A report that remembers."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.metrics: list[dict[str, float]] = []
+
+    def __call__(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        self.epochs.append(epoch)
+        self.metrics.append(dict(metrics))
+
+
+def train_gan(settings: GanSettings, epochs: int, latents: torch.Tensor, conditions: torch.Tensor | None = None):
+    torch.manual_seed(0)
+    conditions = torch.empty(len(latents), 0) if conditions is None else conditions
+    generator = Generator(settings.noise_dim + conditions.shape[1], latents.shape[1], settings.width)
+    critic, recorder = Critic(latents.shape[1] + conditions.shape[1], settings.width), Recorder()
+    training.train_gan(generator, critic, latents, conditions, settings, epochs, recorder)
+    return generator, critic, recorder
+
+
+def test_batches_are_a_shuffled_epoch_without_the_rest() -> None:
+    found = list(training.batches(10, 3, torch.device("cpu")))
+    assert [len(batch) for batch in found] == [3, 3, 3]
+    assert len(set(torch.cat(found).tolist())) == 9
+    with pytest.raises(ValueError, match="11 and 10"):
+        next(training.batches(10, 11, torch.device("cpu")))
+
+
+def test_eval_mode_restores_each_module() -> None:
+    modes = nn.Linear(1, 1).train(), nn.Linear(1, 1).eval()
+    with training.eval_mode(*modes):
+        assert not any(module.training for module in modes)
+        assert not modes[0](torch.ones(1)).requires_grad
+    assert [module.training for module in modes] == [True, False]
+
+
+def test_reconstruction_loss_is_the_mean_over_all_pixels(tiny: Dataset) -> None:
+    model = Autoencoder(5).eval()
+    images = tiny.train.images.repeat(2, 1, 1, 1)  # more than one batch, the last one smaller
+    with torch.no_grad():
+        expected = (model(to_float(images)) - to_float(images)).square().mean()
+    assert training.reconstruction_loss(model, images) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_autoencoder_learns_and_reports_each_epoch(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    model, recorder = Autoencoder(5), Recorder()
+    before = training.reconstruction_loss(model, tiny.val.images)
+    training.train_autoencoder(model, tiny.train.images, tiny.val.images, 4, 64, 4e-3, recorder)
+    assert recorder.epochs == [1, 2, 3, 4]
+    assert recorder.metrics[-1]["val/loss"] < before / 3
+    assert recorder.metrics[-1]["val/loss"] == pytest.approx(training.reconstruction_loss(model, tiny.val.images))
+
+
+def test_the_same_seed_trains_the_same_autoencoder(tiny: Dataset) -> None:
+    def train(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        model = Autoencoder(5)
+        training.train_autoencoder(model, tiny.train.images, tiny.val.images, 2, 64, 4e-3, Recorder())
+        return nn.utils.parameters_to_vector(model.parameters())
+
+    assert torch.equal(train(1), train(1))
+    assert not torch.equal(train(1), train(2))
+
+
+def test_judge_learns_easy_classes(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    judge = Judge(4, 8)
+    training.train_judge(judge, tiny.train, tiny.val, 4, 64, 1e-2, Recorder())
+    assert training.accuracy(judge, tiny.test) > 0.9
+
+
+def test_classifier_trains_its_parameters_only(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    fixed, head = nn.Flatten(), nn.Linear(784, 10)
+    body = nn.Sequential(fixed, nn.Linear(784, 784), head)
+    kept = body[1].weight.clone()
+    recorder = Recorder()
+    few = tiny.train.images[:100], tiny.train.labels[:100]
+    training.train_classifier(list(head.parameters()), body, to_float(few[0]), few[1], 30, 5e-3, recorder)
+    assert torch.equal(body[1].weight, kept)
+    assert recorder.metrics[-1]["train/accuracy"] == 1.0
+    assert len(recorder.epochs) == 30
+
+
+def test_wgan_weights_stay_within_the_clip_after_every_epoch() -> None:
+    _, critic, recorder = train_gan(SETTINGS, 3, torch.randn(640, 5))
+    weights = nn.utils.parameters_to_vector(critic.parameters()).detach().abs()
+    assert bool((weights <= torch.tensor(0.05)).all())
+    at_clip = recorder.metrics[-1]["critic/at_clip"]
+    assert at_clip == pytest.approx(float((weights == weights.max()).float().mean()))
+    assert 0 < at_clip <= 1
+
+
+@pytest.mark.parametrize(("n_critic", "generator_steps"), [(1, 10), (3, 3), (10, 1), (11, 0)])
+def test_one_generator_step_every_n_critic_steps(
+    n_critic: int, generator_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    plain = torch.optim.RMSprop.step
+
+    def counted(self: torch.optim.RMSprop, *args: object) -> object:
+        steps.append(sum(p.numel() for group in self.param_groups for p in group["params"]))
+        return plain(self, *args)
+
+    monkeypatch.setattr(torch.optim.RMSprop, "step", counted)
+    generator, critic, recorder = train_gan(replace(SETTINGS, n_critic=n_critic), 1, torch.randn(640, 5))
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (critic, generator)]
+    assert [steps.count(size) for size in sizes] == [10, generator_steps]
+    assert ("generator/loss" in recorder.metrics[0]) == (generator_steps > 0)
+
+
+def test_wgan_losses_are_those_of_the_paper() -> None:
+    """With a critic that does not move, the reported estimate is the mean score of real minus that of fake latents."""
+    latents = torch.randn(640, 5)
+    generator, critic, recorder = train_gan(replace(SETTINGS, learning_rate=1e-30, clip_value=9.0, n_critic=99), 1, latents)
+    torch.manual_seed(1)
+    generator.train()
+    with torch.no_grad():
+        real, fake = critic(latents).mean(), critic(generator(torch.randn(20_000, 4))).mean()
+    assert recorder.metrics[0]["critic/wasserstein"] == pytest.approx(float(real - fake), abs=0.02)
+    assert recorder.metrics[0]["critic/loss"] == -recorder.metrics[0]["critic/wasserstein"]
+
+
+def test_wgan_moves_towards_the_data() -> None:
+    latents = torch.randn(2000, 2) * 0.3 + torch.tensor([2.0, -1.0])
+    settings = replace(SETTINGS, clip_value=0.1, n_critic=2)
+    generator, _, _ = train_gan(settings, 12, latents)
+    with training.eval_mode(generator):
+        centre = generator(torch.randn(2000, 4)).mean(0)
+    torch.testing.assert_close(centre, torch.tensor([2.0, -1.0]), atol=0.4, rtol=0)
+
+
+def test_conditional_wgan_obeys_its_condition() -> None:
+    labels = torch.arange(2000) % 10
+    latents = torch.stack([labels / 3 - 1.5, torch.zeros(2000)], 1) + 0.1 * torch.randn(2000, 2)
+    conditions = nn.functional.one_hot(labels, 10).float()
+    settings = replace(SETTINGS, clip_value=0.1, n_critic=2)
+    generator, _, _ = train_gan(settings, 20, latents, conditions)
+    with training.eval_mode(generator):
+        drawn = generator(torch.cat([torch.randn(2000, 4), conditions], 1))
+    assert torch.corrcoef(torch.stack([drawn[:, 0], labels.float()]))[0, 1] > 0.9
+
+
+def test_vanilla_gan_has_no_clip_and_learns_too() -> None:
+    latents = torch.randn(2000, 2) * 0.3 + torch.tensor([2.0, -1.0])
+    settings = replace(SETTINGS, clip_value=None, n_critic=1)
+    generator, critic, recorder = train_gan(settings, 15, latents)
+    assert set(recorder.metrics[-1]) == {"critic/loss", "generator/loss"}
+    assert bool((nn.utils.parameters_to_vector(critic.parameters()).abs() > 0.1).any())
+    with training.eval_mode(generator):
+        centre = generator(torch.randn(2000, 4)).mean(0)
+    torch.testing.assert_close(centre, torch.tensor([2.0, -1.0]), atol=0.5, rtol=0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_with_its_name() -> None:
+    with pytest.raises(FloatingPointError, match="critic/loss is nan after epoch 1"):
+        train_gan(SETTINGS, 3, torch.full((640, 5), float("nan")))

@@ -1,0 +1,102 @@
+import http.server
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tracking.store import Store, StoreError, open_existing_store, open_store, without_password
+
+
+def test_a_fresh_store_is_made_and_opens_again(tmp_path: Path) -> None:
+    first, second = open_store(tmp_path / "a" / "b"), open_store(tmp_path / "a" / "b")
+    assert first == second
+    assert first.experiment("mnist/judge") == second.experiment("mnist/judge")
+    assert (tmp_path / "a" / "b" / "mlflow.db").is_file()
+    assert "--host 127.0.0.1" in first.ui_command
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="must be a writable folder"):
+        open_store(tmp_path / "file")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="must be a writable folder"):
+        open_store(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused() -> None:
+    with pytest.raises(StoreError, match="must be a writable folder"):
+        open_store(Path("/proc/study"))
+
+
+def test_a_database_that_is_none_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("my diary " * 100)
+    with pytest.raises(StoreError, match="must be a writable SQLite database"):
+        open_store(tmp_path)
+    assert (tmp_path / "mlflow.db").read_text().startswith("my diary")
+
+
+def test_reading_needs_a_store_and_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no store"):
+        open_existing_store(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_deleted_experiment_is_told(store: Store) -> None:
+    import mlflow
+
+    mlflow.delete_experiment(store.experiment("mnist/judge"))
+    with pytest.raises(StoreError, match="was deleted"):
+        store.experiment("mnist/judge")
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def strange_server() -> Iterator[str]:
+    """A web server that is no MLflow server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_server_that_never_answers_is_given_up_within_ten_seconds(silent_server: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="does not answer"):
+        open_store(tmp_path, silent_server)
+    assert time.monotonic() - began < 10
+
+
+def test_a_server_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(StoreError, match=r"does not answer: .*refused"):
+        open_store(tmp_path, f"http://127.0.0.1:{port}")
+
+
+def test_a_server_that_is_none_of_mlflows_is_told(strange_server: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be opened"):
+        open_store(tmp_path, strange_server)
+
+
+def test_a_password_is_never_shown(tmp_path: Path) -> None:
+    assert without_password("http://me:secret@host:5000/x") == "http://me:***@host:5000/x"
+    for uri in ("http://me:secret@127.0.0.1:9", "postgresql://me:secret@127.0.0.1/db"):
+        with pytest.raises(StoreError) as caught:
+            open_store(tmp_path, uri)
+        assert "secret" not in str(caught.value)
+        assert "me:***@" in str(caught.value)
