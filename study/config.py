@@ -185,12 +185,12 @@ PRESETS: dict[str, StudyConfig] = {
     # The reference's protocol: its sizes, epochs and settings, its latent size 15 for the stages that follow.
     "exercise": replace(
         _DEMO,
-        autoencoder=AutoencoderConfig(latent_dim=15),
+        autoencoder=AutoencoderConfig(latent_dim=15, free_trials=1),
         transfer=TransferConfig(draws=10),
         latent_gan=LatentGanConfig(
-            free_trials=12, vanilla_seeds=3, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
+            free_trials=12, vanilla_seeds=1, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
         ),
-        conditional_gan=ConditionalGanConfig(repeats=3, epochs=70, evaluate_every=5),
+        conditional_gan=ConditionalGanConfig(repeats=2, epochs=70, evaluate_every=5),
     ),
     # A wide search, hours on 2 cores.
     "full": replace(

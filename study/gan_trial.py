@@ -128,4 +128,5 @@ def _describe(settings: GanSettings, epochs: int, conditional: bool) -> str:
     return (
         f"{'Conditional ' if conditional else ''}{kind}, {epochs} epochs: batch {settings.batch_size}, "
         f"lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}"
+        f"{', averaged' if settings.averaging else ''}"
     )

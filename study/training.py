@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -153,35 +154,53 @@ def train_judge(
 
 
 def train_classifier(
-    parameters: list[nn.Parameter],
-    classify: Callable[[Tensor], Tensor],
-    inputs: Tensor,
-    labels: Tensor,
+    model: nn.Module,
+    trained: nn.Module,
+    few: Split,
     epochs: int,
+    batch_size: int,
     learning_rate: float,
+    augment: bool,
     report: Report,
-    batch_size: int = 20,
 ) -> None:
-    """Minimise the cross entropy of a few labelled inputs [N, ...], images or latents, with AdamW.
+    """Minimise the cross entropy of a few labelled images.
 
     Args:
-        parameters: Those to be trained.
-        classify: Inputs to logits [N, 10]; left in the mode it comes in, so that BatchNorm keeps its statistics.
+        model: Images to logits [N, 10]; left in the mode it comes in, so that BatchNorm can keep its statistics.
+        trained: The part of the model whose parameters are trained.
+        few: The labelled images; each is used once an epoch but for an incomplete last batch.
+        augment: Whether every image is jittered anew each time.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05, fused=True)
+    batch_size = min(batch_size, len(few))
+    optimizer, step = _one_cycle(trained, learning_rate, epochs * (len(few) // batch_size))
+    images = to_float(few.images)
     for epoch in range(1, epochs + 1):
-        losses, right = [], 0
-        for index in batches(len(inputs), min(batch_size, len(inputs)), inputs.device):
-            logits = classify(inputs[index])
-            loss = F.cross_entropy(logits, labels[index])
+        losses, right = [], []
+        for index in batches(len(few), batch_size, images.device):
+            logits = model(jitter(images[index]) if augment else images[index])
+            loss = F.cross_entropy(logits, few.labels[index])
             optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
+            step()
             losses.append(loss.detach())
-            right += int((logits.argmax(1) == labels[index]).sum())
-        metrics = {"train/loss": float(torch.stack(losses).mean()), "train/accuracy": right / len(inputs)}
+            right.append((logits.argmax(1) == few.labels[index]).float().mean())
+        metrics = {
+            "train/loss": float(torch.stack(losses).mean()),
+            "train/accuracy": float(torch.stack(right).mean()),
+        }
         _finite(epoch, metrics)
         report(epoch, metrics)
+
+
+def jitter(images: Tensor, degrees: float = 15, pixels: float = 2.5, scale: float = 0.15) -> Tensor:
+    """Images [N, 1, H, W], each turned, shifted and scaled by a random amount, up to these in either direction."""
+    angle, stretch, down, right = torch.rand(4, len(images), device=images.device).mul_(2).sub_(1)
+    angle, stretch = angle * math.radians(degrees), 1 + stretch * scale
+    shift = 2 * pixels / images.shape[-1]  # grid_sample's images are 2 wide
+    cos, sin = stretch * angle.cos(), stretch * angle.sin()
+    rows = [torch.stack([cos, -sin, shift * right], 1), torch.stack([sin, cos, shift * down], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
 
 
 # --- Latent GANs ---------------------------------------------------------------------------------------
@@ -197,6 +216,7 @@ class GanSettings:
     n_critic: int  # critic steps per generator step
     width: int  # neurons of each hidden layer
     noise_dim: int
+    averaging: float = 0.0  # decay of the generator's weight average; 0: none, and a constant learning rate
 
 
 def train_gan(
@@ -215,21 +235,28 @@ def train_gan(
         latents: Standardised latents [N, latent_dim].
         conditions: One-hot labels [N, 10], or [N, 0] for an unconditional GAN.
         epochs: Passes over the latents; each batch is one critic step.
+
+    With `averaging`, the learning rate falls linearly to zero, and `generator` holds the moving average of the weights
+    that are trained (Yazici et al. 2018, https://arxiv.org/abs/1806.04498).
     """
     wgan, rate, device = settings.clip_value is not None, settings.learning_rate, latents.device
     # RMSprop as in the WGAN paper's algorithm; Adam with beta_1 = 0.5 as in DCGAN (Radford et al. 2015).
     optimizer = torch.optim.RMSprop if wgan else partial(torch.optim.Adam, betas=(0.5, 0.999))
     critic_optimizer = optimizer(critic.parameters(), lr=rate)
-    generator_optimizer = optimizer(generator.parameters(), lr=rate)
-    generator.train()
+    learner = copy.deepcopy(generator) if settings.averaging else generator
+    generator_optimizer = optimizer(learner.parameters(), lr=rate)
+    learner.train()
     critic.train()
 
     def fakes(condition: Tensor) -> Tensor:
         noise = torch.randn(len(condition), settings.noise_dim, device=device)
-        return torch.cat([generator(torch.cat([noise, condition], 1)), condition], 1)  # [B, latent_dim (+ 10)]
+        return torch.cat([learner(torch.cat([noise, condition], 1)), condition], 1)  # [B, latent_dim (+ 10)]
 
-    critic_steps = 0
+    critic_steps = generator_steps = 0
     for epoch in range(1, epochs + 1):
+        if settings.averaging:
+            for group in (*critic_optimizer.param_groups, *generator_optimizer.param_groups):
+                group["lr"] = rate * (1 - (epoch - 1) / epochs)
         critic_losses, generator_losses = [], []
         for index in batches(len(latents), settings.batch_size, device):
             condition = conditions[index]
@@ -252,6 +279,10 @@ def train_gan(
                 generator_optimizer.step()
                 critic.requires_grad_(True)
                 generator_losses.append(generator_loss.detach())
+                generator_steps += 1
+                if settings.averaging:
+                    warm = (1 + generator_steps) / (10 + generator_steps)  # early weights are soon forgotten
+                    average_weights(generator, learner, min(settings.averaging, warm))
         metrics = {"critic/loss": float(torch.stack(critic_losses).mean())}
         if generator_losses:  # with few batches an epoch and a large n_critic, not every epoch has one
             metrics["generator/loss"] = float(torch.stack(generator_losses).mean())
@@ -260,6 +291,16 @@ def train_gan(
             metrics["critic/at_clip"] = share_at_clip(critic, settings.clip_value)
         _finite(epoch, metrics)
         report(epoch, metrics)
+
+
+def average_weights(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Move parameters and BatchNorm statistics of `average` to decay * average + (1 - decay) * module."""
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)  # BatchNorm's count of batches
 
 
 def clip_weights(critic: nn.Module, clip_value: float) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from models.autoencoder import Autoencoder
@@ -21,7 +20,8 @@ from tracking.runs import trial_metrics
 
 MODES = ("frozen", "fine-tuned", "from scratch")
 REFERENCE_ACCURACY = {"frozen": 0.40, "fine-tuned": 0.80}
-LEARNING_RATES = {"frozen": 5e-3, "fine-tuned": 1e-3, "from scratch": 2e-3}
+LEARNING_RATES = {"frozen": 5e-3, "fine-tuned": 3e-3, "from scratch": 5e-3}  # peaks of the one-cycle schedule
+BATCH_SIZE = 20
 EVALUATE_EVERY = 10  # epochs
 SHOWN = 40
 
@@ -47,29 +47,25 @@ def run(context: Context) -> Outcome:
         # A trained encoder keeps its BatchNorm statistics, which are those of all the training images.
         classifier.train(mode == "from scratch")
         frozen = mode == "frozen"
-        inputs, val_inputs = to_float(labelled.images), data.val.images
-        if frozen:
-            with eval_mode(encoder):
-                inputs, val_inputs = apply(encoder, labelled.images), apply(encoder, data.val.images)
-        trained = classifier.head if frozen else classifier
 
         def report(epoch: int, losses: Mapping[str, float]) -> None:
             if epoch % EVALUATE_EVERY == 0 or epoch == config.epochs:
-                losses = {**losses, **_measure(trained, val_inputs, data.val.labels, "val")}
+                losses = {**losses, **_measure(classifier, data.val, "val")}
             trial.report(epoch, losses)
 
         train_classifier(
-            list(trained.parameters()),
-            trained,
-            inputs,
-            labelled.labels,
+            classifier,
+            classifier.head if frozen else classifier,
+            labelled,
             config.epochs,
+            BATCH_SIZE,
             LEARNING_RATES[mode],
+            not frozen,  # jitter gains nothing with a frozen encoder, see docs/log.md
             report,
         )
         with eval_mode(encoder):
             latents = apply(encoder, data.val.images)
-        final = _measure(classifier, data.test.images, data.test.labels, "test")
+        final = _measure(classifier, data.test, "test")
         final |= {"latent/max_abs_pcc": float(metrics.off_diagonal(metrics.pcc_matrix(latents)).abs().max())}
         if frozen:
             final["baseline/raw_pixels_accuracy"] = raw_pixels_accuracy(labelled, data.test)
@@ -87,7 +83,7 @@ def run(context: Context) -> Outcome:
         {"mode": choice(*MODES), "draw": integer(0, config.draws - 1)},
         fixed=[{"mode": mode, "draw": draw} for draw in range(config.draws) for mode in MODES],
     )
-    settings = settings_of(config, "draws") | {"learning_rates": LEARNING_RATES}
+    settings = settings_of(config, "draws") | {"learning_rates": LEARNING_RATES, "batch_size": BATCH_SIZE}
     with context.study("transfer", description, settings, {"autoencoder": version}) as study:
         results = [r for r in study.search(search, objective) if r.params["draw"] < config.draws]
         encoders = [result for result in results if result.params["mode"] != "from scratch"]
@@ -120,12 +116,12 @@ def raw_pixels_accuracy(labelled: Split, test: Split) -> float:
     return float(machine.score(pixels[1], test.labels.cpu().numpy()))
 
 
-def _measure(classifier: torch.nn.Module, inputs: Tensor, labels: Tensor, split: str) -> dict[str, float]:
+def _measure(classifier: TransferClassifier, split: Split, name: str) -> dict[str, float]:
     with eval_mode(classifier):
-        logits = apply(classifier, inputs)
+        logits = apply(classifier, split.images)
     return {
-        f"{split}/loss": float(F.cross_entropy(logits, labels)),
-        f"{split}/accuracy": float((logits.argmax(1) == labels).float().mean()),
+        f"{name}/loss": float(F.cross_entropy(logits, split.labels)),
+        f"{name}/accuracy": float((logits.argmax(1) == split.labels).float().mean()),
     }
 
 

@@ -9,7 +9,7 @@ from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from models.gan import Critic, Generator
 from study import training
-from study.data import Dataset, to_float
+from study.data import Dataset, Split, to_float
 from study.training import GanSettings
 
 SETTINGS = GanSettings(batch_size=64, learning_rate=1e-3, clip_value=0.05, n_critic=3, width=32, noise_dim=4)
@@ -84,21 +84,38 @@ def test_the_same_seed_trains_the_same_autoencoder(tiny: Dataset) -> None:
 def test_judge_learns_easy_classes(tiny: Dataset) -> None:
     torch.manual_seed(0)
     judge = Judge(4, 8)
-    training.train_judge(judge, tiny.train, tiny.val, 4, 64, 1e-2, Recorder())
+    training.train_judge(judge, tiny.train, tiny.val, 12, 32, 1e-2, Recorder())
     assert training.accuracy(judge, tiny.test) > 0.9
 
 
-def test_classifier_trains_its_parameters_only(tiny: Dataset) -> None:
+@pytest.mark.parametrize("augment", [False, True])
+def test_classifier_trains_the_named_part_only(tiny: Dataset, augment: bool) -> None:
     torch.manual_seed(0)
-    fixed, head = nn.Flatten(), nn.Linear(784, 10)
-    body = nn.Sequential(fixed, nn.Linear(784, 784), head)
-    kept = body[1].weight.clone()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Linear(784, 10))
+    kept = model[1].weight.clone()
     recorder = Recorder()
-    few = tiny.train.images[:100], tiny.train.labels[:100]
-    training.train_classifier(list(head.parameters()), body, to_float(few[0]), few[1], 30, 5e-3, recorder)
-    assert torch.equal(body[1].weight, kept)
-    assert recorder.metrics[-1]["train/accuracy"] == 1.0
+    few = Split(tiny.train.images[:100], tiny.train.labels[:100])
+    training.train_classifier(model, model[2], few, 30, 20, 5e-3, augment, recorder)
+    assert torch.equal(model[1].weight, kept)
+    assert recorder.metrics[-1]["train/accuracy"] > (0.7 if augment else 0.99)
     assert len(recorder.epochs) == 30
+
+
+def test_jitter_turns_shifts_and_scales_within_its_bounds() -> None:
+    square = torch.zeros(500, 1, 29, 29)
+    square[:, :, 12:17, 12:17] = 1
+    torch.testing.assert_close(training.jitter(square, 0, 0, 0), square, atol=1e-5, rtol=0)
+    place = torch.arange(29.0) - 14
+    for shifted, axis in ((training.jitter(square, 0, 3, 0), 2), (training.jitter(square, 0, 3, 0), 3)):
+        offset = (shifted.sum(5 - axis)[:, 0] * place).sum(1) / shifted.sum((1, 2, 3))
+        assert 2.5 < float(offset.abs().max()) <= 3.001
+        assert abs(float(offset.mean())) < 0.3
+    area = training.jitter(square, 0, 0, 0.2).sum((1, 2, 3)) / 25
+    assert 1 / 1.2**2 - 0.05 < float(area.min()) < 0.8
+    assert 1.3 < float(area.max()) < 1 / 0.8**2 + 0.05
+    turned = training.jitter(square, 45, 0, 0)
+    torch.testing.assert_close(turned.sum((1, 2, 3)), square.sum((1, 2, 3)), atol=1.5, rtol=0)
+    assert float((turned - square).abs().amax((1, 2, 3)).max()) > 0.5
 
 
 def test_wgan_weights_stay_within_the_clip_after_every_epoch() -> None:
@@ -131,7 +148,9 @@ def test_one_generator_step_every_n_critic_steps(
 def test_wgan_losses_are_those_of_the_paper() -> None:
     """With a critic that does not move, the reported estimate is the mean score of real minus that of fake latents."""
     latents = torch.randn(640, 5)
-    generator, critic, recorder = train_gan(replace(SETTINGS, learning_rate=1e-30, clip_value=9.0, n_critic=99), 1, latents)
+    generator, critic, recorder = train_gan(
+        replace(SETTINGS, learning_rate=1e-30, clip_value=9.0, n_critic=99), 1, latents
+    )
     torch.manual_seed(1)
     generator.train()
     with torch.no_grad():
@@ -158,6 +177,21 @@ def test_conditional_wgan_obeys_its_condition() -> None:
     with training.eval_mode(generator):
         drawn = generator(torch.cat([torch.randn(2000, 4), conditions], 1))
     assert torch.corrcoef(torch.stack([drawn[:, 0], labels.float()]))[0, 1] > 0.9
+
+
+def test_averaged_weights_lag_behind() -> None:
+    average, module = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    nn.init.constant_(average.weight, 1.0)
+    nn.init.constant_(module.weight, 3.0)
+    module.num_batches_tracked += 5
+    training.average_weights(average, module, 0.75)
+    assert average.weight.tolist() == [1.5, 1.5]
+    assert int(average.num_batches_tracked) == 5
+    latents = torch.randn(640, 5)
+    averaged, _, _ = train_gan(replace(SETTINGS, averaging=0.9), 6, latents)
+    plain, _, _ = train_gan(SETTINGS, 6, latents)
+    assert all(bool(parameter.isfinite().all()) for parameter in averaged.parameters())
+    assert not torch.equal(averaged[0].weight, plain[0].weight)
 
 
 def test_vanilla_gan_has_no_clip_and_learns_too() -> None:
