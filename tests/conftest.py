@@ -61,7 +61,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def blobs(per_class: int, seed: int) -> Split:
-    """Images that a linear classifier can tell apart: a digit is a bright bar, left or right, at one of five heights."""
+    """Images that a linear classifier can tell apart: a bright bar, left or right, at one of five heights."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(10).repeat(per_class)
     images = torch.randint(0, 60, (len(labels), 1, 28, 28), generator=generator)

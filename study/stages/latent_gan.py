@@ -58,8 +58,8 @@ def run(context: Context) -> Outcome:
         objectives={"val/fd": "minimize"},
         space={
             "batch_size": choice(*(size for size in BATCH_SIZES if size <= len(data.labels))),
-            "learning_rate": log_uniform(2e-5, 5e-3),
-            "clip_value": log_uniform(0.005, 0.5),
+            "learning_rate": log_uniform(5e-5, 5e-3),
+            "clip_value": log_uniform(0.01, 0.5),
             "n_critic": integer(1, 5),
         },
         fixed=[PAPER, REFERENCE, START],
