@@ -26,14 +26,15 @@ def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
     name, flags = "demo", list(arguments)
     if flags and not flags[0].startswith("-"):
         name, *flags = flags
+    prog = f"python -m study.run {name}"
     if not name.endswith(".toml"):
-        return name, _parse(flags, _preset(name), f"python -m study.run {name}")
+        return name, _parse(flags, _preset(name), prog)
     table = _read_toml(Path(name))
     base = table.pop("preset", "demo")
     if not isinstance(base, str):
         raise UsageError(f"{name}: `preset` must be a string, but got {base!r}")
-    in_file = _parse(_toml_flags(table, name), _preset(base), name)
-    return name, _parse(flags, in_file, f"python -m study.run {name}")
+    in_file = _parse(_toml_flags(table, name), _preset(base), prog)
+    return name, _parse(flags, in_file, prog)
 
 
 def exit_code(command: Callable[[], None]) -> int:

@@ -77,18 +77,22 @@ def run_gan_trial(
         shown[:, settings.noise_dim :] = torch.eye(CLASSES, device=device).repeat_interleave(SHOWN, 0)
     val_inputs = generator_inputs(VALIDATION_SAMPLES, settings.noise_dim, conditional, NOISE_SEED, device)
 
+    def show(epoch: int) -> None:
+        with eval_mode(model):
+            trial.run.log_image("samples", figures.grid(to_pixels(model(shown)), SHOWN), step=epoch)
+
     def report(epoch: int, losses: Mapping[str, float]) -> None:
         if epoch % evaluate_every and epoch != epochs:
             trial.report(epoch, losses)
             return
+        show(epoch)
         with eval_mode(model):
             latents = model.latents(val_inputs)
             images = apply(model.decoder, latents)
-            sheet = figures.grid(to_pixels(model(shown)), SHOWN)
-        trial.run.log_image("samples", sheet, step=epoch)
         pcc = metrics.off_diagonal(metrics.pcc_matrix(latents)).abs().max()
         trial.report(epoch, {**losses, "val/fd": examiner.val_distance(images), "latent/max_abs_pcc": float(pcc)})
 
+    show(0)  # MLflow's step slider opens at step 0
     train_gan(model.generator, critic, data.standardised, conditions, settings, epochs, report)
 
     inputs = generator_inputs(SAMPLES, settings.noise_dim, conditional, NOISE_SEED + 1, device)

@@ -44,10 +44,14 @@ def run(context: Context) -> Outcome:
         module = {key: trial.params[key] for key in ("latent_dim", "architecture")}
         model = Autoencoder(**module).to(context.device)
 
-        def report(epoch: int, losses: Mapping[str, float]) -> None:
-            trial.report(epoch, losses)
+        def show(epoch: int) -> None:
             trial.run.log_image("reconstructions", figures.grid(_pairs(model, shown), SHOWN), step=epoch)
 
+        def report(epoch: int, losses: Mapping[str, float]) -> None:
+            trial.report(epoch, losses)
+            show(epoch)
+
+        show(0)  # MLflow's step slider opens at step 0
         train_autoencoder(
             model,
             data.train.images,

@@ -44,7 +44,7 @@ def run(context: Context) -> Outcome:
             captions = [f"{data.val.labels[i]} as {guesses[i]}" for i in wrong]
             figure = figures.labelled_grid(images, [""] * 3, "Validation images that the judge gets wrong", captions)
             trial.run.log_figure("mistakes", figure)
-            trial.run.log_image("mistakes", figures.grid(images, 8), step=config.epochs)
+            trial.run.log_image("mistakes", figures.grid(images, 8), step=0)
         trial.run.log_figure("loss", figures.curves(_pick(trial, "train/loss"), "epoch", "cross entropy", "Judge"))
         study.log_model(judge, to_float(data.val.images[:2]), {"module": MODULE})
         return (val_accuracy,)

@@ -140,7 +140,7 @@ def _log_pictures(trial: Trial, classifier: TransferClassifier, test: Split, mod
     pixels = to_pixels(images)
     title = f"Test images and the classifier's guesses, encoder {mode}"
     trial.run.log_figure("guesses", figures.labelled_grid(pixels, [""] * (SHOWN // 10), title, captions))
-    trial.run.log_image("guesses", figures.grid(pixels, 10), step=max(trial.history["val/loss"][0]))
+    trial.run.log_image("guesses", figures.grid(pixels, 10), step=0)
 
 
 def _rows(

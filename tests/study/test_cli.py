@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import Command
 
 from study.cli import exit_code, parse_study
-from study.config import PRESETS, AutoencoderConfig, UsageError
+from study.config import PRESETS, UsageError
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
@@ -16,7 +17,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) ->
     name, config = parse_study([str(file), "--autoencoder.epochs", "8", "--data", "digits"])
     assert name == str(file)
     assert (config.seed, config.data, config.stages) == (3, "digits", ("judge", "autoencoder"))
-    assert config.autoencoder == AutoencoderConfig(latent_dims=(5, 6), latent_dim=15, epochs=8)
+    assert config.autoencoder == replace(PRESETS["exercise"].autoencoder, latent_dims=(5, 6), epochs=8)
     assert config.latent_gan.free_trials == 9
     assert config.transfer == PRESETS["exercise"].transfer
 
