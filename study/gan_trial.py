@@ -92,6 +92,8 @@ def run_gan_trial(
         pcc = metrics.off_diagonal(metrics.pcc_matrix(latents)).abs().max()
         trial.report(epoch, {**losses, "val/fd": examiner.val_distance(images), "latent/max_abs_pcc": float(pcc)})
 
+    others = {name: value for name, value in asdict(settings).items() if name not in trial.params}
+    trial.run.log_params(others | {"epochs": epochs})
     show(0)  # MLflow's step slider opens at step 0
     train_gan(model.generator, critic, data.standardised, conditions, settings, epochs, report)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,11 @@ class Run:
         now = int(time.time() * 1000)
         batch = [Metric(name, float(value), now, step) for name, value in metrics.items()]
         mlflow.MlflowClient().log_batch(self.run_id, metrics=batch)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Parameters, kept as text; one that is logged already must have the same value."""
+        batch = [Param(name, str(value)) for name, value in params.items()]
+        mlflow.MlflowClient().log_batch(self.run_id, params=batch)
 
     def log_image(self, name: str, image: np.ndarray, step: int) -> None:
         """An image, uint8 [H, W] or [H, W, 3], for the step slider of MLflow's image panel."""
@@ -69,7 +74,7 @@ def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[s
         tags=dict(tags),
     )
     with _ended(active) as run:
-        mlflow.log_params(dict(params))
+        run.log_params(params)
         yield run
 
 

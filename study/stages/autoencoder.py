@@ -51,6 +51,7 @@ def run(context: Context) -> Outcome:
             trial.report(epoch, losses)
             show(epoch)
 
+        trial.run.log_params(settings_of(config, "latent_dims", "free_trials", "latent_dim"))
         show(0)  # MLflow's step slider opens at step 0
         train_autoencoder(
             model,

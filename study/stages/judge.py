@@ -22,6 +22,7 @@ def run(context: Context) -> Outcome:
     description = "A digit classifier, trained on real images, that measures generated ones."
 
     def objective(trial: Trial) -> tuple[float, ...]:
+        trial.run.log_params(settings_of(config) | MODULE)
         judge = Judge(**MODULE).to(context.device)
         train_judge(judge, data.train, data.val, config.epochs, config.batch_size, config.learning_rate, trial.report)
         with eval_mode(judge):

@@ -39,6 +39,8 @@ def run(context: Context) -> Outcome:
 
     def objective(trial: Trial) -> tuple[float, ...]:
         mode = trial.params["mode"]
+        recipe = {"learning_rate": LEARNING_RATES[mode], "batch_size": BATCH_SIZE}
+        trial.run.log_params(settings_of(config, "draws") | recipe)
         labelled = draw_labelled(data.train, config.labels_per_class, context.config.seed + trial.params["draw"])
         classifier = TransferClassifier(**module).to(context.device)
         encoder = classifier.encoder
