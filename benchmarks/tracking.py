@@ -1,9 +1,9 @@
 """What tracking costs: the same trial with everything logged and with nothing logged, in turn, in one run.
 
-    STUDY_DATA_DIR=... python benchmarks/tracking.py
+    STUDY_DATA_DIR=... python benchmarks/tracking.py [REPEATS]
 
 Prints, for the autoencoder's and the latent GAN's trial on MNIST, the seconds of each and the share that is tracking:
-metrics, pictures, figures, tags, parameters and the model. Needs the real MNIST; takes about ten minutes on 2 cores.
+metrics, pictures, figures, tags, parameters and the model. Each time is the median of REPEATS (3). Needs the real MNIST.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from study.run import prepare, run_stage
 from study.search import Objective, Search, Trial
 from study.stage import Context
 from tracking.runs import Run, trial_run
-
-REPEATS = 3
 
 
 class Measured(Exception):
@@ -62,7 +60,7 @@ def seconds(stage: str, context: Context, tracked: bool) -> float:
     raise AssertionError("the stage ran no trial")
 
 
-def main() -> None:
+def main(repeats: int) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as folder:
         config = replace(
@@ -78,7 +76,7 @@ def main() -> None:
         print("trial          nothing logged   all logged   tracking")
         for stage in ("autoencoder", "latent_gan"):
             times: dict[bool, list[float]] = {False: [], True: []}
-            for _ in range(REPEATS):
+            for _ in range(repeats):
                 for tracked in times:
                     times[tracked].append(seconds(stage, context, tracked))
             bare, full = median(times[False]), median(times[True])
@@ -86,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)

@@ -49,6 +49,7 @@ def run(context: Context) -> Outcome:
         # A trained encoder keeps its BatchNorm statistics, which are those of all the training images.
         classifier.train(mode == "from scratch")
         frozen = mode == "frozen"
+        encoder.requires_grad_(not frozen)
 
         def report(epoch: int, losses: Mapping[str, float]) -> None:
             if epoch % EVALUATE_EVERY == 0 or epoch == config.epochs:
