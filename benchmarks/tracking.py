@@ -3,7 +3,7 @@
     STUDY_DATA_DIR=... python benchmarks/tracking.py [REPEATS]
 
 Prints, for the autoencoder's and the latent GAN's trial on MNIST, the seconds of each and the share that is tracking:
-metrics, pictures, figures, tags, parameters and the model. Each time is the median of REPEATS (3). Needs the real MNIST.
+metrics, pictures, figures, tags, parameters and the model. Each is the median of REPEATS (3). Needs the real MNIST.
 """
 
 from __future__ import annotations
