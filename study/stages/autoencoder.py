@@ -23,6 +23,7 @@ from tracking.store import StoreError
 SHOWN = 10  # digits in the pictures
 REFERENCE_LOSS = {"conv": 0.03, "conv+fc": 0.01}  # the reference's figures at latent size 15
 REFERENCE_SIZE = 15
+KNEE_RULE = "knee, least sqrt((loss / loss of 3 principal components)^2 + max |PCC|^2)"
 
 
 def run(context: Context) -> Outcome:
@@ -118,7 +119,9 @@ def run(context: Context) -> Outcome:
             description,
             insist=wanted,
         )
-        _log_figures(study, results, measured, best)
+        rule = KNEE_RULE if config.latent_dim is None else f"least loss of size {config.latent_dim}, as asked for"
+        study.parent.set_tags({"champion.rule": rule})
+        _log_figures(study, results, measured, best, rule)
     rows = _rows(results, measured, promotion.champion.metrics, context.references(REFERENCE_LOSS))
     return Outcome("autoencoder", promotion.champion, rows)
 
@@ -179,6 +182,7 @@ def _log_figures(
     results: Sequence[Result],
     measured: Mapping[str, Mapping[str, float]],
     best: Result,
+    rule: str,
 ) -> None:
     results = sorted(results, key=lambda result: result.params["latent_dim"])
     by_kind = {kind: [r for r in results if r.params["architecture"] == kind] for kind in ARCHITECTURES}
@@ -199,7 +203,7 @@ def _log_figures(
             {k: [(r.values[0], r.values[1], str(r.params["latent_dim"])) for r in g] for k, g in by_kind.items()},
             "validation MSE per pixel",
             "largest |off-diagonal PCC|",
-            "Latent sizes: reconstruction against correlation",
+            f"Latent sizes: reconstruction against correlation\nchampion: {rule}",
             front=[(r.values[0], r.values[1]) for r in pareto_front(results)],
             champion=(best.values[0], best.values[1]),
             log_x=True,
