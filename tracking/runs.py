@@ -43,7 +43,7 @@ class Run:
         mlflow.MlflowClient().log_figure(self.run_id, figure, f"figures/{name}.png")
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        for name, value in tags.items():
+        for name, value in _text(tags).items():
             mlflow.MlflowClient().set_tag(self.run_id, name, value)
 
 
@@ -57,7 +57,7 @@ def study_run(experiment_id: str, study: str, description: str, tags: Mapping[st
         active = mlflow.start_run(run_id=found[0].info.run_id)
         mlflow.MlflowClient().update_run(active.info.run_id, status="RUNNING")
     else:
-        tags = {"study": study, **tags}
+        tags = _text({"study": study, **tags})
         active = mlflow.start_run(experiment_id=experiment_id, run_name=study, tags=tags, description=description)
     with _ended(active) as run:
         yield run
@@ -71,7 +71,7 @@ def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[s
         run_name=name,
         parent_run_id=parent.run_id,
         nested=True,
-        tags=dict(tags),
+        tags=_text(tags),
     )
     with _ended(active) as run:
         run.log_params(params)
@@ -100,6 +100,11 @@ def trial_metrics(parent: Run) -> dict[str, dict[str, float]]:
 def end_killed(run_id: str) -> None:
     """Mark the run of a process that died as KILLED."""
     mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+
+
+def _text(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Tags as a server takes them."""
+    return {name: str(value) for name, value in tags.items()}
 
 
 @contextmanager

@@ -1,10 +1,14 @@
 """The whole study, end to end, in processes of its own."""
 
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -251,3 +255,35 @@ def test_demo_of_the_judge_on_mnist(command: Command, mnist_dir: Path, tmp_path:
     open_existing_store(store)
     found = mlflow.MlflowClient().get_model_version_by_alias("mnist-judge", "champion")
     assert mlflow.MlflowClient().get_run(found.run_id).data.metrics["test/accuracy"] > 0.98
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/server"]
+    process = subprocess.Popen([sys.executable, "-m", "mlflow", *arguments, *stores], start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def test_a_tracking_server_takes_the_place_of_the_folder(server: str, command: Command, tmp_path: Path) -> None:
+    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--tracking-uri", server, "--store", tmp_path / "s"]
+    done = command("study.run", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "digits-judge v1" in done.stdout
+    assert f"open {server} in a browser" in done.stdout
+    assert not (tmp_path / "s" / "mlflow.db").exists()
+    assert list((tmp_path / "server").rglob("model.pt2"))
