@@ -124,9 +124,8 @@ def test_other_settings_start_a_study_of_their_own(smoke_store: Path, command: C
     store = tmp_path / "store"
     file = tmp_path / "other.toml"
     file.write_text('preset = "smoke"\ndata = "digits"\n[judge]\nepochs = 1\n')
-    for _ in range(2):
-        done = command("study.run", file, "--stages", "judge", "--store", store)
-        assert done.returncode == 0, done.stderr
+    done = command("study.run", file, "--stages", "judge", "--store", store)
+    assert done.returncode == 0, done.stderr
     done = command("study.run", file, "--stages", "judge", "--store", store, "--judge.epochs", "2")
     assert done.returncode == 0, done.stderr
     open_existing_store(store)
@@ -237,7 +236,7 @@ def test_samples_that_cannot_be_drawn(command: Command, smoke_store: Path, tmp_p
 
 
 @pytest.mark.mnist
-def test_demo_of_the_judge_on_mnist(command: Command, mnist_dir: Path, tmp_path: Path) -> None:
+def test_the_judge_learns_mnist(command: Command, mnist_dir: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     done = command(
         "study.run",
@@ -254,7 +253,7 @@ def test_demo_of_the_judge_on_mnist(command: Command, mnist_dir: Path, tmp_path:
     assert done.returncode == 0, done.stderr
     open_existing_store(store)
     found = mlflow.MlflowClient().get_model_version_by_alias("mnist-judge", "champion")
-    assert mlflow.MlflowClient().get_run(found.run_id).data.metrics["test/accuracy"] > 0.98
+    assert mlflow.MlflowClient().get_run(found.run_id).data.metrics["test/accuracy"] > 0.97
 
 
 @pytest.fixture
