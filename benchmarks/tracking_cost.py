@@ -1,6 +1,6 @@
 """What tracking costs: the same trial with everything logged and with nothing logged, in turn, in one run.
 
-    STUDY_DATA_DIR=... python benchmarks/tracking.py [REPEATS]
+    STUDY_DATA_DIR=... python benchmarks/tracking_cost.py [REPEATS]
 
 Prints, for the autoencoder's and the latent GAN's trial on MNIST, the seconds of each and the share that is tracking:
 metrics, pictures, figures, tags, parameters and the model. Each is the median of REPEATS (3). Needs the real MNIST.
