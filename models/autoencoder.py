@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 Architecture = Literal["conv", "conv+fc"]
@@ -86,3 +87,38 @@ class Autoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images))
+
+    @torch.no_grad()
+    def rotate_latents(self, axes: Tensor) -> None:
+        """Turn the latent space, so that the latents z [N, latent_dim] become z @ axes, and no reconstruction changes.
+
+        The encoder's last and the decoder's first layer are linear in the latents and take the rotation up. That
+        holds in evaluation mode: in training mode the encoder's BatchNorm would standardise the new coordinates.
+
+        Args:
+            axes: Orthonormal columns [latent_dim, latent_dim], the principal axes of the latents, say.
+
+        Raises:
+            ValueError: The columns are not orthonormal.
+        """
+        axes = axes.double()
+        norm = self.encoder[-1]
+        assert isinstance(norm, nn.BatchNorm1d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        identity = torch.eye(norm.num_features).to(axes)
+        if axes.shape != identity.shape or not torch.allclose(axes.T @ axes, identity, atol=1e-5):
+            raise ValueError(f"`axes.T @ axes == identity` must hold, but got axes of shape {tuple(axes.shape)}")
+        last = next(layer for layer in reversed(self.encoder) if isinstance(layer, (nn.Linear, nn.Conv2d)))
+        first = next(layer for layer in self.decoder if isinstance(layer, (nn.Linear, nn.ConvTranspose2d)))
+        # BatchNorm in evaluation mode is (h - mean) * scale: it goes into the linear layer and is then the identity.
+        scale = (norm.running_var + norm.eps).double().rsqrt()
+        last.weight.copy_((axes.T @ (scale[:, None] * last.weight.flatten(1))).view_as(last.weight))
+        assert last.bias is not None
+        last.bias.copy_(axes.T @ (scale * (last.bias - norm.running_mean)))
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1 - norm.eps)
+        if isinstance(first, nn.Linear):  # weight [out, latent_dim]
+            first.weight.copy_(first.weight @ axes.to(first.weight))
+        else:  # weight [latent_dim, out, height, width]
+            first.weight.copy_((axes.T @ first.weight.flatten(1).double()).view_as(first.weight))

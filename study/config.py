@@ -52,6 +52,8 @@ class AutoencoderConfig:
 
     latent_dims: tuple[int, ...] = (3, 10, 15, 20, 100)
     """Latent sizes tried first, each without and with FC layers (the reference's five)."""
+    repeats: int = 1
+    """Trainings of each of them, each with its own seed; the figures are means over them."""
     free_trials: int = 2
     """Trials after those, of a size and an architecture that Optuna picks."""
     latent_dim: int | None = None
@@ -62,6 +64,10 @@ class AutoencoderConfig:
     """Images per step."""
     learning_rate: float = 4e-3
     """Peak of the one-cycle schedule."""
+    covariance_weight: float = 0.0
+    """Weight of a penalty on the covariance of the latents (VICReg's); 0: none."""
+    compared_weights: tuple[float, ...] = ()
+    """Such weights tried for comparison, with FC layers and the size `latent_dim` (None: 15); none is a champion."""
 
     def __post_init__(self) -> None:
         low, high = LATENT_DIM_RANGE
@@ -69,9 +75,13 @@ class AutoencoderConfig:
             if not low <= size <= high:
                 raise ValueError(f"`{low} <= latent_dim <= {high}` must hold, but got {size}")
         _at_least(0, free_trials=self.free_trials)
-        _at_least(1, epochs=self.epochs, latent_dims=len(self.latent_dims) + self.free_trials)
+        _at_least(1, repeats=self.repeats, epochs=self.epochs, latent_dims=len(self.latent_dims) + self.free_trials)
         _at_least(2, batch_size=self.batch_size)
         _positive(learning_rate=self.learning_rate)
+        if not 0 <= self.covariance_weight < float("inf"):
+            raise ValueError(f"`0 <= covariance_weight < inf` must hold, but got {self.covariance_weight}")
+        for weight in self.compared_weights:
+            _positive(compared_weights=weight)
 
 
 @dataclass(frozen=True)

@@ -59,24 +59,25 @@ def effective_rank(latents: Tensor) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
-def latent_measures(latents: Tensor, axes: Tensor | None = None) -> dict[str, float]:
-    """The correlation measures of latents [N, D], by their names in MLflow.
+def max_abs_pcc(latents: Tensor) -> float:
+    """The largest absolute correlation of two columns of latents [N, D]."""
+    return float(off_diagonal(pcc_matrix(latents)).abs().max())
+
+
+def latent_measures(latents: Tensor, rotated: Tensor) -> dict[str, float]:
+    """The correlation measures of held-out latents [N, D], by their names in MLflow.
 
     Args:
-        latents: Held-out latents.
-        axes: Principal axes [D, D] of the training latents, for the rotated measure.
+        latents: As the encoder gives them.
+        rotated: The same in the principal axes of the training latents.
     """
-    correlations = pcc_matrix(latents)
-    measures = {
-        "latent/max_abs_pcc": float(off_diagonal(correlations).abs().max()),
-        "latent/mean_abs_pcc": float(off_diagonal(correlations).abs().mean()),
+    return {
+        "latent/max_abs_pcc": max_abs_pcc(latents),
+        "latent/max_abs_pcc_rotated": max_abs_pcc(rotated),
+        "latent/mean_abs_pcc": float(off_diagonal(pcc_matrix(latents)).abs().mean()),
         "latent/pcc_noise_floor": pcc_noise_floor(*latents.shape),
         "latent/effective_rank": effective_rank(latents),
     }
-    if axes is not None:
-        rotated = pcc_matrix(latents.double() @ axes)
-        measures["latent/max_abs_pcc_rotated"] = float(off_diagonal(rotated).abs().max())
-    return measures
 
 
 # --- Generated images, in a classifier's features ------------------------------------------------------

@@ -32,20 +32,21 @@ OUTCOME, REASON, RUN_ID = "outcome", "reason", "mlflow.run_id"  # user attribute
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 Params = dict[str, Any]
-Space = Mapping[str, BaseDistribution]
+Distribution = BaseDistribution
+Space = Mapping[str, Distribution]
 
 
-def integer(low: int, high: int) -> BaseDistribution:
+def integer(low: int, high: int) -> Distribution:
     """Whole numbers, both ends included."""
     return IntDistribution(low, high)
 
 
-def log_uniform(low: float, high: float) -> BaseDistribution:
+def log_uniform(low: float, high: float) -> Distribution:
     """Positive numbers, every order of magnitude as likely as the next."""
     return FloatDistribution(low, high, log=True)
 
 
-def choice(*values: Any) -> BaseDistribution:
+def choice(*values: Any) -> Distribution:
     """One of these values."""
     return CategoricalDistribution(values)
 

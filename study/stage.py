@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from study.config import StageName, StudyConfig
 from study.data import Dataset
 from study.search import Objective, Result, Search, Trial, run_search, study_name
 from tracking import registry
-from tracking.registry import Direction, Promotion, Version
+from tracking.registry import Direction, LoggedModel, Promotion, Version
 from tracking.runs import Run, study_run
 from tracking.store import Store
 
@@ -42,6 +43,17 @@ class Row:
     ours: str
     reference: str | None = None
     baseline: str | None = None
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of repeats, the latter 0 for a single one."""
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def with_spread(values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation in this format, "{:.1%}" say; of a single value only itself."""
+    middle, width = map(form.format, spread(values))
+    return f"{middle} ± {width}" if len(values) > 1 else middle
 
 
 @dataclass(frozen=True)
@@ -78,8 +90,8 @@ class Context:
         """The sitting champion of this kind, None if there is none."""
         return registry.champion(self.model_name(kind))
 
-    def rebuild(self, version: Version, kind: type[ModuleT]) -> ModuleT:
-        """The version's module with its weights, in evaluation mode; can be trained, has its submodules."""
+    def rebuild(self, version: Version | LoggedModel, kind: type[ModuleT]) -> ModuleT:
+        """The stored module with its weights, in evaluation mode; can be trained, has its submodules."""
         module = kind(**version.config()["module"])
         module.load_state_dict(version.state_dict())
         return module.to(self.device).eval()

@@ -107,8 +107,13 @@ def train_autoencoder(
     batch_size: int,
     learning_rate: float,
     report: Report,
+    covariance_weight: float = 0.0,
 ) -> None:
-    """Minimise the mean squared error per pixel of uint8 images [N, 1, 28, 28]."""
+    """Minimise the mean squared error per pixel of uint8 images [N, 1, 28, 28].
+
+    Args:
+        covariance_weight: That of `covariance_penalty` in what is minimised; the losses reported are without it.
+    """
     optimizer, step = _one_cycle(model, learning_rate, epochs * (len(train) // batch_size))
     model.train()
     for epoch in range(1, epochs + 1):
@@ -116,18 +121,31 @@ def train_autoencoder(
         for index in batches(len(train), batch_size, train.device):
             images = to_float(train[index])
             with autocast(train.device):
-                reconstructions = model(images)
+                latents = model.encoder(images)
+                reconstructions = model.decoder(latents)
             loss = F.mse_loss(reconstructions.float(), images)
+            losses.append(loss.detach())
+            if covariance_weight:
+                loss = loss + covariance_weight * covariance_penalty(latents.float())
             optimizer.zero_grad()
             loss.backward()
             step()
-            losses.append(loss.detach())
         metrics = {
             "train/loss": float(torch.stack(losses).mean()),
             "val/loss": reconstruction_loss(model, val),
         }
         _finite(epoch, metrics)
         report(epoch, metrics)
+
+
+def covariance_penalty(latents: Tensor) -> Tensor:
+    """Sum of the squared off-diagonal covariances of latents [N, D], over D.
+
+    VICReg's third term (Bardes et al. 2022, https://arxiv.org/abs/2105.04906, eq. 3-4). Our latents are standardised
+    by BatchNorm, so that covariance is correlation, as in Barlow Twins (https://arxiv.org/abs/2103.03230).
+    """
+    covariance = torch.cov(latents.T)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / latents.shape[1]
 
 
 def train_judge(

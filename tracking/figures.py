@@ -28,8 +28,8 @@ STYLE: Any = {
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 REFERENCE_COLOUR = "#7F7F7F"
 
-Series = Mapping[Any, tuple[Sequence[float], Sequence[float]]]
-"""What each curve is called, and its x and y."""
+Series = Mapping[Any, tuple[Sequence[float], ...]]
+"""What each curve is called, its x and y, and, where there is a spread, half the length of its error bars."""
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -83,12 +83,21 @@ def curves(
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         ax = figure.subplots()
-        for (label, (xs, ys)), colour in zip(series.items(), cycle(COLOURS), strict=False):
-            ax.plot(xs, ys, label=label, color=colour, marker="o" if markers else None, markersize=5)
-        for label, value in (references or {}).items():
-            ax.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1)
-            ax.annotate(label, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        _draw(ax, series, references or {}, markers)
         _label(ax, x, y, title, log_x, log_y)
+    return figure
+
+
+def panels(
+    plots: Mapping[str, Series], x: str, title: str, *, references: Mapping[str, Mapping[str, float]] | None = None
+) -> Figure:
+    """Curves of several quantities side by side, over a common x; each panel is called by its quantity."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.2 * len(plots), 4.6), layout="constrained")
+        for ax, (y, series) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots.items(), strict=True):
+            _draw(ax, series, (references or {}).get(y, {}), markers=False)
+            _label(ax, x, y, "", log_x=False, log_y=False)
+        figure.suptitle(title)
     return figure
 
 
@@ -127,16 +136,38 @@ def scatter(
     return figure
 
 
-def heat_map(matrix: np.ndarray, title: str) -> Figure:
-    """A correlation matrix [D, D] on a scale from -1 to 1."""
+def heat_maps(
+    matrices: Sequence[Sequence[np.ndarray]], rows: Sequence[str], columns: Sequence[str], title: str
+) -> Figure:
+    """Correlation matrices [D, D], one at each row and column, on a scale from -1 to 1."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 4.4), layout="constrained")
-        ax = figure.subplots()
-        picture = ax.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
-        figure.colorbar(picture, label="Pearson correlation")
-        ax.grid(False)
-        ax.set(title=title, xlabel="latent coordinate", ylabel="latent coordinate")
+        size = 4 if len(rows) * len(columns) == 1 else 2
+        figure = Figure(figsize=(size * len(columns) + 1.2, size * len(rows) + 0.6), layout="constrained")
+        axes = figure.subplots(len(rows), len(columns), squeeze=False)
+        for down, row in enumerate(rows):
+            for right, column in enumerate(columns):
+                ax = axes[down, right]
+                picture = ax.imshow(matrices[down][right], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+                ax.grid(False)
+                ax.set_xticks([])
+                ax.set_yticks([])
+                if down == 0:
+                    ax.set_title(column, fontsize=11)
+                if right == 0:
+                    ax.set_ylabel(row)
+        figure.colorbar(picture, ax=axes, label="Pearson correlation", shrink=0.8)
+        figure.suptitle(title)
     return figure
+
+
+def _draw(ax: Axes, series: Series, references: Mapping[str, float], markers: bool) -> None:
+    for (label, (xs, ys, *errors)), colour in zip(series.items(), cycle(COLOURS), strict=False):
+        spread = errors[0] if errors else None
+        marker = "o" if markers or len(xs) == 1 else None
+        ax.errorbar(xs, ys, spread, label=label, color=colour, marker=marker, markersize=5, capsize=3)
+    for label, value in references.items():
+        ax.axhline(value, color=REFERENCE_COLOUR, linestyle="--", linewidth=1)
+        ax.annotate(label, (0.99, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
 
 
 def _label(ax: Axes, x: str, y: str, title: str, log_x: bool, log_y: bool) -> None:

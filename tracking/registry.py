@@ -19,19 +19,10 @@ CHAMPION = "champion"
 Direction = Literal["minimize", "maximize"]
 
 
-@dataclass(frozen=True)
-class Version:
-    """A registered version: where it comes from, how it was built, its weights when asked for."""
+class _Stored:
+    """A model in the store: how it was built, its weights when asked for."""
 
-    name: str
-    number: int
-    run_id: str
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]  # of its run, the versions of its inputs among them
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.name}/{self.number}"
+    uri: str
 
     def config(self) -> dict[str, Any]:
         """The keyword arguments and settings that the model was logged with."""
@@ -46,6 +37,28 @@ class Version:
     def state_dict(self) -> dict[str, Tensor]:
         """The weights, to put into a module rebuilt from `config`, which can then be trained further."""
         return self.load().state_dict()
+
+
+@dataclass(frozen=True)
+class LoggedModel(_Stored):
+    """The model of a run, registered or not."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class Version(_Stored):
+    """A registered version, and where it comes from."""
+
+    name: str
+    number: int
+    run_id: str
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]  # of its run, the versions of its inputs among them
+
+    @property
+    def uri(self) -> str:  # type: ignore[override]
+        return f"models:/{self.name}/{self.number}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,18 @@ def log_model(module: nn.Module, example: Tensor, config: Mapping[str, Any], fac
         metadata={"config": dict(config), **facts},
     )
     module.to(device).train(training)
+
+
+def logged_model(run_id: str) -> LoggedModel:
+    """The model that the run has logged.
+
+    Raises:
+        StoreError: It has logged none.
+    """
+    outputs = mlflow.MlflowClient().get_run(run_id).outputs
+    if outputs is None or not outputs.model_outputs:
+        raise StoreError(f"run {run_id} has logged no model")
+    return LoggedModel(f"models:/{outputs.model_outputs[0].model_id}")
 
 
 def champion(name: str) -> Version | None:
@@ -116,10 +141,7 @@ def register(name: str, run_id: str, description: str) -> Version:
     known = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     if known:
         return _version(known[0])
-    outputs = client.get_run(run_id).outputs
-    if outputs is None or not outputs.model_outputs:
-        raise StoreError(f"run {run_id} has logged no model to be registered as {name}")
-    model_id = outputs.model_outputs[0].model_id
+    model_id = logged_model(run_id).uri.removeprefix("models:/")
     source = client.get_logged_model(model_id).artifact_location
     return _version(client.create_model_version(name, source, run_id=run_id, model_id=model_id))
 

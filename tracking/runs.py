@@ -97,6 +97,12 @@ def trial_metrics(parent: Run) -> dict[str, dict[str, float]]:
             return found
 
 
+def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a metric of a run, in order."""
+    found = sorted(mlflow.MlflowClient().get_metric_history(run_id, metric), key=lambda entry: entry.step)
+    return [entry.step for entry in found], [entry.value for entry in found]
+
+
 def end_killed(run_id: str) -> None:
     """Mark the run of a process that died as KILLED."""
     mlflow.MlflowClient().set_terminated(run_id, "KILLED")

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from math import hypot
 
 import numpy as np
-import torch
 
 from models.autoencoder import ARCHITECTURES, Autoencoder
-from study import metrics
+from study.autoencoder_trial import (
+    Yardstick,
+    correlations,
+    pairs,
+    rotate_to_principal_axes,
+    run_autoencoder_trial,
+)
 from study.config import LATENT_DIM_RANGE
-from study.data import to_float, to_pixels
-from study.search import Result, Search, Trial, choice, integer, pareto_front
-from study.stage import Context, Outcome, Row, Study, settings_of
-from study.training import apply, eval_mode, reconstruction_loss, train_autoencoder
-from tracking import figures
-from tracking.runs import trial_metrics
+from study.search import Distribution, Result, Search, choice, integer, log_uniform, pareto_front
+from study.stage import Context, Outcome, Row, Study, settings_of, spread, with_spread
+from tracking import figures, registry
+from tracking.registry import Direction
+from tracking.runs import metric_history, trial_metrics
 from tracking.store import StoreError
 
-SHOWN = 10  # digits in the pictures
 REFERENCE_LOSS = {"conv": 0.03, "conv+fc": 0.01}  # the reference's figures at latent size 15
 REFERENCE_SIZE = 15
-KNEE_RULE = "knee, least sqrt((loss / loss of 3 principal components)^2 + max |PCC|^2)"
+KNEE_RULE = "knee, (loss / loss of 3-PCA, max |PCC|) nearest to (0, 0)"
+OBJECTIVES: dict[str, Direction] = {"val/loss": "minimize", "latent/max_abs_pcc": "minimize"}
+MODULE_SPACE = {"latent_dim": integer(*LATENT_DIM_RANGE), "architecture": choice(*ARCHITECTURES)}
+MAX_REPEATS = 100
+
+Measured = Mapping[str, Mapping[str, float]]
+"""The metrics of every trial, by run id."""
 
 
 def run(context: Context) -> Outcome:
@@ -32,79 +39,34 @@ def run(context: Context) -> Outcome:
     The champion is the knee of the Pareto front by `knee_distance`. With `latent_dim` given, the trade-off is
     settled, and the champion is the trial of that size with the least validation loss.
     """
-    config, data = context.config.autoencoder, context.dataset
+    config = context.config.autoencoder
     description = (
         "Convolutional autoencoders: latent size and architecture against validation loss and correlation. "
         "The champion is the knee of the Pareto front: the trial nearest to the corner where nothing is lost and "
         "nothing correlates, the loss as a share of that of three principal components."
     )
-    pca = cache(lambda: pca_losses(data.train.images, data.val.images, data.test.images))
-    shown = torch.stack([data.val.images[data.val.labels == digit][0] for digit in range(SHOWN)])
-
-    def objective(trial: Trial) -> tuple[float, ...]:
-        module = {key: trial.params[key] for key in ("latent_dim", "architecture")}
-        model = Autoencoder(**module).to(context.device)
-
-        def show(epoch: int) -> None:
-            trial.run.log_image("reconstructions", figures.grid(_pairs(model, shown), SHOWN), step=epoch)
-
-        def report(epoch: int, losses: Mapping[str, float]) -> None:
-            trial.report(epoch, losses)
-            show(epoch)
-
-        trial.run.log_params(settings_of(config, "latent_dims", "free_trials", "latent_dim"))
-        show(0)  # MLflow's step slider opens at step 0
-        train_autoencoder(
-            model,
-            data.train.images,
-            data.val.images,
-            config.epochs,
-            config.batch_size,
-            config.learning_rate,
-            report,
-        )
-        with eval_mode(model):
-            axes = metrics.principal_axes(apply(model.encoder, data.train.images))
-            latents = apply(model.encoder, data.val.images)
-        val_loss = trial.history["val/loss"][1][-1]
-        measures = metrics.latent_measures(latents, axes)
-        max_pcc = measures["latent/max_abs_pcc"]
-        pca_val, pca_test = pca()
-        trial.run.log(
-            measures
-            | {
-                "latent/knee_distance": knee_distance(val_loss, pca_val[LATENT_DIM_RANGE[0] - 1], max_pcc),
-                "test/loss": reconstruction_loss(model, data.test.images),
-                "baseline/pca_loss": pca_test[trial.params["latent_dim"] - 1],
-            },
-            step=config.epochs,
-        )
-        what = f"latent size {trial.params['latent_dim']}, {trial.params['architecture']}"
-        history = {name: trial.history[name] for name in ("train/loss", "val/loss")}
-        trial.run.log_figure(
-            "loss", figures.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True)
-        )
-        trial.run.log_figure(
-            "pcc",
-            figures.heat_map(metrics.pcc_matrix(latents).cpu().numpy(), f"Correlation of latents, {what}"),
-        )
-        trial.run.log_figure(
-            "reconstructions",
-            figures.labelled_grid(_pairs(model, shown), ["original", "reconstruction"], f"Autoencoder, {what}"),
-        )
-        study.log_model(model, to_float(data.val.images[:2]), {"module": module})
-        return val_loss, max_pcc
-
+    yardstick = Yardstick(context.dataset)
     sizes = sorted({*config.latent_dims, *([] if config.latent_dim is None else [config.latent_dim])})
-    search = Search(
-        objectives={"val/loss": "minimize", "latent/max_abs_pcc": "minimize"},
-        space={"latent_dim": integer(*LATENT_DIM_RANGE), "architecture": choice(*ARCHITECTURES)},
-        fixed=[{"latent_dim": size, "architecture": kind} for size in sizes for kind in ARCHITECTURES],
-        free=config.free_trials,
-    )
-    settings = settings_of(config, "free_trials", "latent_dim") | {"space": search.space}
-    with context.study("autoencoder", description, settings, {}) as study:
-        results = study.search(search, objective)
+    grid = [{"latent_dim": size, "architecture": kind} for size in sizes for kind in ARCHITECTURES]
+    repeats = [{**params, "repeat": repeat} for repeat in range(1, config.repeats) for params in grid]
+    compared_size = config.latent_dim or REFERENCE_SIZE
+    compared = [
+        {"latent_dim": compared_size, "architecture": "conv+fc", "covariance_weight": weight}
+        for weight in config.compared_weights
+    ]
+    settings = settings_of(config, "latent_dims", "repeats", "free_trials", "latent_dim", "compared_weights")
+    with context.study("autoencoder", description, settings | {"space": MODULE_SPACE}, {}) as study:
+
+        def search(part: str, fixed: Sequence[dict], free: int = 0, **space: Distribution) -> list[Result]:
+            if not len(fixed) + free:
+                return []
+            trials = Search(OBJECTIVES, MODULE_SPACE | space, fixed, free)
+            found = study.search(trials, lambda trial: run_autoencoder_trial(trial, study, yardstick), part)
+            return [result for result in found if free or result.params in fixed]
+
+        results = search("", grid, config.free_trials)
+        results += search("repeats", repeats, repeat=integer(1, MAX_REPEATS))
+        penalised = search("penalty", compared, covariance_weight=log_uniform(1e-6, 1e3))
         measured = trial_metrics(study.parent)
         best = choose(results, measured, config.latent_dim)
         sitting = context.champion("autoencoder")
@@ -121,26 +83,12 @@ def run(context: Context) -> Outcome:
         )
         rule = KNEE_RULE if config.latent_dim is None else f"least loss of size {config.latent_dim}, as asked for"
         study.parent.set_tags({"champion.rule": rule})
-        _log_figures(study, results, measured, best, rule)
-    rows = _rows(results, measured, promotion.champion.metrics, context.references(REFERENCE_LOSS))
+        _log_figures(study, yardstick, results, penalised, measured, best, rule)
+    rows = _rows(sizes, results, penalised, measured, promotion.champion.metrics, context.references(REFERENCE_LOSS))
     return Outcome("autoencoder", promotion.champion, rows)
 
 
-def knee_distance(loss: float, worst_loss: float, max_pcc: float) -> float:
-    """Distance to the corner where nothing is lost and nothing correlates: sqrt((loss / worst_loss)^2 + max_pcc^2).
-
-    The knee of a front is its point nearest to that corner, both axes scaled to [0, 1]. They are scaled here by
-    constants of the data set, not by the ends of the front, so that champions of different studies can be compared.
-
-    Args:
-        loss: Mean squared error per pixel.
-        worst_loss: That of as many principal components as the smallest latent size.
-        max_pcc: Largest absolute off-diagonal correlation of the latents.
-    """
-    return hypot(loss / worst_loss, max_pcc)
-
-
-def choose(results: Sequence[Result], measured: Mapping[str, Mapping[str, float]], latent_dim: int | None) -> Result:
+def choose(results: Sequence[Result], measured: Measured, latent_dim: int | None) -> Result:
     """The trial with the least knee distance, which lies on the Pareto front; of one size: with the least loss."""
     if latent_dim is None:
         return min(results, key=lambda result: measured[result.run_id]["latent/knee_distance"])
@@ -150,57 +98,45 @@ def choose(results: Sequence[Result], measured: Mapping[str, Mapping[str, float]
     return min(of_size, key=lambda result: result.values[0])
 
 
-def pca_losses(train: torch.Tensor, *held_out: torch.Tensor) -> list[list[float]]:
-    """MSE per pixel of reconstructions from the first 1, 2, ... 100 principal components of the training images.
-
-    Args:
-        train: uint8 images [N, 1, 28, 28].
-        held_out: Sets of images like these; the result has a list of losses for each.
-    """
-    from sklearn.decomposition import PCA
-
-    def flat(images: torch.Tensor) -> np.ndarray:
-        return to_float(images).flatten(1).cpu().numpy()
-
-    pca = PCA(LATENT_DIM_RANGE[1], svd_solver="covariance_eigh").fit(flat(train))
-    losses = []
-    for images in map(flat, held_out):
-        explained = (pca.transform(images) ** 2).mean(0).cumsum()  # the components are orthonormal
-        total = ((images - pca.mean_) ** 2).sum(1).mean()
-        losses.append([float(loss) for loss in (total - explained) / images.shape[1]])
-    return losses
-
-
-def _pairs(model: Autoencoder, images: torch.Tensor) -> np.ndarray:
-    """A row of originals above a row of reconstructions, uint8 [2 * N, 28, 28]."""
-    with eval_mode(model):
-        return to_pixels(torch.cat([to_float(images), model(to_float(images))]))
+def _groups(results: Sequence[Result]) -> dict[str, dict[int, list[Result]]]:
+    """Results by architecture and latent size, the smallest size first; repeats stand together."""
+    groups: dict[str, dict[int, list[Result]]] = {kind: {} for kind in ARCHITECTURES}
+    for result in sorted(results, key=lambda result: result.params["latent_dim"]):
+        groups[result.params["architecture"]].setdefault(result.params["latent_dim"], []).append(result)
+    return groups
 
 
 def _log_figures(
     study: Study,
+    yardstick: Yardstick,
     results: Sequence[Result],
-    measured: Mapping[str, Mapping[str, float]],
+    penalised: Sequence[Result],
+    measured: Measured,
     best: Result,
     rule: str,
 ) -> None:
-    results = sorted(results, key=lambda result: result.params["latent_dim"])
-    by_kind = {kind: [r for r in results if r.params["architecture"] == kind] for kind in ARCHITECTURES}
+    groups = _groups(results)
 
-    def against_size(metric: str, label: str) -> dict[str, tuple[list[float], list[float]]]:
-        return {
-            f"{label}{kind}": (
-                [r.params["latent_dim"] for r in group],
-                [measured[r.run_id][metric] for r in group],
-            )
-            for kind, group in by_kind.items()
-        }
+    def against_size(metric: str, label: str = "") -> dict[str, tuple[Sequence[float], ...]]:
+        series: dict[str, tuple[Sequence[float], ...]] = {}
+        for kind, by_size in groups.items():
+            found = [spread([measured[r.run_id][metric] for r in group]) for group in by_size.values()]
+            series[f"{label}{kind}"] = (list(by_size), [m for m, _ in found], [s for _, s in found])
+        return series
 
-    sizes = sorted({r.params["latent_dim"]: measured[r.run_id]["baseline/pca_loss"] for r in results}.items())
+    pca = sorted({r.params["latent_dim"]: measured[r.run_id]["baseline/pca_loss"] for r in results}.items())
+    references = study.context.references(REFERENCE_LOSS)
     study.parent.log_figure(
         "pareto",
         figures.scatter(
-            {k: [(r.values[0], r.values[1], str(r.params["latent_dim"])) for r in g] for k, g in by_kind.items()},
+            {
+                kind: [
+                    (result.values[0], result.values[1], str(size))
+                    for size, group in by_size.items()
+                    for result in group
+                ]
+                for kind, by_size in groups.items()
+            },
             "validation MSE per pixel",
             "largest |off-diagonal PCC|",
             f"Latent sizes: reconstruction against correlation\nchampion: {rule}",
@@ -212,16 +148,13 @@ def _log_figures(
     study.parent.log_figure(
         "loss_against_size",
         figures.curves(
-            against_size("test/loss", "") | {"PCA": ([size for size, _ in sizes], [loss for _, loss in sizes])},
+            against_size("test/loss") | {"PCA": ([size for size, _ in pca], [loss for _, loss in pca])},
             "latent size",
             "test MSE per pixel",
             "Reconstruction against latent size",
             log_x=True,
             log_y=True,
-            references={
-                f"reference, size {REFERENCE_SIZE}, {kind}": loss
-                for kind, loss in study.context.references(REFERENCE_LOSS).items()
-            },
+            references={f"reference, size {REFERENCE_SIZE}, {kind}": loss for kind, loss in references.items()},
             markers=True,
         ),
     )
@@ -229,7 +162,7 @@ def _log_figures(
         "pcc_against_size",
         figures.curves(
             against_size("latent/max_abs_pcc", "max |PCC|, ")
-            | against_size("latent/max_abs_pcc_rotated", "rotated to principal axes, ")
+            | against_size("latent/max_abs_pcc_rotated", "max, rotated to principal axes, ")
             | against_size("latent/mean_abs_pcc", "mean |PCC|, "),
             "latent size",
             "|PCC| of validation latents",
@@ -238,32 +171,119 @@ def _log_figures(
             markers=True,
         ),
     )
+    study.parent.log_figure("axes_choice", _axes_choice(groups["conv+fc"], penalised, measured))
+    size = REFERENCE_SIZE if REFERENCE_SIZE in groups["conv+fc"] else best.params["latent_dim"]
+    histories = {
+        f"{kind}, {label}": metric_history(by_size[size][0].run_id, metric)
+        for kind, by_size in groups.items()
+        if size in by_size
+        for label, metric in (("training", "train/loss"), ("validation", "val/loss"))
+    }
+    lines = {f"reference, {kind}": loss for kind, loss in references.items()} if size == REFERENCE_SIZE else {}
+    title = f"Autoencoders without and with FC layers, latent size {size}"
+    losses = figures.curves(histories, "epoch", "MSE per pixel", title, log_y=True, references=lines)
+    study.parent.log_figure("loss_curves", losses)
+    _log_model_figures(study, yardstick, groups)
+
+
+def _axes_choice(
+    by_size: Mapping[int, Sequence[Result]], penalised: Sequence[Result], measured: Measured
+) -> figures.Figure:
+    def points(metric: str, labelled: bool = True) -> list[tuple[float, float, str]]:
+        runs = [(size, measured[result.run_id]) for size, group in by_size.items() for result in group]
+        return [(run["test/loss"], run[metric], str(size) if labelled else "") for size, run in runs]
+
+    groups = {
+        "as trained (number: latent size)": points("latent/max_abs_pcc"),
+        "the same models, rotated to principal axes": points("latent/max_abs_pcc_rotated", labelled=False),
+        "noise floor: independent coordinates": points("latent/pcc_noise_floor", labelled=False),
+    }
+    if penalised:
+        runs = [(result.params, measured[result.run_id]) for result in penalised]
+        size = penalised[0].params["latent_dim"]
+        groups[f"covariance penalty, size {size} (number: weight)"] = [
+            (run["test/loss"], run["latent/max_abs_pcc"], f"{params['covariance_weight']:g}") for params, run in runs
+        ]
+    title = "Correlation is a choice of axes: a rotation takes it away\nand changes no reconstruction (conv+fc)"
+    return figures.scatter(groups, "test MSE per pixel", "largest |off-diagonal PCC|", title, log_x=True)
+
+
+def _log_model_figures(
+    study: Study, yardstick: Yardstick, groups: Mapping[str, Mapping[int, Sequence[Result]]]
+) -> None:
+    """Reconstructions of the same digits, and correlations, of each latent size that both architectures have."""
+    data = yardstick.data
+    sizes = [size for size in groups["conv"] if size in groups["conv+fc"]]
+    sheets: dict[tuple[int, str], np.ndarray] = {}
+    matrices: dict[tuple[int, str], np.ndarray] = {}
+    for kind in ARCHITECTURES:
+        for size in sizes:
+            model = study.context.rebuild(registry.logged_model(groups[kind][size][0].run_id), Autoencoder)
+            originals, sheets[size, kind] = np.split(pairs(model, yardstick.shown), 2)
+            matrices[size, kind] = correlations(model, data.val.images)
+            if kind == "conv+fc":
+                rotated = rotate_to_principal_axes(model, data.train.images)
+                matrices[size, "conv+fc, rotated"] = correlations(rotated, data.val.images)
+    if not sizes:
+        return
+    order = [(size, kind) for size in sizes for kind in ARCHITECTURES]
+    study.parent.log_figure(
+        "reconstructions",
+        figures.labelled_grid(
+            np.concatenate([originals, *(sheets[key] for key in order)]),
+            ["original", *(f"size {size}, {kind}" for size, kind in order)],
+            "Validation images and their reconstructions",
+        ),
+    )
+    kinds = [*ARCHITECTURES, "conv+fc, rotated"]
+    study.parent.log_figure(
+        "pcc",
+        figures.heat_maps(
+            [[matrices[size, kind] for size in sizes] for kind in kinds],
+            kinds,
+            [f"latent size {size}" for size in sizes],
+            "PCC of validation latents",
+        ),
+    )
 
 
 def _rows(
+    sizes: Sequence[int],
     results: Sequence[Result],
-    measured: Mapping[str, Mapping[str, float]],
+    penalised: Sequence[Result],
+    measured: Measured,
     champion: Mapping[str, float],
     references: Mapping[str, float],
 ) -> tuple[Row, ...]:
-    rows = [
-        Row(
-            f"test MSE, latent {REFERENCE_SIZE}, {result.params['architecture']}",
-            f"{measured[result.run_id]['test/loss']:.4f}",
-            f"{references[result.params['architecture']]:.2f}" if references else None,
-            f"PCA {measured[result.run_id]['baseline/pca_loss']:.4f}",
+    rows = []
+    groups = _groups(results)
+    for size in sizes:
+        for kind in ARCHITECTURES:
+            runs = [measured[result.run_id] for result in groups[kind].get(size, [])]
+            if runs:
+                reference = references.get(kind) if size == REFERENCE_SIZE else None
+                rows.append(
+                    Row(
+                        f"test MSE, latent {size}, {kind}",
+                        with_spread([run["test/loss"] for run in runs], "{:.4f}"),
+                        None if reference is None else f"{reference:.2f}",
+                        f"PCA {runs[0]['baseline/pca_loss']:.4f}",
+                    )
+                )
+    for result in penalised:
+        run = measured[result.run_id]
+        rows.append(
+            Row(
+                f"test MSE, covariance penalty {result.params['covariance_weight']:g}",
+                f"{run['test/loss']:.4f}",
+                None,
+                f"max |PCC| {run['latent/max_abs_pcc']:.3f}, rank {run['latent/effective_rank']:.1f}",
+            )
         )
-        for result in sorted(results, key=lambda r: str(r.params["architecture"]))
-        if result.params["latent_dim"] == REFERENCE_SIZE
-    ]
-    pca = champion["baseline/pca_loss"]
+    pcc = f"rotated {champion['latent/max_abs_pcc_rotated']:.3f}, floor {champion['latent/pcc_noise_floor']:.3f}"
     return (
         *rows,
-        Row("champion's test MSE", f"{champion['test/loss']:.4f}", None, f"PCA {pca:.4f}"),
-        Row(
-            "champion's max |PCC|",
-            f"{champion['latent/max_abs_pcc']:.3f}",
-            None,
-            f"rotated {champion['latent/max_abs_pcc_rotated']:.3f}",
-        ),
+        Row("champion's test MSE", f"{champion['test/loss']:.4f}", None, f"PCA {champion['baseline/pca_loss']:.4f}"),
+        Row("champion's max |PCC|", f"{champion['latent/max_abs_pcc']:.3f}", None, pcc),
+        Row("champion's effective rank", f"{champion['latent/effective_rank']:.1f}"),
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import mean, stdev
+from collections.abc import Sequence
 
 import torch
 
@@ -12,7 +11,7 @@ from models.classifier import Judge
 from study.gan_trial import LatentData, run_gan_trial, sitting_distance
 from study.sampling import Examiner
 from study.search import Result, Search, Trial, integer
-from study.stage import Context, Outcome, Row, settings_of
+from study.stage import Context, Outcome, Row, settings_of, with_spread
 from study.training import GanSettings
 from tracking.runs import trial_metrics
 
@@ -51,12 +50,11 @@ def run(context: Context) -> Outcome:
 
 
 def _rows(results: Sequence[Result], measured: dict[str, dict[str, float]]) -> tuple[Row, ...]:
-    def spread(metric: str, form: Callable[[float], str]) -> str:
-        values = [measured[result.run_id][metric] for result in results]
-        return f"{form(mean(values))} ± {form(stdev(values))}" if len(values) > 1 else form(values[0])
+    def ours(metric: str, form: str) -> str:
+        return with_spread([measured[result.run_id][metric] for result in results], form)
 
     return (
-        Row("sample/label_accuracy", spread("sample/label_accuracy", "{:.1%}".format)),
-        Row("sample/fd", spread("sample/fd", "{:.1f}".format)),
-        Row("sample/diversity (real digits: 1)", spread("sample/diversity", "{:.2f}".format)),
+        Row("sample/label_accuracy", ours("sample/label_accuracy", "{:.1%}")),
+        Row("sample/fd", ours("sample/fd", "{:.1f}")),
+        Row("sample/diversity (real digits: 1)", ours("sample/diversity", "{:.2f}")),
     )

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -31,3 +32,38 @@ def test_only_conv_fc_has_linear_layers() -> None:
 def test_impossible_arguments(latent_dim: int, architecture: str) -> None:
     with pytest.raises(ValueError, match="must hold, but got"):
         Autoencoder(latent_dim, architecture)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("latent_dim", [3, 15])
+def test_turned_latents_give_the_same_reconstructions(latent_dim: int, architecture: str) -> None:
+    torch.manual_seed(0)
+    model, images = Autoencoder(latent_dim, architecture), torch.rand(64, 1, 28, 28)
+    for _ in range(20):  # statistics of its own in each BatchNorm
+        model(images)
+    model.eval()
+    axes = torch.linalg.qr(torch.randn(latent_dim, latent_dim)).Q
+    with torch.no_grad():
+        latents, reconstructions = model.encoder(images), model(images)
+        model.rotate_latents(axes)
+        torch.testing.assert_close(model.encoder(images), latents @ axes, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model(images), reconstructions, atol=1e-5, rtol=0)
+        model.rotate_latents(axes.T)  # and back
+        torch.testing.assert_close(model.encoder(images), latents, atol=1e-5, rtol=0)
+
+
+def test_principal_axes_of_the_latents_leave_no_correlation() -> None:
+    torch.manual_seed(0)
+    model, images = Autoencoder(8).eval(), torch.rand(256, 1, 28, 28)
+    with torch.no_grad():
+        before = np.corrcoef(model.encoder(images).double().T)
+        model.rotate_latents(torch.from_numpy(np.linalg.eigh(np.cov(model.encoder(images).double().T)).eigenvectors))
+        after = np.corrcoef(model.encoder(images).double().T)
+    assert np.abs(before - np.eye(8)).max() > 0.1
+    np.testing.assert_allclose(after, np.eye(8), atol=1e-4)
+
+
+@pytest.mark.parametrize("axes", [torch.ones(3, 3), torch.eye(4), torch.eye(3)[:2]])
+def test_only_a_rotation_can_be_folded_in(axes: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="must hold, but got axes of shape"):
+        Autoencoder(3).rotate_latents(axes)

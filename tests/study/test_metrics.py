@@ -32,9 +32,9 @@ def test_off_diagonal_leaves_out_the_diagonal_only() -> None:
 
 def test_principal_axes_decorrelate_what_they_were_fitted_to() -> None:
     latents = gaussian(2000, 10, 1)
-    measures = metrics.latent_measures(latents, metrics.principal_axes(latents))
+    measures = metrics.latent_measures(latents, latents @ metrics.principal_axes(latents).float())
     assert measures["latent/max_abs_pcc"] > 0.3
-    assert measures["latent/max_abs_pcc_rotated"] < 1e-6
+    assert measures["latent/max_abs_pcc_rotated"] < 1e-5
 
 
 def test_noise_floor_is_what_independent_columns_give() -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from study import autoencoder_trial
 from study.data import Dataset, to_float
 from study.sampling import balanced_labels, generator_inputs, mixture_images, noise
 from study.search import Result
@@ -16,7 +17,9 @@ def test_the_knee_is_the_point_nearest_to_the_ideal_corner() -> None:
         (0.032, 0.0117, 0.008, 0.0062, 0.0034),
         (0.04, 0.36, 0.36, 0.41, 0.66),
     )
-    distances = [autoencoder.knee_distance(loss, 0.052, pcc) for loss, pcc in zip(losses, correlations, strict=True)]
+    distances = [
+        autoencoder_trial.knee_distance(loss, 0.052, pcc) for loss, pcc in zip(losses, correlations, strict=True)
+    ]
     points = np.stack([np.array(losses) / 0.052, correlations], 1)
     np.testing.assert_allclose(distances, np.linalg.norm(points, axis=1))
     tried = [Result(n, {"latent_dim": size}, (0.0, 0.0), str(n)) for n, size in enumerate(sizes)]
@@ -35,7 +38,7 @@ def test_a_given_latent_size_takes_the_least_loss_of_that_size() -> None:
 
 
 def test_pca_losses_equal_reconstructions_by_singular_vectors(tiny: Dataset) -> None:
-    (losses,) = autoencoder.pca_losses(tiny.train.images, tiny.test.images)
+    (losses,) = autoencoder_trial.pca_losses(tiny.train.images, tiny.test.images)
     train, test = (to_float(split.images).flatten(1).double() for split in (tiny.train, tiny.test))
     mean = train.mean(0)
     axes = torch.linalg.svd(train - mean, full_matrices=False).Vh

@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from models.gan import Critic, Generator
-from study import training
+from study import metrics, training
 from study.data import Dataset, Split, to_float
 from study.training import GanSettings
 
@@ -208,3 +209,22 @@ def test_vanilla_gan_has_no_clip_and_learns_too() -> None:
 def test_a_loss_that_is_not_finite_stops_the_training_with_its_name() -> None:
     with pytest.raises(FloatingPointError, match="critic/loss is nan after epoch 1"):
         train_gan(SETTINGS, 3, torch.full((640, 5), float("nan")))
+
+
+def test_covariance_penalty_is_that_of_numpy() -> None:
+    latents = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    squares = np.cov(latents.double().T) ** 2
+    expected = (squares.sum() - np.trace(squares)) / 6
+    assert float(training.covariance_penalty(latents)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_covariance_penalty_takes_correlation_away(tiny: Dataset) -> None:
+    def train(weight: float) -> float:
+        torch.manual_seed(0)
+        model = Autoencoder(5)
+        images = tiny.train.images
+        training.train_autoencoder(model, images, tiny.val.images, 6, 64, 4e-3, Recorder(), weight)
+        with training.eval_mode(model):
+            return metrics.max_abs_pcc(training.apply(model.encoder, images))
+
+    assert train(1.0) < train(0.0) / 2

@@ -25,7 +25,9 @@ def test_every_figure_draws_something_and_no_warning() -> None:
         figures.labelled_grid(np.zeros((7, 28, 28), np.uint8), ["x", "y"], "title", ["caption"] * 7),
         figures.curves({"a": ([1, 2], [3.0, 4.0])}, "x", "y", "t", log_y=True, references={"r": 3.5}, markers=True),
         figures.scatter(points, "x", "y", "t", front=[(1.0, 2.0)], champion=(1.0, 2.0), log_x=True),
-        figures.heat_map(np.eye(3), "t"),
+        figures.curves({"a": ([1], [3.0], [0.5])}, "x", "y", "t"),
+        figures.panels({"loss": {"a": ([1, 2], [3.0, 4.0])}, "accuracy": {"a": ([1], [0.5])}}, "x", "t"),
+        figures.heat_maps([[np.eye(3), np.eye(2)], [np.eye(5), np.eye(4)]], ["r", "s"], ["c", "d"], "t"),
     ]
     for figure in made:
         drawn = pixels(figure)
