@@ -92,19 +92,21 @@ class TransferConfig:
     """Labelled training images of each class."""
     draws: int = 3
     """How often these images are drawn anew; the figures are means over the draws."""
+    label_counts: tuple[int, ...] = ()
+    """Other numbers of labelled images of each class, for the figure of accuracy against labels."""
+    count_draws: int = 2
+    """Draws of each of those."""
     epochs: int = 50
     """Passes over the labelled images."""
+    semi_epochs: int = 10
+    """Passes over all the training images in self-training, which uses those without a label too."""
     hidden: int = 128
     """Neurons of the MLP's hidden layer."""
 
     def __post_init__(self) -> None:
-        _at_least(
-            1,
-            labels_per_class=self.labels_per_class,
-            draws=self.draws,
-            epochs=self.epochs,
-            hidden=self.hidden,
-        )
+        _at_least(1, labels_per_class=self.labels_per_class, label_counts=min(self.label_counts, default=1))
+        _at_least(1, draws=self.draws, count_draws=self.count_draws, hidden=self.hidden)
+        _at_least(1, epochs=self.epochs, semi_epochs=self.semi_epochs)
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class StudyConfig:
         _at_least(1, stages=len(self.stages))
 
 
-_DEMO = StudyConfig(autoencoder=AutoencoderConfig(epochs=3))
+_DEMO = StudyConfig(autoencoder=AutoencoderConfig(epochs=3), transfer=TransferConfig(draws=2, semi_epochs=4))
 
 PRESETS: dict[str, StudyConfig] = {
     # A test: does everything run?
@@ -186,7 +188,7 @@ PRESETS: dict[str, StudyConfig] = {
         _DEMO,
         judge=JudgeConfig(epochs=2),
         autoencoder=AutoencoderConfig(latent_dims=(3, 15), free_trials=1, epochs=1),
-        transfer=TransferConfig(draws=1, epochs=10),
+        transfer=TransferConfig(draws=1, epochs=10, semi_epochs=2),
         latent_gan=LatentGanConfig(free_trials=1, epochs=2, evaluate_every=2, mixture_components=(2,)),
         conditional_gan=ConditionalGanConfig(epochs=4, evaluate_every=4),
     ),
@@ -195,18 +197,18 @@ PRESETS: dict[str, StudyConfig] = {
     # The reference's protocol: its sizes, epochs and settings, its latent size 15 for the stages that follow.
     "exercise": replace(
         _DEMO,
-        autoencoder=AutoencoderConfig(latent_dim=15, free_trials=1),
-        transfer=TransferConfig(draws=10),
+        autoencoder=AutoencoderConfig(latent_dim=15, free_trials=1, compared_weights=(1e-3, 1e-1)),
+        transfer=TransferConfig(draws=10, label_counts=(1, 2, 5, 30, 100)),
         latent_gan=LatentGanConfig(
-            free_trials=12, vanilla_seeds=1, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
+            free_trials=10, vanilla_seeds=1, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
         ),
         conditional_gan=ConditionalGanConfig(repeats=2, epochs=70, evaluate_every=5),
     ),
     # A wide search, hours on 2 cores.
     "full": replace(
         _DEMO,
-        autoencoder=AutoencoderConfig(free_trials=30),
-        transfer=TransferConfig(draws=30),
+        autoencoder=AutoencoderConfig(repeats=3, free_trials=30, compared_weights=(1e-4, 1e-3, 1e-2, 1e-1)),
+        transfer=TransferConfig(draws=30, label_counts=(1, 2, 5, 30, 100), count_draws=10),
         latent_gan=LatentGanConfig(
             free_trials=100, vanilla_seeds=5, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
         ),

@@ -50,8 +50,9 @@ def plan(preset: str, config: StudyConfig) -> str:
         "judge": f"1 trial, {config.judge.epochs} epochs",
         "autoencoder": f"latent sizes {', '.join(map(str, config.autoencoder.latent_dims))} without and with FC layers,"
         f" then {config.autoencoder.free_trials} free trials, {config.autoencoder.epochs} epochs each",
-        "transfer": f"frozen, fine-tuned and from scratch on {config.transfer.draws} draws of"
-        f" {config.transfer.labels_per_class} labels a class, {config.transfer.epochs} epochs each",
+        "transfer": f"frozen, fine-tuned, from scratch and semi-supervised on {config.transfer.draws} draws of"
+        f" {config.transfer.labels_per_class} labels a class, {config.transfer.epochs} epochs each"
+        f" ({config.transfer.semi_epochs} over all images)",
         "latent-gan": f"the paper's and the reference's settings, then {config.latent_gan.free_trials} free trials,"
         f" and {config.latent_gan.vanilla_seeds} vanilla GANs, {config.latent_gan.epochs} epochs each",
         "conditional-gan": f"{config.conditional_gan.repeats} trainings with the best settings,"
@@ -106,11 +107,9 @@ def check_sizes(context: Context) -> None:
         if size > len(train):
             raise UsageError(f"`{name}.batch_size <= {len(train)} training images` must hold, but got {size}")
     fewest = int(train.labels.bincount().min())
-    if config.transfer.labels_per_class > fewest:
-        raise UsageError(
-            f"`transfer.labels_per_class <= {fewest} images of a class` must hold,"
-            f" but got {config.transfer.labels_per_class}"
-        )
+    most = max(config.transfer.labels_per_class, *config.transfer.label_counts, 0)
+    if most > fewest:
+        raise UsageError(f"`transfer.labels_per_class <= {fewest} images of a class` must hold, but got {most}")
 
 
 def run_stage(stage: StageName, context: Context) -> Outcome:

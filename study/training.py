@@ -22,6 +22,7 @@ Report = Callable[[int, Mapping[str, float]], None]
 """Called with the epoch, from 1, and its metrics; it may raise to stop the training."""
 
 EVAL_BATCH = 1000
+HEAD_NOISE = 0.5  # standard deviation, of latents of variance 1
 
 
 # --- What the loops share ------------------------------------------------------------------------------
@@ -78,13 +79,14 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(native))
 
 
-def _finite(epoch: int, metrics: Mapping[str, float]) -> None:
+def check_finite(epoch: int, metrics: Mapping[str, float]) -> None:
+    """FloatingPointError, with the metric's name, if one of them is NaN or infinite."""
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value} after epoch {epoch}")
 
 
-def _one_cycle(model: nn.Module, learning_rate: float, steps: int) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
+def one_cycle(model: nn.Module, learning_rate: float, steps: int) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
     """AdamW under the one-cycle schedule (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), and its step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2))
@@ -114,7 +116,7 @@ def train_autoencoder(
     Args:
         covariance_weight: That of `covariance_penalty` in what is minimised; the losses reported are without it.
     """
-    optimizer, step = _one_cycle(model, learning_rate, epochs * (len(train) // batch_size))
+    optimizer, step = one_cycle(model, learning_rate, epochs * (len(train) // batch_size))
     model.train()
     for epoch in range(1, epochs + 1):
         losses = []
@@ -134,7 +136,7 @@ def train_autoencoder(
             "train/loss": float(torch.stack(losses).mean()),
             "val/loss": reconstruction_loss(model, val),
         }
-        _finite(epoch, metrics)
+        check_finite(epoch, metrics)
         report(epoch, metrics)
 
 
@@ -152,7 +154,7 @@ def train_judge(
     model: Judge, train: Split, val: Split, epochs: int, batch_size: int, learning_rate: float, report: Report
 ) -> None:
     """Minimise the cross entropy of images shifted by up to two pixels, each batch by the same shift."""
-    optimizer, step = _one_cycle(model, learning_rate, epochs * (len(train) // batch_size))
+    optimizer, step = one_cycle(model, learning_rate, epochs * (len(train) // batch_size))
     model.train()
     for epoch in range(1, epochs + 1):
         losses = []
@@ -167,47 +169,90 @@ def train_judge(
             step()
             losses.append(loss.detach())
         metrics = {"train/loss": float(torch.stack(losses).mean()), "val/accuracy": accuracy(model, val)}
-        _finite(epoch, metrics)
+        check_finite(epoch, metrics)
         report(epoch, metrics)
 
 
 def train_classifier(
     model: nn.Module,
-    trained: nn.Module,
     few: Split,
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    augment: bool,
     report: Report,
 ) -> None:
-    """Minimise the cross entropy of a few labelled images.
+    """Minimise the cross entropy of a few labelled images, each jittered anew each time.
 
     Args:
         model: Images to logits [N, 10]; left in the mode it comes in, so that BatchNorm can keep its statistics.
-        trained: The part of the model whose parameters are trained.
         few: The labelled images; each is used once an epoch but for an incomplete last batch.
-        augment: Whether every image is jittered anew each time.
     """
     batch_size = min(batch_size, len(few))
-    optimizer, step = _one_cycle(trained, learning_rate, epochs * (len(few) // batch_size))
+    optimizer, step = one_cycle(model, learning_rate, epochs * (len(few) // batch_size))
     images = to_float(few.images)
     for epoch in range(1, epochs + 1):
         losses, right = [], []
         for index in batches(len(few), batch_size, images.device):
-            logits = model(jitter(images[index]) if augment else images[index])
+            logits = model(jitter(images[index]))
             loss = F.cross_entropy(logits, few.labels[index])
             optimizer.zero_grad()
             loss.backward()
             step()
             losses.append(loss.detach())
             right.append((logits.argmax(1) == few.labels[index]).float().mean())
-        metrics = {
-            "train/loss": float(torch.stack(losses).mean()),
-            "train/accuracy": float(torch.stack(right).mean()),
-        }
-        _finite(epoch, metrics)
-        report(epoch, metrics)
+        _report_classifier(epoch, losses, right, report)
+
+
+def train_head(
+    head: nn.Module,
+    copies: Tensor,
+    labels: Tensor,
+    epochs: int,
+    passes: int,
+    batch_size: int,
+    learning_rate: float,
+    report: Report,
+) -> None:
+    """Minimise the cross entropy of a head on a frozen encoder's latents, under noise and mixup.
+
+    Mixup: Zhang et al. 2018, https://arxiv.org/abs/1710.09412, with Beta(1, 1) and the larger share first.
+
+    Args:
+        head: Latents to logits [N, 10].
+        copies: The latents [K, N, D] of K jittered copies of N images; each time, one of an image's copies is drawn.
+        labels: [N].
+        passes: How often an epoch takes each image.
+    """
+    count = copies.shape[1]
+    batch_size = min(batch_size, count)
+    optimizer, step = one_cycle(head, learning_rate, epochs * passes * (count // batch_size))
+    targets = F.one_hot(labels, 10).float()
+    for epoch in range(1, epochs + 1):
+        losses, right = [], []
+        for _ in range(passes):
+            for index in batches(count, batch_size, labels.device):
+                latents = copies[torch.randint(len(copies), (batch_size,), device=index.device), index]
+                latents = latents + HEAD_NOISE * torch.randn_like(latents)
+                share = torch.rand(batch_size, 1, device=index.device)
+                share = torch.maximum(share, 1 - share)
+                other = torch.randperm(batch_size, device=index.device)
+                logits = head(share * latents + (1 - share) * latents[other])
+                loss = F.cross_entropy(logits, share * targets[index] + (1 - share) * targets[index[other]])
+                optimizer.zero_grad()
+                loss.backward()
+                step()
+                losses.append(loss.detach())
+                right.append((logits.argmax(1) == labels[index]).float().mean())
+        _report_classifier(epoch, losses, right, report)
+
+
+def _report_classifier(epoch: int, losses: list[Tensor], right: list[Tensor], report: Report) -> None:
+    metrics = {
+        "train/loss": float(torch.stack(losses).mean()),
+        "train/accuracy": float(torch.stack(right).mean()),
+    }
+    check_finite(epoch, metrics)
+    report(epoch, metrics)
 
 
 def jitter(images: Tensor, degrees: float = 15, pixels: float = 2.5, scale: float = 0.15) -> Tensor:
@@ -307,7 +352,7 @@ def train_gan(
         if settings.clip_value is not None:
             metrics["critic/wasserstein"] = -metrics["critic/loss"]
             metrics["critic/at_clip"] = share_at_clip(critic, settings.clip_value)
-        _finite(epoch, metrics)
+        check_finite(epoch, metrics)
         report(epoch, metrics)
 
 

@@ -3,164 +3,150 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
 
-import torch
-from torch.nn import functional as F
+import numpy as np
 
 from models.autoencoder import Autoencoder
-from models.classifier import TransferClassifier
-from study import metrics
-from study.data import Split, to_float, to_pixels
-from study.search import Result, Search, Trial, choice, integer
-from study.stage import Context, Outcome, Row, settings_of
-from study.training import apply, eval_mode, train_classifier
+from study.search import Result, Search, choice, integer
+from study.stage import Context, Outcome, Row, Study, settings_of, spread, with_spread
+from study.transfer_trial import (
+    BATCH_SIZE,
+    COPIES,
+    FINE_TUNED,
+    FROZEN,
+    LEARNING_RATES,
+    PASSES,
+    REFERENCE_TEST,
+    SCRATCH,
+    SEMI,
+    SEMI_BATCH_SIZE,
+    Material,
+    run_transfer_trial,
+)
 from tracking import figures
-from tracking.runs import trial_metrics
+from tracking.runs import metric_history, trial_metrics
 
-MODES = ("frozen", "fine-tuned", "from scratch")
-REFERENCE_ACCURACY = {"frozen": 0.40, "fine-tuned": 0.80}
-LEARNING_RATES = {"frozen": 5e-3, "fine-tuned": 3e-3, "from scratch": 5e-3}  # peaks of the one-cycle schedule
-BATCH_SIZE = 20
-EVALUATE_EVERY = 10  # epochs
-SHOWN = 40
+MODES = (FROZEN, FINE_TUNED, SCRATCH, SEMI)
+REFERENCE_ACCURACY = {FROZEN: 0.40, FINE_TUNED: 0.80}
+BASELINES = {
+    "baseline/raw_pixels_svm": "raw pixels, RBF SVM",
+    "baseline/pca_svm": "PCA, RBF SVM (*)",
+    "baseline/latents_1nn": "latents, nearest neighbour (*)",
+}
+TITLES = {
+    FROZEN: "encoder frozen (*)",
+    FINE_TUNED: "encoder fine-tuned (*)",
+    SCRATCH: "from scratch",
+    SEMI: "spread labels, self-training (*)",
+}
+"""(*): the unlabelled training images are used too."""
+
+Measured = Mapping[str, Mapping[str, float]]
 
 
 def run(context: Context) -> Outcome:
-    """Train an MLP on the encoder with a few labels of each class; figures are means over the draws of these labels.
+    """Train classifiers on a few labels of each class; figures are means over the draws of these labels.
 
-    The recipe is fixed. Of the draws and modes, the classifier with the best validation accuracy is registered.
+    The recipes are fixed. Of the draws and modes, the classifier with the best validation accuracy is registered.
     """
-    config, data = context.config.transfer, context.dataset
+    config = context.config.transfer
     version = context.input("autoencoder")
     module = version.config()["module"] | {"hidden": config.hidden}
-    trained_encoder = context.rebuild(version, Autoencoder).encoder.state_dict()
-    description = "Encoder and a small MLP on a few labels: the encoder frozen, fine-tuned, or trained from scratch."
-
-    def objective(trial: Trial) -> tuple[float, ...]:
-        mode = trial.params["mode"]
-        recipe = {"learning_rate": LEARNING_RATES[mode], "batch_size": BATCH_SIZE}
-        trial.run.log_params(settings_of(config, "draws") | recipe)
-        labelled = draw_labelled(data.train, config.labels_per_class, context.config.seed + trial.params["draw"])
-        classifier = TransferClassifier(**module).to(context.device)
-        encoder = classifier.encoder
-        if mode != "from scratch":
-            encoder.load_state_dict(trained_encoder)
-        # A trained encoder keeps its BatchNorm statistics, which are those of all the training images.
-        classifier.train(mode == "from scratch")
-        frozen = mode == "frozen"
-        encoder.requires_grad_(not frozen)
-
-        def report(epoch: int, losses: Mapping[str, float]) -> None:
-            if epoch % EVALUATE_EVERY == 0 or epoch == config.epochs:
-                losses = {**losses, **_measure(classifier, data.val, "val")}
-            trial.report(epoch, losses)
-
-        train_classifier(
-            classifier,
-            classifier.head if frozen else classifier,
-            labelled,
-            config.epochs,
-            BATCH_SIZE,
-            LEARNING_RATES[mode],
-            not frozen,  # jitter gains nothing with a frozen encoder, see docs/log.md
-            report,
-        )
-        with eval_mode(encoder):
-            latents = apply(encoder, data.val.images)
-        final = _measure(classifier, data.test, "test")
-        final |= {"latent/max_abs_pcc": float(metrics.off_diagonal(metrics.pcc_matrix(latents)).abs().max())}
-        if frozen:
-            final["baseline/raw_pixels_accuracy"] = raw_pixels_accuracy(labelled, data.test)
-        trial.run.log(final, step=config.epochs)
-        _log_pictures(trial, classifier, data.test, mode)
-        study.log_model(
-            classifier,
-            to_float(data.val.images[:2]),
-            {"module": module, "mode": mode, "draw": trial.params["draw"]},
-        )
-        return (trial.history["val/accuracy"][1][-1],)
-
+    material = Material(context.dataset, context.rebuild(version, Autoencoder).encoder, module)
+    description = (
+        "Classifiers from a few labels on the trained encoder: frozen under a small MLP, fine-tuned, from scratch, and "
+        "self-trained on labels that were spread over a neighbour graph of the latents of all the training images."
+    )
+    counts = [(config.labels_per_class, config.draws)] + [(count, config.count_draws) for count in config.label_counts]
     search = Search(
         {"val/accuracy": "maximize"},
-        {"mode": choice(*MODES), "draw": integer(0, config.draws - 1)},
-        fixed=[{"mode": mode, "draw": draw} for draw in range(config.draws) for mode in MODES],
+        {"mode": choice(*MODES), "draw": integer(0, 10_000), "labels_per_class": integer(1, 10_000)},
+        fixed=[
+            {"mode": mode, "draw": draw, "labels_per_class": count}
+            for count, draws in counts
+            for draw in range(draws)
+            for mode in MODES
+        ],
     )
-    settings = settings_of(config, "draws") | {"learning_rates": LEARNING_RATES, "batch_size": BATCH_SIZE}
+    settings = settings_of(config, "draws", "labels_per_class", "label_counts", "count_draws") | {
+        "learning_rates": LEARNING_RATES,
+        "batch_sizes": (BATCH_SIZE, SEMI_BATCH_SIZE),
+        "copies": (COPIES, PASSES),
+    }
     with context.study("transfer", description, settings, {"autoencoder": version}) as study:
-        results = [r for r in study.search(search, objective) if r.params["draw"] < config.draws]
-        encoders = [result for result in results if result.params["mode"] != "from scratch"]
-        best = max(encoders, key=lambda result: result.values[0])
+        found = study.search(search, lambda trial: run_transfer_trial(trial, study, material))
+        results = [result for result in found if result.params in search.fixed]
+        main = [result for result in results if result.params["labels_per_class"] == config.labels_per_class]
+        best = max(main, key=lambda result: result.values[0])
         champion = study.promote(best, "classifier", "val/accuracy", "maximize", description).champion
-        rows = _rows(results, trial_metrics(study.parent), context.references(REFERENCE_ACCURACY))
+        measured = trial_metrics(study.parent)
+        _log_figures(study, results, main, measured)
+        rows = _rows(main, measured, context.references(REFERENCE_ACCURACY))
     return Outcome("transfer", champion, rows)
 
 
-def draw_labelled(train: Split, per_class: int, seed: int) -> Split:
-    """`per_class` images of each class, drawn at random.
-
-    Raises:
-        ValueError: A class has fewer images than that.
-    """
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(train.labels.device)
-    chosen = [order[train.labels[order] == digit][:per_class] for digit in range(10)]
-    if min(map(len, chosen)) < per_class:
-        raise ValueError(f"`labels_per_class <= images of each class` must hold, but got {per_class}")
-    index = torch.cat(chosen)
-    return Split(train.images[index], train.labels[index])
+def _of_mode(results: Sequence[Result], mode: str) -> list[Result]:
+    return sorted((r for r in results if r.params["mode"] == mode), key=lambda result: result.params["draw"])
 
 
-def raw_pixels_accuracy(labelled: Split, test: Split) -> float:
-    """Test accuracy of scikit-learn's RBF support vector machine on the pixels: what these labels give without us."""
-    from sklearn.svm import SVC
+def _log_figures(study: Study, results: Sequence[Result], main: Sequence[Result], measured: Measured) -> None:
+    labels = 10 * main[0].params["labels_per_class"]
+    references = study.context.references(REFERENCE_ACCURACY)
+    plots: dict[str, dict[str, tuple[Sequence[float], ...]]] = {}
+    for quantity, title in (("loss", "cross entropy"), ("accuracy", "accuracy")):
+        for mode in (FROZEN, FINE_TUNED):
+            for part, name in (("train", "training"), ("val", "validation")):
+                histories = [metric_history(r.run_id, f"{part}/{quantity}") for r in _of_mode(main, mode)]
+                if histories:
+                    middle = np.mean([values for _, values in histories], axis=0)
+                    plots.setdefault(title, {})[f"{mode}, {name}"] = (histories[0][0], middle.tolist())
+    dashed = {"accuracy": {f"reference, {mode}": value for mode, value in references.items()}}
+    title = f"Transfer with {labels} labels: encoder frozen against fine-tuned, means over the draws"
+    study.parent.log_figure("curves", figures.panels(plots, "epoch", title, references=dashed))
 
-    pixels = [to_float(split.images).flatten(1).cpu().numpy() for split in (labelled, test)]
-    machine = SVC(C=10.0).fit(pixels[0], labelled.labels.cpu().numpy())
-    return float(machine.score(pixels[1], test.labels.cpu().numpy()))
+    counts = sorted({result.params["labels_per_class"] for result in results})
+    if len(counts) < 2:
+        return
+    by_count = {count: [r for r in results if r.params["labels_per_class"] == count] for count in counts}
 
+    def against_count(mode: str, metric: str) -> tuple[list[float], ...]:
+        groups = [(10 * c, [measured[r.run_id][metric] for r in _of_mode(by_count[c], mode)]) for c in counts]
+        spreads = [(count, *spread(values)) for count, values in groups if values]
+        return [s[0] for s in spreads], [s[1] for s in spreads], [s[2] for s in spreads]
 
-def _measure(classifier: TransferClassifier, split: Split, name: str) -> dict[str, float]:
-    with eval_mode(classifier):
-        logits = apply(classifier, split.images)
-    return {
-        f"{name}/loss": float(F.cross_entropy(logits, split.labels)),
-        f"{name}/accuracy": float((logits.argmax(1) == split.labels).float().mean()),
-    }
-
-
-def _log_pictures(trial: Trial, classifier: TransferClassifier, test: Split, mode: str) -> None:
-    for quantity, label in (("loss", "cross entropy"), ("accuracy", "accuracy")):
-        series = {name: trial.history[f"{name}/{quantity}"] for name in ("train", "val")}
-        title = f"Transfer, encoder {mode}, draw {trial.params['draw']}"
-        trial.run.log_figure(quantity, figures.curves(series, "epoch", label, title))
-    images = test.images[:SHOWN]
-    with eval_mode(classifier):
-        guesses = classifier(to_float(images)).argmax(1)
-    captions = [
-        f"{guess}" if guess == label else f"{guess}, not {label}"
-        for guess, label in zip(guesses.tolist(), test.labels[:SHOWN].tolist(), strict=True)
-    ]
-    pixels = to_pixels(images)
-    title = f"Test images and the classifier's guesses, encoder {mode}"
-    trial.run.log_figure("guesses", figures.labelled_grid(pixels, [""] * (SHOWN // 10), title, captions))
-    trial.run.log_image("guesses", figures.grid(pixels, 10), step=0)
+    series = {TITLES[mode]: against_count(mode, "test/accuracy") for mode in MODES}
+    series |= {title: against_count(FROZEN, metric) for metric, title in BASELINES.items()}
+    title = "Accuracy against the number of labels\n(*): uses the unlabelled training images too"
+    figure = figures.curves(series, "labelled images", "test accuracy", title, log_x=True, markers=True)
+    study.parent.log_figure("accuracy_against_labels", figure)
 
 
-def _rows(
-    results: Sequence[Result], measured: Mapping[str, Mapping[str, float]], references: Mapping[str, float]
-) -> tuple[Row, ...]:
-    def spread(metric: str, mode: str) -> str:
-        runs = [measured[result.run_id] for result in results if result.params["mode"] == mode]
-        values = [run[metric] for run in runs]
-        return f"{mean(values):.1%} ± {stdev(values):.1%}" if len(values) > 1 else f"{values[0]:.1%}"
+def _rows(main: Sequence[Result], measured: Measured, references: Mapping[str, float]) -> tuple[Row, ...]:
+    def reference(mode: str) -> str | None:
+        return f"{references[mode]:.0%}" if mode in references else None
 
-    raw = f"raw pixels, SVM {spread('baseline/raw_pixels_accuracy', 'frozen')}"
-    return tuple(
+    rows = [
         Row(
-            f"test accuracy, encoder {mode}",
-            spread("test/accuracy", mode),
-            f"{references[mode]:.0%}" if mode in references else None,
-            raw if mode == "frozen" else None,
+            f"test accuracy, {TITLES[mode]}",
+            with_spread([measured[r.run_id]["test/accuracy"] for r in _of_mode(main, mode)], "{:.1%}"),
+            reference(mode),
         )
         for mode in MODES
-    )
+        if _of_mode(main, mode)
+    ]
+    frozen = _of_mode(main, FROZEN)
+    if frozen:
+        for metric, title in BASELINES.items():
+            values = [measured[r.run_id][metric] for r in frozen]
+            rows.append(Row(f"test accuracy, {title}", "-", None, with_spread(values, "{:.1%}")))
+    for mode in (FROZEN, FINE_TUNED):
+        first = _of_mode(main, mode)[:1]
+        rows += [
+            Row(
+                f"{mode}, one draw, {REFERENCE_TEST} test images",
+                f"{measured[result.run_id]['test/accuracy_of_80']:.1%}",
+                reference(mode),
+            )
+            for result in first
+        ]
+    return tuple(rows)

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from study import autoencoder_trial
+from models.autoencoder import Encoder
+from study import autoencoder_trial, transfer_trial
 from study.data import Dataset, to_float
 from study.sampling import balanced_labels, generator_inputs, mixture_images, noise
 from study.search import Result
-from study.stages import autoencoder, latent_gan, transfer
+from study.stages import autoencoder, latent_gan
 from tracking.store import StoreError
 
 
@@ -48,14 +49,28 @@ def test_pca_losses_equal_reconstructions_by_singular_vectors(tiny: Dataset) -> 
 
 
 def test_labelled_images_are_balanced_and_drawn_anew(tiny: Dataset) -> None:
-    first, second = (transfer.draw_labelled(tiny.train, 7, seed) for seed in (0, 1))
-    assert first.labels.bincount().tolist() == [7] * 10
-    assert not torch.equal(first.images, second.images)
-    assert torch.equal(first.images, transfer.draw_labelled(tiny.train, 7, 0).images)
+    labels = tiny.train.labels
+    first, second = (transfer_trial.draw_labelled(labels, 7, seed) for seed in (0, 1))
+    assert labels[first].bincount().tolist() == [7] * 10
+    assert len(set(first.tolist())) == 70
+    assert not torch.equal(first, second)
+    assert torch.equal(first, transfer_trial.draw_labelled(labels, 7, 0))
+    with pytest.raises(ValueError, match="but got 65"):
+        transfer_trial.draw_labelled(labels, 65, 0)
 
 
-def test_raw_pixels_are_enough_for_easy_classes(tiny: Dataset) -> None:
-    assert transfer.raw_pixels_accuracy(transfer.draw_labelled(tiny.train, 10, 0), tiny.test) == 1.0
+def test_baselines_solve_easy_classes(tiny: Dataset) -> None:
+    module = {"latent_dim": 10, "architecture": "conv+fc", "hidden": 8}
+    material = transfer_trial.Material(tiny, Encoder(10, "conv+fc").eval(), module)
+    found = transfer_trial.baselines(material, transfer_trial.draw_labelled(tiny.train.labels, 10, 0))
+    assert found["baseline/raw_pixels_svm"] == 1.0
+    assert found["baseline/pca_svm"] == 1.0
+    # An untrained encoder's latents by a nearest neighbour of our own.
+    known = transfer_trial.draw_labelled(tiny.train.labels, 10, 0)
+    train, test = material.latents
+    nearest = known[torch.cdist(test, train[known]).argmin(1)]
+    expected = float((tiny.train.labels[nearest] == tiny.test.labels).float().mean())
+    assert found["baseline/latents_1nn"] == pytest.approx(expected)
 
 
 def test_generator_inputs() -> None:
