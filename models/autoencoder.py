@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Literal, get_args
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 Architecture = Literal["conv", "conv+fc"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
-FC_WIDTH = 256
+CHANNELS = (16, 48)  # of the two convolutions
+FC_WIDTH = 512
+MAP = CHANNELS[1], 7, 7  # what the convolutions end in
+MAP_SIZE = prod(MAP)
 
 
 def _conv_block(into: int, out: int) -> list[nn.Module]:
@@ -31,11 +35,11 @@ class Encoder(nn.Sequential):
     """
 
     def __init__(self, latent_dim: int, architecture: Architecture) -> None:
-        super().__init__(*_conv_block(1, 16), *_conv_block(16, 32))  # [N, 32, 7, 7]
+        super().__init__(*_conv_block(1, CHANNELS[0]), *_conv_block(*CHANNELS))  # [N, 48, 7, 7]
         if architecture == "conv+fc":
-            self.extend([nn.Flatten(), *_linear_block(32 * 7 * 7, FC_WIDTH), nn.Linear(FC_WIDTH, latent_dim)])
+            self.extend([nn.Flatten(), *_linear_block(MAP_SIZE, FC_WIDTH), nn.Linear(FC_WIDTH, latent_dim)])
         else:
-            self.extend([nn.Conv2d(32, latent_dim, 7), nn.Flatten()])
+            self.extend([nn.Conv2d(CHANNELS[1], latent_dim, 7), nn.Flatten()])
         self.append(nn.BatchNorm1d(latent_dim, affine=False))
 
 
@@ -46,22 +50,22 @@ class Decoder(nn.Sequential):
         if architecture == "conv+fc":
             expand = [
                 *_linear_block(latent_dim, FC_WIDTH),
-                *_linear_block(FC_WIDTH, 32 * 7 * 7),
-                nn.Unflatten(1, (32, 7, 7)),
+                *_linear_block(FC_WIDTH, MAP_SIZE),
+                nn.Unflatten(1, MAP),
             ]
         else:
             expand = [
                 nn.Unflatten(1, (latent_dim, 1, 1)),
-                nn.ConvTranspose2d(latent_dim, 32, 7, bias=False),
-                nn.BatchNorm2d(32),
+                nn.ConvTranspose2d(latent_dim, CHANNELS[1], 7, bias=False),
+                nn.BatchNorm2d(CHANNELS[1]),
                 nn.SiLU(),
             ]
         super().__init__(
-            *expand,  # [N, 32, 7, 7]
-            nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1, bias=False),  # [N, 16, 14, 14]
-            nn.BatchNorm2d(16),
+            *expand,  # [N, 48, 7, 7]
+            nn.ConvTranspose2d(CHANNELS[1], CHANNELS[0], 4, stride=2, padding=1, bias=False),  # [N, 16, 14, 14]
+            nn.BatchNorm2d(CHANNELS[0]),
             nn.SiLU(),
-            nn.ConvTranspose2d(16, 1, 4, stride=2, padding=1),  # [N, 1, 28, 28]
+            nn.ConvTranspose2d(CHANNELS[0], 1, 4, stride=2, padding=1),  # [N, 1, 28, 28]
             nn.Sigmoid(),
         )
 

@@ -60,7 +60,7 @@ class AutoencoderConfig:
     """Latent size of the champion; None: the knee of the Pareto front decides."""
     epochs: int = 20
     """Passes over the training images, in every trial."""
-    batch_size: int = 256
+    batch_size: int = 128
     """Images per step."""
     learning_rate: float = 4e-3
     """Peak of the one-cycle schedule."""
@@ -200,7 +200,7 @@ PRESETS: dict[str, StudyConfig] = {
         autoencoder=AutoencoderConfig(latent_dim=15, free_trials=1, compared_weights=(1e-3, 1e-1)),
         transfer=TransferConfig(draws=10, label_counts=(1, 2, 5, 30, 100)),
         latent_gan=LatentGanConfig(
-            free_trials=10, vanilla_seeds=1, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
+            free_trials=8, vanilla_seeds=1, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
         ),
         conditional_gan=ConditionalGanConfig(repeats=2, epochs=70, evaluate_every=5),
     ),
