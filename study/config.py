@@ -197,7 +197,7 @@ PRESETS: dict[str, StudyConfig] = {
     # The reference's protocol: its sizes, epochs and settings, its latent size 15 for the stages that follow.
     "exercise": replace(
         _DEMO,
-        autoencoder=AutoencoderConfig(latent_dim=15, free_trials=1, compared_weights=(1e-3, 1e-1)),
+        autoencoder=AutoencoderConfig(latent_dim=15, free_trials=1, compared_weights=(1e-2,)),
         transfer=TransferConfig(draws=10, label_counts=(1, 2, 5, 30, 100)),
         latent_gan=LatentGanConfig(
             free_trials=8, vanilla_seeds=1, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
