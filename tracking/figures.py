@@ -26,6 +26,7 @@ STYLE: Any = {
 }
 # Okabe & Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "x", "^", "D")
 REFERENCE_COLOUR = "#7F7F7F"
 
 Series = Mapping[Any, tuple[Sequence[float], ...]]
@@ -118,8 +119,9 @@ def scatter(
         ax = figure.subplots()
         if front:
             ax.plot(*zip(*sorted(front), strict=True), color=REFERENCE_COLOUR, linewidth=1, label="Pareto front")
-        for (name, points), colour in zip(groups.items(), cycle(COLOURS), strict=False):
-            ax.scatter([p[0] for p in points], [p[1] for p in points], label=name, color=colour, zorder=3)
+        for (name, points), colour, marker in zip(groups.items(), cycle(COLOURS), cycle(MARKERS), strict=False):
+            xs, ys = [point[0] for point in points], [point[1] for point in points]
+            ax.scatter(xs, ys, label=name, color=colour, marker=marker, zorder=3)
             for px, py, label in points:
                 ax.annotate(label, (px, py), textcoords="offset points", xytext=(5, 4), fontsize=9)
         if champion:

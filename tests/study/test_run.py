@@ -40,7 +40,7 @@ EVERY_TRIAL = {
         "sample/label_accuracy",
     },
 }
-TRIALS = {"judge": 1, "autoencoder": 5, "transfer": 3, "latent-gan": 5, "conditional-gan": 1}
+TRIALS = {"judge": 1, "autoencoder": 5, "transfer": 4, "latent-gan": 5, "conditional-gan": 1}
 
 
 @pytest.fixture
@@ -78,6 +78,22 @@ def test_every_trial_is_a_nested_run_with_its_figures(client: mlflow.MlflowClien
         figures = {artifact.path for artifact in client.list_artifacts(trial.info.run_id, "figures")}
         assert "figures/loss.png" in figures
         assert client.list_artifacts(trial.info.run_id, "images")
+
+
+@pytest.mark.parametrize(
+    ("stage", "figures"),
+    [
+        (
+            "autoencoder",
+            {"loss_curves", "reconstructions", "pcc", "pcc_against_size", "loss_against_size", "pareto", "axes_choice"},
+        ),
+        ("transfer", {"curves"}),
+    ],
+)
+def test_the_parent_shows_the_study(client: mlflow.MlflowClient, stage: str, figures: set[str]) -> None:
+    parent, *_ = runs(client, stage)
+    found = {Path(artifact.path).stem for artifact in client.list_artifacts(parent.info.run_id, "figures")}
+    assert figures <= found
 
 
 def test_versions_of_the_inputs_are_tags(client: mlflow.MlflowClient) -> None:
