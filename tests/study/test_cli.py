@@ -52,6 +52,17 @@ MISTAKES = {
     "wrong key": ([], "[autoencoder]\nepoch = 3", "--autoencoder.epoch"),
     "wrong type": ([], 'seed = "many"', "many"),
     "out of range": ([], "[autoencoder]\nlatent_dim = 2", "but got 2"),
+    "negative weight": (
+        [],
+        "[autoencoder]\ncovariance_weight = -1.0",
+        "`0 <= covariance_weight < inf` must hold, but got -1",
+    ),
+    "no weight": (
+        [],
+        "[autoencoder]\ncompared_weights = [0.1, 0.0]",
+        "`0 < compared_weights < inf` must hold, but got 0",
+    ),
+    "no labels": ([], "[transfer]\nlabel_counts = [5, 0]", "`1 <= label_counts` must hold, but got 0"),
     "date": ([], "seed = 2026-01-01", "`seed` must be a string, number"),
     "preset of a wrong type": ([], "preset = 3", "`preset` must be a string, but got 3"),
 }
