@@ -179,12 +179,13 @@ def pareto_front(results: Sequence[Result]) -> list[Result]:
 
 def _open(name: str, search: Search, store: Store, seed: int) -> optuna.Study:
     try:
-        storage = optuna.storages.RDBStorage(
-            store.optuna_url,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=_retry_dead,
-        )
+        with store.opening():
+            storage = optuna.storages.RDBStorage(
+                store.optuna_url,
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+                heartbeat_stale_trial_callback=_retry_dead,
+            )
         study = optuna.create_study(
             study_name=name, storage=storage, directions=list(search.objectives.values()), load_if_exists=True
         )

@@ -7,11 +7,23 @@ import os
 import sqlite3
 import urllib.error
 import urllib.request
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from filelock import FileLock
+
 SERVER_TIMEOUT = 5.0  # seconds
+OPENING_TIMEOUT = 60.0  # seconds that a process waits for another to make the tables
+ABSOLUTE_PATHS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Tables and columns of MLflow's database that hold paths."""
 
 
 class StoreError(Exception):
@@ -29,6 +41,7 @@ class Store:
     def experiment(self, name: str) -> str:
         """The id of the experiment of this name, made at the first call."""
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         client = MlflowClient(self.tracking_uri)
         found = client.get_experiment_by_name(name)
@@ -39,7 +52,22 @@ class Store:
         location = None if self.artifacts is None else f"{self.artifacts}/{name}"
         # The kind makes MLflow's page show training runs, not traces of language models.
         kind = {"mlflow.experimentKind": "custom_model_development"}
-        return client.create_experiment(name, artifact_location=location, tags=kind)
+        try:
+            return client.create_experiment(name, artifact_location=location, tags=kind)
+        except MlflowException as error:  # another process was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self.experiment(name)
+
+    def opening(self) -> AbstractContextManager[object]:
+        """Held while a database is opened: of several processes, one makes the tables and the others wait.
+
+        A local store only: databases on a server are made once, by whoever sets the server up.
+        """
+        if not self.optuna_url.startswith("sqlite:///") and self.artifacts is None:
+            return nullcontext()
+        path = self.optuna_url if self.artifacts is None else self.tracking_uri
+        return FileLock(Path(path.removeprefix("sqlite:///")).with_name(".opening.lock"), timeout=OPENING_TIMEOUT)
 
     @property
     def ui_command(self) -> str:
@@ -73,7 +101,10 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
     mlflow.set_tracking_uri(store.tracking_uri)
     mlflow.set_registry_uri(store.tracking_uri)
     try:
-        mlflow.MlflowClient().search_experiments(max_results=1)
+        with store.opening():
+            mlflow.MlflowClient().search_experiments(max_results=1)
+            if tracking_uri is None:
+                _mend_paths(folder)
     except Exception as error:  # SQLAlchemy's and MLflow's many classes, all of which mean the same here
         reason = str(error).splitlines()[0]
         raise StoreError(f"{without_password(store.tracking_uri)} cannot be opened: {reason}") from error
@@ -98,6 +129,22 @@ def without_password(url: str) -> str:
         return url
     netloc = parts.netloc.replace(f":{parts.password}@", ":***@")
     return urlunsplit(parts._replace(netloc=netloc))
+
+
+def _mend_paths(folder: Path) -> None:
+    """Tell a store that was moved or copied where it lies now: MLflow keeps absolute paths of artifacts."""
+    now = (folder / "artifacts").as_uri()
+    with closing(sqlite3.connect(folder / "mlflow.db", timeout=OPENING_TIMEOUT)) as connection, connection:
+        experiments = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        roots = {str(path).removesuffix(f"/{name}") for name, path in experiments if str(path).endswith(f"/{name}")}
+        for before in roots - {now}:
+            if not before.endswith("/artifacts"):
+                continue  # not one of ours
+            for table, column in ABSOLUTE_PATHS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (now, len(before) + 1, len(before) + 1, f"{before}/"),
+                )
 
 
 def _check_folder(folder: Path) -> None:

@@ -1,12 +1,17 @@
 import http.server
 import os
 import socket
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from tracking.store import Store, StoreError, open_existing_store, open_store, without_password
 
@@ -100,3 +105,51 @@ def test_a_password_is_never_shown(tmp_path: Path) -> None:
             open_store(tmp_path, uri)
         assert "secret" not in str(caught.value)
         assert "me:***@" in str(caught.value)
+
+
+def test_a_moved_store_knows_its_artifacts(tmp_path: Path) -> None:
+    import mlflow
+    import numpy as np
+    import torch
+
+    from tracking import registry
+
+    old, new = tmp_path / "old", tmp_path / "else where" / "new"
+    experiment = open_store(old).experiment("mnist/judge")
+    with mlflow.start_run(experiment_id=experiment) as run:
+        mlflow.log_text("kept", "note.txt")
+        mlflow.log_metric("val/accuracy", 1.0)
+        registry.log_model(torch.nn.Linear(2, 1), torch.zeros(2, 2), {"width": 2}, {})
+    registry.promote(registry.register("mnist-judge", run.info.run_id, ""), "val/accuracy", "maximize")
+    new.parent.mkdir()
+    old.rename(new)
+    store = open_store(new)
+    assert str(old) not in _dump(new / "mlflow.db")
+    assert mlflow.artifacts.load_text(f"{mlflow.get_run(run.info.run_id).info.artifact_uri}/note.txt") == "kept"
+    version = registry.require_champion("mnist-judge")
+    assert version.config() == {"width": 2}
+    assert np.asarray(version.state_dict()["weight"]).shape == (1, 2)
+    assert store.experiment("mnist/judge") == experiment
+    before = _dump(new / "mlflow.db")
+    open_store(new)
+    assert _dump(new / "mlflow.db") == before
+
+
+def _dump(database: Path) -> str:
+    with closing(sqlite3.connect(database)) as connection:
+        return "\n".join(connection.iterdump())
+
+
+def test_several_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tracking.store import open_store\n"
+        "store = open_store(Path(sys.argv[1])); store.experiment('mnist/judge')\n"
+        "import optuna\n"
+        "with store.opening(): optuna.storages.RDBStorage(store.optuna_url)"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "s"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
