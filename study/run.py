@@ -107,7 +107,7 @@ def check_sizes(context: Context) -> None:
         if size > len(train):
             raise UsageError(f"`{name}.batch_size <= {len(train)} training images` must hold, but got {size}")
     fewest = int(train.labels.bincount().min())
-    most = max(config.transfer.labels_per_class, *config.transfer.label_counts, 0)
+    most = max([config.transfer.labels_per_class, *config.transfer.label_counts])
     if most > fewest:
         raise UsageError(f"`transfer.labels_per_class <= {fewest} images of a class` must hold, but got {most}")
 

@@ -52,7 +52,7 @@ def run(context: Context) -> Outcome:
     compared_size = config.latent_dim or REFERENCE_SIZE
     compared = [
         {"latent_dim": compared_size, "architecture": "conv+fc", "covariance_weight": weight}
-        for weight in config.compared_weights
+        for weight in sorted(set(config.compared_weights))
     ]
     settings = settings_of(config, "latent_dims", "repeats", "free_trials", "latent_dim", "compared_weights")
     with context.study("autoencoder", description, settings | {"space": MODULE_SPACE}, {}) as study:

@@ -57,13 +57,13 @@ def run(context: Context) -> Outcome:
         "Classifiers from a few labels on the trained encoder: frozen under a small MLP, fine-tuned, from scratch, and "
         "self-trained on labels that were spread over a neighbour graph of the latents of all the training images."
     )
-    counts = [(config.labels_per_class, config.draws)] + [(count, config.count_draws) for count in config.label_counts]
+    counts = dict.fromkeys(config.label_counts, config.count_draws) | {config.labels_per_class: config.draws}
     search = Search(
         {"val/accuracy": "maximize"},
         {"mode": choice(*MODES), "draw": integer(0, 10_000), "labels_per_class": integer(1, 10_000)},
         fixed=[
             {"mode": mode, "draw": draw, "labels_per_class": count}
-            for count, draws in counts
+            for count, draws in counts.items()
             for draw in range(draws)
             for mode in MODES
         ],
