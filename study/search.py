@@ -52,7 +52,7 @@ def choice(*values: Any) -> Distribution:
 
 
 class Pruned(Exception):
-    """A trial was stopped since others did better at the same epoch."""
+    """A trial was stopped early; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Trial:
         if self._prune_on is not None and self._prune_on in metrics:
             self._optuna.report(metrics[self._prune_on], epoch)
             if self._optuna.should_prune():
-                raise Pruned
+                raise Pruned(f"{self._prune_on} above the median of the others at epoch {epoch}")
 
 
 Objective = Callable[[Trial], tuple[float, ...]]
@@ -166,6 +166,19 @@ def run_search(
     return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in complete]
 
 
+def importances(name: str, store: Store) -> dict[str, float]:
+    """What share of the objective's variance each parameter explains (fANOVA, Hutter et al. 2014); largest first.
+
+    Empty where there are too few complete trials to say: fewer than two a parameter.
+    """
+    study = optuna.load_study(study_name=name, storage=store.optuna_url)
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if not complete or len(complete) < 2 * len(complete[0].params):
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
 def pareto_front(results: Sequence[Result]) -> list[Result]:
     """Those of which no other is at least as good in all objectives and better in one; all are minimised."""
 
@@ -221,8 +234,8 @@ def _objective(
                 values = objective(Trial(trial.number, params, run, trial, search.prune_on, bar))
                 reason = _short(dict(zip(search.objectives, values, strict=True)))
                 return values
-            except Pruned:
-                outcome = "PRUNED"
+            except Pruned as error:
+                outcome, reason = "PRUNED", str(error)
             except FloatingPointError as error:
                 outcome, reason = "FAIL", str(error)
                 raise

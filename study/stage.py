@@ -23,14 +23,14 @@ from tracking.registry import Direction, LoggedModel, Promotion, Version
 from tracking.runs import Run, study_run
 from tracking.store import Store
 
-OUTPUTS: dict[StageName, str] = {
-    "judge": "judge",
-    "autoencoder": "autoencoder",
-    "transfer": "classifier",
-    "latent-gan": "latent-gan",
-    "conditional-gan": "conditional-gan",
+OUTPUTS: dict[StageName, tuple[str, ...]] = {
+    "judge": ("judge", "second-judge"),
+    "autoencoder": ("autoencoder",),
+    "transfer": ("classifier",),
+    "latent-gan": ("latent-gan",),
+    "conditional-gan": ("conditional-gan",),
 }
-"""The kind of model that each stage registers; its name is `<data set>-<kind>`."""
+"""The kinds of model that each stage registers; their names are `<data set>-<kind>`."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,14 @@ class Run:
     def log_figure(self, name: str, figure: Figure) -> None:
         """A figure as `figures/<name>.png` among the artifacts."""
         mlflow.MlflowClient().log_figure(self.run_id, figure, f"figures/{name}.png")
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[str]]) -> None:
+        """A table as `tables/<name>.csv` among the artifacts, which MLflow's page shows as one."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        mlflow.MlflowClient().log_text(self.run_id, text.getvalue(), f"tables/{name}.csv")
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         for name, value in _text(tags).items():
