@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,8 @@ def noise(count: int, noise_dim: int, seed: int, device: torch.device) -> Tensor
 
     A larger noise_dim adds coordinates and keeps those that a smaller one has.
     """
-    return torch.randn(noise_dim, count, generator=torch.Generator().manual_seed(seed)).T.contiguous().to(device)
+    drawn = np.random.default_rng(seed).standard_normal((noise_dim, count), dtype=np.float32)
+    return torch.from_numpy(drawn).T.contiguous().to(device)
 
 
 def balanced_labels(count: int, device: torch.device) -> Tensor:

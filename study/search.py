@@ -166,6 +166,17 @@ def run_search(
     return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in complete]
 
 
+def pruned(name: str, store: Store) -> list[Result]:
+    """The study's pruned trials, with the last value that each reported."""
+    study = optuna.load_study(study_name=name, storage=store.optuna_url)
+    found = study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
+    return [
+        Result(t.number, dict(t.params), (t.intermediate_values[t.last_step],), t.user_attrs[RUN_ID])
+        for t in found
+        if t.last_step is not None
+    ]
+
+
 def importances(name: str, store: Store) -> dict[str, float]:
     """What share of the objective's variance each parameter explains (fANOVA, Hutter et al. 2014); largest first.
 

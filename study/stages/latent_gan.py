@@ -16,7 +16,7 @@ from study.data import to_float, to_pixels
 from study.gan_trial import SHOWN, LatentData, run_gan_trial, shown_inputs, sitting_distance
 from study.interpolation import CANDIDATES, PATHS, Path, pairs, slerp, walk
 from study.sampling import SAMPLES, VALIDATION_SAMPLES, Panel, mixture_latents, noise
-from study.search import Params, Result, Search, Trial, choice, importances, integer, log_uniform
+from study.search import Params, Result, Search, Trial, choice, importances, integer, log_uniform, pruned
 from study.stage import Context, Outcome, Row, Study, settings_of, with_spread
 from study.training import GanSettings, apply, eval_mode
 from tracking import figures
@@ -172,7 +172,7 @@ def run(context: Context) -> Outcome:
                 for key, value in path.measures.items()
             }
         )
-        _log_figures(study, results, groups, walks, importances(study.name, context.store))
+        _log_figures(study, results, groups, walks)
     return Outcome("latent-gan", champion, _rows(groups, measured, walks))
 
 
@@ -222,7 +222,6 @@ def _log_figures(
     results: Sequence[Result],
     groups: Mapping[str, Sequence[Result]],
     walks: Mapping[str, Path],
-    importance: Mapping[str, float],
 ) -> None:
     named = {name: found[0] for name, found in list(groups.items())[:3] if found}
     curves = {
@@ -231,32 +230,34 @@ def _log_figures(
     }
     study.parent.log_figure("loss_curves", figures.panels(curves, "epoch", "WGAN settings compared"))
 
+    stopped = pruned(study.name, study.context.store)
+
     def points(x: str) -> dict[str, list[tuple[float, float, str]]]:
-        kinds: dict[str, list[tuple[float, float, str]]] = {"paper": [], "reference": [], "searched": []}
-        for result in results:
-            kind = "paper" if _of([result], PAPER) else "reference" if _of([result], REFERENCE) else "searched"
-            kinds[kind].append((result.params[x], result.values[0], str(result.number)))
-        return kinds
+        kinds = {"paper": _of(results, PAPER), "reference": _of(results, REFERENCE)}
+        kinds["searched"] = [result for result in results if result not in kinds["paper"] + kinds["reference"]]
+        kinds["pruned (when stopped)"] = stopped
+        return {
+            kind: [(result.params[x], result.values[0], str(result.number)) for result in found]
+            for kind, found in kinds.items()
+        }
 
     for x, label in (("learning_rate", "learning rate"), ("clip_value", "clip value")):
+        title = f"WGAN trials by number: {label}"
         figure = figures.scatter(
-            points(x),
-            label,
-            "Frechet distance to validation images",
-            f"WGAN trials by number: {label}; pruned ones left out",
-            log_x=True,
-            log_y=True,
+            points(x), label, "Frechet distance to validation images", title, log_x=True, log_y=True
         )
         study.parent.log_figure(f"fd_against_{x}", figure)
+    importance = importances(study.name, study.context.store)
     if importance:
         title = "What the Frechet distance of a WGAN trial depends on (fANOVA)"
         study.parent.log_figure("importances", figures.bars(importance, "share of the variance", title))
     ranked = sorted(results, key=lambda result: result.values[0])
     sheet = [_samples_of(result, study.context.device) for result in ranked]
     rows = [f"trial {result.number}: {result.values[0]:.1f}" for result in ranked]
-    title = "Ten samples of each trial from the same noise, by Frechet distance to validation images"
+    title = "Trials by Frechet distance to validation images, same noise"
     study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title))
-    rows = [name if number == 0 else "" for name in walks for number in range(FIGURE_PATHS)]
+    ways = [f"{start} to {end}" for start, end in pairs(FIGURE_PATHS, study.context.config.seed).tolist()]
+    rows = [f"{name}, {way}" for name in walks for way in ways]
     images = torch.cat([path.images[:FIGURE_PATHS].flatten(0, 1) for path in walks.values()])
     title = "Interpolation between the same digits, through noise and through latents"
     study.parent.log_figure("interpolation", figures.labelled_grid(to_pixels(images), rows, title))
