@@ -41,12 +41,15 @@ def run(context: Context) -> Outcome:
     with context.study("conditional-gan", description, settings_of(config, "repeats"), inputs) as study:
         results = study.search(search, objective)
         best = min(results, key=lambda result: result.values[0])
-        sitting_value = sitting_distance(context, "conditional-gan", inputs["judge"], examiner, conditional=True)
-        champion = study.promote(
-            best, "conditional-gan", "val/fd", "minimize", description, sitting_value=sitting_value
-        ).champion
-        rows = _rows(results, trial_metrics(study.parent))
-    return Outcome("conditional-gan", champion, rows)
+
+        def end() -> Outcome:
+            sitting_value = sitting_distance(context, "conditional-gan", inputs["judge"], examiner, conditional=True)
+            champion = study.promote(
+                best, "conditional-gan", "val/fd", "minimize", description, sitting_value=sitting_value
+            ).champion
+            return Outcome("conditional-gan", champion, _rows(results, trial_metrics(study.parent)))
+
+        return study.close(end)
 
 
 def _rows(results: Sequence[Result], measured: dict[str, dict[str, float]]) -> tuple[Row, ...]:

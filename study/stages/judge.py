@@ -53,8 +53,12 @@ def run(context: Context) -> Outcome:
     with context.study("judge", description, settings_of(config) | MODULE, {}) as study:
         results = study.search(Search({"val/accuracy": "maximize"}, {}, fixed=[{}]), objective)
         best = max(results, key=lambda result: result.values[0])
-        champion = study.promote(best, "judge", "val/accuracy", "maximize", description).champion
-    return Outcome("judge", champion, (Row("test accuracy", f"{champion.metrics['test/accuracy']:.2%}"),))
+
+        def end() -> Outcome:
+            champion = study.promote(best, "judge", "val/accuracy", "maximize", description).champion
+            return Outcome("judge", champion, (Row("test accuracy", f"{champion.metrics['test/accuracy']:.2%}"),))
+
+        return study.close(end)
 
 
 def _pick(trial: Trial, *names: str) -> figures.Series:

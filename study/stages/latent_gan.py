@@ -84,14 +84,20 @@ def run(context: Context) -> Outcome:
     }
     with context.study("latent-gan", description, settings, inputs) as study:
         results = study.search(wgan, lambda trial: train(trial, trial.params))
-        best = min(results, key=lambda result: result.values[0])
-        sitting_value = sitting_distance(context, "latent-gan", inputs["judge"], examiner, conditional=False)
-        promotion = study.promote(best, "latent-gan", "val/fd", "minimize", description, sitting_value=sitting_value)
         vanillas = study.search(vanilla, vanilla_objective, "vanilla") if config.vanilla_seeds else []
-        measured = trial_metrics(study.parent)
-        baselines = _baselines(study, data, examiner, config.mixture_components)
-        _log_figures(study, data, promotion.champion, results, measured)
-    return Outcome("latent-gan", promotion.champion, _rows(promotion.champion, results, vanillas, measured, baselines))
+        best = min(results, key=lambda result: result.values[0])
+
+        def end() -> Outcome:
+            sitting_value = sitting_distance(context, "latent-gan", inputs["judge"], examiner, conditional=False)
+            champion = study.promote(
+                best, "latent-gan", "val/fd", "minimize", description, sitting_value=sitting_value
+            ).champion
+            measured = trial_metrics(study.parent)
+            baselines = _baselines(study, data, examiner, config.mixture_components)
+            _log_figures(study, data, champion, results, measured)
+            return Outcome("latent-gan", champion, _rows(champion, results, vanillas, measured, baselines))
+
+        return study.close(end)
 
 
 def _baselines(study: Study, data: LatentData, examiner: Examiner, components: Sequence[int]) -> dict[str, float]:
