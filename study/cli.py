@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import tyro
 
 from study.config import PRESETS, StudyConfig, UsageError
-from tracking.store import StoreError
+from tracking.store import StoreError, hurry, store_errors
 
 INTERRUPTED = 130
+AGAIN = 5.0  # seconds after which a second signal is not the first one's echo
 
 
 def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
@@ -40,12 +43,20 @@ def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
 def exit_code(command: Callable[[], None]) -> int:
     """Run a command. Returns 0, 2 after a user's mistake (told in one sentence), or 130 if it was stopped."""
 
-    def stop(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    stopped = float("-inf")
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        hurry()
+        # A terminal's Ctrl-C reaches a worker twice, through its launcher too: the second must not cut off its end.
+        if time.monotonic() - stopped > AGAIN:
+            stopped = time.monotonic()
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        command()
+        with store_errors():
+            command()
     except (UsageError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -53,8 +64,15 @@ def exit_code(command: Callable[[], None]) -> int:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
+
+
+def set_log_level(level: str) -> None:
+    """Tell what is at least as important as this on the error output."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger(None if level == "debug" else "study").setLevel(level.upper())
 
 
 def _preset(name: str) -> StudyConfig:

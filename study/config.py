@@ -170,6 +170,12 @@ class StudyConfig:
     """Seed of every trial; the same seed gives the same trial on the same machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a GPU if PyTorch sees one."""
+    workers: int = 1
+    """Processes that share the trials, and the processor's cores; other machines may join with the same command."""
+    quiet: bool = False
+    """No progress, only the table at the end, warnings and errors."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What to tell on the way: info is a line a trial, debug what Optuna, MLflow and SQLAlchemy say too."""
     dry_run: bool = False
     """Print the plan and stop."""
     judge: JudgeConfig = JudgeConfig()
@@ -180,7 +186,7 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         _at_least(0, seed=self.seed)
-        _at_least(1, stages=len(self.stages))
+        _at_least(1, stages=len(self.stages), workers=self.workers)
 
 
 _DEMO = StudyConfig(autoencoder=AutoencoderConfig(epochs=3), transfer=TransferConfig(draws=2, semi_epochs=4))

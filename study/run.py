@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from study.cli import exit_code, parse_study
+from study.cli import exit_code, parse_study, set_log_level
 from study.config import STAGES, StageName, StudyConfig, UsageError
+from study.workers import workers
+from tracking.store import without_password
 
 if TYPE_CHECKING:
     from study.stage import Context, Outcome
@@ -35,10 +39,12 @@ def _run(arguments: Sequence[str]) -> None:
         print(plan(preset, config))
         return
     began = time.monotonic()
+    set_log_level("warning" if config.quiet else config.log_level)
     context = prepare(preset, config)
     check_inputs(context)
     check_sizes(context)
-    outcomes = [run_stage(stage, context) for stage in STAGES if stage in config.stages]
+    with workers(preset, replace(config, data=context.dataset.name)):  # type: ignore[arg-type]
+        outcomes = run_stages(context)
     print(f"\n{table(outcomes)}\n")
     print(f"{context.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s")
     print(f"look at the runs: {context.store.ui_command}")
@@ -59,7 +65,8 @@ def plan(preset: str, config: StudyConfig) -> str:
         "conditional-gan": f"{config.conditional_gan.repeats} trainings with the best settings,"
         f" {config.conditional_gan.epochs} epochs each",
     }
-    lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {config.tracking_uri or config.store}"]
+    store = without_password(config.tracking_uri or str(config.store))
+    lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}"]
     return "\n".join([*lines, *(f"{stage}: {trials[stage]}" for stage in STAGES if stage in config.stages)])
 
 
@@ -74,6 +81,7 @@ def prepare(preset: str, config: StudyConfig) -> Context:
     from study.data import load
     from study.stage import Context
 
+    torch.set_num_threads(max(1, torch.get_num_threads() // config.workers))
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device must be one that PyTorch sees, but got 'cuda', and it sees no GPU")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -119,9 +127,14 @@ def check_sizes(context: Context) -> None:
         raise UsageError(f"`transfer.labels_per_class <= {fewest} images of a class` must hold, but got {most}")
 
 
+def run_stages(context: Context) -> list[Outcome]:
+    """Run the stages that were asked for, in order."""
+    return [run_stage(stage, context) for stage in STAGES if stage in context.config.stages]
+
+
 def run_stage(stage: StageName, context: Context) -> Outcome:
     """Run one stage; only its own file is imported."""
-    print(f"{stage} ...", file=sys.stderr)
+    logging.getLogger("study").info("%s ...", stage)
     outcome: Outcome = import_module(f"study.stages.{stage.replace('-', '_')}").run(context)
     return outcome
 

@@ -2,34 +2,48 @@
 
 A study is known by the fingerprint of all that decides its trials, so that the same command finds its finished
 trials again and any other command starts a study of its own in the same store.
+
+Any number of processes, on any machines, may work on a study and die at any moment. Each trial that is asked for is a
+slot; an attempt at a slot is one trial of Optuna's. Every change of an attempt's state happens under the study's lock,
+and what is to be done next follows from the states in the database alone, never from what a process remembers. So
+no slot is taken twice, and a slot whose attempt was stopped or died is simply found open again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import math
+import os
+import socket
+import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from tqdm import tqdm
 
+from study.progress import Progress, log, short
 from tracking.registry import Direction
-from tracking.runs import Run, end_killed, trial_run
-from tracking.store import Store, StoreError, without_password
+from tracking.runs import Run, end_killed, settle, trial_run
+from tracking.store import Store, StoreError, be_patient, store_errors, without_password
 
 HEARTBEAT = 5  # seconds
-GRACE = 20  # seconds without a heartbeat, after which a trial counts as dead
-RETRIES = 2
-OUTCOME, REASON, RUN_ID = "outcome", "reason", "mlflow.run_id"  # user attributes of a trial
+GRACE = 60  # seconds without a heartbeat, after which a trial counts as dead
+RETRIES = 2  # of a trial whose process died
+GLANCE = 2.0  # seconds between two looks at what other processes have finished
+SLOT, WORKER, OUTCOME, REASON, RUN_ID = "slot", "worker", "outcome", "reason", "mlflow.run_id"  # user attributes
+STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}  # of the runs
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")  # see _beating
 
 Params = dict[str, Any]
 Distribution = BaseDistribution
@@ -74,7 +88,7 @@ class Trial:
     run: Run
     _optuna: optuna.Trial
     _prune_on: str | None
-    _bar: tqdm[Any]
+    _epoch: Callable[[int, Mapping[str, float]], None]  # told of every report
     history: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)  # metric: epochs, values
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -88,8 +102,7 @@ class Trial:
             epochs, values = self.history.setdefault(name, ([], []))
             epochs.append(epoch)
             values.append(value)
-        self._bar.set_postfix_str(f"trial {self.number} epoch {epoch} {_short(metrics)}", refresh=False)
-        self._bar.update(0)
+        self._epoch(epoch, metrics)
         if self._prune_on is not None and self._prune_on in metrics:
             self._optuna.report(metrics[self._prune_on], epoch)
             if self._optuna.should_prune():
@@ -119,6 +132,12 @@ class Search:
     prune_on: str | None = None
     prune_after: int = 0
 
+    @property
+    def slots(self) -> dict[str, Params]:
+        """Every trial that is asked for, by name, and the parameters that are settled beforehand."""
+        fixed = {_name(params): params for params in self.fixed}
+        return fixed | {f"free {number}": {} for number in range(self.free)}
+
 
 def study_name(dataset: str, stage: str, settings: Mapping[str, Any]) -> str:
     """The study's name, which ends in a fingerprint of the settings: those that decide what a trial computes."""
@@ -131,44 +150,20 @@ def run_search(
 ) -> list[Result]:
     """Run what is missing of the study's trials, each as a nested run of `parent`; give all complete ones.
 
-    A trial whose training breaks down (FloatingPointError) counts as failed with its reason, and the study goes
-    on. One that was stopped, or whose process died, is tried again with the same parameters.
+    Other processes may run some of them. A trial whose training breaks down (FloatingPointError) counts as failed
+    with its reason, and the study goes on. One that was stopped, or whose process died, is tried again with the same
+    parameters, the latter at most twice.
 
     Raises:
         StoreError: Optuna's database cannot be opened, or no trial is complete at the end.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _open(name, search, store, seed)
-    total = len(search.fixed) + search.free
-    with tqdm(total=total, desc=label, unit="trial", disable=None, dynamic_ncols=True, leave=False) as bar:
-        run_one = _objective(search, objective, parent, label, bar)
-        while True:
-            optuna.storages.fail_stale_trials(study)
-            trials = study.get_trials(deepcopy=False)
-            done = [trial for trial in trials if _is_done(trial)]
-            under_way = [trial for trial in trials if trial.state == TrialState.RUNNING]
-            waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-            bar.n = len(done)
-            bar.refresh()
-            if len(done) >= total and not _missing(search.fixed, done):
-                break
-            missing = _missing(search.fixed, [*done, *under_way, *waiting])
-            for params in missing:
-                study.enqueue_trial(params)
-            if missing or waiting or len(done) + len(under_way) < total:
-                study.optimize(run_one, n_trials=1, catch=(FloatingPointError,))
-            else:
-                time.sleep(1)  # the last trials are another process's
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    if not complete:
-        reasons = sorted({trial.user_attrs.get(REASON) or "pruned" for trial in done})
-        raise StoreError(f"no trial of {name} is complete: {'; '.join(reasons)}")
-    return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in complete]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return _Trials(name, search, store, parent, seed).run(objective, label)
 
 
 def pruned(name: str, store: Store) -> list[Result]:
     """The study's pruned trials, with the last value that each reported."""
-    study = optuna.load_study(study_name=name, storage=store.optuna_url)
+    study = _load(name, store)
     found = study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
     return [
         Result(t.number, dict(t.params), (t.intermediate_values[t.last_step],), t.user_attrs[RUN_ID])
@@ -182,7 +177,7 @@ def importances(name: str, store: Store) -> dict[str, float]:
 
     Empty where there are too few complete trials to say: fewer than two a parameter.
     """
-    study = optuna.load_study(study_name=name, storage=store.optuna_url)
+    study = _load(name, store)
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if not complete or len(complete) < 2 * len(complete[0].params):
         return {}
@@ -201,68 +196,213 @@ def pareto_front(results: Sequence[Result]) -> list[Result]:
     return [result for result in results if not dominated(result)]
 
 
-def _open(name: str, search: Search, store: Store, seed: int) -> optuna.Study:
-    try:
-        with store.opening():
-            storage = optuna.storages.RDBStorage(
-                store.optuna_url,
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
-                heartbeat_stale_trial_callback=_retry_dead,
-            )
-        study = optuna.create_study(
-            study_name=name, storage=storage, directions=list(search.objectives.values()), load_if_exists=True
-        )
-    except Exception as error:  # SQLAlchemy's and the drivers' many classes, all of which mean the same here
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {reason}") from error
-    # A sampler that starts from the same seed again would propose the same first points again.
-    known = len(study.get_trials(deepcopy=False))
-    study.sampler = optuna.samplers.TPESampler(n_startup_trials=len(search.fixed) + 4, seed=seed + known)
-    study.pruner = (
-        optuna.pruners.MedianPruner(n_startup_trials=len(search.fixed) + 2, n_warmup_steps=search.prune_after)
-        if search.prune_on
-        else optuna.pruners.NopPruner()
-    )
-    return study
+def _load(name: str, store: Store) -> optuna.Study:
+    url = store.optuna_url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
+    return optuna.load_study(study_name=name, storage=RDBStorage(url, engine_kwargs=store.optuna_engine_options()))
 
 
-def _objective(
-    search: Search, objective: Objective, parent: Run, label: str, bar: tqdm[Any]
-) -> Callable[[optuna.Trial], tuple[float, ...]]:
-    def run_one(trial: optuna.Trial) -> tuple[float, ...]:
-        params = {name: _suggest(trial, name, distribution) for name, distribution in search.space.items()}
-        tags = {
-            "optuna.study": trial.study.study_name,
-            "optuna.trial": trial.number,
-            "optuna.state": "RUNNING",
-        }
-        with trial_run(parent, f"trial {trial.number}", params, tags) as run:
-            trial.set_user_attr(RUN_ID, run.run_id)
-            outcome, reason = "COMPLETE", ""
-            began = time.monotonic()
+class _Trials:
+    """A study's trials, and how this process takes part in them."""
+
+    def __init__(self, name: str, search: Search, store: Store, parent: Run, seed: int) -> None:
+        self.name, self.search, self.store, self.parent, self.seed = name, search, store, parent, seed
+        try:
+            with store.lock("opening"):  # of several processes, one makes the tables
+                self.storage = _Storage(
+                    store.optuna_url.replace("{", "{{").replace("}", "}}"),  # Optuna takes it for a template
+                    engine_kwargs=store.optuna_engine_options(),
+                    heartbeat_interval=HEARTBEAT,
+                    grace_period=GRACE,
+                    heartbeat_stale_trial_callback=self._bury,
+                )
+                be_patient(self.storage.engine)
+                self.study = optuna.create_study(
+                    study_name=name,
+                    storage=self.storage,
+                    directions=list(search.objectives.values()),
+                    load_if_exists=True,
+                )
+        except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
+            reason = without_password(str(error).splitlines()[0])
+            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {reason}") from error
+        if search.prune_on:
+            self.study.pruner = optuna.pruners.MedianPruner(len(search.fixed) + 2, search.prune_after)
+        else:
+            self.study.pruner = optuna.pruners.NopPruner()
+
+    def run(self, objective: Objective, label: str) -> list[Result]:
+        done = self._done()
+        with Progress(label, len(self.search.slots), len(done)) as progress:
+            told = {attempt.number for attempt in done.values()}
+            looked = 0.0
+
+            def look() -> None:
+                """Tell of what has come to its end since the last look, here or elsewhere."""
+                nonlocal looked
+                looked = time.monotonic()
+                found = self._done()
+                for attempt in sorted(found.values(), key=lambda attempt: attempt.number):
+                    if attempt.number not in told:
+                        told.add(attempt.number)
+                        progress.finished(len(found), _line(attempt), self._best(found))
+
+            def tell_epoch(number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+                progress.doing(f"trial {number} epoch {epoch} {short(metrics)}")
+                if time.monotonic() - looked > GLANCE:
+                    look()
+
+            while len(self._done()) < len(self.search.slots):
+                trial = self._claim()
+                if trial is not None:
+                    self._attempt(trial, objective, tell_epoch)
+                else:
+                    progress.doing("waiting for trials of other processes, or for them to count as dead")
+                    time.sleep(1)
+                look()
+        with self.store.lock(self.name):
+            self._settle()
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not trials:
+            reasons = sorted({attempt.user_attrs.get(REASON) or "pruned" for attempt in self._done().values()})
+            raise StoreError(f"no trial of {self.name} is complete: {'; '.join(reasons)}")
+        return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in trials]
+
+    # --- What the database says --------------------------------------------------------------------------
+
+    def _attempts(self) -> dict[str, list[FrozenTrial]]:
+        """The attempts at each slot that is asked for, the latest last."""
+        attempts: dict[str, list[FrozenTrial]] = {slot: [] for slot in self.search.slots}
+        nameless = 0
+        for trial in self.study.get_trials(deepcopy=False):
+            slot = trial.user_attrs.get(SLOT)
+            if slot is None and trial.params:  # of a store that was made before there were slots
+                slot = _name(trial.params)
+                if slot not in attempts and _is_done(trial):
+                    slot, nameless = f"free {nameless}", nameless + 1
+            if slot in attempts:
+                attempts[slot].append(trial)
+        return attempts
+
+    def _done(self) -> dict[str, FrozenTrial]:
+        """The attempt that decided each slot that has been decided."""
+        decided = {}
+        for slot, attempts in self._attempts().items():
+            dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
+            deciding = next(filter(_is_done, attempts), dead[-1] if len(dead) > RETRIES else None)
+            if deciding is not None:
+                decided[slot] = deciding
+        return decided
+
+    def _best(self, done: Mapping[str, FrozenTrial]) -> str:
+        values = [attempt.values for attempt in done.values() if attempt.state == TrialState.COMPLETE]
+        if not values or len(self.search.objectives) > 1:
+            return ""
+        ((metric, direction),) = self.search.objectives.items()
+        best = (min if direction == "minimize" else max)(value[0] for value in values)
+        return f"(best {short({metric: best})})"
+
+    # --- What changes it, always under the study's lock -------------------------------------------------------
+
+    def _claim(self) -> optuna.Trial | None:
+        """Take an open slot; None if other processes have all that are left."""
+        with self.store.lock(self.name):
+            optuna.storages.fail_stale_trials(self.study)
+            for attempt in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+                if WORKER not in attempt.user_attrs:  # its process died right here, or it is an older version's
+                    with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                        self.storage.set_trial_state_values(attempt._trial_id, TrialState.FAIL)
+            done = self._done()
+            for slot, attempts in self._attempts().items():
+                if slot in done or any(not attempt.state.is_finished() for attempt in attempts):
+                    continue
+                params = dict(self.search.slots[slot])
+                for attempt in attempts:  # each may have died before it had all of them
+                    params |= attempt.params
+                self.study.enqueue_trial(params, user_attrs={SLOT: slot})
+                self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
+                trial = self.study.ask()
+                self.storage.record_heartbeat(trial._trial_id)
+                trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
+                return trial
+        return None
+
+    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        """One of its own for each trial: what is proposed depends on the trials before, not on the process.
+
+        Trials that other processes have under way count as bad ones, so that it keeps away from them.
+        """
+        startup = len(self.search.fixed) + 4
+        return optuna.samplers.TPESampler(n_startup_trials=startup, seed=self.seed + seed, constant_liar=True)
+
+    def _bury(self, _study: optuna.Study, attempt: FrozenTrial) -> None:
+        end_killed(self.parent, self._tags(attempt.number))
+
+    def _settle(self) -> None:
+        """Put right what processes that died have left of the MLflow runs."""
+        trials = self.study.get_trials(deepcopy=False)
+        outcomes = {t.user_attrs[RUN_ID]: STATUS[t.state] for t in trials if RUN_ID in t.user_attrs and _is_done(t)}
+        settle(self.parent, {"optuna.study": self.name}, outcomes)
+
+    def _finish(self, trial: optuna.Trial, outcome: str, reason: str, values: tuple[float, ...] | None = None) -> None:
+        """Commit what became of an attempt; its run ends right after."""
+        state = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED}.get(outcome, TrialState.FAIL)
+        with self.store.lock(self.name):
+            trial.set_user_attr(REASON, reason)
+            trial.set_user_attr(OUTCOME, outcome)
+            self.study.tell(trial, values, state)
+
+    # --- One attempt ----------------------------------------------------------------------------------------
+
+    def _tags(self, number: int) -> dict[str, Any]:
+        return {"optuna.study": self.name, "optuna.trial": number}
+
+    def _attempt(
+        self, trial: optuna.Trial, objective: Objective, tell_epoch: Callable[[int, int, Mapping[str, float]], None]
+    ) -> None:
+        try:
+            with _beating(self.storage, trial._trial_id), store_errors():
+                params = {name: _suggest(trial, name, space) for name, space in self.search.space.items()}
+                tags = self._tags(trial.number) | {"optuna.state": "RUNNING"}
+                with trial_run(self.parent, f"trial {trial.number}", params, tags) as run:
+                    trial.set_user_attr(RUN_ID, run.run_id)
+                    seen = Trial(
+                        trial.number, params, run, trial, self.search.prune_on, partial(tell_epoch, trial.number)
+                    )
+                    self._decide(trial, seen, objective)
+        except FloatingPointError:
+            pass  # told to Optuna and MLflow; the study goes on
+        except _Superseded:
+            log.warning("trial %d was silent for so long that another process has taken it over", trial.number)
+
+    def _decide(self, trial: optuna.Trial, seen: Trial, objective: Objective) -> None:
+        """Train, and commit the outcome while the run is still open: its status then follows."""
+
+        def finish(outcome: str, reason: str, values: tuple[float, ...] | None = None) -> None:
+            seen.run.set_tags({"optuna.state": outcome, "reason": reason})
+            self._finish(trial, outcome, reason, values)
+
+        try:
             try:
-                values = objective(Trial(trial.number, params, run, trial, search.prune_on, bar))
-                reason = _short(dict(zip(search.objectives, values, strict=True)))
-                return values
+                with store_errors():
+                    values = objective(seen)
+                named = dict(zip(self.search.objectives, values, strict=True))
+                for metric, value in named.items():
+                    if not math.isfinite(value):
+                        raise FloatingPointError(f"{metric} is {value}")
+                finish("COMPLETE", short(named), values)
             except Pruned as error:
-                outcome, reason = "PRUNED", str(error)
+                finish("PRUNED", str(error))
             except FloatingPointError as error:
-                outcome, reason = "FAIL", str(error)
+                finish("FAIL", str(error))
                 raise
-            except BaseException as error:
-                outcome, reason = "STOPPED", type(error).__name__
-                trial.study.enqueue_trial(params)
-                raise
-            finally:
-                trial.set_user_attr(OUTCOME, outcome)
-                trial.set_user_attr(REASON, reason)
-                run.set_tags({"optuna.state": outcome, "reason": reason})
-                line = f"{label}: trial {trial.number} {outcome.lower()} {reason} ({_short(params)})"
-                bar.write(f"{line}, {time.monotonic() - began:.0f} s", file=sys.stderr)
-        raise optuna.TrialPruned  # outside of its run, which ended as it should: FINISHED
-
-    return run_one
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise _Superseded from error
+        except FloatingPointError:
+            raise
+        except BaseException as error:
+            with suppress(Exception):  # The store may be what failed; the error itself is told.
+                finish("STOPPED", str(error) if isinstance(error, StoreError) else type(error).__name__)
+            raise
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
@@ -276,24 +416,57 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
     raise TypeError(f"{name}: {distribution}")
 
 
+class _Superseded(BaseException):
+    """The trial counts as dead, and another process has its slot: its run ends as KILLED."""
+
+
+class _Storage(RDBStorage):
+    """Optuna's storage, whose heart does not stop for good when the database is away for a while."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        try:
+            super().record_heartbeat(trial_id)
+        except optuna.exceptions.StorageInternalError:
+            log.debug("no heartbeat of trial %s", trial_id, exc_info=True)
+
+
+@contextmanager
+def _beating(storage: RDBStorage, trial_id: int) -> Iterator[None]:
+    """Tell the database every few seconds that this trial's process lives."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(HEARTBEAT):
+            storage.record_heartbeat(trial_id)
+        storage.remove_session()
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+def _name(params: Params) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
 def _is_done(trial: FrozenTrial) -> bool:
     if trial.state == TrialState.FAIL:
         return trial.user_attrs.get(OUTCOME) == "FAIL"  # and not STOPPED, or dead without a word
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def _missing(fixed: Sequence[Params], trials: Sequence[FrozenTrial]) -> list[Params]:
-    taken = [trial.params or trial.system_attrs.get("fixed_params", {}) for trial in trials]
-    return [params for params in fixed if params not in taken]
+def _is_dead(trial: FrozenTrial) -> bool:
+    """Its process died: it may have got as far as naming an outcome, but not to committing it."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get(OUTCOME) not in ("FAIL", "STOPPED")
 
 
-def _retry_dead(study: optuna.Study, trial: FrozenTrial) -> None:
-    if RUN_ID in trial.user_attrs:
-        end_killed(trial.user_attrs[RUN_ID])
-    optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)(study, trial)
-
-
-def _short(values: Mapping[str, Any]) -> str:
-    return " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
-    )
+def _line(attempt: FrozenTrial) -> str:
+    """One line on a trial that has come to its end."""
+    if _is_dead(attempt):
+        return f"trial {attempt.number} given up: its process died, as did those of {RETRIES} attempts before"
+    outcome, reason = attempt.user_attrs[OUTCOME].lower(), attempt.user_attrs[REASON]
+    seconds = f", {attempt.duration.total_seconds():.0f} s" if attempt.duration else ""
+    return f"trial {attempt.number} {outcome} {reason} ({short(attempt.params)}){seconds}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
@@ -98,7 +99,7 @@ class Context:
 
     @contextmanager
     def study(
-        self, stage: str, description: str, settings: Mapping[str, Any], inputs: Mapping[str, Version]
+        self, stage: StageName, description: str, settings: Mapping[str, Any], inputs: Mapping[str, Version]
     ) -> Iterator[Study]:
         """The stage's study and its parent run: those of an earlier call with the same settings, or new ones.
 
@@ -112,7 +113,7 @@ class Context:
         facts = {"dataset": self.dataset.name, "seed": self.config.seed, "git_commit": git_commit()}
         tags = {"preset": self.preset, "settings": json.dumps(settings, default=str), **facts, **input_tags}
         experiment = self.store.experiment(f"{self.dataset.name}/{stage}")
-        with study_run(experiment, name, description, tags) as parent:
+        with study_run(self.store, experiment, name, description, tags) as parent:
             yield Study(self, stage, name, parent, facts | input_tags)
 
 
@@ -121,10 +122,11 @@ class Study:
     """A stage's study under way: its searches, its models, its promotion."""
 
     context: Context
-    stage: str
+    stage: StageName
     name: str
     parent: Run
     facts: Mapping[str, Any]
+    results: list[Result] = field(default_factory=list)  # of all its searches so far
 
     def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
         """Run what is missing of a search; every trial starts from the study's seed.
@@ -141,7 +143,32 @@ class Study:
 
         name = f"{self.name}/{part}" if part else self.name
         label = f"{self.stage} {part}".rstrip()
-        return run_search(name, search, seeded, self.context.store, self.parent, seed, label)
+        results = run_search(name, search, seeded, self.context.store, self.parent, seed, label)
+        self.results.extend(results)
+        return results
+
+    def close(self, end: Callable[[], Outcome]) -> Outcome:
+        """What follows the trials: promotion, figures, rows. Done once, by whichever process comes first.
+
+        The others, and later calls, get the same outcome from the parent run, as long as trials, settings, code and
+        champion are the same. If the process dies, another one does it again from the start: `end` must allow that.
+        """
+        with self.context.store.lock(f"{self.context.dataset.name}/{self.stage}/close"):
+            sitting = self.context.champion(OUTPUTS[self.stage][0])
+            kept = self.parent.read_json("outcome")
+            if kept is not None and sitting is not None and kept["of"] == self._fingerprint(sitting):
+                return Outcome(self.stage, sitting, tuple(Row(**row) for row in kept["rows"]))
+            outcome = end()
+            rows = [asdict(row) for row in outcome.rows]
+            self.parent.log_json("outcome", {"of": self._fingerprint(outcome.champion), "rows": rows})
+            return outcome
+
+    def _fingerprint(self, champion: Version) -> str:
+        """Of all that an outcome depends on."""
+        settings = asdict(self.context.config)[self.stage.replace("-", "_")]
+        trials = [(result.number, result.run_id) for result in self.results]
+        content = [champion.uri, trials, settings, git_commit()]
+        return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
     def log_model(self, module: nn.Module, example: Tensor, config: Mapping[str, Any]) -> None:
         """Log the module with the trial's run; `config["module"]` are its constructor's arguments."""

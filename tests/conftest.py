@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,9 +55,18 @@ def smoke_store(command: Command, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store to copy: making its tables takes seconds."""
+    folder = tmp_path_factory.mktemp("empty") / "store"
+    open_store(folder)
+    return folder
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(empty_store: Path, tmp_path: Path) -> Store:
     """A fresh, empty store, open."""
+    shutil.copytree(empty_store, tmp_path / "store")
     return open_store(tmp_path / "store")
 
 

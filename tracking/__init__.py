@@ -7,8 +7,8 @@ for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A server that does not answer is reported within 10 s, not retried for minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # A server that is away is waited for: 0 + 4 + 8 + 16 + 32 s (as a store is opened it is not, see store.py).
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     # Models are `pt2` archives (torch.export); a pickled one in the registry is refused.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",

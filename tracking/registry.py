@@ -110,9 +110,16 @@ def champion(name: str) -> Version | None:
     """The version with the alias `champion`, None if there is none."""
     try:
         found = mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
+            return None
+        raise
     return _version(found)
+
+
+def version(name: str, number: int) -> Version:
+    """The registered version of this number."""
+    return _version(mlflow.MlflowClient().get_model_version(name, str(number)))
 
 
 def require_champion(name: str) -> Version:
@@ -173,14 +180,14 @@ def promote(
         sitting_value = sitting.metrics[metric]
     better = sitting_value is None or (value < sitting_value if direction == "minimize" else value > sitting_value)
     moves = sitting is None or (sitting.number != version.number and (better or insist))
-    if moves:
-        client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
     tags = {f"promotion.{metric}": value, "promotion.moved": str(moves).lower()}
     if sitting is not None and sitting.number != version.number:
         tags |= {"promotion.sitting": sitting.number, f"promotion.sitting.{metric}": sitting_value}
     if sitting is None or sitting.number != version.number:
         for key, entry in tags.items():
             client.set_model_version_tag(version.name, str(version.number), key, str(entry))
+    if moves:  # last: whoever dies before has this done again
+        client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
     winner = version if moves or sitting is None else sitting
     return Promotion(version, winner, metric, value, sitting, sitting_value)
 

@@ -6,12 +6,15 @@ import csv
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from tracking.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,30 +55,53 @@ class Run:
         writer.writerows(zip(*columns.values(), strict=True))
         mlflow.MlflowClient().log_text(self.run_id, text.getvalue(), f"tables/{name}.csv")
 
+    def log_json(self, name: str, content: Any) -> None:
+        """Plain data as `<name>.json` among the artifacts."""
+        mlflow.MlflowClient().log_dict(self.run_id, content, f"{name}.json")
+
+    def read_json(self, name: str) -> Any:
+        """What `log_json` has kept under this name; None if there is nothing, or its writing was cut short."""
+        location = mlflow.MlflowClient().get_run(self.run_id).info.artifact_uri
+        with suppress(MlflowException, OSError, ValueError):
+            return mlflow.artifacts.load_dict(f"{location}/{name}.json")
+        return None
+
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        for name, value in _text(tags).items():
-            mlflow.MlflowClient().set_tag(self.run_id, name, value)
+        batch = [RunTag(name, value) for name, value in _text(tags).items()]
+        mlflow.MlflowClient().log_batch(self.run_id, tags=batch)
 
 
 @contextmanager
-def study_run(experiment_id: str, study: str, description: str, tags: Mapping[str, Any]) -> Iterator[Run]:
-    """The parent run of the study of this name: found again if the store has it, else made."""
-    found = mlflow.MlflowClient().search_runs(
-        [experiment_id], f"tags.study = '{study}'", max_results=1, order_by=["attributes.start_time ASC"]
-    )
-    if found:
-        active = mlflow.start_run(run_id=found[0].info.run_id)
-        mlflow.MlflowClient().update_run(active.info.run_id, status="RUNNING")
-    else:
-        tags = _text({"study": study, **tags})
-        active = mlflow.start_run(experiment_id=experiment_id, run_name=study, tags=tags, description=description)
-    with _ended(active) as run:
+def study_run(store: Store, experiment_id: str, study: str, description: str, tags: Mapping[str, Any]) -> Iterator[Run]:
+    """The parent run of the study of this name: found again if the store has it, else made.
+
+    Several processes may work under it. One that is stopped, or fails, ends it only if no other has a trial under way.
+    """
+    client = mlflow.MlflowClient()
+    with store.lock(study):
+        found = client.search_runs(
+            [experiment_id], f"tags.study = '{study}'", max_results=1, order_by=["attributes.start_time ASC"]
+        )
+        if found:
+            run = Run(found[0].info.run_id, experiment_id)
+        else:
+            tags = _text({"study": study, "mlflow.note.content": description, **_context_tags(), **tags})
+            created = client.create_run(experiment_id, run_name=study, tags=tags)
+            run = Run(created.info.run_id, experiment_id)
+    try:
         yield run
+    except BaseException as error:
+        with suppress(Exception):  # The store may be what failed; the error itself is told.
+            if not any(_trials(run, {}, "attributes.status = 'RUNNING'")):
+                client.set_terminated(run.run_id, _status(error))
+        raise
+    client.set_terminated(run.run_id, "FINISHED")
 
 
 @contextmanager
 def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> Iterator[Run]:
     """A nested run for one trial; FINISHED, FAILED on an exception, KILLED if the process is told to stop."""
+    mlflow.MlflowClient().update_run(parent.run_id, status="RUNNING")
     active = mlflow.start_run(
         experiment_id=parent.experiment_id,
         run_name=name,
@@ -83,9 +109,33 @@ def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[s
         nested=True,
         tags=_text(tags),
     )
-    with _ended(active) as run:
+    run = Run(active.info.run_id, active.info.experiment_id)
+    try:
         run.log_params(params)
         yield run
+    except BaseException as error:
+        with suppress(Exception):  # The store may be what failed; the error itself is told.
+            mlflow.end_run(_status(error))
+        raise
+    mlflow.end_run()
+
+
+def end_killed(parent: Run, tags: Mapping[str, Any]) -> None:
+    """Mark the runs of a trial whose process died as KILLED; they are known by their tags."""
+    for run in _trials(parent, tags):
+        _end(run.info.run_id, "KILLED")
+
+
+def settle(parent: Run, tags: Mapping[str, Any], outcomes: Mapping[str, str]) -> None:
+    """Put right the status of runs, of trials with these tags, whose processes died before they could.
+
+    Args:
+        outcomes: The status that is wanted by run id; a run that is not among them is KILLED.
+    """
+    for run in _trials(parent, tags):
+        status, wanted = run.info.status, outcomes.get(run.info.run_id, "KILLED")
+        if status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted):
+            _end(run.info.run_id, wanted)
 
 
 def run_metrics(run: Run) -> dict[str, float]:
@@ -95,16 +145,7 @@ def run_metrics(run: Run) -> dict[str, float]:
 
 def trial_metrics(parent: Run) -> dict[str, dict[str, float]]:
     """The last values of all metrics of the study's trials, by run id."""
-    found: dict[str, dict[str, float]] = {}
-    token = None
-    while True:
-        page = mlflow.MlflowClient().search_runs(
-            [parent.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'", page_token=token
-        )
-        found |= {run.info.run_id: dict(run.data.metrics) for run in page}
-        token = page.token
-        if not token:
-            return found
+    return {run.info.run_id: dict(run.data.metrics) for run in _trials(parent, {})}
 
 
 def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
@@ -113,26 +154,34 @@ def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
     return [entry.step for entry in found], [entry.value for entry in found]
 
 
-def end_killed(run_id: str) -> None:
-    """Mark the run of a process that died as KILLED."""
-    mlflow.MlflowClient().set_terminated(run_id, "KILLED")
-
-
 def _text(tags: Mapping[str, Any]) -> dict[str, str]:
     """Tags as a server takes them."""
     return {name: str(value) for name, value in tags.items()}
 
 
-@contextmanager
-def _ended(active: mlflow.ActiveRun) -> Iterator[Run]:
-    status = "FINISHED"
-    try:
-        yield Run(active.info.run_id, active.info.experiment_id)
-    except Exception:
-        status = "FAILED"
-        raise
-    except BaseException:  # KeyboardInterrupt, SystemExit: someone stopped us
-        status = "KILLED"
-        raise
-    finally:
-        mlflow.end_run(status)
+def _context_tags() -> dict[str, str]:
+    """The user and program that MLflow shows beside a run."""
+    return mlflow.tracking.context.registry.resolve_tags()
+
+
+def _status(error: BaseException) -> str:
+    """KeyboardInterrupt, SystemExit: someone stopped us."""
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
+def _trials(parent: Run, tags: Mapping[str, Any], *conditions: str) -> Iterator[Any]:
+    """The runs of the study's trials that have these tags."""
+    wanted = [f"tags.`{name}` = '{value}'" for name, value in {"mlflow.parentRunId": parent.run_id, **tags}.items()]
+    token = None
+    while True:
+        page = mlflow.MlflowClient().search_runs(
+            [parent.experiment_id], " and ".join([*wanted, *conditions]), page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _end(run_id: str, status: str) -> None:
+    mlflow.MlflowClient().set_terminated(run_id, status)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import logging
 import os
+import re
 import sqlite3
+import time
 import urllib.error
 import urllib.request
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from filelock import FileLock
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
 SERVER_TIMEOUT = 5.0  # seconds
-OPENING_TIMEOUT = 60.0  # seconds that a process waits for another to make the tables
+LOCAL_TIMEOUT = 60.0  # seconds that a process waits for another's transaction in an SQLite file
+patience = 60.0  # seconds that work under way waits for a database server to come back
 ABSOLUTE_PATHS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -59,35 +70,82 @@ class Store:
                 raise
             return self.experiment(name)
 
-    def opening(self) -> AbstractContextManager[object]:
-        """Held while a database is opened: of several processes, one makes the tables and the others wait.
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Held by one process at a time, whatever its machine; let go when its process dies.
 
-        A local store only: databases on a server are made once, by whoever sets the server up.
+        A file beside Optuna's SQLite database, or an advisory lock of its PostgreSQL server.
         """
-        if not self.optuna_url.startswith("sqlite:///") and self.artifacts is None:
-            return nullcontext()
-        path = self.optuna_url if self.artifacts is None else self.tracking_uri
-        return FileLock(Path(path.removeprefix("sqlite:///")).with_name(".opening.lock"), timeout=OPENING_TIMEOUT)
+        digest = hashlib.sha256(name.encode()).digest()
+        if self._database_file is not None:
+            folder = self._database_file.with_name("locks")
+            folder.mkdir(exist_ok=True)
+            with FileLock(folder / f"{digest.hex()[:16]}.lock"):
+                yield
+            return
+        from sqlalchemy import text
+
+        connection = self._engine.connect()
+        try:
+            # A server that hears no more of a machine lets its locks go within half a minute.
+            for setting in ("idle = 10", "interval = 5", "count = 3"):
+                connection.execute(text(f"SET tcp_keepalives_{setting}"))
+            key = int.from_bytes(digest[:8], "big", signed=True)
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+            yield
+        finally:
+            with suppress(Exception):  # A lost connection has let go already.
+                connection.close()
+
+    def optuna_engine_options(self) -> dict[str, Any]:
+        """How SQLAlchemy connects to Optuna's database."""
+        if self._database_file is not None:
+            return {"connect_args": {"timeout": LOCAL_TIMEOUT}}
+        # Heartbeats of several machines are compared with each other.
+        return {
+            "connect_args": {"connect_timeout": int(SERVER_TIMEOUT), "options": "-c timezone=utc"},
+            "pool_pre_ping": True,
+        }
+
+    @property
+    def _database_file(self) -> Path | None:
+        """Optuna's SQLite database, None if it is on a server."""
+        return Path(self.optuna_url.removeprefix("sqlite:///")) if self.optuna_url.startswith("sqlite:") else None
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """Connections for locks: none is kept, since a lock lives as long as its connection."""
+        from sqlalchemy import NullPool, create_engine
+
+        options = self.optuna_engine_options() | {"poolclass": NullPool, "pool_pre_ping": False}
+        engine = create_engine(self.optuna_url, isolation_level="AUTOCOMMIT", **options)
+        be_patient(engine)
+        return engine
 
     @property
     def ui_command(self) -> str:
         """The command that shows this store in a browser on this machine only."""
         if self.artifacts is None:
-            return f"open {without_password(self.tracking_uri)} in a browser"
+            return f"open {self.tracking_uri} in a browser"
         return f"mlflow ui --host 127.0.0.1 --backend-store-uri {self.tracking_uri}"
 
 
 def open_store(folder: Path, tracking_uri: str | None = None, storage: str | None = None) -> Store:
     """Open the local store in `folder`, made if missing, or a tracking server and a database in its place.
 
+    What does not answer is told within seconds; once open, work waits for a server that is away for a while.
+
     Raises:
-        StoreError: The folder cannot be written, a database in it is no database, or the server does not answer.
+        StoreError: The folder cannot be written, a database in it is no database, or a server does not answer.
     """
     folder = folder.expanduser().absolute()
     if tracking_uri is None or storage is None:
         _check_folder(folder)
     if tracking_uri is not None:
         _check_server(tracking_uri)
+        tracking_uri = _take_password(tracking_uri)
+    if storage is not None:
+        storage = _check_database(storage)
 
     import mlflow
 
@@ -100,14 +158,17 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
     )
     mlflow.set_tracking_uri(store.tracking_uri)
     mlflow.set_registry_uri(store.tracking_uri)
+    retries = os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
     try:
-        with store.opening():
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+        with store.lock("opening"):  # of several processes, one makes the tables and the others wait
             mlflow.MlflowClient().search_experiments(max_results=1)
             if tracking_uri is None:
                 _mend_paths(folder)
     except Exception as error:  # SQLAlchemy's and MLflow's many classes, all of which mean the same here
-        reason = str(error).splitlines()[0]
-        raise StoreError(f"{without_password(store.tracking_uri)} cannot be opened: {reason}") from error
+        raise StoreError(f"{store.tracking_uri} cannot be opened: {_reason(error)}") from error
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
     return store
 
 
@@ -122,19 +183,67 @@ def open_existing_store(folder: Path, tracking_uri: str | None = None) -> Store:
     return open_store(folder, tracking_uri)
 
 
-def without_password(url: str) -> str:
-    """The URL with its password, if any, replaced by ***."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    netloc = parts.netloc.replace(f":{parts.password}@", ":***@")
-    return urlunsplit(parts._replace(netloc=netloc))
+def without_password(text: str) -> str:
+    """The text with the password of every URL in it replaced by ***."""
+    text = re.sub(r"(\w://[^\s:/@]*):[^\s/]*@", r"\1:***@", text)
+    return re.sub(r"([?&]password=)[^\s&]*", r"\1***", text)
+
+
+def be_patient(engine: Engine) -> None:
+    """Let new connections of this engine wait for a database server that is away."""
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: object, args: Any, options: Any) -> Any:
+        began = time.monotonic()
+        while True:
+            try:
+                return dialect.connect(*args, **options)
+            except dialect.loaded_dbapi.OperationalError:
+                if time.monotonic() - began > patience:
+                    raise
+                time.sleep(1)
+
+
+def hurry() -> None:
+    """From now on wait for no server that is away: the process is to stop."""
+    global patience
+    patience = 0.0
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "3"
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what a lost server, a full disk or a read-only folder raises, in whatever package, into one sentence.
+
+    Raises:
+        StoreError: In place of such an error; others pass.
+    """
+    import requests
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+            if full or isinstance(cause, requests.RequestException | DBAPIError | sqlite3.Error):
+                raise StoreError(f"the store was lost: {_reason(cause)}") from error
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    """An error's first line, without passwords."""
+    return without_password((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def _mend_paths(folder: Path) -> None:
     """Tell a store that was moved or copied where it lies now: MLflow keeps absolute paths of artifacts."""
     now = (folder / "artifacts").as_uri()
-    with closing(sqlite3.connect(folder / "mlflow.db", timeout=OPENING_TIMEOUT)) as connection, connection:
+    with closing(sqlite3.connect(folder / "mlflow.db", timeout=LOCAL_TIMEOUT)) as connection, connection:
         experiments = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
         roots = {str(path).removesuffix(f"/{name}") for name, path in experiments if str(path).endswith(f"/{name}")}
         for before in roots - {now}:
@@ -185,3 +294,31 @@ def _check_server(url: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise StoreError(f"the tracking server {without_password(url)} does not answer: {reason}") from error
+
+
+def _take_password(url: str) -> str:
+    """The URL without its user and password, which go where MLflow looks for them and into no message, log or tag."""
+    parts = urlsplit(url)
+    if parts.username is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _check_database(url: str) -> str:
+    """The URL with the driver that we bring, after a first connection."""
+    from sqlalchemy import NullPool, create_engine
+
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
+        raise StoreError(f"--storage must be a postgresql:// or sqlite:/// URL, but got {without_password(url)!r}")
+    if scheme == "postgresql":
+        url = f"postgresql+psycopg://{rest}"
+    options = {"connect_timeout": int(SERVER_TIMEOUT)} if scheme.startswith("postgresql") else {}
+    try:
+        create_engine(url, poolclass=NullPool, connect_args=options).connect().close()
+    except ImportError as error:
+        raise StoreError(f"{without_password(url)} needs a driver: pip install 'latent-study[postgres]'") from error
+    except Exception as error:  # SQLAlchemy's and the drivers' many classes
+        raise StoreError(f"the database {without_password(url)} cannot be opened: {_reason(error)}") from error
+    return url

@@ -67,25 +67,30 @@ def run(context: Context) -> Outcome:
         results = search("", grid, config.free_trials)
         results += search("repeats", repeats, repeat=integer(1, MAX_REPEATS))
         penalised = search("penalty", compared, covariance_weight=log_uniform(1e-6, 1e3))
-        measured = trial_metrics(study.parent)
-        best = choose(results, measured, config.latent_dim)
-        sitting = context.champion("autoencoder")
-        wanted = config.latent_dim is not None and (
-            sitting is None or sitting.config()["module"]["latent_dim"] != config.latent_dim
-        )
-        promotion = study.promote(
-            best,
-            "autoencoder",
-            "latent/knee_distance" if config.latent_dim is None else "val/loss",
-            "minimize",
-            description,
-            insist=wanted,
-        )
-        rule = KNEE_RULE if config.latent_dim is None else f"least loss of size {config.latent_dim}, as asked for"
-        study.parent.set_tags({"champion.rule": rule})
-        _log_figures(study, yardstick, results, penalised, measured, best, rule)
-    rows = _rows(sizes, results, penalised, measured, promotion.champion.metrics, context.references(REFERENCE_LOSS))
-    return Outcome("autoencoder", promotion.champion, rows)
+
+        def end() -> Outcome:
+            measured = trial_metrics(study.parent)
+            best = choose(results, measured, config.latent_dim)
+            sitting = context.champion("autoencoder")
+            wanted = config.latent_dim is not None and (
+                sitting is None or sitting.config()["module"]["latent_dim"] != config.latent_dim
+            )
+            champion = study.promote(
+                best,
+                "autoencoder",
+                "latent/knee_distance" if config.latent_dim is None else "val/loss",
+                "minimize",
+                description,
+                insist=wanted,
+            ).champion
+            rule = KNEE_RULE if config.latent_dim is None else f"least loss of size {config.latent_dim}, as asked for"
+            study.parent.set_tags({"champion.rule": rule})
+            _log_figures(study, yardstick, results, penalised, measured, best, rule)
+            references = context.references(REFERENCE_LOSS)
+            rows = _rows(sizes, results, penalised, measured, champion.metrics, references)
+            return Outcome("autoencoder", champion, rows)
+
+        return study.close(end)
 
 
 def choose(results: Sequence[Result], measured: Measured, latent_dim: int | None) -> Result:

@@ -45,13 +45,17 @@ def run(context: Context) -> Outcome:
     with context.study("conditional-gan", description, settings_of(config, "repeats"), inputs) as study:
         results = study.search(search, objective)
         best = min(results, key=lambda result: result.values[0])
-        sitting_value = sitting_distance(context, "conditional-gan", inputs["judge"], panel, conditional=True)
-        champion = study.promote(
-            best, "conditional-gan", "val/fd", "minimize", description, sitting_value=sitting_value
-        ).champion
-        measured = trial_metrics(study.parent)
-        _log_figures(study, results, measured)
-    return Outcome("conditional-gan", champion, _rows(results, measured))
+
+        def end() -> Outcome:
+            sitting_value = sitting_distance(context, "conditional-gan", inputs["judge"], panel, conditional=True)
+            champion = study.promote(
+                best, "conditional-gan", "val/fd", "minimize", description, sitting_value=sitting_value
+            ).champion
+            measured = trial_metrics(study.parent)
+            _log_figures(study, results, measured)
+            return Outcome("conditional-gan", champion, _rows(results, measured))
+
+        return study.close(end)
 
 
 def _log_figures(study: Study, results: Sequence[Result], measured: Mapping[str, Mapping[str, float]]) -> None:

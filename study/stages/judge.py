@@ -59,15 +59,22 @@ def run(context: Context) -> Outcome:
     search = Search({"val/accuracy": "maximize"}, space, fixed=[{"kind": kind} for kind in KINDS.values()])
     with context.study("judge", description, settings_of(config) | SIZES, {}) as study:
         results = {result.params["kind"]: result for result in study.search(search, objective)}
-        first, second = (
-            study.promote(results[kind], name, "val/accuracy", "maximize", description).champion
-            for name, kind in KINDS.items()
-        )
-    rows = (
-        Row("test accuracy", f"{first.metrics['test/accuracy']:.2%}"),
-        Row(f"test accuracy, second judge ({second.name} v{second.number})", f"{second.metrics['test/accuracy']:.2%}"),
-    )
-    return Outcome("judge", first, rows)
+
+        def end() -> Outcome:
+            first, second = (
+                study.promote(results[kind], name, "val/accuracy", "maximize", description).champion
+                for name, kind in KINDS.items()
+            )
+            rows = (
+                Row("test accuracy", f"{first.metrics['test/accuracy']:.2%}"),
+                Row(
+                    f"test accuracy, second judge ({second.name} v{second.number})",
+                    f"{second.metrics['test/accuracy']:.2%}",
+                ),
+            )
+            return Outcome("judge", first, rows)
+
+        return study.close(end)
 
 
 def _pick(trial: Trial, *names: str) -> figures.Series:

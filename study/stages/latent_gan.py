@@ -31,7 +31,7 @@ PLAIN: Params = {"averaging": 0.0, "falling": False}  # as the paper and the ref
 OURS: Params = {"averaging": 0.999, "falling": True}
 VANILLA: dict[str, Params] = {
     "vanilla GAN": {"batch_size": 256, "learning_rate": 2e-4, "n_critic": 1},
-    "vanilla GAN, reference's settings": {"batch_size": 256, "learning_rate": 5e-4, "n_critic": 5},
+    "vanilla GAN, reference settings": {"batch_size": 256, "learning_rate": 5e-4, "n_critic": 5},
 }
 ABLATIONS: dict[str, Params] = {
     "constant rate": {"falling": False},
@@ -141,16 +141,12 @@ def run(context: Context) -> Outcome:
         bench = Bench(study, config, data, panel)
         results = study.search(wgan, lambda trial: bench.train(trial, trial.params | _manner(trial.params)))
         best = min(results, key=lambda result: result.values[0])
-        sitting_value = sitting_distance(context, "latent-gan", inputs["judge"], panel, conditional=False)
-        champion = study.promote(
-            best, "latent-gan", "val/fd", "minimize", description, sitting_value=sitting_value
-        ).champion
         groups = {
             BEST: [best],
-            "WGAN, reference's settings": _of(results, REFERENCE),
-            "WGAN, paper's settings": _of(results, PAPER),
+            "WGAN, reference settings": _of(results, REFERENCE),
+            "WGAN, paper settings": _of(results, PAPER),
         }
-        for name in (BEST, "WGAN, reference's settings"):
+        for name in (BEST, "WGAN, reference settings"):
             for result in groups[name] if config.repeats > 1 else []:
                 how = result.params | _manner(result.params)
                 groups[name] = [result, *bench.repeat(f"seeds of trial {result.number}", how, range(1, config.repeats))]
@@ -161,18 +157,26 @@ def run(context: Context) -> Outcome:
             how = best.params | _manner(best.params) | change
             groups[f"best settings, {name}"] = bench.repeat(f"trial {best.number}, {name}", how, range(config.repeats))
         groups |= bench.baselines()
-        measured = trial_metrics(study.parent)
-        study.parent.log_table("generators", _table(groups, measured))
-        walks = _walks(context, data, champion, panel)
-        study.parent.log(
-            {
-                f"interpolation/{name}/{key}": value
-                for name, path in walks.items()
-                for key, value in path.measures.items()
-            }
-        )
-        _log_figures(study, results, groups, walks)
-    return Outcome("latent-gan", champion, _rows(groups, measured, walks))
+
+        def end() -> Outcome:
+            sitting_value = sitting_distance(context, "latent-gan", inputs["judge"], panel, conditional=False)
+            champion = study.promote(
+                best, "latent-gan", "val/fd", "minimize", description, sitting_value=sitting_value
+            ).champion
+            measured = trial_metrics(study.parent)
+            study.parent.log_table("generators", _table(groups, measured))
+            walks = _walks(context, data, champion, panel)
+            study.parent.log(
+                {
+                    f"interpolation/{name}/{key}": value
+                    for name, path in walks.items()
+                    for key, value in path.measures.items()
+                }
+            )
+            _log_figures(study, results, groups, walks)
+            return Outcome("latent-gan", champion, _rows(groups, measured, walks))
+
+        return study.close(end)
 
 
 def _of(results: Sequence[Result], settings: Params) -> list[Result]:
@@ -289,7 +293,7 @@ def _rows(
         short = {name: name.replace("Gaussian mixture, ", "GMM-") for name in groups if name.startswith("Gaussian mix")}
         return ", ".join(f"{label} {value(name, measure)}" for name, label in short.items())
 
-    reference = value("WGAN, reference's settings", "sample/fd")
+    reference = value("WGAN, reference settings", "sample/fd")
     quality = ("sample/precision", "sample/recall", "sample/density", "sample/coverage")
     return (
         Row(
@@ -301,10 +305,10 @@ def _rows(
         Row(
             "the same, second judge",
             value(BEST, "second/fd") or "",
-            value("WGAN, reference's settings", "second/fd"),
+            value("WGAN, reference settings", "second/fd"),
             baselines("second/fd"),
         ),
-        Row("sample/fd, paper's settings", value("WGAN, paper's settings", "sample/fd") or "pruned"),
+        Row("sample/fd, paper's settings", value("WGAN, paper settings", "sample/fd") or "pruned"),
         *(
             Row(f"sample/fd, {name}", value(name, "sample/fd") or "none", "collapses", collapsed(groups[name]))
             for name in VANILLA
@@ -324,7 +328,7 @@ def _rows(
         Row(
             "precision, recall, density, coverage",
             several(BEST, *quality) or "",
-            several("WGAN, reference's settings", *quality),
+            several("WGAN, reference settings", *quality),
             f"reconstructions, training {several(TRAIN_RECONSTRUCTIONS, *quality)}",
         ),
         Row(

@@ -78,11 +78,14 @@ def run(context: Context) -> Outcome:
         results = [result for result in found if result.params in search.fixed]
         main = [result for result in results if result.params["labels_per_class"] == config.labels_per_class]
         best = max(main, key=lambda result: result.values[0])
-        champion = study.promote(best, "classifier", "val/accuracy", "maximize", description).champion
-        measured = trial_metrics(study.parent)
-        _log_figures(study, results, main, measured)
-        rows = _rows(main, measured, context.references(REFERENCE_ACCURACY))
-    return Outcome("transfer", champion, rows)
+
+        def end() -> Outcome:
+            champion = study.promote(best, "classifier", "val/accuracy", "maximize", description).champion
+            measured = trial_metrics(study.parent)
+            _log_figures(study, results, main, measured)
+            return Outcome("transfer", champion, _rows(main, measured, context.references(REFERENCE_ACCURACY)))
+
+        return study.close(end)
 
 
 def _of_mode(results: Sequence[Result], mode: str) -> list[Result]:

@@ -16,7 +16,7 @@ def log_trial(store: Store, loss: float, seed: int = 0) -> tuple[str, Autoencode
     torch.manual_seed(seed)
     model = Autoencoder(**MODULE)
     with (
-        study_run(store.experiment("tiny/autoencoder"), "tiny/autoencoder/0", "", {}) as parent,
+        study_run(store, store.experiment("tiny/autoencoder"), "tiny/autoencoder/0", "", {}) as parent,
         trial_run(parent, "trial", {}, {"input.judge": "models:/tiny-judge/1"}) as run,
     ):
         run.log({"val/loss": loss})

@@ -2,7 +2,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from tracking.runs import Run, end_killed, study_run, trial_metrics, trial_run
+from tracking.runs import Run, end_killed, settle, study_run, trial_metrics, trial_run
 from tracking.store import Store
 
 
@@ -11,7 +11,7 @@ def status(run: Run) -> str:
 
 
 def open_study(store: Store):
-    return study_run(store.experiment("tiny/judge"), "tiny/judge/0123", "What it is.", {"dataset": "tiny"})
+    return study_run(store, store.experiment("tiny/judge"), "tiny/judge/0123", "What it is.", {"dataset": "tiny"})
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,8 @@ def test_the_same_study_finds_its_parent_run_again(store: Store) -> None:
         pass
     with open_study(store) as again:
         assert again == first
-        assert status(again) == "RUNNING"
+        with trial_run(again, "trial 0", {}, {}):
+            assert status(again) == "RUNNING"
     assert status(first) == "FINISHED"
 
 
@@ -55,8 +56,36 @@ def test_trials_are_nested_with_their_last_metrics(store: Store) -> None:
     assert [a.path for a in mlflow.MlflowClient().list_artifacts(trial.run_id)] == ["images"]
 
 
-def test_a_run_whose_process_died_can_be_ended(store: Store) -> None:
+def test_the_runs_of_a_process_that_died_are_put_right(store: Store) -> None:
     with open_study(store) as parent:
-        lost = mlflow.MlflowClient().create_run(parent.experiment_id)
-    end_killed(lost.info.run_id)
-    assert mlflow.MlflowClient().get_run(lost.info.run_id).info.status == "KILLED"
+        runs = {}
+        for number in range(4):
+            with trial_run(parent, f"trial {number}", {}, {"optuna.study": "a", "optuna.trial": number}) as trial:
+                runs[number] = trial
+        for number in (0, 1, 3):
+            mlflow.MlflowClient().update_run(runs[number].run_id, status="RUNNING")
+        end_killed(parent, {"optuna.study": "a", "optuna.trial": 0})
+        assert [status(runs[number]) for number in range(4)] == ["KILLED", "RUNNING", "FINISHED", "RUNNING"]
+        settle(parent, {"optuna.study": "a"}, {runs[1].run_id: "FINISHED", runs[2].run_id: "FINISHED"})
+        assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "FINISHED", "KILLED"]
+        settle(parent, {"optuna.study": "b"}, {})
+        assert status(runs[1]) == "FINISHED", "another search's"
+
+
+def test_a_parent_is_ended_only_if_no_other_process_works_under_it(store: Store) -> None:
+    def stopped(other_works: bool) -> str:
+        client = mlflow.MlflowClient()
+        try:
+            with open_study(store) as parent:
+                other = client.create_run(parent.experiment_id, tags={"mlflow.parentRunId": parent.run_id})
+                client.update_run(parent.run_id, status="RUNNING")
+                if not other_works:
+                    client.set_terminated(other.info.run_id, "KILLED")
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            found = status(parent)
+        client.set_terminated(other.info.run_id, "KILLED")
+        return found
+
+    assert stopped(other_works=True) == "RUNNING"
+    assert stopped(other_works=False) == "KILLED"

@@ -1,0 +1,65 @@
+"""Further processes that work on the same study: the store is all that they share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import wait
+
+from study.cli import INTERRUPTED, exit_code, set_log_level
+from study.config import StudyConfig
+
+STOPPING = 10.0  # seconds that a worker has to end its runs
+
+
+@contextmanager
+def workers(preset: str, config: StudyConfig) -> Iterator[None]:
+    """All but one of `config.workers` processes run the stages beside what is run inside; none outlives it."""
+    context = multiprocessing.get_context("spawn")
+    started = [context.Process(target=_work, args=(preset, config)) for _ in range(config.workers - 1)]
+    for process in started:
+        process.start()
+    try:
+        yield
+        for process in started:
+            process.join()  # It finds the study finished.
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.join(STOPPING)
+            process.kill()
+    died = [process.exitcode for process in started if process.exitcode]
+    if died:
+        print(f"workers that did not reach the end: {len(died)}, exit codes {died}", file=sys.stderr)
+
+
+def _work(preset: str, config: StudyConfig) -> None:
+    """A worker: the launcher shows what it does, and stops it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // config.workers)))  # read as the packages are imported
+    set_log_level("warning")
+    threading.Thread(target=_stop_with_launcher, daemon=True).start()
+
+    def work() -> None:
+        from study.run import prepare, run_stages
+
+        try:
+            run_stages(prepare(preset, replace(config, workers=1)))  # The variable has divided the cores.
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)  # The launcher says it once for all.
+
+    sys.exit(exit_code(work))
+
+
+def _stop_with_launcher() -> None:
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    wait([launcher.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
