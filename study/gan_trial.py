@@ -81,6 +81,7 @@ def run_gan_trial(
         "latent_dim": latent_dim,
         "width": settings.width,
         "architecture": data.module["architecture"],
+        "depth": settings.depth,
     }
     model = LatentGenerator(**module).to(device)
     model.decoder.load_state_dict(data.autoencoder.decoder.state_dict())
@@ -202,5 +203,5 @@ def _describe(settings: GanSettings, epochs: int, conditional: bool) -> str:
     return (
         f"{'Conditional ' if conditional else ''}{kind}, {epochs} epochs: batch {settings.batch_size}, "
         f"lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}, width {settings.width}, "
-        f"noise {settings.noise_dim}{', averaged' if settings.averaging else ''}"
+        f"depth {settings.depth}, noise {settings.noise_dim}{', averaged' if settings.averaging else ''}"
     )

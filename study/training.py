@@ -279,6 +279,7 @@ class GanSettings:
     n_critic: int  # critic steps per generator step
     width: int  # neurons of each hidden layer
     noise_dim: int
+    depth: int = 2  # hidden layers of the generator
     averaging: float = 0.0  # decay of the generator's weight average; 0: none
     falling: bool = False  # the learning rate falls linearly to zero, else it is constant
 

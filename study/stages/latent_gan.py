@@ -25,8 +25,8 @@ from tracking.runs import metric_history, trial_metrics
 
 PAPER: Params = {"batch_size": 64, "learning_rate": 5e-5, "clip_value": 0.01, "n_critic": 5}  # Arjovsky et al. 2017
 REFERENCE: Params = {"batch_size": 256, "learning_rate": 5e-4, "clip_value": 0.12, "n_critic": 5}
-START: Params = {"batch_size": 256, "learning_rate": 1e-3, "clip_value": 0.1, "n_critic": 1}  # the search sets out here
-SIZES: Params = {"width": 256, "noise_dim": 10}  # of all three
+SIZES: Params = {"width": 256, "noise_dim": 10, "depth": 2}  # of both, and of the vanilla GANs
+START: Params = {"batch_size": 256, "learning_rate": 1e-3, "clip_value": 0.1, "n_critic": 1} | SIZES | {"depth": 4}
 PLAIN: Params = {"averaging": 0.0, "falling": False}  # as the paper and the reference train
 OURS: Params = {"averaging": 0.999, "falling": True}
 VANILLA: dict[str, Params] = {
@@ -37,6 +37,8 @@ ABLATIONS: dict[str, Params] = {
     "constant rate": {"falling": False},
     "not averaged": {"averaging": 0.0},
     "constant rate, not averaged": PLAIN,
+    "generator of depth 2": {"depth": 2},
+    "five critic steps": {"n_critic": 5},
 }
 """What the best settings are tried without."""
 
@@ -128,9 +130,10 @@ def run(context: Context) -> Outcome:
             "clip_value": log_uniform(0.01, 0.5),
             "n_critic": integer(1, 5),
             "width": choice(128, 256, 512),
-            "noise_dim": choice(10, 20, 40),
+            "depth": integer(2, 5),
+            "noise_dim": choice(10, 16, 32),
         },
-        fixed=[settings | SIZES for settings in (PAPER, REFERENCE, START)],
+        fixed=[PAPER | SIZES, REFERENCE | SIZES, START],
         free=config.free_trials,
         prune_on="val/fd",
         prune_after=config.epochs // 4,
