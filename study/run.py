@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from study.cli import exit_code, parse_study, set_log_level
 from study.config import STAGES, StageName, StudyConfig, UsageError
+from study.report import keep
 from study.workers import workers
 from tracking.store import without_password
 
@@ -47,6 +48,7 @@ def _run(arguments: Sequence[str]) -> None:
         outcomes = run_stages(context)
     print(f"\n{table(outcomes)}\n")
     print(f"{context.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s")
+    print(f"the report: {keep(context.dataset.name, outcomes[-1].stage)}")
     print(f"look at the runs: {context.store.ui_command}")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from importlib.metadata import version as version_of
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from study.cli import command_of
 from study.config import StageName, StudyConfig
 from study.data import Dataset
 from study.search import Objective, Result, Search, Trial, run_search, study_name
@@ -61,7 +64,7 @@ def with_spread(values: Sequence[float], form: str) -> str:
 class Outcome:
     """A stage's champion, and its figures for the final table."""
 
-    stage: str
+    stage: StageName
     champion: Version
     rows: tuple[Row, ...]
 
@@ -107,12 +110,21 @@ class Context:
             settings: All that decides what a trial computes.
             inputs: The champions that the stage builds on, by kind.
         """
+        data = self.dataset
         input_tags = {f"input.{kind}": version.uri for kind, version in inputs.items()}
         settings = {"seed": self.config.seed, **settings, **input_tags}
-        name = study_name(self.dataset.name, stage, settings)
-        facts = {"dataset": self.dataset.name, "seed": self.config.seed, "git_commit": git_commit()}
-        tags = {"preset": self.preset, "settings": json.dumps(settings, default=str), **facts, **input_tags}
-        experiment = self.store.experiment(f"{self.dataset.name}/{stage}")
+        name = study_name(data.name, stage, settings)
+        facts = {"dataset": data.name, "seed": self.config.seed, "git_commit": git_commit()}
+        tags = {
+            "preset": self.preset,
+            "command": command_of(self.preset, replace(self.config, data=data.name)),  # type: ignore[arg-type]
+            "settings": json.dumps(settings, default=str),
+            "versions": versions(),
+            "images": f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test",
+            **facts,
+            **input_tags,
+        }
+        experiment = self.store.experiment(f"{data.name}/{stage}")
         with study_run(self.store, experiment, name, description, tags) as parent:
             yield Study(self, stage, name, parent, facts | input_tags)
 
@@ -159,8 +171,8 @@ class Study:
             if kept is not None and sitting is not None and kept["of"] == self._fingerprint(sitting):
                 return Outcome(self.stage, sitting, tuple(Row(**row) for row in kept["rows"]))
             outcome = end()
-            rows = [asdict(row) for row in outcome.rows]
-            self.parent.log_json("outcome", {"of": self._fingerprint(outcome.champion), "rows": rows})
+            kept = {"of": self._fingerprint(outcome.champion), "champion": outcome.champion.uri}
+            self.parent.log_json("outcome", kept | {"rows": [asdict(row) for row in outcome.rows]})
             return outcome
 
     def _fingerprint(self, champion: Version) -> str:
@@ -205,3 +217,10 @@ def git_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+@cache
+def versions() -> str:
+    """Of Python and of the packages that the figures depend on."""
+    packages = ("torch", "numpy", "scikit-learn", "optuna", "mlflow")
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version_of(name)}" for name in packages)])

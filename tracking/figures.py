@@ -5,7 +5,9 @@ Figures are made without pyplot: no global state, nothing to close.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import cycle
 from typing import Any
 
@@ -31,6 +33,25 @@ REFERENCE_COLOUR = "#7F7F7F"
 
 Series = Mapping[Any, tuple[Sequence[float], ...]]
 """What each curve is called, its x and y, and, where there is a spread, half the length of its error bars."""
+
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""What the columns are called, and the rows."""
+
+
+class Chart(Figure):
+    """A figure that knows the values it plots, for those who want to read them off."""
+
+    values: Table = ((), ())
+
+
+def facts(figure: Figure, caption: str) -> dict[str, str]:
+    """What a PNG file of the figure says of itself: title, caption, the plotted values as JSON, when it was made."""
+    title = figure.get_suptitle() or next((ax.get_title() or ax.get_title("left") for ax in figure.axes), "")
+    found = {"Title": title, "Description": caption, "Creation Time": datetime.now(UTC).isoformat()}
+    if isinstance(figure, Chart):
+        found["Values"] = json.dumps(figure.values)
+    return found
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -82,7 +103,8 @@ def curves(
 ) -> Figure:
     """Curves over a common x, with a dashed line at each reference value."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        figure = Chart(figsize=(7, 4.2), layout="constrained")
+        figure.values = _curve_values(x, {y: series}, {y: references or {}})
         ax = figure.subplots()
         _draw(ax, series, references or {}, markers)
         _label(ax, x, y, title, log_x, log_y)
@@ -94,7 +116,8 @@ def panels(
 ) -> Figure:
     """Curves of several quantities side by side, over a common x; each panel is called by its quantity."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * len(plots), 4.6), layout="constrained")
+        figure = Chart(figsize=(5.2 * len(plots), 4.6), layout="constrained")
+        figure.values = _curve_values(x, plots, references or {})
         for ax, (y, series) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots.items(), strict=True):
             _draw(ax, series, (references or {}).get(y, {}), markers=False)
             _label(ax, x, y, "", log_x=False, log_y=False)
@@ -115,7 +138,9 @@ def scatter(
 ) -> Figure:
     """Points (x, y, label) in groups, the Pareto front as a line through them, the champion ringed."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(7, 4.8), layout="constrained")
+        figure = Chart(figsize=(7, 4.8), layout="constrained")
+        rows = [(name, point[2], *map(_short, point[:2])) for name, points in groups.items() for point in points]
+        figure.values = (("", "label", x, y), rows)
         ax = figure.subplots()
         if front:
             ax.plot(*zip(*sorted(front), strict=True), color=REFERENCE_COLOUR, linewidth=1, label="Pareto front")
@@ -160,6 +185,29 @@ def heat_maps(
         figure.colorbar(picture, ax=axes, label="Pearson correlation", shrink=0.8)
         figure.suptitle(title)
     return figure
+
+
+def _curve_values(x: str, plots: Mapping[str, Series], references: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row for each x, a column for each curve; the references' values in a row of their own."""
+    columns, cells, xs = [x], [], []
+    for y, series in plots.items():
+        for name, (places, heights, *errors) in series.items():
+            columns.append(name if len(plots) == 1 else f"{y}, {name}")
+            widths = errors[0] if errors else [0.0] * len(places)
+            cells.append(
+                {
+                    place: f"{_short(height)} ± {_short(width)}" if width else _short(height)
+                    for place, height, width in zip(places, heights, widths, strict=True)
+                }
+            )
+            xs += places
+    rows = [[_short(place), *(column.get(place, "") for column in cells)] for place in sorted(set(xs))]
+    lines = [(label, value) for y in plots for label, value in references.get(y, {}).items()]
+    return columns, rows + [[label, _short(value), *[""] * (len(cells) - 1)] for label, value in lines]
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def _draw(ax: Axes, series: Series, references: Mapping[str, float], markers: bool) -> None:

@@ -12,6 +12,7 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from tracking import figures
 from tracking.store import Store
 
 if TYPE_CHECKING:
@@ -41,9 +42,16 @@ class Run:
         """An image, uint8 [H, W] or [H, W, 3], for the step slider of MLflow's image panel."""
         mlflow.MlflowClient().log_image(self.run_id, image, key=name, step=step)
 
-    def log_figure(self, name: str, figure: Figure) -> None:
-        """A figure as `figures/<name>.png` among the artifacts."""
-        mlflow.MlflowClient().log_figure(self.run_id, figure, f"figures/{name}.png")
+    def log_figure(self, name: str, figure: Figure, caption: str = "") -> None:
+        """A figure as `figures/<name>.png` among the artifacts; the file says itself what it shows (see `figures.facts`)."""
+        facts = {"metadata": figures.facts(figure, caption)}
+        mlflow.MlflowClient().log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs=facts)
+
+    def log_text(self, name: str, text: str) -> str:
+        """A text file of this name among the artifacts. Returns where it lies: a path, or a server's address of it."""
+        mlflow.MlflowClient().log_text(self.run_id, text, name)
+        place = f"{mlflow.MlflowClient().get_run(self.run_id).info.artifact_uri}/{name}"
+        return place.removeprefix("file://")
 
     def log_json(self, name: str, content: Any) -> None:
         """Plain data as `<name>.json` among the artifacts."""
@@ -65,6 +73,7 @@ class Run:
 def study_run(store: Store, experiment_id: str, study: str, description: str, tags: Mapping[str, Any]) -> Iterator[Run]:
     """The parent run of the study of this name: found again if the store has it, else made.
 
+    Its tags and description are those of the last call: they tell how the rows and figures on it were made.
     Several processes may work under it. One that is stopped, or fails, ends it only if no other has a trial under way.
     """
     client = mlflow.MlflowClient()
@@ -75,9 +84,9 @@ def study_run(store: Store, experiment_id: str, study: str, description: str, ta
         if found:
             run = Run(found[0].info.run_id, experiment_id)
         else:
-            tags = _text({"study": study, "mlflow.note.content": description, **_context_tags(), **tags})
-            created = client.create_run(experiment_id, run_name=study, tags=tags)
+            created = client.create_run(experiment_id, run_name=study, tags={"study": study, **_context_tags()})
             run = Run(created.info.run_id, experiment_id)
+        run.set_tags({"mlflow.note.content": description, **tags})
     try:
         yield run
     except BaseException as error:
