@@ -9,7 +9,7 @@ from typing import Literal, get_args
 StageName = Literal["judge", "autoencoder", "transfer", "latent-gan", "conditional-gan"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 QUESTIONS: dict[StageName, str] = {
-    "judge": "Which digit is it? A classifier of real images, in whose features and labels generated ones are measured.",
+    "judge": "Which digit is it? A classifier of real images, by which generated ones are measured.",
     "autoencoder": "How many numbers does a digit need? The more of them, the better the reconstruction, "
     "and the more they correlate.",
     "transfer": "What is the trained encoder worth when only a few labels are known? "

@@ -119,10 +119,11 @@ def _run(arguments: Sequence[str]) -> None:
     page = collect(config.data)
     config.out.write_text(render(page), encoding="utf-8")
     print(f"{config.out}: {page.dataset}, {', '.join(section.stage for section in page.sections)}")
-    for name, picture in named_pictures(page) if config.pictures else ():
+    if config.pictures is not None:
         config.pictures.mkdir(parents=True, exist_ok=True)
-        (config.pictures / f"{name}.png").write_bytes(picture.png)
-        print(f"{config.pictures / name}.png: {picture.title}")
+        for name, picture in named_pictures(page):
+            (config.pictures / f"{name}.png").write_bytes(picture.png)
+        print(f"{config.pictures}: its figures")
 
 
 def collect(dataset: str | None) -> Page:
@@ -141,9 +142,8 @@ def collect(dataset: str | None) -> Page:
         if (found := reading.parents(f"{name}/{stage}"))
     }
     if not studies:
-        raise UsageError(
-            f"no study of {dataset or 'any data set'} is in this store (it has: {', '.join(known) or '-'})"
-        )
+        has = ", ".join(sorted(known)) or "none"
+        raise UsageError(f"no study of {dataset or 'any data set'} is in this store (it has: {has})")
     last, _ = max(studies, key=lambda key: max(map(_age, studies[key])))
     sections = [_section(stage, found) for (name, stage), found in studies.items() if name == last]
     missing = [stage for stage in STAGES if stage not in {section.stage for section in sections}]

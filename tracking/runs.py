@@ -43,7 +43,7 @@ class Run:
         mlflow.MlflowClient().log_image(self.run_id, image, key=name, step=step)
 
     def log_figure(self, name: str, figure: Figure, caption: str = "") -> None:
-        """A figure as `figures/<name>.png` among the artifacts; the file says itself what it shows (see `figures.facts`)."""
+        """A figure as `figures/<name>.png` among the artifacts; the file says what it shows (see `figures.facts`)."""
         facts = {"metadata": figures.facts(figure, caption)}
         mlflow.MlflowClient().log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs=facts)
 
