@@ -164,8 +164,8 @@ def _log_pictures(trial: Trial, classifier: TransferClassifier, test: Split) -> 
     mode = trial.params["mode"]
     title = f"{mode}, draw {trial.params['draw']}, {trial.params['labels_per_class']} labels a class"
     for quantity, label in (("loss", "cross entropy"), ("accuracy", "accuracy")):
-        names = [name for name in ("train", "val") if f"{name}/{quantity}" in trial.history]
-        series = {name: trial.history[f"{name}/{quantity}"] for name in names}
+        parts = {"training": f"train/{quantity}", "validation": f"val/{quantity}"}
+        series = {name: trial.history[metric] for name, metric in parts.items() if metric in trial.history}
         trial.run.log_figure(quantity, figures.curves(series, "epoch", label, f"Transfer, {title}"))
     images = test.images[:SHOWN]
     with eval_mode(classifier):

@@ -46,7 +46,12 @@ def run(context: Context) -> Outcome:
             figure = figures.labelled_grid(images, [""] * 3, "Validation images that the judge gets wrong", captions)
             trial.run.log_figure("mistakes", figure)
             trial.run.log_image("mistakes", figures.grid(images, 8), step=0)
-        trial.run.log_figure("loss", figures.curves(_pick(trial, "train/loss"), "epoch", "cross entropy", "Judge"))
+        trial.run.log_figure(
+            "loss",
+            figures.curves(
+                {"training": trial.history["train/loss"]}, "epoch", "cross entropy", "Judge, training images"
+            ),
+        )
         study.log_model(judge, to_float(data.val.images[:2]), {"module": MODULE})
         return (val_accuracy,)
 
@@ -59,7 +64,3 @@ def run(context: Context) -> Outcome:
             return Outcome("judge", champion, (Row("test accuracy", f"{champion.metrics['test/accuracy']:.2%}"),))
 
         return study.close(end)
-
-
-def _pick(trial: Trial, *names: str) -> figures.Series:
-    return {name: trial.history[name] for name in names}
