@@ -1,7 +1,8 @@
 """Pictures for the tracker: grids of digits, curves, scatter plots, heat maps, in one style.
 
-The same thing has the same colour everywhere (COLOUR_OF), and curves that share one differ in their dashes (DASHES_OF), so
-that charts can be read without telling colours apart. Figures are made without pyplot: no global state, nothing to close.
+The same thing has the same colour everywhere (COLOUR_OF), and curves that share one differ in their dashes (DASHES_OF),
+so that charts can be read without telling colours apart. Figures are made without pyplot: no global state, nothing to
+close.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def scatter(
             for px, py, label in points:
                 ax.annotate(label, (px, py), textcoords="offset points", xytext=(5, 4), fontsize=9)
         if champion:
-            style = {"s": 170, "facecolors": "none", "edgecolors": BLACK, "linewidths": 1.5, "zorder": 4}
+            style: Any = {"s": 170, "facecolors": "none", "edgecolors": BLACK, "linewidths": 1.5, "zorder": 4}
             ax.scatter(*champion, label="champion", **style)
         _label(ax, x, y, title, log_x, log_y)
     return figure
