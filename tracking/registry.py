@@ -128,13 +128,25 @@ def require_champion(name: str) -> Version:
     Raises:
         StoreError: No version of `name` has the alias.
     """
-    found = champion(name)
-    if found is None:
-        known = sorted(model.name for model in mlflow.MlflowClient().search_registered_models())
-        raise StoreError(
-            f"no model is registered as {name}@{CHAMPION} in this store (it has: {', '.join(known) or 'none'})"
-        )
-    return found
+    return require_version(name, None)
+
+
+def require_version(name: str, number: int | None) -> Version:
+    """The version of this number, None: the champion.
+
+    Raises:
+        StoreError: The store does not have it.
+    """
+    if number is None:
+        found = champion(name)
+        if found is not None:
+            return found
+    known = sorted((each.name, int(each.version)) for each in mlflow.MlflowClient().search_model_versions())
+    if number is not None and (name, number) in known:
+        return version(name, number)
+    missing = f"{name}@{CHAMPION}" if number is None else f"{name}/{number}"
+    has = ", ".join(f"{model}/{each}" for model, each in known) or "none"
+    raise StoreError(f"no model is registered as {missing} in this store (it has: {has})")
 
 
 def register(name: str, run_id: str, description: str) -> Version:
