@@ -215,7 +215,7 @@ def _picture(name: str, png: bytes) -> Picture:
     image = Image.open(BytesIO(png))
     facts: dict[str, str] = dict(getattr(image, "text", {}))
     small = BytesIO()
-    image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     columns, rows = json.loads(facts.get("Values", "[[], []]"))
     title = facts.get("Title") or name.replace("_", " ")
     made = facts.get("Creation Time", "")
@@ -229,11 +229,13 @@ def _trials(records: Sequence[Record], objective: str) -> Trials:
     varied = [name for name in params if len(values[name]) > 1]
     known = {name for record in records for name in record.metrics if name.startswith(METRICS)}
     order = {prefix: place for place, prefix in enumerate(METRICS)}
-    metrics = sorted(known, key=lambda name: (name != objective, order[f"{name.partition('/')[0]}/"], name))
+    metrics = sorted(known - {objective}, key=lambda name: (order[f"{name.partition('/')[0]}/"], name))
+    objectives = [objective] if objective else []
     rows = [
         [
             Cell(record.name, record.started.timestamp()),
             _state(record),
+            *(_cell(record.metrics.get(name, "")) for name in objectives),
             *(_cell(record.params.get(name, "")) for name in varied),
             *(_cell(record.metrics.get(name, "")) for name in metrics),
             _cell(round(_seconds(record))),
@@ -241,7 +243,7 @@ def _trials(records: Sequence[Record], objective: str) -> Trials:
         for record in records
     ]
     same = [(name, next(iter(values[name]))) for name in params if name not in varied]
-    return Trials(["trial", "state", *varied, *metrics, "seconds"], rows, same)
+    return Trials(["trial", "state", *objectives, *varied, *metrics, "seconds"], rows, same)
 
 
 def _state(record: Record) -> Cell:
