@@ -15,13 +15,14 @@ from multiprocessing.connection import wait
 from study.cli import INTERRUPTED, exit_code, set_log_level
 from study.config import StudyConfig
 
+START = "spawn"  # nothing inherited: no open connection, no thread's lock
 STOPPING = 10.0  # seconds that a worker has to end its runs
 
 
 @contextmanager
 def workers(preset: str, config: StudyConfig) -> Iterator[None]:
     """All but one of `config.workers` processes run the stages beside what is run inside; none outlives it."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(START)
     started = [context.Process(target=_work, args=(preset, config)) for _ in range(config.workers - 1)]
     for process in started:
         process.start()

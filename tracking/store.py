@@ -162,6 +162,8 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
     try:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
         with store.lock("opening"):  # of several processes, one makes the tables and the others wait
+            if tracking_uri is None and not (folder / "mlflow.db").exists():
+                _make_database(folder / "mlflow.db")
             mlflow.MlflowClient().search_experiments(max_results=1)
             if tracking_uri is None:
                 _mend_paths(folder)
@@ -238,6 +240,16 @@ def store_errors() -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """An error's first line, without passwords."""
     return without_password((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def _make_database(path: Path) -> None:
+    """Make MLflow's tables, all or none: a process that dies half way would leave a database that never opens."""
+    from mlflow import MlflowClient
+
+    unfinished = path.with_name("mlflow.db.new")
+    unfinished.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.rename(path)
 
 
 def _mend_paths(folder: Path) -> None:
