@@ -30,6 +30,7 @@ from study.stage import Context, Outcome, Row
 from tracking import figures
 
 PARTS = {"": [{"x": 0.5, "n": 2}, {"x": 3.0, "n": 1}], "second": [{"x": 1.0, "n": 3}]}
+COMMAND = "smoke --data digits"
 FREE = 2
 RISK = 0.01  # of dying as each of these calls begins, and as it ends
 DEATHS = Path(sys.argv[1]).with_suffix(".deaths")  # where processes died by these
@@ -68,13 +69,9 @@ def tiny(name: stage.StageName, inputs: tuple[str, ...]) -> ModuleType:
             return (loss,)
 
         with context.study(name, "A tiny study.", {}, found) as this:
-            parts = {
-                part: this.search(
-                    Search({"loss": "minimize"}, space, fixed, FREE if part == "" else 0), objective, part
-                )
-                for part, fixed in PARTS.items()
-            }
-            best = min((result for results in parts.values() for result in results), key=lambda r: r.values[0])
+            for part, fixed in PARTS.items():
+                this.search(Search({"loss": "minimize"}, space, fixed, 0 if part else FREE), objective, part)
+            best = min(this.results, key=lambda result: result.values[0])
 
             def end() -> Outcome:
                 champion = this.promote(best, stage.OUTPUTS[name], "loss", "minimize", "tiny").champion
@@ -145,7 +142,8 @@ def main(folder: Path, wanted: int, seed: int) -> None:
     workers.START = "fork"
     stages = {"study.stages.judge": tiny("judge", ()), "study.stages.autoencoder": tiny("autoencoder", ("judge",))}
     run.import_module = stages.__getitem__  # type: ignore[attr-defined]
-    run.main(f"smoke --data digits --stages judge --quiet --store {folder.with_name('warm')}".split())
+    # What is imported as it is needed comes with the first study.
+    run.main(f"{COMMAND} --stages judge --quiet --store {folder.with_name('warm')}".split())
     log = folder.with_suffix(".log")
     kills: Counter[str] = Counter()
     study = launches = 0
@@ -153,9 +151,7 @@ def main(folder: Path, wanted: int, seed: int) -> None:
     DEATHS.touch()
     while True:
         launches += 1
-        arguments = (
-            f"smoke --data digits --stages judge autoencoder --workers 2 --seed {study} --store {folder}".split()
-        )
+        arguments = f"{COMMAND} --stages judge autoencoder --workers 2 --seed {study} --store {folder}".split()
         deaths = DEATHS.read_text().split("\n")[:-1]
         calm = sum(kills.values()) + len(deaths) >= wanted
         launcher = launch(arguments, log, seed + launches, risk=not calm)
@@ -181,7 +177,6 @@ def main(folder: Path, wanted: int, seed: int) -> None:
             if calm:
                 break
             study += 1
-    # Orphans of a killed launcher notice that it is gone, and stop.
     seconds = round(time.monotonic() - began)
     print(json.dumps({"kills": kills, "died": deaths, "launches": launches, "studies": study + 1, "seconds": seconds}))
 

@@ -35,9 +35,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 def searches(store: Path) -> dict[str, list[FrozenTrial]]:
     storage = f"sqlite:///{store}/optuna.db"
-    return {
-        name: optuna.load_study(study_name=name, storage=storage).trials for name in optuna.get_all_study_names(storage)
-    }
+    names = optuna.get_all_study_names(storage)
+    return {name: optuna.load_study(study_name=name, storage=storage).trials for name in names}
 
 
 def complete(trials: list[FrozenTrial]) -> list[FrozenTrial]:
