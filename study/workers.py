@@ -20,10 +20,10 @@ STOPPING = 10.0  # seconds that a worker has to end its runs
 
 
 def divide_cores(workers: int) -> None:
-    """Give each worker its share of the threads, if it comes before the packages that read this are imported."""
+    """Give each worker its share of the threads, unless the user has settled it; comes before packages read it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers > 1:
-        os.environ["OMP_NUM_THREADS"] = str(max(1, int(os.environ.get("OMP_NUM_THREADS", cores)) // workers))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
 
 
 @contextmanager
