@@ -86,7 +86,7 @@ def run_autoencoder_trial(trial: Trial, study: Study, yardstick: Yardstick) -> t
         "test/loss": reconstruction_loss(model, data.test.images),
         "baseline/pca_loss": pca_test[module["latent_dim"] - 1],
     }
-    trial.run.log(measures, step=config.epochs)
+    trial.run.log(measures)
     _log_figures(trial, model, rotated, yardstick)
     study.log_model(model, to_float(data.val.images[:2]), {"module": module})
     return val_loss, max_pcc

@@ -82,6 +82,7 @@ class Section:
 
     stage: StageName
     question: str
+    about: Sequence[str]  # paragraphs
     parent: Record
     champion: str  # the registered version, "" before there is one
     rows: Sequence[dict[str, str | None]] | None  # of the final table; None: not recorded
@@ -189,6 +190,7 @@ def _section(stage: StageName, studies: Sequence[Record]) -> Section:
     return Section(
         stage=stage,
         question=QUESTIONS[stage],
+        about=[text for text in parent.description.split("\n\n") if text[:2] != "![" and text != QUESTIONS[stage]],
         parent=parent,
         champion=_version(outcome.get("champion") or parent.tags.get("best.version", "")),
         rows=outcome.get("rows"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from study.cli import exit_code, parse_study, set_log_level
 from study.config import STAGES, StageName, StudyConfig, UsageError
 from study.report import keep
-from study.workers import workers
+from study.workers import divide_cores, workers
 from tracking.store import without_password
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def _run(arguments: Sequence[str]) -> None:
         return
     began = time.monotonic()
     set_log_level("warning" if config.quiet else config.log_level)
+    divide_cores(config.workers)
     context = prepare(preset, config)
     check_inputs(context)
     check_sizes(context)
@@ -82,7 +83,6 @@ def prepare(preset: str, config: StudyConfig) -> Context:
     from study.data import load
     from study.stage import Context
 
-    torch.set_num_threads(max(1, torch.get_num_threads() // config.workers))
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device must be one that PyTorch sees, but got 'cuda', and it sees no GPU")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from study.cli import command_of
-from study.config import StageName, StudyConfig
+from study.config import QUESTIONS, StageName, StudyConfig
 from study.data import Dataset
+from study.progress import short
 from study.search import Objective, Result, Search, Trial, run_search, study_name
 from tracking import registry
 from tracking.registry import Direction, LoggedModel, Promotion, Version
@@ -124,9 +125,14 @@ class Context:
             **facts,
             **input_tags,
         }
-        experiment = self.store.experiment(f"{data.name}/{stage}")
-        with study_run(self.store, experiment, name, description, tags) as parent:
-            yield Study(self, stage, name, parent, facts | input_tags)
+        about = f"{QUESTIONS[stage]}\n\n{description}"
+        models = [registry.logged_model(version.run_id).uri for version in inputs.values()]
+        made_from = (data.name, data.digest, len(data.train), models)
+        experiment = self.store.experiment(f"{data.name}/{stage}", QUESTIONS[stage])
+        with study_run(self.store, experiment, name, about, tags) as parent:
+            parent.rename(f"{self.preset}, seed {self.config.seed} ({name.rpartition('/')[2]})")
+            parent.log_inputs(*made_from)
+            yield Study(self, stage, name, parent, facts | input_tags, about, made_from)
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,8 @@ class Study:
     name: str
     parent: Run
     facts: Mapping[str, Any]
+    about: str  # the stage's question, and what it does
+    made_from: tuple[str, str, int, list[str]]  # data set, its digest and size, and models
     results: list[Result] = field(default_factory=list)  # of all its searches so far
 
     def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
@@ -150,7 +158,9 @@ class Study:
 
         def seeded(trial: Trial) -> tuple[float, ...]:
             torch.manual_seed(seed)
+            trial.run.rename(f"{part or 'trial'} {trial.number} {short(trial.params)}".strip())
             trial.run.set_tags(self.facts)
+            trial.run.log_inputs(*self.made_from)
             return objective(trial)
 
         name = f"{self.name}/{part}" if part else self.name
@@ -169,9 +179,11 @@ class Study:
             sitting = self.context.champion(OUTPUTS[self.stage])
             kept = self.parent.read_json("outcome")
             if kept is not None and sitting is not None and kept["of"] == self._fingerprint(sitting):
+                self.parent.describe(self.about)
                 return Outcome(self.stage, sitting, tuple(Row(**row) for row in kept["rows"]))
             outcome = end()
             kept = {"of": self._fingerprint(outcome.champion), "champion": outcome.champion.uri}
+            self.parent.describe(self.about)
             self.parent.log_json("outcome", kept | {"rows": [asdict(row) for row in outcome.rows]})
             return outcome
 
@@ -191,12 +203,24 @@ class Study:
     ) -> Promotion:
         """Register the trial's model and make it the champion if it is better (see `registry.promote`)."""
         version = registry.register(self.context.model_name(kind), result.run_id, description)
+        registry.describe(version, self._pedigree(result, version, metric))
         promotion = registry.promote(version, metric, direction, **options)
         self.parent.set_tags({"best.run_id": result.run_id, "best.version": version.uri, "best.metric": metric})
         self.parent.log({f"best/{metric}": promotion.value})
         if promotion.sitting_value is not None:
             self.parent.log({f"sitting/{metric}": promotion.sitting_value})
         return promotion
+
+    def _pedigree(self, result: Result, version: Version, metric: str) -> str:
+        """Where a version comes from and how good it is, in Markdown."""
+        told = [name for name in sorted(version.metrics) if name == metric or name.startswith(("test/", "sample/"))]
+        return "\n\n".join(
+            [
+                f"Trial {result.number} of {self.name}: {short(result.params)}",
+                f"Made from: {', '.join(f'{name} {value}' for name, value in self.facts.items())}",
+                "\n".join(f"- {name}: {version.metrics[name]:.4g}" for name in told),
+            ]
+        )
 
 
 def model_name(dataset: str, kind: str) -> str:

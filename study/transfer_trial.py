@@ -110,7 +110,7 @@ def run_transfer_trial(trial: Trial, study: Study, material: Material) -> tuple[
     found |= _measure(classifier, data.test, "test")
     reference_test = Split(data.test.images[:REFERENCE_TEST], data.test.labels[:REFERENCE_TEST])
     found["test/accuracy_of_80"] = _measure(classifier, reference_test, "of_80")["of_80/accuracy"]
-    trial.run.log(found, step=epochs)
+    trial.run.log(found)
     _log_pictures(trial, classifier, data.test)
     config_of_model = {"module": dict(material.module), "mode": mode, "draw": draw}
     study.log_model(classifier, to_float(data.val.images[:2]), config_of_model)

@@ -13,6 +13,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
+from tracking.runs import gallery
 from tracking.store import StoreError
 
 CHAMPION = "champion"
@@ -163,6 +164,12 @@ def register(name: str, run_id: str, description: str) -> Version:
     model_id = logged_model(run_id).uri.removeprefix("models:/")
     source = client.get_logged_model(model_id).artifact_location
     return _version(client.create_model_version(name, source, run_id=run_id, model_id=model_id))
+
+
+def describe(version: Version, text: str) -> None:
+    """Describe the version on its page: this text, then the figures of its run."""
+    text = f"{text}\n\n{gallery(version.run_id)}"
+    mlflow.MlflowClient().update_model_version(version.name, str(version.number), text)
 
 
 def promote(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from tracking import figures
@@ -28,7 +31,7 @@ class Run:
     experiment_id: str
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """All metrics of one step in one call."""
+        """All metrics of one step in one call; those that have only step 0 are bars on MLflow's pages, not curves."""
         now = int(time.time() * 1000)
         batch = [Metric(name, float(value), now, step) for name, value in metrics.items()]
         mlflow.MlflowClient().log_batch(self.run_id, metrics=batch)
@@ -63,6 +66,22 @@ class Run:
         with suppress(MlflowException, OSError, ValueError):
             return mlflow.artifacts.load_dict(f"{location}/{name}.json")
         return None
+
+    def log_inputs(self, dataset: str, digest: str, images: int, models: Sequence[str]) -> None:
+        """What the run is made from: so many training images, and models of other runs by their `models:/` address."""
+        source = json.dumps({"dataset": dataset})
+        data = Dataset(dataset, digest, "local", source, profile=json.dumps({"num_rows": images}))
+        used = [LoggedModelInput(uri.removeprefix("models:/")) for uri in models]
+        tags = [InputTag("mlflow.data.context", "training")]
+        mlflow.MlflowClient().log_inputs(self.run_id, [DatasetInput(data, tags)], used)
+
+    def rename(self, name: str) -> None:
+        """Call the run by this name on MLflow's pages."""
+        mlflow.MlflowClient().update_run(self.run_id, name=name)
+
+    def describe(self, text: str) -> None:
+        """Describe the run on its page: this text, then its figures."""
+        self.set_tags({"mlflow.note.content": f"{text}\n\n{gallery(self.run_id)}"})
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         batch = [RunTag(name, value) for name, value in _text(tags).items()]
@@ -135,6 +154,13 @@ def settle(parent: Run, tags: Mapping[str, Any], outcomes: Mapping[str, str]) ->
         status, wanted = run.info.status, outcomes.get(run.info.run_id, "KILLED")
         if status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted):
             _end(run.info.run_id, wanted)
+
+
+def gallery(run_id: str) -> str:
+    """Markdown of the run's figures, which any page of MLflow then shows."""
+    files = [PurePosixPath(file.path) for file in mlflow.MlflowClient().list_artifacts(run_id, "figures")]
+    address = "get-artifact?path={}&run_uuid={}"
+    return "\n\n".join(f"![{file.stem}]({address.format(quote(str(file), safe=''), run_id)})" for file in files)
 
 
 def run_metrics(run: Run) -> dict[str, float]:
