@@ -158,7 +158,8 @@ class Study:
 
         def seeded(trial: Trial) -> tuple[float, ...]:
             torch.manual_seed(seed)
-            trial.run.rename(f"{part or 'trial'} {trial.number} {short(trial.params)}".strip())
+            values = ", ".join(short({"": value})[1:] for value in trial.params.values())
+            trial.run.rename(f"{part or 'trial'} {trial.number}{values and ': '}{values}")
             trial.run.set_tags(self.facts)
             trial.run.log_inputs(*self.made_from)
             return objective(trial)
