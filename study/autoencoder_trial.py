@@ -86,7 +86,7 @@ def run_autoencoder_trial(trial: Trial, study: Study, yardstick: Yardstick) -> t
         "test/loss": reconstruction_loss(model, data.test.images),
         "baseline/pca_loss": pca_test[module["latent_dim"] - 1],
     }
-    trial.run.log(measures, step=config.epochs)
+    trial.run.log(measures)
     _log_figures(trial, model, rotated, yardstick)
     study.log_model(model, to_float(data.val.images[:2]), {"module": module})
     return val_loss, max_pcc
@@ -143,7 +143,7 @@ def pairs(model: Autoencoder, images: Tensor) -> np.ndarray:
 
 def _log_figures(trial: Trial, model: Autoencoder, rotated: Autoencoder, yardstick: Yardstick) -> None:
     what = f"latent size {trial.params['latent_dim']}, {trial.params['architecture']}"
-    history = {name: trial.history[name] for name in ("train/loss", "val/loss")}
+    history = {"training": trial.history["train/loss"], "validation": trial.history["val/loss"]}
     loss = figures.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True)
     trial.run.log_figure("loss", loss)
     matrices = [correlations(each, yardstick.data.val.images) for each in (model, rotated)]

@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from study.config import PRESETS, StudyConfig, UsageError
 from tracking.store import StoreError, hurry, store_errors
 
 INTERRUPTED = 130
+INCIDENTAL = {"data_dir", "store", "tracking_uri", "storage", "device", "workers", "quiet", "log_level", "dry_run"}
+"""Settings that have no part in what a study computes."""
 AGAIN = 5.0  # seconds after which a second signal is not the first one's echo
 
 
@@ -38,6 +41,28 @@ def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
         raise UsageError(f"{name}: `preset` must be a string, but got {base!r}")
     in_file = _parse(_toml_flags(table, name), _preset(base), prog)
     return name, _parse(flags, in_file, prog)
+
+
+def command_of(preset: str, config: StudyConfig) -> str:
+    """The command line that gives this config, less what only says where things lie and how to work.
+
+    A TOML file's settings are spelled out as flags, so that nothing but the command is needed; no URL is in it.
+    """
+    name = preset if preset in PRESETS else "demo"
+    return " ".join(["python -m study.run", name, *_differences(asdict(config), asdict(PRESETS[name]))])
+
+
+def _differences(config: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") -> list[str]:
+    flags: list[str] = []
+    for name, value in config.items():
+        flag = f"--{prefix}{name.replace('_', '-')}"
+        if value == base[name] or name in INCIDENTAL:
+            continue
+        if isinstance(value, dict):
+            flags += _differences(value, base[name], f"{flag[2:]}.")
+        else:
+            flags += [flag, *map(str, value if isinstance(value, tuple) else (value,))]
+    return flags
 
 
 def exit_code(command: Callable[[], None]) -> int:

@@ -8,6 +8,17 @@ from typing import Literal, get_args
 
 StageName = Literal["judge", "autoencoder", "transfer", "latent-gan", "conditional-gan"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
+QUESTIONS: dict[StageName, str] = {
+    "judge": "Which digit is it? A classifier of real images, by which generated ones are measured.",
+    "autoencoder": "How many numbers does a digit need? The more of them, the better the reconstruction, "
+    "and the more they correlate.",
+    "transfer": "What is the trained encoder worth when only a few labels are known? "
+    "(*) marks what uses the unlabelled training images too.",
+    "latent-gan": "Can a GAN learn the autoencoder's latents so well that they decode to new digits, "
+    "and which settings does it take?",
+    "conditional-gan": "Can the generator be told which digit to draw?",
+}
+"""What each stage is to find out."""
 DataName = Literal["auto", "mnist", "fashion-mnist", "kmnist", "digits"]
 
 LATENT_DIM_RANGE = (3, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import struct
@@ -49,6 +50,11 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+
+    @property
+    def digest(self) -> str:
+        """The first eight digits of the SHA-256 of the training images."""
+        return hashlib.sha256(self.train.images.cpu().numpy().tobytes()).hexdigest()[:8]
 
     def to(self, device: torch.device) -> Dataset:
         return Dataset(self.name, self.train.to(device), self.val.to(device), self.test.to(device))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from study.cli import exit_code, parse_study, set_log_level
 from study.config import STAGES, StageName, StudyConfig, UsageError
-from study.workers import workers
+from study.report import keep
+from study.workers import divide_cores, workers
 from tracking.store import without_password
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def _run(arguments: Sequence[str]) -> None:
         return
     began = time.monotonic()
     set_log_level("warning" if config.quiet else config.log_level)
+    divide_cores(config.workers)
     context = prepare(preset, config)
     check_inputs(context)
     check_sizes(context)
@@ -47,6 +49,7 @@ def _run(arguments: Sequence[str]) -> None:
         outcomes = run_stages(context)
     print(f"\n{table(outcomes)}\n")
     print(f"{context.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s")
+    print(f"the report: {keep(context.dataset.name, outcomes[-1].stage)}")
     print(f"look at the runs: {context.store.ui_command}")
 
 
@@ -81,7 +84,6 @@ def prepare(preset: str, config: StudyConfig) -> Context:
     from study.data import load
     from study.stage import Context
 
-    torch.set_num_threads(max(1, torch.get_num_threads() // config.workers))
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device must be one that PyTorch sees, but got 'cuda', and it sees no GPU")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -158,7 +158,12 @@ def run_search(
         StoreError: Optuna's database cannot be opened, or no trial is complete at the end.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return _Trials(name, search, store, parent, seed).run(objective, label)
+    trials = _Trials(name, search, store, parent, seed)
+    try:
+        return trials.run(objective, label)
+    finally:
+        trials.storage.remove_session()
+        trials.storage.engine.dispose()
 
 
 def pruned(name: str, store: Store) -> list[Result]:
@@ -446,6 +451,7 @@ def _beating(storage: RDBStorage, trial_id: int) -> Iterator[None]:
         yield
     finally:
         stop.set()
+        heart.join(1)  # not for as long as a database is away
 
 
 def _name(params: Params) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from importlib.metadata import version as version_of
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeVar
@@ -16,8 +18,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from study.config import StageName, StudyConfig
+from study.cli import command_of
+from study.config import QUESTIONS, StageName, StudyConfig
 from study.data import Dataset
+from study.progress import short
 from study.search import Objective, Result, Search, Trial, run_search, study_name
 from tracking import registry
 from tracking.registry import Direction, LoggedModel, Promotion, Version
@@ -61,7 +65,7 @@ def with_spread(values: Sequence[float], form: str) -> str:
 class Outcome:
     """A stage's champion, and its figures for the final table."""
 
-    stage: str
+    stage: StageName
     champion: Version
     rows: tuple[Row, ...]
 
@@ -107,14 +111,28 @@ class Context:
             settings: All that decides what a trial computes.
             inputs: The champions that the stage builds on, by kind.
         """
+        data = self.dataset
         input_tags = {f"input.{kind}": version.uri for kind, version in inputs.items()}
         settings = {"seed": self.config.seed, **settings, **input_tags}
-        name = study_name(self.dataset.name, stage, settings)
-        facts = {"dataset": self.dataset.name, "seed": self.config.seed, "git_commit": git_commit()}
-        tags = {"preset": self.preset, "settings": json.dumps(settings, default=str), **facts, **input_tags}
-        experiment = self.store.experiment(f"{self.dataset.name}/{stage}")
-        with study_run(self.store, experiment, name, description, tags) as parent:
-            yield Study(self, stage, name, parent, facts | input_tags)
+        name = study_name(data.name, stage, settings)
+        facts = {"dataset": data.name, "seed": self.config.seed, "git_commit": git_commit()}
+        tags = {
+            "preset": self.preset,
+            "command": command_of(self.preset, replace(self.config, data=data.name)),  # type: ignore[arg-type]
+            "settings": json.dumps(settings, default=str),
+            "versions": versions(),
+            "images": f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test",
+            **facts,
+            **input_tags,
+        }
+        about = f"{QUESTIONS[stage]}\n\n{description}"
+        models = [registry.logged_model(version.run_id).uri for version in inputs.values()]
+        made_from = (data.name, data.digest, len(data.train), models)
+        experiment = self.store.experiment(f"{data.name}/{stage}", QUESTIONS[stage])
+        with study_run(self.store, experiment, name, about, tags) as parent:
+            parent.rename(f"{self.preset}, seed {self.config.seed} ({name.rpartition('/')[2]})")
+            parent.log_inputs(*made_from)
+            yield Study(self, stage, name, parent, facts | input_tags, about, made_from)
 
 
 @dataclass(frozen=True)
@@ -126,6 +144,8 @@ class Study:
     name: str
     parent: Run
     facts: Mapping[str, Any]
+    about: str  # the stage's question, and what it does
+    made_from: tuple[str, str, int, list[str]]  # data set, its digest and size, and models
     results: list[Result] = field(default_factory=list)  # of all its searches so far
 
     def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
@@ -138,7 +158,10 @@ class Study:
 
         def seeded(trial: Trial) -> tuple[float, ...]:
             torch.manual_seed(seed)
+            values = ", ".join(short({"": value})[1:] for value in trial.params.values())
+            trial.run.rename(f"{part or 'trial'} {trial.number}{values and ': '}{values}")
             trial.run.set_tags(self.facts)
+            trial.run.log_inputs(*self.made_from)
             return objective(trial)
 
         name = f"{self.name}/{part}" if part else self.name
@@ -157,10 +180,12 @@ class Study:
             sitting = self.context.champion(OUTPUTS[self.stage][0])
             kept = self.parent.read_json("outcome")
             if kept is not None and sitting is not None and kept["of"] == self._fingerprint(sitting):
+                self.parent.describe(self.about)
                 return Outcome(self.stage, sitting, tuple(Row(**row) for row in kept["rows"]))
             outcome = end()
-            rows = [asdict(row) for row in outcome.rows]
-            self.parent.log_json("outcome", {"of": self._fingerprint(outcome.champion), "rows": rows})
+            kept = {"of": self._fingerprint(outcome.champion), "champion": outcome.champion.uri}
+            self.parent.describe(self.about)
+            self.parent.log_json("outcome", kept | {"rows": [asdict(row) for row in outcome.rows]})
             return outcome
 
     def _fingerprint(self, champion: Version) -> str:
@@ -179,12 +204,24 @@ class Study:
     ) -> Promotion:
         """Register the trial's model and make it the champion if it is better (see `registry.promote`)."""
         version = registry.register(self.context.model_name(kind), result.run_id, description)
+        registry.describe(version, self._pedigree(result, version, metric))
         promotion = registry.promote(version, metric, direction, **options)
         self.parent.set_tags({"best.run_id": result.run_id, "best.version": version.uri, "best.metric": metric})
         self.parent.log({f"best/{metric}": promotion.value})
         if promotion.sitting_value is not None:
             self.parent.log({f"sitting/{metric}": promotion.sitting_value})
         return promotion
+
+    def _pedigree(self, result: Result, version: Version, metric: str) -> str:
+        """Where a version comes from and how good it is, in Markdown."""
+        told = [name for name in sorted(version.metrics) if name == metric or name.startswith(("test/", "sample/"))]
+        return "\n\n".join(
+            [
+                f"Trial {result.number} of {self.name}: {short(result.params)}",
+                f"Made from: {', '.join(f'{name} {value}' for name, value in self.facts.items())}",
+                "\n".join(f"- {name}: {version.metrics[name]:.4g}" for name in told),
+            ]
+        )
 
 
 def model_name(dataset: str, kind: str) -> str:
@@ -205,3 +242,10 @@ def git_commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+@cache
+def versions() -> str:
+    """Of Python and of the packages that the figures depend on."""
+    packages = ("torch", "numpy", "scikit-learn", "optuna", "mlflow")
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version_of(name)}" for name in packages)])

@@ -110,7 +110,7 @@ def run_transfer_trial(trial: Trial, study: Study, material: Material) -> tuple[
     found |= _measure(classifier, data.test, "test")
     reference_test = Split(data.test.images[:REFERENCE_TEST], data.test.labels[:REFERENCE_TEST])
     found["test/accuracy_of_80"] = _measure(classifier, reference_test, "of_80")["of_80/accuracy"]
-    trial.run.log(found, step=epochs)
+    trial.run.log(found)
     _log_pictures(trial, classifier, data.test)
     config_of_model = {"module": dict(material.module), "mode": mode, "draw": draw}
     study.log_model(classifier, to_float(data.val.images[:2]), config_of_model)
@@ -164,8 +164,8 @@ def _log_pictures(trial: Trial, classifier: TransferClassifier, test: Split) -> 
     mode = trial.params["mode"]
     title = f"{mode}, draw {trial.params['draw']}, {trial.params['labels_per_class']} labels a class"
     for quantity, label in (("loss", "cross entropy"), ("accuracy", "accuracy")):
-        names = [name for name in ("train", "val") if f"{name}/{quantity}" in trial.history]
-        series = {name: trial.history[f"{name}/{quantity}"] for name in names}
+        parts = {"training": f"train/{quantity}", "validation": f"val/{quantity}"}
+        series = {name: trial.history[metric] for name, metric in parts.items() if metric in trial.history}
         trial.run.log_figure(quantity, figures.curves(series, "epoch", label, f"Transfer, {title}"))
     images = test.images[:SHOWN]
     with eval_mode(classifier):

@@ -9,20 +9,28 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing.connection import wait
+from typing import Any
 
 from study.cli import INTERRUPTED, exit_code, set_log_level
 from study.config import StudyConfig
 
+START = "spawn"  # nothing inherited: no open connection, no thread's lock
 STOPPING = 10.0  # seconds that a worker has to end its runs
+
+
+def divide_cores(workers: int) -> None:
+    """Give each worker its share of the threads, unless the user has settled it; comes before packages read it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
 
 
 @contextmanager
 def workers(preset: str, config: StudyConfig) -> Iterator[None]:
     """All but one of `config.workers` processes run the stages beside what is run inside; none outlives it."""
-    context = multiprocessing.get_context("spawn")
-    started = [context.Process(target=_work, args=(preset, config)) for _ in range(config.workers - 1)]
+    spawn: Any = multiprocessing.get_context(START)
+    started = [spawn.Process(target=_work, args=(preset, config)) for _ in range(config.workers - 1)]
     for process in started:
         process.start()
     try:
@@ -42,8 +50,6 @@ def workers(preset: str, config: StudyConfig) -> Iterator[None]:
 
 def _work(preset: str, config: StudyConfig) -> None:
     """A worker: the launcher shows what it does, and stops it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // config.workers)))  # read as the packages are imported
     set_log_level("warning")
     threading.Thread(target=_stop_with_launcher, daemon=True).start()
 
@@ -51,7 +57,7 @@ def _work(preset: str, config: StudyConfig) -> None:
         from study.run import prepare, run_stages
 
         try:
-            run_stages(prepare(preset, replace(config, workers=1)))  # The variable has divided the cores.
+            run_stages(prepare(preset, config))
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)  # The launcher says it once for all.
 

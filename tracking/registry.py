@@ -13,6 +13,7 @@ import torch
 from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
+from tracking.runs import gallery
 from tracking.store import StoreError
 
 CHAMPION = "champion"
@@ -128,13 +129,25 @@ def require_champion(name: str) -> Version:
     Raises:
         StoreError: No version of `name` has the alias.
     """
-    found = champion(name)
-    if found is None:
-        known = sorted(model.name for model in mlflow.MlflowClient().search_registered_models())
-        raise StoreError(
-            f"no model is registered as {name}@{CHAMPION} in this store (it has: {', '.join(known) or 'none'})"
-        )
-    return found
+    return require_version(name, None)
+
+
+def require_version(name: str, number: int | None) -> Version:
+    """The version of this number, None: the champion.
+
+    Raises:
+        StoreError: The store does not have it.
+    """
+    if number is None:
+        found = champion(name)
+        if found is not None:
+            return found
+    known = sorted((each.name, int(each.version)) for each in mlflow.MlflowClient().search_model_versions())
+    if number is not None and (name, number) in known:
+        return version(name, number)
+    missing = f"{name}@{CHAMPION}" if number is None else f"{name}/{number}"
+    has = ", ".join(f"{model}/{each}" for model, each in known) or "none"
+    raise StoreError(f"no model is registered as {missing} in this store (it has: {has})")
 
 
 def register(name: str, run_id: str, description: str) -> Version:
@@ -151,6 +164,12 @@ def register(name: str, run_id: str, description: str) -> Version:
     model_id = logged_model(run_id).uri.removeprefix("models:/")
     source = client.get_logged_model(model_id).artifact_location
     return _version(client.create_model_version(name, source, run_id=run_id, model_id=model_id))
+
+
+def describe(version: Version, text: str) -> None:
+    """Describe the version on its page: this text, then the figures of its run."""
+    text = f"{text}\n\n{gallery(version.run_id)}"
+    mlflow.MlflowClient().update_model_version(version.name, str(version.number), text)
 
 
 def promote(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from tracking import figures
 from tracking.store import Store
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ class Run:
     experiment_id: str
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """All metrics of one step in one call."""
+        """All metrics of one step in one call; those that have only step 0 are bars on MLflow's pages, not curves."""
         now = int(time.time() * 1000)
         batch = [Metric(name, float(value), now, step) for name, value in metrics.items()]
         mlflow.MlflowClient().log_batch(self.run_id, metrics=batch)
@@ -43,9 +47,16 @@ class Run:
         """An image, uint8 [H, W] or [H, W, 3], for the step slider of MLflow's image panel."""
         mlflow.MlflowClient().log_image(self.run_id, image, key=name, step=step)
 
-    def log_figure(self, name: str, figure: Figure) -> None:
-        """A figure as `figures/<name>.png` among the artifacts."""
-        mlflow.MlflowClient().log_figure(self.run_id, figure, f"figures/{name}.png")
+    def log_figure(self, name: str, figure: Figure, caption: str = "") -> None:
+        """A figure as `figures/<name>.png` among the artifacts; the file says what it shows (see `figures.facts`)."""
+        facts = {"metadata": figures.facts(figure, caption)}
+        mlflow.MlflowClient().log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs=facts)
+
+    def log_text(self, name: str, text: str) -> str:
+        """A text file of this name among the artifacts. Returns where it lies: a path, or a server's address of it."""
+        mlflow.MlflowClient().log_text(self.run_id, text, name)
+        place = f"{mlflow.MlflowClient().get_run(self.run_id).info.artifact_uri}/{name}"
+        return place.removeprefix("file://")
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[str]]) -> None:
         """A table as `tables/<name>.csv` among the artifacts, which MLflow's page shows as one."""
@@ -66,6 +77,22 @@ class Run:
             return mlflow.artifacts.load_dict(f"{location}/{name}.json")
         return None
 
+    def log_inputs(self, dataset: str, digest: str, images: int, models: Sequence[str]) -> None:
+        """What the run is made from: so many training images, and models of other runs by their `models:/` address."""
+        source = json.dumps({"dataset": dataset})
+        data = Dataset(dataset, digest, "local", source, profile=json.dumps({"num_rows": images}))
+        used = [LoggedModelInput(uri.removeprefix("models:/")) for uri in models]
+        tags = [InputTag("mlflow.data.context", "training")]
+        mlflow.MlflowClient().log_inputs(self.run_id, [DatasetInput(data, tags)], used)
+
+    def rename(self, name: str) -> None:
+        """Call the run by this name on MLflow's pages."""
+        mlflow.MlflowClient().update_run(self.run_id, name=name)
+
+    def describe(self, text: str) -> None:
+        """Describe the run on its page: this text, then its figures."""
+        self.set_tags({"mlflow.note.content": f"{text}\n\n{gallery(self.run_id)}"})
+
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         batch = [RunTag(name, value) for name, value in _text(tags).items()]
         mlflow.MlflowClient().log_batch(self.run_id, tags=batch)
@@ -75,6 +102,7 @@ class Run:
 def study_run(store: Store, experiment_id: str, study: str, description: str, tags: Mapping[str, Any]) -> Iterator[Run]:
     """The parent run of the study of this name: found again if the store has it, else made.
 
+    Its tags and description are those of the last call: they tell how the rows and figures on it were made.
     Several processes may work under it. One that is stopped, or fails, ends it only if no other has a trial under way.
     """
     client = mlflow.MlflowClient()
@@ -85,9 +113,9 @@ def study_run(store: Store, experiment_id: str, study: str, description: str, ta
         if found:
             run = Run(found[0].info.run_id, experiment_id)
         else:
-            tags = _text({"study": study, "mlflow.note.content": description, **_context_tags(), **tags})
-            created = client.create_run(experiment_id, run_name=study, tags=tags)
+            created = client.create_run(experiment_id, run_name=study, tags={"study": study, **_context_tags()})
             run = Run(created.info.run_id, experiment_id)
+        run.set_tags({"mlflow.note.content": description, **tags})
     try:
         yield run
     except BaseException as error:
@@ -136,6 +164,13 @@ def settle(parent: Run, tags: Mapping[str, Any], outcomes: Mapping[str, str]) ->
         status, wanted = run.info.status, outcomes.get(run.info.run_id, "KILLED")
         if status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted):
             _end(run.info.run_id, wanted)
+
+
+def gallery(run_id: str) -> str:
+    """Markdown of the run's figures, which any page of MLflow then shows."""
+    files = [PurePosixPath(file.path) for file in mlflow.MlflowClient().list_artifacts(run_id, "figures")]
+    address = "get-artifact?path={}&run_uuid={}"
+    return "\n\n".join(f"![{file.stem}]({address.format(quote(str(file), safe=''), run_id)})" for file in files)
 
 
 def run_metrics(run: Run) -> dict[str, float]:

@@ -49,7 +49,7 @@ class Store:
     artifacts: str | None
     optuna_url: str
 
-    def experiment(self, name: str) -> str:
+    def experiment(self, name: str, description: str = "") -> str:
         """The id of the experiment of this name, made at the first call."""
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -62,13 +62,13 @@ class Store:
             return found.experiment_id
         location = None if self.artifacts is None else f"{self.artifacts}/{name}"
         # The kind makes MLflow's page show training runs, not traces of language models.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
+        kind = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": description}
         try:
             return client.create_experiment(name, artifact_location=location, tags=kind)
         except MlflowException as error:  # another process was faster
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return self.experiment(name)
+            return self.experiment(name, description)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -162,6 +162,8 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
     try:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
         with store.lock("opening"):  # of several processes, one makes the tables and the others wait
+            if tracking_uri is None and not (folder / "mlflow.db").exists():
+                _make_database(folder / "mlflow.db")
             mlflow.MlflowClient().search_experiments(max_results=1)
             if tracking_uri is None:
                 _mend_paths(folder)
@@ -238,6 +240,16 @@ def store_errors() -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """An error's first line, without passwords."""
     return without_password((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def _make_database(path: Path) -> None:
+    """Make MLflow's tables, all or none: a process that dies half way would leave a database that never opens."""
+    from mlflow import MlflowClient
+
+    unfinished = path.with_name("mlflow.db.new")
+    unfinished.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.rename(path)
 
 
 def _mend_paths(folder: Path) -> None:

@@ -149,19 +149,22 @@ def _log_figures(
             champion=(best.values[0], best.values[1]),
             log_x=True,
         ),
+        "A point a trial, its number the latent size. The lower left is better: little is lost, and little correlates.",
     )
     study.parent.log_figure(
         "loss_against_size",
         figures.curves(
-            against_size("test/loss") | {"PCA": ([size for size, _ in pca], [loss for _, loss in pca])},
+            against_size("test/loss")
+            | {"PCA": ([size for size, _ in pca], [loss for _, loss in pca])}
+            | {f"reference, {kind}": ([REFERENCE_SIZE], [loss]) for kind, loss in references.items()},
             "latent size",
             "test MSE per pixel",
             "Reconstruction against latent size",
             log_x=True,
             log_y=True,
-            references={f"reference, size {REFERENCE_SIZE}, {kind}": loss for kind, loss in references.items()},
             markers=True,
         ),
+        "What is lost between a test image and its reconstruction, from as many numbers as the latent size says.",
     )
     study.parent.log_figure(
         "pcc_against_size",
@@ -175,8 +178,13 @@ def _log_figures(
             log_x=True,
             markers=True,
         ),
+        "The largest and the mean correlation between two latents, as trained, and rotated to principal axes.",
     )
-    study.parent.log_figure("axes_choice", _axes_choice(groups["conv+fc"], penalised, measured))
+    study.parent.log_figure(
+        "axes_choice",
+        _axes_choice(groups["conv+fc"], penalised, measured),
+        "Rotated models reconstruct as before, and correlate no more than independent numbers do by chance.",
+    )
     size = REFERENCE_SIZE if REFERENCE_SIZE in groups["conv+fc"] else best.params["latent_dim"]
     histories = {
         f"{kind}, {label}": metric_history(by_size[size][0].run_id, metric)
@@ -187,7 +195,7 @@ def _log_figures(
     lines = {f"reference, {kind}": loss for kind, loss in references.items()} if size == REFERENCE_SIZE else {}
     title = f"Autoencoders without and with FC layers, latent size {size}"
     losses = figures.curves(histories, "epoch", "MSE per pixel", title, log_y=True, references=lines)
-    study.parent.log_figure("loss_curves", losses)
+    study.parent.log_figure("loss_curves", losses, "Loss on training and validation images as training goes on.")
     _log_model_figures(study, yardstick, groups)
 
 
@@ -239,6 +247,7 @@ def _log_model_figures(
             ["original", *(f"size {size}, {kind}" for size, kind in order)],
             "Validation images and their reconstructions",
         ),
+        "The first validation image of each digit, and what each autoencoder makes of it.",
     )
     kinds = [*ARCHITECTURES, "conv+fc, rotated"]
     study.parent.log_figure(
@@ -247,8 +256,9 @@ def _log_model_figures(
             [[matrices[size, kind] for size in sizes] for kind in kinds],
             kinds,
             [f"latent size {size}" for size in sizes],
-            "PCC of validation latents",
+            "Pearson correlation of validation latents",
         ),
+        "Every latent against every other; the rotated models have the same reconstructions as those above them.",
     )
 
 

@@ -51,13 +51,18 @@ def run(context: Context) -> Outcome:
             figure = figures.labelled_grid(images, [""] * 3, "Validation images that the judge gets wrong", captions)
             trial.run.log_figure("mistakes", figure)
             trial.run.log_image("mistakes", figures.grid(images, 8), step=0)
-        trial.run.log_figure("loss", figures.curves(_pick(trial, "train/loss"), "epoch", "cross entropy", "Judge"))
+        trial.run.log_figure(
+            "loss",
+            figures.curves(
+                {"training": trial.history["train/loss"]}, "epoch", "cross entropy", "Judge, training images"
+            ),
+        )
         study.log_model(judge, to_float(data.val.images[:2]), {"module": module})
         return (val_accuracy,)
 
     space = {"kind": choice(*KINDS.values())}
     search = Search({"val/accuracy": "maximize"}, space, fixed=[{"kind": kind} for kind in KINDS.values()])
-    with context.study("judge", description, settings_of(config) | SIZES, {}) as study:
+    with context.study("judge", description, settings_of(config) | SIZES | {"kinds": KINDS}, {}) as study:
         results = {result.params["kind"]: result for result in study.search(search, objective)}
 
         def end() -> Outcome:
@@ -75,7 +80,3 @@ def run(context: Context) -> Outcome:
             return Outcome("judge", first, rows)
 
         return study.close(end)
-
-
-def _pick(trial: Trial, *names: str) -> figures.Series:
-    return {name: trial.history[name] for name in names}

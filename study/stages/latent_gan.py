@@ -129,7 +129,7 @@ def run(context: Context) -> Outcome:
             "learning_rate": log_uniform(5e-5, 5e-3),
             "clip_value": log_uniform(0.01, 0.5),
             "n_critic": integer(1, 5),
-            "width": choice(128, 256, 512),
+            "width": choice(128, 256, 384),
             "depth": integer(2, 5),
             "noise_dim": choice(10, 16, 32),
         },

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -196,30 +195,42 @@ def test_a_missing_input_fails_before_any_training(command: Command, tmp_path: P
     assert "trial" not in done.stderr
 
 
-def test_sigterm_ends_the_runs_as_killed_and_the_same_command_goes_on(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stop", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
+def test_a_signal_ends_the_runs_as_killed_and_the_same_command_goes_on(
+    tmp_path: Path, stop: signal.Signals, workers: int
+) -> None:
     store = tmp_path / "store"
-    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--store", str(store), "--judge.epochs"]
+    arguments = ["smoke", "--data", "digits", "--stages", "autoencoder", "--autoencoder.epochs", "500"]
+    options = ["--workers", str(workers), "--store", str(store)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "study.run", *arguments, "500"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "study.run", *arguments, *options],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not _running(store):
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and _training(store) < workers:
         time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=10)
+    began = time.monotonic()
+    os.killpg(process.pid, stop)  # as a terminal does: the launcher and its workers at once
+    _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - began < 5
     assert process.returncode == 130
-    assert "the same command goes on from here" in errors
+    assert errors.count("the same command goes on from here") == 1
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # nothing is left of the group
     open_existing_store(store)
-    assert [run.info.status for run in runs(mlflow.MlflowClient(), "judge")] == ["KILLED", "KILLED"]
-    shutil.rmtree(store)
+    assert [run.info.status for run in runs(mlflow.MlflowClient(), "autoencoder")] == ["KILLED"] * (1 + workers)
 
 
-def _running(store: Path) -> bool:
-    """Whether a trial has reported its first epoch."""
+def _training(store: Path) -> int:
+    """How many trials have reported their first epoch."""
     if not (store / "optuna.db").exists():  # made after mlflow.db, which must not be opened while it is being made
-        return False
+        return 0
     open_existing_store(store)
-    return any("train/loss" in run.data.metrics for run in runs(mlflow.MlflowClient(), "judge"))
+    return sum("train/loss" in run.data.metrics for run in runs(mlflow.MlflowClient(), "autoencoder"))
 
 
 @pytest.mark.parametrize(("arguments", "model"), [(["--digit", 7], "conditional-gan"), ([], "latent-gan")])

@@ -1,0 +1,122 @@
+"""Real servers on loopback, which tests start, stop and start again: PostgreSQL and MLflow's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import psycopg
+import pytest
+
+PASSWORD = "s3cret/{x}%40"  # what a URL has to quote, Optuna's template and alembic's config to escape
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+class Server:
+    """A server process that can be stopped and started again on the same port, with the same data."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self.command(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self.owner()
+        )
+        deadline = time.monotonic() + 90
+        while not self.answers():
+            assert time.monotonic() < deadline, f"{self.command()} does not answer"
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGINT)
+            self._process.wait(30)
+            self._process = None
+
+    def owner(self) -> dict[str, object]:
+        return {}
+
+
+class MlflowServer(Server):
+    """`mlflow server` with its tables and artifacts in `folder`."""
+
+    def __init__(self, folder: Path, options: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.folder, self.options, self.url = folder, options, f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        stores = [
+            f"--backend-store-uri=sqlite:///{self.folder}/server.db",
+            f"--artifacts-destination={self.folder}/files",
+        ]
+        address = ["--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
+        return [sys.executable, "-m", "mlflow", "server", *address, *stores, *self.options]
+
+    def answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.url}/health", timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+
+class Postgres(Server):
+    """A cluster of its own, with a user and a database `study`; PostgreSQL refuses to run as root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
+        if not found[-1].is_file():
+            pytest.skip("PostgreSQL's server is not installed: Debian's package is called postgresql")
+        self._bin = found[-1].parent
+        self.folder = Path(tempfile.mkdtemp(prefix="study-postgres-"))
+        self.url = f"postgresql://study:{PASSWORD.replace('%', '%25').replace('/', '%2F')}@127.0.0.1:{self.port}/study"
+        self._any = self.url.removesuffix("/study") + "/postgres"  # a database that is there from the start
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "nobody")
+        word = self.folder / "word"
+        word.write_text(PASSWORD)
+        word.chmod(0o644)
+        options = ["-A", "scram-sha-256", "-U", "study", f"--pwfile={word}", "--no-sync"]
+        initdb = [self._bin / "initdb", "-D", self.folder / "data", *options]
+        subprocess.run(initdb, check=True, capture_output=True, cwd=self.folder, **self.owner())
+        self.start()
+        with psycopg.connect(self._any, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE study")
+
+    def owner(self) -> dict[str, object]:
+        return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+
+    def command(self) -> list[str]:
+        settings = [f"-p{self.port}", "-h127.0.0.1", f"-k{self.folder}", "-cfsync=off"]
+        return [str(self._bin / "postgres"), "-D", str(self.folder / "data"), *settings]
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self._any, connect_timeout=1).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self.folder)

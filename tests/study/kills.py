@@ -1,0 +1,185 @@
+"""The program that test_kills.py runs: a study of cheap but real trials, under a rain of kill -9.
+
+    python kills.py STORE KILLS SEED
+
+Everything is imported once, and each launcher and worker is a fork: starting a process takes milliseconds, not seconds.
+It kills a worker, the launcher or all of them, after random times and in the middle of chosen calls, and starts
+the same command again, until it has killed KILLS times; then it lets that command end. Prints what it did as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+
+import mlflow
+import optuna
+import torch
+
+from study import run, search, stage, workers
+from study.search import Search, Trial
+from study.stage import Context, Outcome, Row
+from tracking import figures
+
+PARTS = {"": [{"x": 0.5, "n": 2}, {"x": 3.0, "n": 1}], "second": [{"x": 1.0, "n": 3}]}
+COMMAND = "smoke --data digits"
+FREE = 2
+RISK = 0.01  # of dying as each of these calls begins, and as it ends
+DEATHS = Path(sys.argv[1]).with_suffix(".deaths")  # where processes died by these
+RISKY = [
+    (mlflow.MlflowClient, "create_run"),
+    (mlflow.MlflowClient, "log_batch"),
+    (mlflow.MlflowClient, "create_model_version"),
+    (mlflow.MlflowClient, "set_model_version_tag"),
+    (mlflow.MlflowClient, "set_registered_model_alias"),
+    (mlflow.MlflowClient, "set_terminated"),
+    (mlflow.pytorch, "log_model"),
+    (mlflow.pytorch, "save_model"),
+    (optuna.Study, "ask"),
+    (optuna.Study, "enqueue_trial"),
+    (optuna.Study, "tell"),
+    (optuna.Trial, "set_user_attr"),
+    (optuna.Trial, "suggest_float"),
+]
+
+
+def tiny(name: stage.StageName, inputs: tuple[str, ...]) -> ModuleType:
+    """A stage as those of study/stages, of trials that take a fraction of a second."""
+    space = {"x": search.log_uniform(0.01, 100), "n": search.integer(1, 9)}
+
+    def run_stage(context: Context) -> Outcome:
+        found = {kind: context.input(kind) for kind in inputs}
+
+        def objective(trial: Trial) -> tuple[float, ...]:
+            module = torch.nn.Linear(4, 2)
+            for epoch in range(1, 4):
+                time.sleep(0.05)
+                trial.report(epoch, {"val/loss": trial.params["x"] / epoch})
+            loss = (1 + abs(trial.params["x"] - 1)) / (1 + context.config.seed)  # later studies have better champions
+            trial.run.log({"loss": loss}, step=3)
+            this.log_model(module, torch.zeros(2, 4), {"module": {"x": trial.params["x"]}})
+            return (loss,)
+
+        with context.study(name, "A tiny study.", {}, found) as this:
+            for part, fixed in PARTS.items():
+                this.search(Search({"loss": "minimize"}, space, fixed, 0 if part else FREE), objective, part)
+            best = min(this.results, key=lambda result: result.values[0])
+
+            def end() -> Outcome:
+                champion = this.promote(best, stage.OUTPUTS[name], "loss", "minimize", "tiny").champion
+                figure = figures.curves({"x": ([1, 2], [1, 2])}, "x", "y", "tiny")
+                this.parent.log_figure("tiny", figure)
+                return Outcome(name, champion, (Row("loss", f"{champion.metrics['loss']:.3f}"),))
+
+            return this.close(end)
+
+    module = ModuleType(name)
+    module.run = run_stage  # type: ignore[attr-defined]
+    return module
+
+
+def risky(owner: object, name: str) -> None:
+    """Let the process die, now and then, as this call begins or ends."""
+    call = getattr(owner, name)
+
+    @wraps(call)
+    def wrapped(*args: object, **kwargs: object) -> object:
+        roll(f"before {name}")
+        result = call(*args, **kwargs)
+        roll(f"after {name}")
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def roll(place: str) -> None:
+    if random.random() < RISK:
+        with DEATHS.open("a") as deaths:
+            deaths.write(f"{place}\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def launch(arguments: list[str], log: Path, seed: int, risk: bool) -> int:
+    """The command in a process group of its own."""
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setsid()
+    with log.open("a") as errors:
+        os.dup2(errors.fileno(), 2)
+        os.dup2(errors.fileno(), 1)
+    random.seed(seed)
+    if risk:
+        for owner, name in RISKY:
+            risky(owner, name)
+    code = 1
+    try:
+        code = run.main(arguments)
+    finally:
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def main(folder: Path, wanted: int, seed: int) -> None:
+    dice = random.Random(seed)
+    search.HEARTBEAT, search.GRACE, search.RETRIES = 1, 3, 1000
+    workers.START = "fork"
+    stages = {"study.stages.judge": tiny("judge", ()), "study.stages.autoencoder": tiny("autoencoder", ("judge",))}
+    run.import_module = stages.__getitem__  # type: ignore[attr-defined]
+    # What is imported as it is needed comes with the first study.
+    run.main(f"{COMMAND} --stages judge --quiet --store {folder.with_name('warm')}".split())
+    log = folder.with_suffix(".log")
+    kills: Counter[str] = Counter()
+    study = launches = 0
+    began = time.monotonic()
+    DEATHS.touch()
+    while True:
+        launches += 1
+        arguments = f"{COMMAND} --stages judge autoencoder --workers 2 --seed {study} --store {folder}".split()
+        deaths = DEATHS.read_text().split("\n")[:-1]
+        calm = sum(kills.values()) + len(deaths) >= wanted
+        launcher = launch(arguments, log, seed + launches, risk=not calm)
+        victim = dice.choice(["worker", "launcher", "all", "none"])
+        deadline = time.monotonic() + (600 if calm or victim == "none" else dice.uniform(0.5, 6))
+        status = None
+        while time.monotonic() < deadline and status is None:
+            ended, code = os.waitpid(launcher, os.WNOHANG)
+            status = code if ended else None
+            time.sleep(0.02)
+        if status is None:
+            found = children(launcher)
+            if victim == "worker" and found:
+                os.kill(dice.choice(found), signal.SIGKILL)
+            elif victim == "all":
+                os.killpg(launcher, signal.SIGKILL)
+            else:
+                victim = "launcher"
+                os.kill(launcher, signal.SIGKILL)
+            kills[victim] += 1
+            status = os.waitpid(launcher, 0)[1]
+        if status == 0:
+            if calm:
+                break
+            study += 1
+    seconds = round(time.monotonic() - began)
+    print(json.dumps({"kills": kills, "died": deaths, "launches": launches, "studies": study + 1, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,91 @@
+"""Reading what studies have left in a store, for those who look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow
+
+from tracking.runs import Run
+
+
+@dataclass(frozen=True)
+class Record(Run):
+    """A run as the store has it. `ended` is None while it runs."""
+
+    name: str
+    status: str
+    started: datetime
+    ended: datetime | None
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]  # the last value of each
+    tags: Mapping[str, str]
+
+    @property
+    def description(self) -> str:
+        return self.tags.get("mlflow.note.content", "")
+
+    def figures(self) -> dict[str, bytes]:
+        """The PNG files of its figures, by name."""
+        files = mlflow.MlflowClient().list_artifacts(self.run_id, "figures")
+        return {Path(file.path).stem: self._read(file.path) for file in files if file.path.endswith(".png")}
+
+    def _read(self, path: str) -> bytes:
+        with TemporaryDirectory() as folder:
+            return Path(mlflow.MlflowClient().download_artifacts(self.run_id, path, folder)).read_bytes()
+
+
+def experiments() -> list[str]:
+    """The names of all experiments but MLflow's own."""
+    return sorted(e.name for e in mlflow.MlflowClient().search_experiments() if e.name != "Default")
+
+
+def parents(experiment: str) -> list[Record]:
+    """The parent runs of all studies in the experiment of this name, the oldest first."""
+    found = mlflow.MlflowClient().get_experiment_by_name(experiment)
+    return [] if found is None else _search(found.experiment_id, "tags.study LIKE '%'")
+
+
+def trials(parent: Record) -> list[Record]:
+    """The trials of a study, the oldest first."""
+    return _search(parent.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+
+
+def run(run_id: str) -> Record:
+    """The run of this id."""
+    return _record(mlflow.MlflowClient().get_run(run_id))
+
+
+def _search(experiment_id: str, condition: str) -> list[Record]:
+    found, token = [], None
+    while True:
+        page = mlflow.MlflowClient().search_runs(
+            [experiment_id], condition, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        found += [_record(run) for run in page]
+        token = page.token
+        if not token:
+            return found
+
+
+def _record(run: Any) -> Record:
+    return Record(
+        run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        started=_time(run.info.start_time),
+        ended=_time(run.info.end_time) if run.info.end_time else None,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+    )
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
