@@ -239,7 +239,7 @@ class _Trials:
             self._settle()
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if not trials:
-            reasons = sorted({attempt.user_attrs.get(REASON) or "pruned" for attempt in self._done().values()})
+            reasons = sorted({_outcome(attempt) for attempt in self._done().values()})
             raise StoreError(f"no trial of {self.name} is complete: {'; '.join(reasons)}")
         return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in trials]
 
@@ -251,7 +251,7 @@ class _Trials:
         nameless = 0
         for trial in self.study.get_trials(deepcopy=False):
             slot = trial.user_attrs.get(SLOT)
-            if slot is None and trial.params:  # of a store that was made before there were slots
+            if slot is None:  # of a store that was made before there were slots
                 slot = _name(trial.params)
                 if slot not in attempts and _is_done(trial):
                     slot, nameless = f"free {nameless}", nameless + 1
@@ -440,10 +440,13 @@ def _is_dead(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and trial.user_attrs.get(OUTCOME) not in ("FAIL", "STOPPED")
 
 
-def _line(attempt: FrozenTrial) -> str:
-    """One line on a trial that has come to its end."""
+def _outcome(attempt: FrozenTrial) -> str:
+    """What became of a trial that has come to its end."""
     if _is_dead(attempt):
-        return f"trial {attempt.number} given up: its process died, as did those of {RETRIES} attempts before"
-    outcome, reason = attempt.user_attrs[OUTCOME].lower(), attempt.user_attrs[REASON]
+        return f"given up, since its process died {1 + RETRIES} times"
+    return f"{attempt.user_attrs[OUTCOME].lower()} {attempt.user_attrs[REASON]}".rstrip()
+
+
+def _line(attempt: FrozenTrial) -> str:
     seconds = f", {attempt.duration.total_seconds():.0f} s" if attempt.duration else ""
-    return f"trial {attempt.number} {outcome} {reason} ({short(attempt.params)}){seconds}"
+    return f"trial {attempt.number} {_outcome(attempt)} ({short(attempt.params)}){seconds}"
