@@ -42,6 +42,8 @@ GLANCE = 2.0  # seconds between two looks at what other processes have finished
 SLOT, WORKER, OUTCOME, REASON, RUN_ID = "slot", "worker", "outcome", "reason", "mlflow.run_id"  # user attributes
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}  # of the runs
 
+BREAKDOWNS = (ArithmeticError, ValueError)  # what a trial's own numbers can bring about
+
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")  # see _beating
 
@@ -150,9 +152,9 @@ def run_search(
 ) -> list[Result]:
     """Run what is missing of the study's trials, each as a nested run of `parent`; give all complete ones.
 
-    Other processes may run some of them. A trial whose training breaks down (FloatingPointError) counts as failed
-    with its reason, and the study goes on. One that was stopped, or whose process died, is tried again with the same
-    parameters, the latter at most twice.
+    Other processes may run some of them. A trial whose training breaks down (a loss that is not finite, parameters that
+    fit no data: see BREAKDOWNS) counts as failed with its reason, and the study goes on. One that was stopped, or whose
+    process died, is tried again with the same parameters, the latter at most twice.
 
     Raises:
         StoreError: Optuna's database cannot be opened, or no trial is complete at the end.
@@ -345,8 +347,8 @@ class _Trials:
                         trial.number, params, run, trial, self.search.prune_on, partial(tell_epoch, trial.number)
                     )
                     self._decide(trial, seen, objective)
-        except FloatingPointError:
-            pass  # told to Optuna and MLflow; the study goes on
+        except _BrokenDown:
+            pass  # It is told to Optuna and MLflow; the study goes on.
         except _Superseded:
             log.warning("trial %d was silent for so long that another process has taken it over", trial.number)
 
@@ -368,12 +370,13 @@ class _Trials:
                 finish("COMPLETE", short(named), values)
             except Pruned:
                 finish("PRUNED", "")
-            except FloatingPointError as error:
+            except BREAKDOWNS as error:
+                log.debug("trial %d", trial.number, exc_info=True)
                 finish("FAIL", str(error))
-                raise
+                raise _BrokenDown from error
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise _Superseded from error
-        except FloatingPointError:
+        except _BrokenDown:
             raise
         except BaseException as error:
             with suppress(Exception):  # The store may be what failed; the error itself is told.
@@ -390,6 +393,10 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
         case CategoricalDistribution(choices=choices):
             return trial.suggest_categorical(name, choices)
     raise TypeError(f"{name}: {distribution}")
+
+
+class _BrokenDown(Exception):
+    """The trial's outcome is that it failed: so does its run."""
 
 
 class _Superseded(BaseException):

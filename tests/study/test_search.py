@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,12 @@ from pathlib import Path
 import mlflow
 import optuna
 import pytest
+import torch
 
-from study import search
+from models.autoencoder import Autoencoder
+from study import metrics, search
 from study.search import Pruned, Result, Search, Trial, pareto_front, run_search, study_name
+from study.training import batches, check_finite, train_autoencoder
 from tracking.runs import study_run, trial_run
 from tracking.store import Store, StoreError, open_store
 
@@ -79,6 +83,40 @@ def test_the_outcome_of_every_trial_is_named_and_the_study_goes_on(store: Store)
     failed = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")], "tags.`optuna.state` = 'FAIL'")
     assert failed[0].data.tags["reason"] == "critic/loss is nan after epoch 3"
     assert run(store, Search({"loss": "minimize"}, SPACE, fixed), objective) == results, "failed trials stay failed"
+
+
+def _nan_loss(_: Trial) -> float:
+    check_finite(3, {"val/loss": float("nan")})
+    return 0.0
+
+
+def _diverging_autoencoder(trial: Trial) -> float:
+    images = torch.randint(0, 255, (64, 1, 28, 28), dtype=torch.uint8)
+    torch.manual_seed(0)
+    train_autoencoder(Autoencoder(latent_dim=3, architecture="conv"), images, images, 3, 32, 1e30, trial.report)
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("break_down", "reason"),
+    [
+        (_nan_loss, r"val/loss is nan after epoch 3"),
+        (_diverging_autoencoder, r"(train|val)/loss is (nan|inf) after epoch 1"),
+        (lambda _: float("inf"), r"loss is inf"),
+        (lambda _: metrics.max_abs_pcc(torch.rand(50, 3) * torch.tensor([1, 0, 1])), r"coordinates \[1\] are constant"),
+        (lambda _: float(next(batches(10, 20, torch.device("cpu"))).sum()), r"batch_size <= .* but got 20 and 10"),
+        (lambda _: 1.0 / len([]), r"division by zero"),
+    ],
+)
+def test_numeric_trouble_ends_the_trial_with_a_reason_and_the_study_goes_on(store: Store, break_down, reason) -> None:
+    def objective(trial: Trial) -> tuple[float, ...]:
+        return (break_down(trial) if trial.params["n"] == 2 else 1.0,)
+
+    results = run(store, Search({"loss": "minimize"}, SPACE, FIXED), objective)
+    assert [result.params for result in results] == FIXED[1:]
+    assert states(store) == [("FAILED", "FAIL"), ("FINISHED", "COMPLETE")]
+    (failed,) = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")], "tags.`optuna.state` = 'FAIL'")
+    assert re.search(reason, failed.data.tags["reason"])
 
 
 def test_a_study_without_a_complete_trial_says_why(store: Store) -> None:
