@@ -214,8 +214,8 @@ class _Trials:
             told = {attempt.number for attempt in done.values()}
             looked = 0.0
 
-            def look() -> None:
-                """Tell of what has come to its end since the last look, here or elsewhere."""
+            def look() -> int:
+                """Tell of what has come to its end since the last look, here or elsewhere; how many trials that is."""
                 nonlocal looked
                 looked = time.monotonic()
                 found = self._done()
@@ -223,20 +223,20 @@ class _Trials:
                     if attempt.number not in told:
                         told.add(attempt.number)
                         progress.finished(len(found), _line(attempt), self._best(found))
+                return len(found)
 
             def tell_epoch(number: int, epoch: int, metrics: Mapping[str, float]) -> None:
                 progress.doing(f"trial {number} epoch {epoch} {short(metrics)}")
                 if time.monotonic() - looked > GLANCE:
                     look()
 
-            while len(self._done()) < len(self.search.slots):
+            while look() < len(self.search.slots):
                 trial = self._claim()
                 if trial is not None:
                     self._attempt(trial, objective, tell_epoch)
                 else:
                     progress.doing("waiting for trials of other processes, or for them to count as dead")
                     time.sleep(1)
-                look()
         with self.store.lock(self.name):
             self._settle()
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -263,13 +263,8 @@ class _Trials:
 
     def _done(self) -> dict[str, FrozenTrial]:
         """The attempt that decided each slot that has been decided."""
-        decided = {}
-        for slot, attempts in self._attempts().items():
-            dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
-            deciding = next(filter(_is_done, attempts), dead[-1] if len(dead) > RETRIES else None)
-            if deciding is not None:
-                decided[slot] = deciding
-        return decided
+        decided = {slot: _deciding(attempts) for slot, attempts in self._attempts().items()}
+        return {slot: attempt for slot, attempt in decided.items() if attempt is not None}
 
     def _best(self, done: Mapping[str, FrozenTrial]) -> str:
         values = [attempt.values for attempt in done.values() if attempt.state == TrialState.COMPLETE]
@@ -289,9 +284,8 @@ class _Trials:
                 if WORKER not in attempt.user_attrs:  # its process died right here, or it is an older version's
                     with suppress(optuna.exceptions.UpdateFinishedTrialError):
                         self.storage.set_trial_state_values(attempt._trial_id, TrialState.FAIL)
-            done = self._done()
             for slot, attempts in self._attempts().items():
-                if slot in done or any(not attempt.state.is_finished() for attempt in attempts):
+                if _deciding(attempts) is not None or any(not attempt.state.is_finished() for attempt in attempts):
                     continue
                 params = dict(self.search.slots[slot])
                 for attempt in attempts:  # each may have died before it had all of them
@@ -445,6 +439,12 @@ def _is_done(trial: FrozenTrial) -> bool:
 def _is_dead(trial: FrozenTrial) -> bool:
     """Its process died: it may have got as far as naming an outcome, but not to committing it."""
     return trial.state == TrialState.FAIL and trial.user_attrs.get(OUTCOME) not in ("FAIL", "STOPPED")
+
+
+def _deciding(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The attempt that decides a slot: the one that came to an end, or the last that may die."""
+    dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
+    return next(filter(_is_done, attempts), dead[-1] if len(dead) > RETRIES else None)
 
 
 def _outcome(attempt: FrozenTrial) -> str:
