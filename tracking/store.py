@@ -227,6 +227,8 @@ def store_errors() -> Iterator[None]:
 
     try:
         yield
+    except StoreError:
+        raise
     except Exception as error:
         for cause in reversed(list(_causes(error))):  # the first of them says it best
             full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
