@@ -114,12 +114,16 @@ def check_inputs(context: Context) -> None:
 
 
 def check_sizes(context: Context) -> None:
-    """Fail before any training if the data set has fewer images than the settings ask for.
+    """Fail before any training if the data set lacks a digit, or has fewer images than the settings ask for.
 
     Raises:
         UsageError: It names the setting and both numbers.
     """
-    config, train = context.config, context.dataset.train
+    config, data, train = context.config, context.dataset, context.dataset.train
+    for part, split in (("training", train), ("validation", data.val), ("test", data.test)):
+        absent = (split.labels.bincount(minlength=10) == 0).nonzero().flatten().tolist()
+        if absent:
+            raise UsageError(f"every digit must be among the {part} images of {data.name}, but there is no {absent[0]}")
     for name, size in (("judge", config.judge.batch_size), ("autoencoder", config.autoencoder.batch_size)):
         if size > len(train):
             raise UsageError(f"`{name}.batch_size <= {len(train)} training images` must hold, but got {size}")

@@ -42,6 +42,8 @@ GLANCE = 2.0  # seconds between two looks at what other processes have finished
 SLOT, WORKER, OUTCOME, REASON, RUN_ID = "slot", "worker", "outcome", "reason", "mlflow.run_id"  # user attributes
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}  # of the runs
 
+BREAKDOWNS = (ArithmeticError, ValueError)  # what a trial's own numbers can bring about
+
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")  # see _beating
 
@@ -150,9 +152,9 @@ def run_search(
 ) -> list[Result]:
     """Run what is missing of the study's trials, each as a nested run of `parent`; give all complete ones.
 
-    Other processes may run some of them. A trial whose training breaks down (FloatingPointError) counts as failed
-    with its reason, and the study goes on. One that was stopped, or whose process died, is tried again with the same
-    parameters, the latter at most twice.
+    Other processes may run some of them. A trial whose training breaks down (a loss that is not finite, parameters that
+    fit no data: see BREAKDOWNS) counts as failed with its reason, and the study goes on. One that was stopped, or whose
+    process died, is tried again with the same parameters, the latter at most twice.
 
     Raises:
         StoreError: Optuna's database cannot be opened, or no trial is complete at the end.
@@ -241,8 +243,8 @@ class _Trials:
             told = {attempt.number for attempt in done.values()}
             looked = 0.0
 
-            def look() -> None:
-                """Tell of what has come to its end since the last look, here or elsewhere."""
+            def look() -> int:
+                """Tell of what has come to its end since the last look, here or elsewhere; how many trials that is."""
                 nonlocal looked
                 looked = time.monotonic()
                 found = self._done()
@@ -250,25 +252,25 @@ class _Trials:
                     if attempt.number not in told:
                         told.add(attempt.number)
                         progress.finished(len(found), _line(attempt), self._best(found))
+                return len(found)
 
             def tell_epoch(number: int, epoch: int, metrics: Mapping[str, float]) -> None:
                 progress.doing(f"trial {number} epoch {epoch} {short(metrics)}")
                 if time.monotonic() - looked > GLANCE:
                     look()
 
-            while len(self._done()) < len(self.search.slots):
+            while look() < len(self.search.slots):
                 trial = self._claim()
                 if trial is not None:
                     self._attempt(trial, objective, tell_epoch)
                 else:
                     progress.doing("waiting for trials of other processes, or for them to count as dead")
                     time.sleep(1)
-                look()
         with self.store.lock(self.name):
             self._settle()
         trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if not trials:
-            reasons = sorted({attempt.user_attrs.get(REASON) or "pruned" for attempt in self._done().values()})
+            reasons = sorted({_outcome(attempt) for attempt in self._done().values()})
             raise StoreError(f"no trial of {self.name} is complete: {'; '.join(reasons)}")
         return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in trials]
 
@@ -280,7 +282,7 @@ class _Trials:
         nameless = 0
         for trial in self.study.get_trials(deepcopy=False):
             slot = trial.user_attrs.get(SLOT)
-            if slot is None and trial.params:  # of a store that was made before there were slots
+            if slot is None:  # of a store that was made before there were slots
                 slot = _name(trial.params)
                 if slot not in attempts and _is_done(trial):
                     slot, nameless = f"free {nameless}", nameless + 1
@@ -290,13 +292,8 @@ class _Trials:
 
     def _done(self) -> dict[str, FrozenTrial]:
         """The attempt that decided each slot that has been decided."""
-        decided = {}
-        for slot, attempts in self._attempts().items():
-            dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
-            deciding = next(filter(_is_done, attempts), dead[-1] if len(dead) > RETRIES else None)
-            if deciding is not None:
-                decided[slot] = deciding
-        return decided
+        decided = {slot: _deciding(attempts) for slot, attempts in self._attempts().items()}
+        return {slot: attempt for slot, attempt in decided.items() if attempt is not None}
 
     def _best(self, done: Mapping[str, FrozenTrial]) -> str:
         values = [attempt.values for attempt in done.values() if attempt.state == TrialState.COMPLETE]
@@ -316,9 +313,8 @@ class _Trials:
                 if WORKER not in attempt.user_attrs:  # its process died right here, or it is an older version's
                     with suppress(optuna.exceptions.UpdateFinishedTrialError):
                         self.storage.set_trial_state_values(attempt._trial_id, TrialState.FAIL)
-            done = self._done()
             for slot, attempts in self._attempts().items():
-                if slot in done or any(not attempt.state.is_finished() for attempt in attempts):
+                if _deciding(attempts) is not None or any(not attempt.state.is_finished() for attempt in attempts):
                     continue
                 params = dict(self.search.slots[slot])
                 for attempt in attempts:  # each may have died before it had all of them
@@ -374,8 +370,8 @@ class _Trials:
                         trial.number, params, run, trial, self.search.prune_on, partial(tell_epoch, trial.number)
                     )
                     self._decide(trial, seen, objective)
-        except FloatingPointError:
-            pass  # told to Optuna and MLflow; the study goes on
+        except _BrokenDown:
+            pass  # It is told to Optuna and MLflow; the study goes on.
         except _Superseded:
             log.warning("trial %d was silent for so long that another process has taken it over", trial.number)
 
@@ -397,12 +393,13 @@ class _Trials:
                 finish("COMPLETE", short(named), values)
             except Pruned as error:
                 finish("PRUNED", str(error))
-            except FloatingPointError as error:
+            except BREAKDOWNS as error:
+                log.debug("trial %d", trial.number, exc_info=True)
                 finish("FAIL", str(error))
-                raise
+                raise _BrokenDown from error
         except optuna.exceptions.UpdateFinishedTrialError as error:
             raise _Superseded from error
-        except FloatingPointError:
+        except _BrokenDown:
             raise
         except BaseException as error:
             with suppress(Exception):  # The store may be what failed; the error itself is told.
@@ -419,6 +416,10 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
         case CategoricalDistribution(choices=choices):
             return trial.suggest_categorical(name, choices)
     raise TypeError(f"{name}: {distribution}")
+
+
+class _BrokenDown(Exception):
+    """The trial's outcome is that it failed: so does its run."""
 
 
 class _Superseded(BaseException):
@@ -469,10 +470,19 @@ def _is_dead(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and trial.user_attrs.get(OUTCOME) not in ("FAIL", "STOPPED")
 
 
-def _line(attempt: FrozenTrial) -> str:
-    """One line on a trial that has come to its end."""
+def _deciding(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The attempt that decides a slot: the one that came to an end, or the last that may die."""
+    dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
+    return next(filter(_is_done, attempts), dead[-1] if len(dead) > RETRIES else None)
+
+
+def _outcome(attempt: FrozenTrial) -> str:
+    """What became of a trial that has come to its end."""
     if _is_dead(attempt):
-        return f"trial {attempt.number} given up: its process died, as did those of {RETRIES} attempts before"
-    outcome, reason = attempt.user_attrs[OUTCOME].lower(), attempt.user_attrs[REASON]
+        return f"given up, since its process died {1 + RETRIES} times"
+    return f"{attempt.user_attrs[OUTCOME].lower()} {attempt.user_attrs[REASON]}".rstrip()
+
+
+def _line(attempt: FrozenTrial) -> str:
     seconds = f", {attempt.duration.total_seconds():.0f} s" if attempt.duration else ""
-    return f"trial {attempt.number} {outcome} {reason} ({short(attempt.params)}){seconds}"
+    return f"trial {attempt.number} {_outcome(attempt)} ({short(attempt.params)}){seconds}"

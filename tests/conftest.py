@@ -23,7 +23,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 def command() -> Command:
     """Runs `python -m MODULE ARGUMENTS` in the repository and gives its output; `env` adds to the environment."""
 
-    def run(module: str, *arguments: object, timeout: float = 240, env: dict[str, str] | None = None):
+    def run(module: str, *arguments: object, timeout: float = 600, env: dict[str, str] | None = None):
         return subprocess.run(
             [sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT,

@@ -150,7 +150,7 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
     import mlflow
 
     for noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # What they tell at length is told in a sentence.
     store = Store(
         tracking_uri=tracking_uri or f"sqlite:///{folder}/mlflow.db",
         artifacts=None if tracking_uri else (folder / "artifacts").as_uri(),
@@ -227,14 +227,20 @@ def store_errors() -> Iterator[None]:
 
     try:
         yield
+    except StoreError:
+        raise
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
+        for cause in reversed(list(_causes(error))):  # the first of them says it best
             full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
             if full or isinstance(cause, requests.RequestException | DBAPIError | sqlite3.Error):
                 raise StoreError(f"the store was lost: {_reason(cause)}") from error
-            cause = cause.__cause__ or cause.__context__
         raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _reason(error: BaseException) -> str:
@@ -246,8 +252,9 @@ def _make_database(path: Path) -> None:
     """Make MLflow's tables, all or none: a process that dies half way would leave a database that never opens."""
     from mlflow import MlflowClient
 
-    unfinished = path.with_name("mlflow.db.new")
-    unfinished.unlink(missing_ok=True)
+    for abandoned in path.parent.glob("mlflow.db.new*"):
+        abandoned.unlink()
+    unfinished = path.with_name(f"mlflow.db.new-{time.time_ns()}")  # MLflow remembers files by name
     MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
     unfinished.rename(path)
 

@@ -1,6 +1,6 @@
 """The program that test_kills.py runs: a study of cheap but real trials, under a rain of kill -9.
 
-    python kills.py STORE KILLS SEED
+    OMP_NUM_THREADS=1 python kills.py STORE KILLS SEED [FLAGS OF study.run]
 
 Everything is imported once, and each launcher and worker is a fork: starting a process takes milliseconds, not seconds.
 It kills a worker, the launcher or all of them, after random times and in the middle of chosen calls, and starts
@@ -136,7 +136,8 @@ def launch(arguments: list[str], log: Path, seed: int, risk: bool) -> int:
         os._exit(code)
 
 
-def main(folder: Path, wanted: int, seed: int) -> None:
+def main(folder: Path, wanted: int, seed: int, flags: list[str]) -> None:
+    assert torch.get_num_threads() == 1, "set OMP_NUM_THREADS=1: threads do not survive a fork"
     dice = random.Random(seed)
     search.HEARTBEAT, search.GRACE, search.RETRIES = 1, 3, 1000
     workers.START = "fork"
@@ -151,7 +152,7 @@ def main(folder: Path, wanted: int, seed: int) -> None:
     DEATHS.touch()
     while True:
         launches += 1
-        arguments = f"{COMMAND} --stages judge autoencoder --workers 2 --seed {study} --store {folder}".split()
+        arguments = f"{COMMAND} --stages judge autoencoder --workers 2 --seed {study} --store {folder}".split() + flags
         deaths = DEATHS.read_text().split("\n")[:-1]
         calm = sum(kills.values()) + len(deaths) >= wanted
         launcher = launch(arguments, log, seed + launches, risk=not calm)
@@ -182,4 +183,4 @@ def main(folder: Path, wanted: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -27,7 +28,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """The store after the kills, and what was done to it."""
     store = tmp_path_factory.mktemp("killed") / "store"
     program = [sys.executable, str(ROOT / "tests/study/kills.py"), str(store), str(KILLS), "0"]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    # A fork has none of its parent's threads: there must be none.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     open_existing_store(store)
     return store, json.loads(done.stdout.splitlines()[-1])

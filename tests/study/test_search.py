@@ -1,16 +1,23 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import mlflow
 import optuna
 import pytest
+import torch
 
-from study import search
+from models.autoencoder import Autoencoder
+from study import metrics, search
 from study.search import Pruned, Result, Search, Trial, pareto_front, run_search, study_name
-from tracking.runs import study_run
+from study.training import batches, check_finite, train_autoencoder
+from tracking.runs import study_run, trial_run
 from tracking.store import Store, StoreError, open_store
 
 SPACE = {"x": search.log_uniform(0.01, 100), "n": search.integer(1, 9), "c": search.choice("a", "b")}
@@ -78,11 +85,45 @@ def test_the_outcome_of_every_trial_is_named_and_the_study_goes_on(store: Store)
     assert run(store, Search({"loss": "minimize"}, SPACE, fixed), objective) == results, "failed trials stay failed"
 
 
+def _nan_loss(_: Trial) -> float:
+    check_finite(3, {"val/loss": float("nan")})
+    return 0.0
+
+
+def _diverging_autoencoder(trial: Trial) -> float:
+    images = torch.randint(0, 255, (64, 1, 28, 28), dtype=torch.uint8)
+    torch.manual_seed(0)
+    train_autoencoder(Autoencoder(latent_dim=3, architecture="conv"), images, images, 3, 32, 1e30, trial.report)
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("break_down", "reason"),
+    [
+        (_nan_loss, r"val/loss is nan after epoch 3"),
+        (_diverging_autoencoder, r"(train|val)/loss is (nan|inf) after epoch 1"),
+        (lambda _: float("inf"), r"loss is inf"),
+        (lambda _: metrics.max_abs_pcc(torch.rand(50, 3) * torch.tensor([1, 0, 1])), r"coordinates \[1\] are constant"),
+        (lambda _: float(next(batches(10, 20, torch.device("cpu"))).sum()), r"batch_size <= .* but got 20 and 10"),
+        (lambda _: 1.0 / len([]), r"division by zero"),
+    ],
+)
+def test_numeric_trouble_ends_the_trial_with_a_reason_and_the_study_goes_on(store: Store, break_down, reason) -> None:
+    def objective(trial: Trial) -> tuple[float, ...]:
+        return (break_down(trial) if trial.params["n"] == 2 else 1.0,)
+
+    results = run(store, Search({"loss": "minimize"}, SPACE, FIXED), objective)
+    assert [result.params for result in results] == FIXED[1:]
+    assert states(store) == [("FAILED", "FAIL"), ("FINISHED", "COMPLETE")]
+    (failed,) = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")], "tags.`optuna.state` = 'FAIL'")
+    assert re.search(reason, failed.data.tags["reason"])
+
+
 def test_a_study_without_a_complete_trial_says_why(store: Store) -> None:
     def objective(trial: Trial) -> tuple[float, ...]:
         raise FloatingPointError("generator/loss is inf after epoch 1")
 
-    with pytest.raises(StoreError, match="no trial of tiny/test/0 is complete: generator/loss is inf"):
+    with pytest.raises(StoreError, match="no trial of tiny/test/0 is complete: fail generator/loss is inf"):
         run(store, Search({"loss": "minimize"}, SPACE, FIXED), objective)
 
 
@@ -205,3 +246,73 @@ def test_importances_find_the_parameter_that_matters(store: Store) -> None:
 def test_importances_of_few_trials_are_not_told(store: Store) -> None:
     run(store, Search({"loss": "minimize"}, SPACE, FIXED), lambda trial: (trial.params["x"],))
     assert search.importances("tiny/test/0", store) == {}
+
+
+def test_a_store_from_before_there_were_slots_goes_on(store: Store) -> None:
+    study = optuna.create_study(study_name="tiny/test/0", storage=store.optuna_url)
+    space = {name: SPACE[name] for name in ("x", "n", "c")}
+    with study_run(store, store.experiment("tiny/test"), "tiny/test/0", "", {}) as parent:
+        for params in (FIXED[0], {"x": 9.0, "n": 9, "c": "b"}):  # a fixed and a free one
+            with trial_run(parent, "old", params, {"optuna.study": "tiny/test/0"}) as old:
+                attributes = {"outcome": "COMPLETE", "reason": "loss=1", "mlflow.run_id": old.run_id}
+                study.add_trial(
+                    optuna.create_trial(params=params, distributions=space, value=1.0, user_attrs=attributes)
+                )
+    ran: list[dict] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        ran.append(trial.params)
+        return (2.0,)
+
+    assert len(run(store, Search({"loss": "minimize"}, SPACE, FIXED, free=2), objective)) == 4
+    assert ran[0] == FIXED[1]
+    assert len(ran) == 2
+
+
+def _die_in_every_trial(folder: Path) -> None:
+    search.HEARTBEAT, search.GRACE = 1, 1
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    run(open_store(folder), Search({"loss": "minimize"}, SPACE, FIXED[:1]), objective)
+
+
+def test_a_trial_whose_process_always_dies_is_given_up(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(1 + search.RETRIES):
+        process = multiprocessing.get_context("spawn").Process(target=_die_in_every_trial, args=(tmp_path / "store",))
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        time.sleep(1.1)
+    monkeypatch.setattr(search, "GRACE", 1)
+    with pytest.raises(StoreError, match="is complete: given up, since its process died 3 times"):
+        run(store, Search({"loss": "minimize"}, SPACE, FIXED[:1]), lambda trial: (1.0,))
+    assert [status for status, _ in states(store)] == ["KILLED"] * (1 + search.RETRIES)
+
+
+def test_a_trial_that_was_silent_for_too_long_loses_its_slot(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a laptop that slept: its heart stood still while another process went on."""
+    monkeypatch.setattr(search, "GRACE", 1)
+    monkeypatch.setattr(search, "_beating", lambda *_: nullcontext())
+    ran: list[int] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        ran.append(trial.number)
+        if trial.number == 0:
+            time.sleep(2.5)
+            with ThreadPoolExecutor(1) as other:
+                found = other.submit(run, store, Search({"loss": "minimize"}, SPACE, FIXED), objective).result()
+            assert len(found) == 2
+        return (1.0,)
+
+    results = run(store, Search({"loss": "minimize"}, SPACE, FIXED), objective)
+    assert len(results) == 2
+    assert len(ran) == 3
+    assert sorted(states(store)) == [("FINISHED", "COMPLETE")] * 2 + [("KILLED", "COMPLETE")]
+    assert "another process has taken it over" in caplog.text

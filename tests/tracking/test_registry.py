@@ -104,3 +104,34 @@ def test_a_missing_champion_is_told_with_what_is_there(store: Store) -> None:
     registry.register("tiny-autoencoder", log_trial(store, 1.0)[0], "")
     with pytest.raises(StoreError, match=r"tiny-judge@champion.*it has: tiny-autoencoder"):
         registry.require_champion("tiny-judge")
+
+
+def _another_model(data: Path) -> None:
+    """A model that loads, with other weights."""
+    other = torch.export.export(Autoencoder(**MODULE).eval(), (torch.zeros(2, 1, 28, 28),))
+    torch.export.save(other, data / "model.pt2")
+
+
+def _pickled_weights(data: Path) -> None:
+    torch.save(Autoencoder(**MODULE), data / "model.pth")
+    (data / "model.pt2").unlink()
+
+
+def _code_beside_it(data: Path) -> None:
+    model = data.parent / "MLmodel"
+    model.write_text(model.read_text().replace("code: null", "code: code"))
+    (data.parent / "code").mkdir()
+    (data.parent / "code" / "evil.py").write_text("raise AssertionError")
+
+
+@pytest.mark.parametrize("tamper", [_another_model, _pickled_weights, _code_beside_it])
+def test_files_that_were_changed_are_not_loaded(store: Store, tmp_path: Path, tamper) -> None:
+    run_id, _ = log_trial(store, 1.0)
+    registry.promote(registry.register("tiny-autoencoder", run_id, ""), "val/loss", "minimize")
+    (data,) = {path.parent for path in (tmp_path / "store" / "artifacts").rglob("model.pt2")}
+    version = registry.require_champion("tiny-autoencoder")
+    version.load()
+    tamper(data)
+    for use in (version.load, version.config, version.state_dict, registry.logged_model(run_id).load):
+        with pytest.raises(StoreError, match="were changed since it was logged"):
+            use()

@@ -1,5 +1,6 @@
 import http.server
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,82 @@ def test_several_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def _fill(folder: Path) -> Path:
+    """A file that takes up all there is left."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert shutil.disk_usage(folder).free == 0
+    return ballast
+
+
+def test_a_full_disk_is_told_and_the_store_opens_afterwards(
+    small_disk: Path, empty_store: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    from study import search as search_module
+    from study.cli import exit_code
+    from study.search import Search, log_uniform, run_search
+    from tracking.runs import study_run
+
+    monkeypatch.setattr(search_module, "HEARTBEAT", 1)
+    monkeypatch.setattr(search_module, "GRACE", 2)  # the trial could not even be told that it was stopped
+
+    folder = small_disk / "store"
+    shutil.copytree(empty_store, folder)
+    ballast: list[Path] = []
+
+    def objective(trial) -> tuple[float, ...]:
+        if not ballast:
+            ballast.append(_fill(small_disk))
+        for step in range(20):
+            trial.run.log({f"metric/{number}": 0.0 for number in range(100)}, step)
+        return (1.0,)
+
+    def study() -> None:
+        store = open_store(folder)
+        search = Search({"loss": "minimize"}, {"x": log_uniform(1, 2)}, [{"x": 1.5}])
+        with study_run(store, store.experiment("tiny/test"), "tiny/test/0", "", {}) as parent:
+            assert len(run_search("tiny/test/0", search, objective, store, parent, 0, "test")) == 1
+
+    assert exit_code(study) == 2
+    assert "error: the store was lost: database or disk is full" in capsys.readouterr().err
+    assert exit_code(study) == 2, "still full"
+    ballast[0].unlink()
+    assert exit_code(study) == 0, capsys.readouterr().err
+    runs = mlflow.MlflowClient().search_runs([open_store(folder).experiment("tiny/test")])
+    assert "RUNNING" not in [run.info.status for run in runs]
+
+
+def test_a_full_disk_is_told_as_a_store_is_made(small_disk: Path) -> None:
+    ballast = _fill(small_disk)
+    with pytest.raises(StoreError, match=r"full|No space left"):
+        open_store(small_disk / "store")
+    ballast.unlink()
+    open_store(small_disk / "store").experiment("mnist/judge")
+
+
+def test_a_read_only_file_system_is_told(small_disk: Path, empty_store: Path) -> None:
+    folder = small_disk / "store"
+    shutil.copytree(empty_store, folder)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StoreError, match="must be a writable folder: Read-only file system"):
+        open_store(folder)
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    open_store(folder).experiment("mnist/judge")

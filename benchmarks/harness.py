@@ -1,0 +1,118 @@
+"""What the harness itself costs, and how that grows: trials that do nothing, real processes, real databases.
+
+    python benchmarks/harness.py [TRIALS]
+
+Prints trials per second of TRIALS (60) trials with 1, 2 and 4 workers, on SQLite and, where PostgreSQL's binaries are
+installed, on PostgreSQL and MLflow's server; then, for stores of 10, 100 and 1,000 trials, the seconds to open one,
+to find a finished study complete, to run one trial more, and to read what the table at the end is made of.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from study import search
+from study.search import Search, Trial, run_search
+from tracking.runs import study_run, trial_metrics
+from tracking.store import Store, open_store
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+SPACE = {"x": search.log_uniform(0.01, 100), "n": search.integer(1, 9)}
+Servers = tuple[str | None, str | None]
+"""Tracking server and database; None: the folder's own."""
+
+
+def nothing(trial: Trial) -> tuple[float, ...]:
+    """Report once, as the shortest real trial does."""
+    trial.report(1, {"val/loss": trial.params["x"]})
+    return (trial.params["x"],)
+
+
+def run(store: Store, name: str, trials: int) -> None:
+    with study_run(store, store.experiment("bench/nothing"), name, "", {}) as parent:
+        run_search(name, Search({"loss": "minimize"}, SPACE, [], trials), nothing, store, parent, 0, name)
+
+
+def work(folder: Path, servers: Servers, name: str, trials: int, start: object) -> None:
+    """One worker: it waits for the others to be ready."""
+    store = open_store(folder, *servers)
+    start.wait()  # type: ignore[attr-defined]
+    run(store, name, trials)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def speed(folder: Path, servers: Servers, workers: int, trials: int) -> float:
+    """Trials per second."""
+    spawn = multiprocessing.get_context("spawn")
+    start = spawn.Barrier(workers + 1)
+    name = f"bench/nothing/{workers}"
+    started = [spawn.Process(target=work, args=(folder, servers, name, trials, start)) for _ in range(workers)]
+    for process in started:
+        process.start()
+    start.wait()
+    elapsed = seconds(lambda: [process.join() for process in started])
+    assert [process.exitcode for process in started] == [0] * workers
+    return trials / elapsed
+
+
+def growth(folder: Path, trials: int) -> list[float]:
+    """Seconds of: running them all, a trial; opening; resuming; one more trial; reading for the table."""
+    store, name = open_store(folder), f"bench/growth/{trials}"
+    filling = seconds(lambda: run(store, name, trials)) / trials
+    opening = seconds(lambda: open_store(folder))
+    resuming = seconds(lambda: run(store, name, trials))
+    one_more = seconds(lambda: run(store, name, trials + 1))
+    with study_run(store, store.experiment("bench/nothing"), name, "", {}) as parent:
+        reading = seconds(lambda: trial_metrics(parent))
+    return [filling, opening, resuming, one_more, reading]
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[dict[str, Servers]]:
+    """The set-ups that this machine can measure."""
+    from servers import MlflowServer, Postgres
+
+    setups: dict[str, Servers] = {"SQLite": (None, None)}
+    try:
+        postgres = Postgres()
+    except BaseException as reason:  # pytest's skip
+        print(f"without PostgreSQL: {reason}")
+        yield setups
+        return
+    tracking = MlflowServer(folder)
+    tracking.start()
+    try:
+        yield setups | {"PostgreSQL and MLflow's server": (tracking.url, postgres.url)}
+    finally:
+        tracking.stop()
+        postgres.remove()
+
+
+def main(trials: int) -> None:
+    """Print both tables."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        print(f"{'trials per second with':32}  1 worker  2 workers  4 workers")
+        with servers(folder) as setups:
+            for number, (setup, urls) in enumerate(setups.items()):
+                found = [speed(folder / str(number), urls, workers, trials) for workers in (1, 2, 4)]
+                print(f"{setup:32}  {found[0]:8.1f}  {found[1]:9.1f}  {found[2]:9.1f}")
+        print("\ntrials in the store   s a trial   open   resume   one more   read for the table")
+        for count in (10, 100, 1000):
+            filling, opening, resuming, one_more, reading = growth(folder / f"growth-{count}", count)
+            print(f"{count:19}  {filling:10.3f}  {opening:5.2f}  {resuming:7.2f}  {one_more:9.2f}  {reading:9.2f}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60)
