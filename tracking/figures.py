@@ -143,7 +143,7 @@ def curves(
     references: Mapping[str, float] | None = None,
     markers: bool = False,
 ) -> Figure:
-    """Curves over a common x, with a dotted line at each reference value; a curve of one point is a star."""
+    """Curves over a common x, with a dotted line at each reference value; a curve that is called reference is of stars."""
     with rc_context(STYLE):
         figure = Chart(figsize=(6, 4), layout="constrained")
         figure.values = _curve_values(x, {y: series}, {y: references or {}})
@@ -268,8 +268,10 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], markers: bo
     marks = cycle(MARKERS if markers else ("",))
     for (label, (xs, ys, *errors)), colour in zip(series.items(), _colours(series), strict=True):
         style: dict[str, Any] = {"marker": next(marks), "markersize": 5}
-        if len(xs) == 1:
+        if str(label).startswith("reference"):
             style = {"marker": "*", "markersize": 13, "markeredgecolor": "white"}
+        elif len(xs) == 1:
+            style["marker"] = "o"
         dashes = next((dash for word, dash in DASHES_OF.items() if word in str(label)), "-")
         line = ax.plot(xs, ys, label=str(label), color=colour, linestyle=dashes, **style)[0]
         if errors and any(errors[0]):

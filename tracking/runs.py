@@ -37,8 +37,11 @@ class Run:
         mlflow.MlflowClient().log_batch(self.run_id, metrics=batch)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters, kept as text; one that is logged already must have the same value."""
-        batch = [Param(name, str(value)) for name, value in params.items()]
+        """Parameters, kept as text; one that is logged already must have the same value.
+
+        One that is None does not apply, and is left out: as text it would make MLflow's axis of its numbers a list.
+        """
+        batch = [Param(name, str(value)) for name, value in params.items() if value is not None]
         mlflow.MlflowClient().log_batch(self.run_id, params=batch)
 
     def log_image(self, name: str, image: np.ndarray, step: int) -> None:
@@ -159,6 +162,7 @@ def settle(parent: Run, tags: Mapping[str, Any], outcomes: Mapping[str, str]) ->
 def gallery(run_id: str) -> str:
     """Markdown of the run's figures, which any page of MLflow then shows."""
     files = [PurePosixPath(file.path) for file in mlflow.MlflowClient().list_artifacts(run_id, "figures")]
+    files.sort(reverse=True)  # samples and reconstructions before losses
     address = "get-artifact?path={}&run_uuid={}"
     return "\n\n".join(f"![{file.stem}]({address.format(quote(str(file), safe=''), run_id)})" for file in files)
 
