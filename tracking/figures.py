@@ -143,7 +143,7 @@ def curves(
     references: Mapping[str, float] | None = None,
     markers: bool = False,
 ) -> Figure:
-    """Curves over a common x, with a dotted line at each reference value; a curve that is called reference is of stars."""
+    """Curves over a common x, with a dotted line at each reference value; a curve called reference has stars."""
     with rc_context(STYLE):
         figure = Chart(figsize=(6, 4), layout="constrained")
         figure.values = _curve_values(x, {y: series}, {y: references or {}})

@@ -1,4 +1,4 @@
-"""The report: the same rows as the study prints, nothing from outside, nothing unescaped, and what is missing is said."""
+"""The report: the same rows as the study prints, nothing from outside, all escaped, and what is missing is said."""
 
 import re
 from html.parser import HTMLParser
@@ -131,13 +131,8 @@ def test_the_newest_finished_study_is_shown(store: Store, tmp_path: Path) -> Non
     for number, error in enumerate((None, None, RuntimeError)):
         try:
             with study_run(store, store.experiment("mnist/judge"), f"mnist/judge/{number}", "", {}) as parent:
-                parent.log_json(
-                    "outcome",
-                    {
-                        "champion": "",
-                        "rows": [{"figure": f"row {number}", "ours": "1", "reference": None, "baseline": None}],
-                    },
-                )
+                row = {"figure": f"row {number}", "ours": "1", "reference": None, "baseline": None}
+                parent.log_json("outcome", {"champion": "", "rows": [row]})
                 if error:
                     raise error
         except RuntimeError:
