@@ -110,25 +110,25 @@ def labelled_grid(images: np.ndarray, rows: Sequence[str], title: str, captions:
     columns = -(-len(images) // len(rows))
     height, width = images.shape[1:]
     pitch_x, pitch_y = width + GAP, height + GAP + (CAPTION if captions else 0)  # captions stand in the gap
-    sheet = _sheet(images, columns, pitch_y, pitch_x, 255)
-    down, right = SHEET_ZOOM * sheet.shape[0], SHEET_ZOOM * sheet.shape[1]
+    sheet = _sheet(images, columns, pitch_y, pitch_x, 255).repeat(SHEET_ZOOM, 0).repeat(SHEET_ZOOM, 1)
     left = CHARACTER * max(map(len, rows)) + 12
-    title = fill(title, (left + right) // CHARACTER)
+    title = fill(title, (left + sheet.shape[1]) // CHARACTER)
     top = LINE * (title.count("\n") + 1) + 10
-    wide, high = left + right + 6, top + down + 6
+    wide, high = left + sheet.shape[1] + 6, top + sheet.shape[0] + 6
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        """Text at a place in image pixels, from the sheet's upper left."""
+        figure.text((left + SHEET_ZOOM * x) / wide, 1 - (top + SHEET_ZOOM * y) / high, text, **style)
+
     with rc_context(STYLE):
-        figure = Figure(figsize=(wide / DPI, high / DPI))
-        ax = figure.add_axes((left / wide, 6 / high, right / wide, down / high))
-        ax.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
+        figure = Figure(figsize=((wide + 0.5) / DPI, (high + 0.5) / DPI))  # rounded down to whole pixels
+        figure.figimage(np.stack([sheet] * 3, -1), left, 6)
         figure.suptitle(title, x=8 / wide, y=1 - 8 / high, ha="left", va="top")
-        ax.set_xticks([])
-        ax.set_yticks([row * pitch_y + height / 2 for row in range(len(rows))], rows)
-        ax.tick_params(length=0)
+        for row, label in enumerate(rows):
+            write(-GAP, row * pitch_y + height / 2, label, ha="right", va="center")
         for place, caption in enumerate(captions):
             x, y = place % columns * pitch_x + width / 2, place // columns * pitch_y + height + 1
-            ax.text(x, y, caption, ha="center", va="top", fontsize=8)
+            write(x, y, caption, ha="center", va="top", fontsize=8)
     return figure
 
 
