@@ -15,18 +15,17 @@ class Generator(nn.Sequential):
 
     A conditional generator's input is the noise followed by the one-hot label (Mirza & Osindero 2014,
     https://arxiv.org/abs/1411.1784): to the module it is only a wider input.
+
+    Args:
+        depth: Hidden layers. Each bends the noise once more: latents of different digits lie apart, and only a deep
+            generator passes quickly between them.
     """
 
-    def __init__(self, input_dim: int, latent_dim: int, width: int) -> None:
-        super().__init__(
-            nn.Linear(input_dim, width),
-            nn.BatchNorm1d(width),
-            nn.LeakyReLU(0.2),
-            nn.Linear(width, width),
-            nn.BatchNorm1d(width),
-            nn.LeakyReLU(0.2),
-            nn.Linear(width, latent_dim),
-        )
+    def __init__(self, input_dim: int, latent_dim: int, width: int, depth: int = 2) -> None:
+        layers: list[nn.Module] = []
+        for into in [input_dim, *[width] * (depth - 1)]:
+            layers += [nn.Linear(into, width), nn.BatchNorm1d(width), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, nn.Linear(width, latent_dim))
 
 
 class Critic(nn.Sequential):
@@ -56,9 +55,9 @@ class LatentGenerator(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, input_dim: int, latent_dim: int, width: int, architecture: Architecture) -> None:
+    def __init__(self, input_dim: int, latent_dim: int, width: int, architecture: Architecture, depth: int = 2) -> None:
         super().__init__()
-        self.generator = Generator(input_dim, latent_dim, width)
+        self.generator = Generator(input_dim, latent_dim, width, depth)
         self.decoder = Decoder(latent_dim, architecture).requires_grad_(False)
         self.register_buffer("mean", torch.zeros(latent_dim))
         self.register_buffer("std", torch.ones(latent_dim))

@@ -126,20 +126,23 @@ class LatentGanConfig:
 
     free_trials: int = 4
     """Trials that Optuna picks, after the paper's and the reference's settings."""
+    repeats: int = 1
+    """Trainings with the best and with the reference's settings, each with its own seed; the figures are means."""
     vanilla_seeds: int = 1
-    """Vanilla GANs trained beside them for comparison, each with its own seed."""
+    """Vanilla GANs trained beside them for comparison, each with its own seed: so many with usual settings, and so
+    many with those of the reference's WGAN."""
+    ablations: bool = False
+    """Whether to train with the best settings less what they have beyond the WGAN paper, piece by piece."""
     epochs: int = 20
     """Passes over the training latents, in every trial."""
     evaluate_every: int = 5
     """Epochs between two measurements on the validation images, at which a trial can be pruned."""
-    noise_dim: int = 10
-    """Size of the generator's input, drawn from N(0, 1)."""
-    mixture_components: tuple[int, ...] = (10,)
-    """Components of the Gaussian mixtures that are the baseline."""
+    mixture_components: tuple[int, ...] = (1, 10)
+    """Components of the Gaussian mixtures that are the baseline; 1: N(0, I) on whitened latents."""
 
     def __post_init__(self) -> None:
         _at_least(0, free_trials=self.free_trials, vanilla_seeds=self.vanilla_seeds)
-        _at_least(1, epochs=self.epochs, evaluate_every=self.evaluate_every, noise_dim=self.noise_dim)
+        _at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
         _at_least(1, mixture_components=min(self.mixture_components, default=1))
 
 
@@ -206,7 +209,7 @@ PRESETS: dict[str, StudyConfig] = {
         judge=JudgeConfig(epochs=2),
         autoencoder=AutoencoderConfig(latent_dims=(3, 15), free_trials=1, epochs=1),
         transfer=TransferConfig(draws=1, epochs=10, semi_epochs=2),
-        latent_gan=LatentGanConfig(free_trials=1, epochs=2, evaluate_every=2, mixture_components=(2,)),
+        latent_gan=LatentGanConfig(free_trials=1, epochs=2, evaluate_every=2, mixture_components=(1, 2)),
         conditional_gan=ConditionalGanConfig(epochs=4, evaluate_every=4),
     ),
     # The default: every stage, in minutes on 2 cores.
@@ -217,9 +220,14 @@ PRESETS: dict[str, StudyConfig] = {
         autoencoder=AutoencoderConfig(latent_dim=15, free_trials=1, compared_weights=(1e-2,)),
         transfer=TransferConfig(draws=10, label_counts=(1, 2, 5, 30, 100)),
         latent_gan=LatentGanConfig(
-            free_trials=8, vanilla_seeds=1, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
+            free_trials=8,
+            repeats=3,
+            vanilla_seeds=5,
+            epochs=70,
+            evaluate_every=10,
+            mixture_components=(1, 10, 50, 200),
         ),
-        conditional_gan=ConditionalGanConfig(repeats=2, epochs=70, evaluate_every=5),
+        conditional_gan=ConditionalGanConfig(repeats=3, epochs=70, evaluate_every=5),
     ),
     # A wide search, hours on 2 cores.
     "full": replace(
@@ -227,7 +235,13 @@ PRESETS: dict[str, StudyConfig] = {
         autoencoder=AutoencoderConfig(repeats=3, free_trials=30, compared_weights=(1e-4, 1e-3, 1e-2, 1e-1)),
         transfer=TransferConfig(draws=30, label_counts=(1, 2, 5, 30, 100), count_draws=10),
         latent_gan=LatentGanConfig(
-            free_trials=100, vanilla_seeds=5, epochs=70, evaluate_every=10, mixture_components=(10, 50, 200)
+            free_trials=100,
+            repeats=5,
+            vanilla_seeds=10,
+            ablations=True,
+            epochs=70,
+            evaluate_every=10,
+            mixture_components=(1, 10, 50, 200),
         ),
         conditional_gan=ConditionalGanConfig(repeats=5, epochs=70, evaluate_every=5),
     ),

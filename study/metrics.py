@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 CLASSES = 10
+ROWS = 250  # points at a time, whose distances to all others stay in the processor's cache
 MODE_SHARE = 0.01  # a digit counts as a mode if it is at least this share of the samples
+SURE = 0.9  # confidence below which an image counts as no digit
 
 
 # --- Latents -------------------------------------------------------------------------------------------
@@ -114,40 +116,88 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return max(float(distance), 0.0)
 
 
-def neighbourhood_measures(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
+def neighbourhood_measures(
+    real: Tensor, fake: Tensor, k: int = 5, real_radius: Tensor | None = None
+) -> dict[str, float]:
     """Precision, recall, density and coverage of fake features [M, D] against real features [N, D].
 
     Precision and recall: Kynkaanniemi et al. 2019 (https://arxiv.org/abs/1904.06991), eq. 1-2. Density and
     coverage: Naeem et al. 2020 (https://arxiv.org/abs/2002.09797), eq. 5-6.
+
+    Args:
+        real_radius: `kth_neighbour(real, k)`, where it is known already.
     """
-    real_radius = _kth_neighbour(real, k)  # [N]
-    fake_radius = _kth_neighbour(fake, k)  # [M]
-    distance = torch.cdist(fake, real)  # [M, N]
-    in_real = distance <= real_radius
+    if real_radius is None:
+        real_radius = kth_neighbour(real, k)  # [N]
+    fake_radius = kth_neighbour(fake, k)  # [M]
+    within = torch.zeros(len(fake), device=fake.device)  # real neighbourhoods that each fake point is in
+    recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    nearest = torch.full((len(real),), float("inf"), device=real.device)
+    for rows in torch.arange(len(fake), device=fake.device).split(ROWS):
+        distance = torch.cdist(fake[rows], real)  # [ROWS, N]
+        within[rows] = (distance <= real_radius).sum(1).float()
+        recalled |= (distance <= fake_radius[rows, None]).any(0)
+        nearest = torch.minimum(nearest, distance.min(0).values)
     return {
-        "sample/precision": float(in_real.any(1).float().mean()),
-        "sample/recall": float((distance <= fake_radius[:, None]).any(0).float().mean()),
-        "sample/density": float(in_real.sum(1).float().mean()) / k,
-        "sample/coverage": float((distance.min(0).values <= real_radius).float().mean()),
+        "sample/precision": float((within > 0).float().mean()),
+        "sample/recall": float(recalled.float().mean()),
+        "sample/density": float(within.mean()) / k,
+        "sample/coverage": float((nearest <= real_radius).float().mean()),
     }
 
 
-def _kth_neighbour(points: Tensor, k: int) -> Tensor:
+def kth_neighbour(points: Tensor, k: int) -> Tensor:
     """Distance of each point [N, D] to its k-th nearest other point, [N]."""
-    nearest = torch.cdist(points, points).topk(min(k + 1, len(points)), dim=1, largest=False)  # itself among them
-    return nearest.values[:, -1]
+    found = min(k + 1, len(points))  # itself among them
+    nearest = [torch.cdist(rows, points).topk(found, dim=1, largest=False).values[:, -1] for rows in points.split(ROWS)]
+    return torch.cat(nearest)
 
 
 def class_measures(logits: Tensor) -> dict[str, float]:
-    """Modes, KL of the class histogram to uniform (nats) and mean confidence, from the judge's logits [N, 10]."""
-    probabilities = logits.softmax(1)
-    confidence, digits = probabilities.max(1)
+    """From the judge's logits [N, 10]: modes, KL of the class histogram to uniform (nats), mean confidence, and the
+    share of images of low confidence, which are no clear digit.
+    """
+    confidence, digits = logits.softmax(1).max(1)
     shares = torch.bincount(digits, minlength=CLASSES).double() / len(digits)
     return {
         "sample/modes": float((shares >= MODE_SHARE).sum()),
         "sample/class_kl": float((shares * (shares * CLASSES).clamp(min=1e-12).log()).sum()),
         "sample/confidence": float(confidence.mean()),
+        "sample/low_confidence": float((confidence < SURE).float().mean()),
     }
+
+
+def nearest_distance(points: Tensor, others: Tensor) -> float:
+    """Mean distance of points [N, D] to the nearest of others [M, D]."""
+    return float(torch.cat([torch.cdist(rows, others).min(1).values for rows in points.split(ROWS)]).mean())
+
+
+def confusion(guesses: Tensor, labels: Tensor) -> Tensor:
+    """Shares [10, 10]: of the images of each label (row), those taken for each digit (column); NaN without any."""
+    counts = torch.bincount(labels * CLASSES + guesses, minlength=CLASSES**2).reshape(CLASSES, CLASSES).double()
+    return counts / counts.sum(1, keepdim=True)
+
+
+def intra_class_distance(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor) -> float:
+    """Frechet distance of fake [N, D] to real features [M, D] within each digit, averaged over the digits that both
+    have twice (Miyato & Koyama 2018, https://arxiv.org/abs/1802.05637, section 5.1); NaN if none.
+    """
+    distances = []
+    for digit in range(CLASSES):
+        ours, theirs = fake[fake_labels == digit], real[real_labels == digit]
+        if min(len(ours), len(theirs)) > 1:
+            distances.append(frechet_distance(Moments.of(ours), Moments.of(theirs)))
+    return sum(distances) / len(distances) if distances else float("nan")
+
+
+def path_smoothness(features: Tensor) -> float:
+    """How even the steps of paths are: length of a path over the longest step times their number, averaged; 0 to 1.
+
+    Args:
+        features: [P, S, D] of P paths of S points. 1: equal steps; 1 / (S - 1): all the way in one step.
+    """
+    steps = features.diff(dim=1).norm(dim=2)  # [P, S - 1]
+    return float((steps.sum(1) / (steps.max(1).values * steps.shape[1])).mean())
 
 
 def diversity(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor) -> float:

@@ -56,14 +56,15 @@ def _run(arguments: Sequence[str]) -> None:
 def plan(preset: str, config: StudyConfig) -> str:
     """What would run, in words."""
     trials: dict[StageName, str] = {
-        "judge": f"1 trial, {config.judge.epochs} epochs",
+        "judge": f"2 classifiers, {config.judge.epochs} epochs each",
         "autoencoder": f"latent sizes {', '.join(map(str, config.autoencoder.latent_dims))} without and with FC layers,"
         f" then {config.autoencoder.free_trials} free trials, {config.autoencoder.epochs} epochs each",
         "transfer": f"frozen, fine-tuned, from scratch and semi-supervised on {config.transfer.draws} draws of"
         f" {config.transfer.labels_per_class} labels a class, {config.transfer.epochs} epochs each"
         f" ({config.transfer.semi_epochs} over all images)",
         "latent-gan": f"the paper's and the reference's settings, then {config.latent_gan.free_trials} free trials,"
-        f" and {config.latent_gan.vanilla_seeds} vanilla GANs, {config.latent_gan.epochs} epochs each",
+        f" the best and the reference's {config.latent_gan.repeats} times in all, {2 * config.latent_gan.vanilla_seeds}"
+        f" vanilla GANs{', ablations' if config.latent_gan.ablations else ''}, {config.latent_gan.epochs} epochs each",
         "conditional-gan": f"{config.conditional_gan.repeats} trainings with the best settings,"
         f" {config.conditional_gan.epochs} epochs each",
     }
@@ -99,10 +100,16 @@ def check_inputs(context: Context) -> None:
 
     chosen = context.config.stages
     for stage in chosen:
-        missing = [kind for kind in INPUTS[stage] if kind not in chosen and not context.champion(OUTPUTS[kind])]
+        missing = {
+            kind: source
+            for source in INPUTS[stage]
+            if source not in chosen
+            for kind in OUTPUTS[source]
+            if not context.champion(kind)
+        }
         if missing:
-            names = " and ".join(f"{context.model_name(OUTPUTS[kind])}@champion" for kind in missing)
-            wanted = " ".join(name for name in STAGES if name in (*missing, *chosen))
+            names = " and ".join(f"{context.model_name(kind)}@champion" for kind in missing)
+            wanted = " ".join(name for name in STAGES if name in (*missing.values(), *chosen))
             raise UsageError(f"stage {stage} needs {names}, not in this store: run with --stages {wanted}")
 
 

@@ -66,7 +66,7 @@ def choice(*values: Any) -> Distribution:
 
 
 class Pruned(Exception):
-    """A trial was stopped since others did better at the same epoch."""
+    """A trial was stopped early; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Trial:
         if self._prune_on is not None and self._prune_on in metrics:
             self._optuna.report(metrics[self._prune_on], epoch)
             if self._optuna.should_prune():
-                raise Pruned
+                raise Pruned(f"{self._prune_on} above the median of the others at epoch {epoch}")
 
 
 Objective = Callable[[Trial], tuple[float, ...]]
@@ -166,6 +166,30 @@ def run_search(
         trials.storage.engine.dispose()
 
 
+def pruned(name: str, store: Store) -> list[Result]:
+    """The study's pruned trials, with the last value that each reported."""
+    study = _load(name, store)
+    found = study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
+    return [
+        Result(t.number, dict(t.params), (t.intermediate_values[t.last_step],), t.user_attrs[RUN_ID])
+        for t in found
+        if t.last_step is not None
+    ]
+
+
+def importances(name: str, store: Store) -> dict[str, float]:
+    """What share of the objective's variance each parameter explains (fANOVA, Hutter et al. 2014); largest first.
+
+    Empty where there are too few complete trials to say: fewer than two a parameter.
+    """
+    study = _load(name, store)
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if not complete or len(complete) < 2 * len(complete[0].params):
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
 def pareto_front(results: Sequence[Result]) -> list[Result]:
     """Those of which no other is at least as good in all objectives and better in one; all are minimised."""
 
@@ -175,6 +199,11 @@ def pareto_front(results: Sequence[Result]) -> list[Result]:
         )
 
     return [result for result in results if not dominated(result)]
+
+
+def _load(name: str, store: Store) -> optuna.Study:
+    url = store.optuna_url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
+    return optuna.load_study(study_name=name, storage=RDBStorage(url, engine_kwargs=store.optuna_engine_options()))
 
 
 class _Trials:
@@ -366,8 +395,8 @@ class _Trials:
                     if not math.isfinite(value):
                         raise FloatingPointError(f"{metric} is {value}")
                 finish("COMPLETE", short(named), values)
-            except Pruned:
-                finish("PRUNED", "")
+            except Pruned as error:
+                finish("PRUNED", str(error))
             except FloatingPointError as error:
                 finish("FAIL", str(error))
                 raise

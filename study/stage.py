@@ -28,14 +28,14 @@ from tracking.registry import Direction, LoggedModel, Promotion, Version
 from tracking.runs import Run, study_run
 from tracking.store import Store
 
-OUTPUTS: dict[StageName, str] = {
-    "judge": "judge",
-    "autoencoder": "autoencoder",
-    "transfer": "classifier",
-    "latent-gan": "latent-gan",
-    "conditional-gan": "conditional-gan",
+OUTPUTS: dict[StageName, tuple[str, ...]] = {
+    "judge": ("judge", "second-judge"),
+    "autoencoder": ("autoencoder",),
+    "transfer": ("classifier",),
+    "latent-gan": ("latent-gan",),
+    "conditional-gan": ("conditional-gan",),
 }
-"""The kind of model that each stage registers; its name is `<data set>-<kind>`."""
+"""The kinds of model that each stage registers; their names are `<data set>-<kind>`."""
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -177,7 +177,7 @@ class Study:
         champion are the same. If the process dies, another one does it again from the start: `end` must allow that.
         """
         with self.context.store.lock(f"{self.context.dataset.name}/{self.stage}/close"):
-            sitting = self.context.champion(OUTPUTS[self.stage])
+            sitting = self.context.champion(OUTPUTS[self.stage][0])
             kept = self.parent.read_json("outcome")
             if kept is not None and sitting is not None and kept["of"] == self._fingerprint(sitting):
                 self.parent.describe(self.about)

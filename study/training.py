@@ -21,7 +21,7 @@ from study.data import Split, to_float
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with the epoch, from 1, and its metrics; it may raise to stop the training."""
 
-EVAL_BATCH = 1000
+EVAL_BATCH = 200  # small enough that activations stay in the processor's cache
 HEAD_NOISE = 0.5  # standard deviation, of latents of variance 1
 
 
@@ -279,7 +279,9 @@ class GanSettings:
     n_critic: int  # critic steps per generator step
     width: int  # neurons of each hidden layer
     noise_dim: int
-    averaging: float = 0.0  # decay of the generator's weight average; 0: none, and a constant learning rate
+    depth: int = 2  # hidden layers of the generator
+    averaging: float = 0.0  # decay of the generator's weight average; 0: none
+    falling: bool = False  # the learning rate falls linearly to zero, else it is constant
 
 
 def train_gan(
@@ -299,8 +301,8 @@ def train_gan(
         conditions: One-hot labels [N, 10], or [N, 0] for an unconditional GAN.
         epochs: Passes over the latents; each batch is one critic step.
 
-    With `averaging`, the learning rate falls linearly to zero, and `generator` holds the moving average of the weights
-    that are trained (Yazici et al. 2018, https://arxiv.org/abs/1806.04498).
+    With `averaging`, `generator` holds the moving average of the weights that are trained (Yazici et al. 2018,
+    https://arxiv.org/abs/1806.04498).
     """
     wgan, rate, device = settings.clip_value is not None, settings.learning_rate, latents.device
     # RMSprop as in the WGAN paper's algorithm; Adam with beta_1 = 0.5 as in DCGAN (Radford et al. 2015).
@@ -313,11 +315,17 @@ def train_gan(
 
     def fakes(condition: Tensor) -> Tensor:
         noise = torch.randn(len(condition), settings.noise_dim, device=device)
-        return torch.cat([learner(torch.cat([noise, condition], 1)), condition], 1)  # [B, latent_dim (+ 10)]
+        with autocast(device):
+            made = learner(torch.cat([noise, condition], 1))
+        return torch.cat([made.float(), condition], 1)  # [B, latent_dim (+ 10)]
+
+    def scores(inputs: Tensor) -> Tensor:
+        with autocast(device):
+            return critic(inputs).float()
 
     critic_steps = generator_steps = 0
     for epoch in range(1, epochs + 1):
-        if settings.averaging:
+        if settings.falling:
             for group in (*critic_optimizer.param_groups, *generator_optimizer.param_groups):
                 group["lr"] = rate * (1 - (epoch - 1) / epochs)
         critic_losses, generator_losses = [], []
@@ -326,7 +334,8 @@ def train_gan(
             with torch.no_grad():
                 fake = fakes(condition)
             real = torch.cat([latents[index], condition], 1)
-            critic_loss = _critic_loss(critic(real), critic(fake), wgan)
+            real_scores, fake_scores = scores(torch.cat([real, fake])).chunk(2)
+            critic_loss = _critic_loss(real_scores, fake_scores, wgan)
             critic_optimizer.zero_grad()
             critic_loss.backward()
             critic_optimizer.step()
@@ -336,7 +345,7 @@ def train_gan(
             critic_steps += 1
             if critic_steps % settings.n_critic == 0:
                 critic.requires_grad_(False)  # spares the gradients of weights that do not move now
-                generator_loss = _generator_loss(critic(fakes(condition)), wgan)
+                generator_loss = _generator_loss(scores(fakes(condition)), wgan)
                 generator_optimizer.zero_grad()
                 generator_loss.backward()
                 generator_optimizer.step()
@@ -346,7 +355,10 @@ def train_gan(
                 if settings.averaging:
                     warm = (1 + generator_steps) / (10 + generator_steps)  # early weights are soon forgotten
                     average_weights(generator, learner, min(settings.averaging, warm))
-        metrics = {"critic/loss": float(torch.stack(critic_losses).mean())}
+        metrics = {
+            "critic/loss": float(torch.stack(critic_losses).mean()),
+            "critic/gradient_norm": gradient_norm(critic),  # of the epoch's last step
+        }
         if generator_losses:  # with few batches an epoch and a large n_critic, not every epoch has one
             metrics["generator/loss"] = float(torch.stack(generator_losses).mean())
         if settings.clip_value is not None:
@@ -356,21 +368,24 @@ def train_gan(
         report(epoch, metrics)
 
 
+@torch.no_grad()
 def average_weights(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Move parameters and BatchNorm statistics of `average` to decay * average + (1 - decay) * module."""
-    with torch.no_grad():
-        for mean, value in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)  # BatchNorm's count of batches
+    pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
+    moving = [pair for pair in pairs if pair[0].is_floating_point()]  # and not BatchNorm's count of batches
+    torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
 
 
+@torch.no_grad()
 def clip_weights(critic: nn.Module, clip_value: float) -> None:
     """Put every parameter back into [-clip_value, clip_value]."""
-    with torch.no_grad():
-        for parameter in critic.parameters():
-            parameter.clamp_(-clip_value, clip_value)
+    for parameter in critic.parameters():
+        parameter.clamp_(-clip_value, clip_value)
+
+
+def gradient_norm(module: nn.Module) -> float:
+    """Euclidean norm of the gradients of all parameters."""
+    return float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
 
 
 def share_at_clip(critic: nn.Module, clip_value: float) -> float:

@@ -223,6 +223,38 @@ def heat_maps(
     return figure
 
 
+def confusion(shares: np.ndarray, names: Sequence[str], rows: str, columns: str, title: str) -> Figure:
+    """A matrix of shares [N, N] with each cell in percent; `rows` and `columns` are the axes' labels."""
+    with rc_context(STYLE):
+        figure = Chart(figsize=(6.4, 5.6), layout="constrained")
+        figure.values = [rows, *names], [[name, *map(_short, line)] for name, line in zip(names, shares, strict=True)]
+        ax = figure.subplots()
+        picture = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        ax.grid(False)
+        ax.set(xlabel=columns, ylabel=rows, title=title)
+        ax.set_xticks(range(len(names)), names)
+        ax.set_yticks(range(len(names)), names)
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.0005:
+                colour = "white" if share > 0.5 else "black"
+                ax.text(column, row, f"{100 * share:.1f}", ha="center", va="center", fontsize=8, color=colour)
+        figure.colorbar(picture, ax=ax, label="share of the row", shrink=0.8)
+    return figure
+
+
+def bars(values: Mapping[str, float], x: str, title: str) -> Figure:
+    """A horizontal bar for each value, the first on top."""
+    with rc_context(STYLE):
+        figure = Chart(figsize=(7, 1.2 + 0.4 * len(values)), layout="constrained")
+        figure.values = ["", x], [[name, _short(value)] for name, value in values.items()]
+        ax = figure.subplots()
+        ax.barh(list(values), list(values.values()), color=COLOURS[0])
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.set(xlabel=x, title=title)
+    return figure
+
+
 def _sheet(images: np.ndarray, columns: int, pitch_y: int, pitch_x: int, ground: int) -> np.ndarray:
     """Images [N, H, W] at the upper left of cells of this size, uint8."""
     count, height, width = images.shape

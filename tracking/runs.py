@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,6 +60,14 @@ class Run:
         mlflow.MlflowClient().log_text(self.run_id, text, name)
         place = f"{mlflow.MlflowClient().get_run(self.run_id).info.artifact_uri}/{name}"
         return place.removeprefix("file://")
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[str]]) -> None:
+        """A table as `tables/<name>.csv` among the artifacts, which MLflow's page shows as one."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        mlflow.MlflowClient().log_text(self.run_id, text.getvalue(), f"tables/{name}.csv")
 
     def log_json(self, name: str, content: Any) -> None:
         """Plain data as `<name>.json` among the artifacts."""

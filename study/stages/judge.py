@@ -1,4 +1,7 @@
-"""The judge: a classifier of real images, in whose features and labels generated images are measured."""
+"""The judges: two classifiers of real images, in whose features and labels generated images are measured.
+
+The first, convolutional, decides; the second, fully connected, shows that nobody has fitted the first.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,25 @@ from torch.nn import functional as F
 from models.classifier import Judge
 from study import metrics
 from study.data import to_float, to_pixels
-from study.search import Search, Trial
+from study.search import Search, Trial, choice
 from study.stage import Context, Outcome, Row, settings_of
 from study.training import accuracy, apply, eval_mode, train_judge
 from tracking import figures
 
-MODULE = {"width": 16, "feature_dim": 64}
+SIZES = {"width": 16, "feature_dim": 64}
+KINDS = {"judge": "conv", "second-judge": "mlp"}
 MISTAKES = 24
 
 
 def run(context: Context) -> Outcome:
-    """Train the judge on the training images; the test set is only ever reported."""
+    """Train the judges on the training images; the test set is only ever reported."""
     config, data = context.config.judge, context.dataset
-    description = "A digit classifier, trained on real images, that measures generated ones."
+    description = "Digit classifiers, trained on real images, that measure generated ones."
 
     def objective(trial: Trial) -> tuple[float, ...]:
-        trial.run.log_params(settings_of(config) | MODULE)
-        judge = Judge(**MODULE).to(context.device)
+        trial.run.log_params(settings_of(config) | SIZES)
+        module = trial.params | SIZES
+        judge = Judge(**module).to(context.device)
         train_judge(judge, data.train, data.val, config.epochs, config.batch_size, config.learning_rate, trial.report)
         with eval_mode(judge):
             logits = apply(judge, data.val.images)
@@ -52,15 +57,26 @@ def run(context: Context) -> Outcome:
                 {"training": trial.history["train/loss"]}, "epoch", "cross entropy", "Judge, training images"
             ),
         )
-        study.log_model(judge, to_float(data.val.images[:2]), {"module": MODULE})
+        study.log_model(judge, to_float(data.val.images[:2]), {"module": module})
         return (val_accuracy,)
 
-    with context.study("judge", description, settings_of(config) | MODULE, {}) as study:
-        results = study.search(Search({"val/accuracy": "maximize"}, {}, fixed=[{}]), objective)
-        best = max(results, key=lambda result: result.values[0])
+    space = {"kind": choice(*KINDS.values())}
+    search = Search({"val/accuracy": "maximize"}, space, fixed=[{"kind": kind} for kind in KINDS.values()])
+    with context.study("judge", description, settings_of(config) | SIZES | {"kinds": KINDS}, {}) as study:
+        results = {result.params["kind"]: result for result in study.search(search, objective)}
 
         def end() -> Outcome:
-            champion = study.promote(best, "judge", "val/accuracy", "maximize", description).champion
-            return Outcome("judge", champion, (Row("test accuracy", f"{champion.metrics['test/accuracy']:.2%}"),))
+            first, second = (
+                study.promote(results[kind], name, "val/accuracy", "maximize", description).champion
+                for name, kind in KINDS.items()
+            )
+            rows = (
+                Row("test accuracy", f"{first.metrics['test/accuracy']:.2%}"),
+                Row(
+                    f"test accuracy, second judge ({second.name} v{second.number})",
+                    f"{second.metrics['test/accuracy']:.2%}",
+                ),
+            )
+            return Outcome("judge", first, rows)
 
         return study.close(end)

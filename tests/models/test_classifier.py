@@ -1,10 +1,12 @@
+import pytest
 import torch
 
 from models.classifier import Judge, TransferClassifier
 
 
-def test_judge_logits_come_from_its_features() -> None:
-    judge = Judge(width=4, feature_dim=7).eval()
+@pytest.mark.parametrize("kind", ["conv", "mlp"])
+def test_judge_logits_come_from_its_features(kind: str) -> None:
+    judge = Judge(kind, width=4, feature_dim=7).eval()
     images = torch.rand(5, 1, 28, 28)
     assert judge.features(images).shape == (5, 7)
     assert torch.equal(judge(images), judge.head(judge.features(images)))

@@ -1,7 +1,8 @@
 import torch
+from torch import nn
 
 from models.autoencoder import Autoencoder
-from models.gan import Critic, LatentGenerator, with_labels
+from models.gan import Critic, Generator, LatentGenerator, with_labels
 
 
 def test_one_hot_labels_follow_the_vectors() -> None:
@@ -14,6 +15,12 @@ def test_one_hot_labels_follow_the_vectors() -> None:
 def test_critic_scores_each_latent_by_itself() -> None:
     critic, latents = Critic(15, 32), torch.randn(8, 15)
     torch.testing.assert_close(critic(latents)[:1], critic(latents[:1]))
+
+
+def test_generator_has_as_many_hidden_layers_as_asked_for() -> None:
+    for depth in (1, 2, 4):
+        shapes = [tuple(layer.weight.shape) for layer in Generator(10, 15, 32, depth) if isinstance(layer, nn.Linear)]
+        assert shapes == [(32, 10), *[(32, 32)] * (depth - 1), (15, 32)]
 
 
 def test_latent_generator_is_generator_then_scale_then_decoder() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg, spatial
+from sklearn.metrics import confusion_matrix
 
 from study import metrics
 from study.metrics import Moments
@@ -73,7 +74,7 @@ def test_frechet_distance_of_broken_features_is_undefined() -> None:
 
 
 def test_neighbourhood_measures_equal_a_plain_implementation() -> None:
-    real, fake, k = gaussian(120, 3, 4), gaussian(90, 3, 5), 5
+    real, fake, k = gaussian(420, 3, 4), gaussian(390, 3, 5), 5
     between = spatial.distance.cdist(fake, real)
     radius = {name: np.sort(spatial.distance.cdist(x, x), axis=1)[:, k] for name, x in (("real", real), ("fake", fake))}
     expected = {
@@ -92,7 +93,8 @@ def test_far_away_samples_have_no_precision_and_no_recall() -> None:
 
 def test_class_measures_of_uniform_and_collapsed_samples() -> None:
     uniform = metrics.class_measures(100 * torch.eye(10))
-    assert uniform == pytest.approx({"sample/modes": 10, "sample/class_kl": 0, "sample/confidence": 1}, abs=1e-6)
+    sure = {"sample/modes": 10, "sample/class_kl": 0, "sample/confidence": 1, "sample/low_confidence": 0}
+    assert uniform == pytest.approx(sure, abs=1e-6)
     collapsed = metrics.class_measures(100 * torch.eye(10)[[8] * 50])
     assert collapsed["sample/modes"] == 1
     assert collapsed["sample/class_kl"] == pytest.approx(math.log(10))
@@ -104,3 +106,45 @@ def test_diversity_is_one_for_the_same_spread_and_zero_for_copies() -> None:
     assert metrics.diversity(2 * real, labels, real, labels) == pytest.approx(2, rel=1e-5)
     assert metrics.diversity(torch.ones(200, 4), labels, real, labels) == 0
     assert math.isnan(metrics.diversity(real, labels, real[:1], labels[:1]))
+
+
+def test_low_confidence_is_the_share_of_images_under_nine_tenths() -> None:
+    nine_to_one = torch.zeros(10).index_fill(0, torch.tensor([3]), math.log(9 * 9))  # 81 / (81 + 9) = 0.9
+    found = metrics.class_measures(
+        torch.stack([nine_to_one * 1.01, nine_to_one * 0.99, nine_to_one * 0, nine_to_one * 2])
+    )
+    assert found["sample/low_confidence"] == 0.5
+
+
+def test_nearest_distance_equals_scipys_tree() -> None:
+    points, others = gaussian(130, 4, 8), gaussian(70, 4, 9)
+    expected = spatial.KDTree(others).query(points)[0].mean()
+    assert metrics.nearest_distance(points, others) == pytest.approx(expected, rel=1e-5)
+    assert metrics.nearest_distance(others, others) == pytest.approx(0, abs=1e-3)
+
+
+def test_confusion_equals_scikit_learns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels, guesses = (torch.randint(0, 10, (500,), generator=generator) for _ in range(2))
+    expected = confusion_matrix(labels, guesses, normalize="true")
+    np.testing.assert_allclose(metrics.confusion(guesses, labels), expected)
+
+
+def test_intra_class_distance_sees_what_the_distance_of_all_does_not() -> None:
+    real, labels = gaussian(4000, 3, 10), torch.arange(4000) % 10
+    centres = 10 * torch.eye(10)[:, :3] + torch.arange(10)[:, None]
+    real = real + centres[labels]
+    swapped = metrics.intra_class_distance(real, labels.roll(1), real, labels)
+    expected = np.mean(
+        [((real[labels == (d - 1) % 10].mean(0) - real[labels == d].mean(0)) ** 2).sum() for d in range(10)]
+    )
+    assert swapped == pytest.approx(expected, rel=0.01)
+    assert metrics.intra_class_distance(real, labels, real, labels) == pytest.approx(0, abs=1e-6)
+    assert math.isnan(metrics.intra_class_distance(real, labels, real[:0], labels[:0]))
+
+
+def test_path_smoothness_of_a_straight_line_and_of_a_jump() -> None:
+    line = torch.linspace(0, 1, 11)[None, :, None].expand(3, 11, 4)
+    assert metrics.path_smoothness(line) == pytest.approx(1)
+    jump = (torch.arange(11) >= 5).float()[None, :, None]
+    assert metrics.path_smoothness(jump) == pytest.approx(0.1)

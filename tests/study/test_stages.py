@@ -1,14 +1,20 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from models.autoencoder import Encoder
-from study import autoencoder_trial, transfer_trial
+from models.classifier import Judge
+from study import autoencoder_trial, gan_trial, interpolation, transfer_trial
+from study.config import PRESETS, JudgeConfig
 from study.data import Dataset, to_float
-from study.sampling import balanced_labels, generator_inputs, mixture_images, noise
+from study.sampling import Panel, balanced_labels, generator_inputs, mixture_latents, noise
 from study.search import Result
-from study.stages import autoencoder, latent_gan
-from tracking.store import StoreError
+from study.stage import Context
+from study.stages import autoencoder
+from study.training import GanSettings
+from tracking.store import Store, StoreError
 
 
 def test_the_knee_is_the_point_nearest_to_the_ideal_corner() -> None:
@@ -82,18 +88,107 @@ def test_generator_inputs() -> None:
     assert torch.equal(inputs[:, :3], noise(20, 3, 0, device))
 
 
+def test_a_smaller_noise_is_the_beginning_of_a_larger_one() -> None:
+    device = torch.device("cpu")
+    assert torch.equal(noise(7, 20, 3, device)[:, :10], noise(7, 10, 3, device))
+
+
 def test_a_mixture_gives_back_the_clusters_it_was_fitted_to() -> None:
     centres = torch.tensor([[-5.0, 0.0], [5.0, 0.0]])
     points = centres.repeat(200, 1) + 0.1 * torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
-    drawn = mixture_images(points, 2, 500, lambda x: x, seed=0)
+    drawn = mixture_latents(points, 2, 500, seed=0)
     assert drawn.shape == (500, 2)
     assert float(torch.cdist(drawn, centres).min(1).values.max()) < 1
     assert 100 < int((drawn[:, 0] > 0).sum()) < 400
+    gaussian = mixture_latents(points, 1, 20_000, seed=0)
+    torch.testing.assert_close(torch.cov(gaussian.T), torch.cov(points.T), atol=0.5, rtol=0.05)
 
 
-def test_interpolation_runs_straight_from_start_to_end() -> None:
-    starts, ends = torch.zeros(2, 3), torch.ones(2, 3)
-    lines = latent_gan._lines(starts, ends).reshape(2, latent_gan.STEPS, 3)
-    assert torch.equal(lines[:, 0], starts)
-    assert torch.equal(lines[:, -1], ends)
-    torch.testing.assert_close(lines[:, latent_gan.STEPS // 2], torch.full((2, 3), 0.5))
+class MeanBrightness(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3))[:, None].expand(-1, 4) * 10
+
+
+class NearestTenth(torch.nn.Module):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return -60 * (features[:, :1] - torch.arange(10.0)).square()
+
+
+class Brightness(Judge):
+    """Takes a uniform image of brightness k / 10 for a k, more surely the nearer it is to that."""
+
+    def __init__(self) -> None:
+        super().__init__(width=2)
+        self.features, self.head = MeanBrightness(), NearestTenth()  # type: ignore[assignment]
+
+
+@pytest.fixture
+def panel(tiny: Dataset) -> Panel:
+    return Panel(Brightness(), Brightness(), tiny)
+
+
+def uniform(values: torch.Tensor) -> torch.Tensor:
+    return (values / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
+
+
+def test_measures_of_samples_that_obey_and_of_some_that_do_not(panel: Panel) -> None:
+    labels = balanced_labels(200, torch.device("cpu"))
+    found = panel.measures(uniform(labels.float()), labels)
+    assert found["sample/label_accuracy"] == 1
+    assert found["sample/modes"] == 10
+    assert found["sample/low_confidence"] == 0
+    assert found["sample/diversity"] == pytest.approx(0, abs=1e-4)  # each digit always the same
+    assert {name.replace("sample/", "second/") for name in found if name.startswith("sample/")} < set(found)
+    assert found["second/fd"] == found["sample/fd"]
+    assert panel.measures(uniform(labels.float()), labels.roll(1))["sample/label_accuracy"] == 0
+
+
+def test_test_images_are_as_near_to_the_training_images_as_themselves(panel: Panel, tiny: Dataset) -> None:
+    found = panel.measures(to_float(tiny.test.images))
+    assert found["sample/nearest"] == pytest.approx(1, rel=1e-4)
+    assert found["sample/fd"] == pytest.approx(0, abs=1e-6)
+
+
+def test_ways_between_digits_begin_and_end_with_them_and_pass_what_lies_between(panel: Panel) -> None:
+    wanted = interpolation.pairs(100, 0)
+    assert wanted[:2].tolist() == [[5, 6], [6, 7]]
+    assert bool((wanted[:, 0] != wanted[:, 1]).all())
+    points = torch.arange(10.0).repeat(30)[:, None]
+    path = interpolation.walk(points, lambda x: uniform(x[:, 0]), torch.lerp, wanted, panel)
+    brightness = path.images.mean((2, 3, 4)) * 10
+    torch.testing.assert_close(brightness[:, [0, -1]], wanted.float(), atol=1e-4, rtol=0)
+    inner = torch.stack([torch.lerp(start, end, torch.linspace(0, 1, 11)[1:-1]) for start, end in wanted.float()])
+    # Two neighbouring digits' logits differ by 60 * |1 - 2 d| at a distance of d: 9 to 1 is at a difference of ln 9.
+    doubtful = ((inner - inner.round()).abs() > 0.5 - np.log(9) / 120).float().mean()
+    assert path.measures["no_digit"] == pytest.approx(float(doubtful), abs=0.02)
+    assert path.measures["smoothness"] == pytest.approx(1, rel=1e-3)
+
+
+def test_spherical_interpolation_keeps_the_length_and_turns_evenly() -> None:
+    starts, ends = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 2.0]]])
+    share = torch.linspace(0, 1, 5)[None, :, None]
+    angles = torch.linspace(0, np.pi / 2, 5)
+    expected = 2 * torch.stack([angles.cos(), angles.sin()], 1)[None]
+    torch.testing.assert_close(interpolation.slerp(starts, ends, share), expected, atol=1e-5, rtol=0)
+
+
+def test_a_classifier_of_generated_images_is_as_good_as_they_are(tiny: Dataset) -> None:
+    class Copies(torch.nn.Module):
+        """A generator that gives a training image of the told digit, or of the next one."""
+
+        def __init__(self, off: int) -> None:
+            super().__init__()
+            self.off = off
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            labels = (inputs[:, -10:].argmax(1) + self.off) % 10
+            first = torch.stack([(tiny.train.labels == digit).nonzero()[0, 0] for digit in range(10)])
+            return to_float(tiny.train.images[first[labels]])
+
+    config = replace(PRESETS["smoke"], judge=JudgeConfig(batch_size=32))
+    context = Context(config, "smoke", tiny, Store("", None, ""), torch.device("cpu"))
+    settings = GanSettings(64, 1e-3, 0.1, 1, 8, 4)
+    torch.manual_seed(0)
+    right, wrong = (gan_trial.classification_accuracy_score(context, Copies(off), settings) for off in (0, 1))
+    assert right > 0.9
+    assert wrong < 0.1

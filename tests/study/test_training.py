@@ -1,3 +1,4 @@
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -195,10 +196,10 @@ def test_averaged_weights_lag_behind() -> None:
     average, module = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     nn.init.constant_(average.weight, 1.0)
     nn.init.constant_(module.weight, 3.0)
-    module.num_batches_tracked += 5
+    module.running_mean += 4.0
     training.average_weights(average, module, 0.75)
     assert average.weight.tolist() == [1.5, 1.5]
-    assert int(average.num_batches_tracked) == 5
+    assert average.running_mean.tolist() == [1.0, 1.0]
     latents = torch.randn(640, 5)
     averaged, _, _ = train_gan(replace(SETTINGS, averaging=0.9), 6, latents)
     plain, _, _ = train_gan(SETTINGS, 6, latents)
@@ -206,11 +207,31 @@ def test_averaged_weights_lag_behind() -> None:
     assert not torch.equal(averaged[0].weight, plain[0].weight)
 
 
+def test_a_falling_rate_ends_near_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    plain = torch.optim.RMSprop.step
+
+    def noted(self: torch.optim.RMSprop, *args: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return plain(self, *args)
+
+    monkeypatch.setattr(torch.optim.RMSprop, "step", noted)
+    train_gan(replace(SETTINGS, falling=True), 5, torch.randn(64, 5))
+    rate = SETTINGS.learning_rate
+    np.testing.assert_allclose(sorted(set(rates), reverse=True), [rate * share for share in (1, 0.8, 0.6, 0.4, 0.2)])
+
+
+def test_gradient_norm_is_that_of_all_gradients() -> None:
+    module = nn.Linear(2, 1)
+    (3 * module(torch.tensor([[4.0, 0.0]])).sum()).backward()  # gradients: weights (12, 0), bias 3
+    assert training.gradient_norm(module) == pytest.approx(math.hypot(12, 3))
+
+
 def test_vanilla_gan_has_no_clip_and_learns_too() -> None:
     latents = torch.randn(2000, 2) * 0.3 + torch.tensor([2.0, -1.0])
     settings = replace(SETTINGS, clip_value=None, n_critic=1)
     generator, critic, recorder = train_gan(settings, 15, latents)
-    assert set(recorder.metrics[-1]) == {"critic/loss", "generator/loss"}
+    assert set(recorder.metrics[-1]) == {"critic/loss", "critic/gradient_norm", "generator/loss"}
     assert bool((nn.utils.parameters_to_vector(critic.parameters()).abs() > 0.1).any())
     with training.eval_mode(generator):
         centre = generator(torch.randn(2000, 4)).mean(0)
