@@ -187,6 +187,8 @@ def scatter(
         if front:
             ax.plot(*zip(*sorted(front), strict=True), color=GREY, linewidth=1, label="Pareto front")
         for (name, points), marker, colour in zip(groups.items(), cycle(MARKERS), _colours(groups), strict=False):
+            if not points:
+                continue  # nothing that the legend should name
             xs, ys = [point[0] for point in points], [point[1] for point in points]
             ax.scatter(xs, ys, label=name, color=colour, marker=marker, zorder=3)
             for px, py, label in points:
@@ -317,7 +319,7 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], markers: bo
 
 
 def _label(ax: Axes, x: str, y: str, title: str, log_x: bool, log_y: bool, sizes: Sequence[float] = ()) -> None:
-    """Name the axes; a logarithmic x is marked at `sizes` where they are few: those that were tried."""
+    """Name the axes; x is marked at `sizes`, those that were tried, where they are few and whole."""
     ax.set(xlabel=x, ylabel=y, title="\n".join(fill(line, 62) for line in title.splitlines()))
     ax.set_xscale("log" if log_x else "linear")
     ax.set_yscale("log" if log_y else "linear")
@@ -328,7 +330,7 @@ def _label(ax: Axes, x: str, y: str, title: str, log_x: bool, log_y: bool, sizes
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
-    if log_x and 1 < len(set(sizes)) < 9:
+    if 1 < len(set(sizes)) < (9 if log_x else 11) and all(float(size).is_integer() for size in sizes):
         ax.xaxis.set_major_locator(FixedLocator(sorted(set(sizes))))
         ax.xaxis.set_minor_locator(NullLocator())
     entries = len(ax.get_legend_handles_labels()[0])
