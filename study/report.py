@@ -191,7 +191,7 @@ def _section(stage: StageName, studies: Sequence[Record]) -> Section:
     return Section(
         stage=stage,
         question=QUESTIONS[stage],
-        about=[text for text in parent.description.split("\n\n") if text[:2] != "![" and text != QUESTIONS[stage]],
+        about=[text for text in parent.description.split("\n\n") if text != QUESTIONS[stage]],
         parent=parent,
         champion=_version(outcome.get("champion") or parent.tags.get("best.version", "")),
         rows=outcome.get("rows"),

@@ -92,10 +92,6 @@ class Run:
         """Call the run by this name on MLflow's pages."""
         mlflow.MlflowClient().update_run(self.run_id, name=name)
 
-    def describe(self, text: str) -> None:
-        """Describe the run on its page: this text, then its figures."""
-        self.set_tags({"mlflow.note.content": f"{text}\n\n{gallery(self.run_id)}"})
-
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         batch = [RunTag(name, value) for name, value in _text(tags).items()]
         mlflow.MlflowClient().log_batch(self.run_id, tags=batch)
@@ -170,7 +166,7 @@ def settle(parent: Run, tags: Mapping[str, Any], outcomes: Mapping[str, str]) ->
 
 
 def gallery(run_id: str) -> str:
-    """Markdown of the run's figures, which any page of MLflow then shows."""
+    """Markdown of the run's figures, which MLflow's pages then show; on a run's page wide ones break the layout."""
     files = [PurePosixPath(file.path) for file in mlflow.MlflowClient().list_artifacts(run_id, "figures")]
     files.sort(reverse=True)  # samples and reconstructions before losses
     address = "get-artifact?path={}&run_uuid={}"
