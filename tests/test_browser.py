@@ -109,7 +109,7 @@ def test_parallel_coordinates_have_numeric_axes(ui: str, page: playwright.Page, 
     axes = page.locator("g.parcoords, g.y-axis")
     axes.first.wait_for()
     shown = " ".join(axes.all_text_contents())
-    for name in ("batch_size", "clip_value", "critic/loss"):  # the first that differ are chosen
+    for name in ("batch_size", "clip_value", "val/fd"):  # the first that differ are chosen
         assert name in shown
     assert "None" not in shown, "one that is no number would make the axis a list of names"
 

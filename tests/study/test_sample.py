@@ -5,7 +5,6 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from study import sample
@@ -28,10 +27,6 @@ def model_images(store: Path, model: str, inputs: np.ndarray) -> np.ndarray:
     open_existing_store(store)
     images = mlflow.pyfunc.load_model(f"models:/digits-{model}/1").predict(inputs)
     return (images.squeeze(1) * 255).round().astype(np.uint8)
-
-
-def noise(count: int, seed: int) -> np.ndarray:
-    return torch.randn(count, 10, generator=torch.Generator().manual_seed(seed)).numpy()
 
 
 def cut(sheet: np.ndarray, columns: int, count: int) -> np.ndarray:
@@ -57,19 +52,22 @@ def test_all_forms_hold_what_the_registered_model_makes_of_the_seed(
     assert draw(smoke_store, tmp_path / "strip.png", "--strip", *asked) == 0
     assert draw(smoke_store, tmp_path / "folder", *asked) == 0
     assert draw(smoke_store, tmp_path / "arrays.npz", *asked) == 0
-    inputs = noise(12, 5) if labels is None else np.hstack([noise(12, 5), np.eye(10, dtype=np.float32)[labels]])
+    arrays = np.load(tmp_path / "arrays.npz")
+    inputs = arrays["inputs"]
     expected = model_images(smoke_store, model, inputs)
     assert len(np.unique(expected)) > 20
+    if labels is not None:
+        assert arrays["labels"].tolist() == labels
+        np.testing.assert_array_equal(inputs[:, -10:], np.eye(10)[labels])
 
     grid, strip = (np.asarray(Image.open(tmp_path / name)) for name in ("grid.png", "strip.png"))
     assert grid.shape == (ZOOM * (3 * CELL - 2), ZOOM * (4 * CELL - 2))
     assert strip.shape == (ZOOM * 28, ZOOM * (12 * CELL - 2))
-    arrays = np.load(tmp_path / "arrays.npz")
     singles = [np.asarray(Image.open(file)) for file in sorted((tmp_path / "folder").iterdir())]
     for images in (cut(grid, 4, 12), cut(strip, 12, 12), np.stack(singles), arrays["images"]):
         np.testing.assert_allclose(images.astype(int), expected.astype(int), atol=1)
-    np.testing.assert_array_equal(arrays["inputs"], inputs)
-    assert ("labels" in arrays) == (labels is not None)
+    assert draw(smoke_store, tmp_path / "other.npz", *asked[:-1], 6) == 0
+    assert (np.load(tmp_path / "other.npz")["images"] != arrays["images"]).any()
 
 
 def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(
@@ -77,12 +75,14 @@ def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(
 ) -> None:
     assert draw(smoke_store, tmp_path / "a.npz", "--interpolate", 3, 8, "--count", 16) == 0
     arrays = np.load(tmp_path / "a.npz")
-    inputs = arrays["inputs"].reshape(4, 4, 20)  # [rows, steps, noise and label]
-    np.testing.assert_array_equal(inputs[:, :, :10], noise(16, 0)[:4, None].repeat(4, 1))
+    inputs = arrays["inputs"].reshape(4, 4, -1)  # [rows, steps, noise and label]
+    noise = inputs[:, 0, :-10]
+    np.testing.assert_array_equal(inputs[:, :, :-10], noise[:, None].repeat(4, 1))
+    assert (np.diff(noise, axis=0) != 0).all(), "each row has its own"
     three, eight = np.eye(10)[3], np.eye(10)[8]
     for step in range(4):
-        np.testing.assert_allclose(inputs[:, step, 10:], [(1 - step / 3) * three + step / 3 * eight] * 4, atol=1e-6)
-    ends = np.hstack([noise(16, 0)[:4], np.tile(three, (4, 1))]).astype(np.float32)
+        np.testing.assert_allclose(inputs[:, step, -10:], [(1 - step / 3) * three + step / 3 * eight] * 4, atol=1e-6)
+    ends = np.hstack([noise, np.tile(three, (4, 1))]).astype(np.float32)
     expected = model_images(smoke_store, "conditional-gan", ends)
     np.testing.assert_allclose(arrays["images"].reshape(4, 4, 28, 28)[:, 0].astype(int), expected.astype(int), atol=1)
     assert draw(smoke_store, tmp_path / "b.npz", "--interpolate", 3, 8, "--count", 5, "--strip") == 0
