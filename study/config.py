@@ -129,8 +129,7 @@ class LatentGanConfig:
     repeats: int = 1
     """Trainings with the best and with the reference's settings, each with its own seed; the figures are means."""
     vanilla_seeds: int = 1
-    """Vanilla GANs trained beside them for comparison, each with its own seed: so many with usual settings, and so
-    many with those of the reference's WGAN."""
+    """Vanilla GANs trained beside them for comparison, each with its own seed: how many of them collapse?"""
     ablations: bool = False
     """Whether to train with the best settings less what they have beyond the WGAN paper, piece by piece."""
     epochs: int = 20

@@ -63,7 +63,7 @@ def plan(preset: str, config: StudyConfig) -> str:
         f" {config.transfer.labels_per_class} labels a class, {config.transfer.epochs} epochs each"
         f" ({config.transfer.semi_epochs} over all images)",
         "latent-gan": f"the paper's and the reference's settings, then {config.latent_gan.free_trials} free trials,"
-        f" the best and the reference's {config.latent_gan.repeats} times in all, {2 * config.latent_gan.vanilla_seeds}"
+        f" the best and the reference's {config.latent_gan.repeats} times in all, {config.latent_gan.vanilla_seeds}"
         f" vanilla GANs{', ablations' if config.latent_gan.ablations else ''}, {config.latent_gan.epochs} epochs each",
         "conditional-gan": f"{config.conditional_gan.repeats} trainings with the best settings,"
         f" {config.conditional_gan.epochs} epochs each",

@@ -168,3 +168,40 @@ def test_a_name_for_each_set_of_settings() -> None:
     assert study_name("mnist", "judge", {"epochs": 3}) in names
     other = {**SPACE, "n": search.integer(1, 8)}
     assert study_name("mnist", "judge", {"space": other}) not in names
+
+
+def test_pruned_trials_are_told_with_what_they_last_reported(store: Store) -> None:
+    def mixed(trial: Trial) -> tuple[float, ...]:
+        trial.report(1, {"loss": 5.0})
+        trial.report(2, {"loss": 4.0})
+        if trial.params["n"] == 2:
+            raise Pruned("collapsed to 2 digits at epoch 2")
+        return (1.0,)
+
+    searched = Search({"loss": "minimize"}, SPACE, FIXED, prune_on="loss", prune_after=9)
+    run(store, searched, mixed)
+    (stopped,) = search.pruned("tiny/test/0", store)
+    assert stopped.params == FIXED[0]
+    assert stopped.values == (4.0,)
+    reasons = [
+        found.data.tags["reason"]
+        for found in mlflow.MlflowClient().search_runs(
+            [store.experiment("tiny/test")], "tags.`optuna.state` = 'PRUNED'"
+        )
+    ]
+    assert reasons == ["collapsed to 2 digits at epoch 2"]
+
+
+def test_importances_find_the_parameter_that_matters(store: Store) -> None:
+    searched = Search({"loss": "minimize"}, SPACE, FIXED, free=18)
+    run(store, searched, lambda trial: (trial.params["n"] ** 2 + 0.01 * (trial.params["c"] == "a"),))
+    found = search.importances("tiny/test/0", store)
+    assert found.keys() == SPACE.keys()
+    assert next(iter(found)) == "n"
+    assert found["n"] > 0.8
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_importances_of_few_trials_are_not_told(store: Store) -> None:
+    run(store, Search({"loss": "minimize"}, SPACE, FIXED), lambda trial: (trial.params["x"],))
+    assert search.importances("tiny/test/0", store) == {}
