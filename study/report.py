@@ -6,7 +6,7 @@ import base64
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -87,6 +87,7 @@ class Section:
     champion: str  # the registered version, "" before there is one
     rows: Sequence[dict[str, str | None]] | None  # of the final table; None: not recorded
     pictures: Sequence[Picture]
+    tables: Mapping[str, Sequence[Sequence[str]]]  # the first row of each has the columns' names
     best: str  # the name of the study's best trial
     best_pictures: Sequence[Picture]
     trials: Trials
@@ -190,11 +191,12 @@ def _section(stage: StageName, studies: Sequence[Record]) -> Section:
     return Section(
         stage=stage,
         question=QUESTIONS[stage],
-        about=[text for text in parent.description.split("\n\n") if text[:2] != "![" and text != QUESTIONS[stage]],
+        about=[text for text in parent.description.split("\n\n") if text != QUESTIONS[stage]],
         parent=parent,
         champion=_version(outcome.get("champion") or parent.tags.get("best.version", "")),
         rows=outcome.get("rows"),
         pictures=_pictures(parent),
+        tables=parent.tables(),
         best=best.name if best else "",
         best_pictures=_pictures(best) if best else [],
         trials=_trials(trials, parent.tags.get("best.metric", "")),

@@ -132,7 +132,7 @@ class Context:
         with study_run(self.store, experiment, name, about, tags) as parent:
             parent.rename(f"{self.preset}, seed {self.config.seed} ({name.rpartition('/')[2]})")
             parent.log_inputs(*made_from)
-            yield Study(self, stage, name, parent, facts | input_tags, about, made_from)
+            yield Study(self, stage, name, parent, facts | input_tags, made_from)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,6 @@ class Study:
     name: str
     parent: Run
     facts: Mapping[str, Any]
-    about: str  # the stage's question, and what it does
     made_from: tuple[str, str, int, list[str]]  # data set, its digest and size, and models
     results: list[Result] = field(default_factory=list)  # of all its searches so far
 
@@ -180,11 +179,9 @@ class Study:
             sitting = self.context.champion(OUTPUTS[self.stage][0])
             kept = self.parent.read_json("outcome")
             if kept is not None and sitting is not None and kept["of"] == self._fingerprint(sitting):
-                self.parent.describe(self.about)
                 return Outcome(self.stage, sitting, tuple(Row(**row) for row in kept["rows"]))
             outcome = end()
             kept = {"of": self._fingerprint(outcome.champion), "champion": outcome.champion.uri}
-            self.parent.describe(self.about)
             self.parent.log_json("outcome", kept | {"rows": [asdict(row) for row in outcome.rows]})
             return outcome
 

@@ -52,7 +52,10 @@ def test_import_rules(path: Path) -> None:
         assert not touches(path, "study.stages"), "stages never import each other"
 
 
-@pytest.mark.parametrize("arguments", [["study.run", "--help"], ["study.run", "--dry-run"], ["study.sample", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["study.run", "--help"], ["study.run", "--dry-run"], ["study.sample", "--help"], ["study.report", "--help"]],
+)
 def test_light_commands_import_no_heavy_package(arguments: list[str]) -> None:
     code = (
         "import runpy, sys; sys.argv = sys.argv[1:]\n"

@@ -110,25 +110,25 @@ def labelled_grid(images: np.ndarray, rows: Sequence[str], title: str, captions:
     columns = -(-len(images) // len(rows))
     height, width = images.shape[1:]
     pitch_x, pitch_y = width + GAP, height + GAP + (CAPTION if captions else 0)  # captions stand in the gap
-    sheet = _sheet(images, columns, pitch_y, pitch_x, 255)
-    down, right = SHEET_ZOOM * sheet.shape[0], SHEET_ZOOM * sheet.shape[1]
+    sheet = _sheet(images, columns, pitch_y, pitch_x, 255).repeat(SHEET_ZOOM, 0).repeat(SHEET_ZOOM, 1)
     left = CHARACTER * max(map(len, rows)) + 12
-    title = fill(title, (left + right) // CHARACTER)
+    title = fill(title, (left + sheet.shape[1]) // CHARACTER)
     top = LINE * (title.count("\n") + 1) + 10
-    wide, high = left + right + 6, top + down + 6
+    wide, high = left + sheet.shape[1] + 6, top + sheet.shape[0] + 6
+
+    def write(x: float, y: float, text: str, **style: Any) -> None:
+        """Text at a place in image pixels, from the sheet's upper left."""
+        figure.text((left + SHEET_ZOOM * x) / wide, 1 - (top + SHEET_ZOOM * y) / high, text, **style)
+
     with rc_context(STYLE):
-        figure = Figure(figsize=(wide / DPI, high / DPI))
-        ax = figure.add_axes((left / wide, 6 / high, right / wide, down / high))
-        ax.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
+        figure = Figure(figsize=((wide + 0.5) / DPI, (high + 0.5) / DPI))  # rounded down to whole pixels
+        figure.figimage(np.stack([sheet] * 3, -1), left, 6)
         figure.suptitle(title, x=8 / wide, y=1 - 8 / high, ha="left", va="top")
-        ax.set_xticks([])
-        ax.set_yticks([row * pitch_y + height / 2 for row in range(len(rows))], rows)
-        ax.tick_params(length=0)
+        for row, label in enumerate(rows):
+            write(-GAP, row * pitch_y + height / 2, label, ha="right", va="center")
         for place, caption in enumerate(captions):
             x, y = place % columns * pitch_x + width / 2, place // columns * pitch_y + height + 1
-            ax.text(x, y, caption, ha="center", va="top", fontsize=8)
+            write(x, y, caption, ha="center", va="top", fontsize=8)
     return figure
 
 
@@ -143,7 +143,7 @@ def curves(
     references: Mapping[str, float] | None = None,
     markers: bool = False,
 ) -> Figure:
-    """Curves over a common x, with a dotted line at each reference value; a curve of one point is a star."""
+    """Curves over a common x, with a dotted line at each reference value; a curve called reference has stars."""
     with rc_context(STYLE):
         figure = Chart(figsize=(6, 4), layout="constrained")
         figure.values = _curve_values(x, {y: series}, {y: references or {}})
@@ -187,6 +187,8 @@ def scatter(
         if front:
             ax.plot(*zip(*sorted(front), strict=True), color=GREY, linewidth=1, label="Pareto front")
         for (name, points), marker, colour in zip(groups.items(), cycle(MARKERS), _colours(groups), strict=False):
+            if not points:
+                continue  # nothing that the legend should name
             xs, ys = [point[0] for point in points], [point[1] for point in points]
             ax.scatter(xs, ys, label=name, color=colour, marker=marker, zorder=3)
             for px, py, label in points:
@@ -300,8 +302,10 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], markers: bo
     marks = cycle(MARKERS if markers else ("",))
     for (label, (xs, ys, *errors)), colour in zip(series.items(), _colours(series), strict=True):
         style: dict[str, Any] = {"marker": next(marks), "markersize": 5}
-        if len(xs) == 1:
+        if str(label).startswith("reference"):
             style = {"marker": "*", "markersize": 13, "markeredgecolor": "white"}
+        elif len(xs) == 1:
+            style["marker"] = "o"
         dashes = next((dash for word, dash in DASHES_OF.items() if word in str(label)), "-")
         line = ax.plot(xs, ys, label=str(label), color=colour, linestyle=dashes, **style)[0]
         if errors and any(errors[0]):
@@ -315,7 +319,7 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], markers: bo
 
 
 def _label(ax: Axes, x: str, y: str, title: str, log_x: bool, log_y: bool, sizes: Sequence[float] = ()) -> None:
-    """Name the axes; a logarithmic x is marked at `sizes` where they are few: those that were tried."""
+    """Name the axes; x is marked at `sizes`, those that were tried, where they are few and whole."""
     ax.set(xlabel=x, ylabel=y, title="\n".join(fill(line, 62) for line in title.splitlines()))
     ax.set_xscale("log" if log_x else "linear")
     ax.set_yscale("log" if log_y else "linear")
@@ -326,7 +330,7 @@ def _label(ax: Axes, x: str, y: str, title: str, log_x: bool, log_y: bool, sizes
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
-    if log_x and 1 < len(set(sizes)) < 9:
+    if 1 < len(set(sizes)) < (9 if log_x else 11) and all(float(size).is_integer() for size in sizes):
         ax.xaxis.set_major_locator(FixedLocator(sorted(set(sizes))))
         ax.xaxis.set_minor_locator(NullLocator())
     entries = len(ax.get_legend_handles_labels()[0])

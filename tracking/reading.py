@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,11 @@ class Record(Run):
         """The PNG files of its figures, by name."""
         files = mlflow.MlflowClient().list_artifacts(self.run_id, "figures")
         return {Path(file.path).stem: self._read(file.path) for file in files if file.path.endswith(".png")}
+
+    def tables(self) -> dict[str, list[list[str]]]:
+        """The rows of its tables, the first with the columns' names, by the table's name."""
+        files = mlflow.MlflowClient().list_artifacts(self.run_id, "tables")
+        return {Path(file.path).stem: list(csv.reader(self._read(file.path).decode().splitlines())) for file in files}
 
     def _read(self, path: str) -> bytes:
         with TemporaryDirectory() as folder:

@@ -39,8 +39,11 @@ class Run:
         mlflow.MlflowClient().log_batch(self.run_id, metrics=batch)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters, kept as text; one that is logged already must have the same value."""
-        batch = [Param(name, str(value)) for name, value in params.items()]
+        """Parameters, kept as text; one that is logged already must have the same value.
+
+        One that is None does not apply, and is left out: as text it would make MLflow's axis of its numbers a list.
+        """
+        batch = [Param(name, str(value)) for name, value in params.items() if value is not None]
         mlflow.MlflowClient().log_batch(self.run_id, params=batch)
 
     def log_image(self, name: str, image: np.ndarray, step: int) -> None:
@@ -88,10 +91,6 @@ class Run:
     def rename(self, name: str) -> None:
         """Call the run by this name on MLflow's pages."""
         mlflow.MlflowClient().update_run(self.run_id, name=name)
-
-    def describe(self, text: str) -> None:
-        """Describe the run on its page: this text, then its figures."""
-        self.set_tags({"mlflow.note.content": f"{text}\n\n{gallery(self.run_id)}"})
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         batch = [RunTag(name, value) for name, value in _text(tags).items()]
@@ -167,8 +166,9 @@ def settle(parent: Run, tags: Mapping[str, Any], outcomes: Mapping[str, str]) ->
 
 
 def gallery(run_id: str) -> str:
-    """Markdown of the run's figures, which any page of MLflow then shows."""
+    """Markdown of the run's figures, which MLflow's pages then show; on a run's page wide ones break the layout."""
     files = [PurePosixPath(file.path) for file in mlflow.MlflowClient().list_artifacts(run_id, "figures")]
+    files.sort(reverse=True)  # samples and reconstructions before losses
     address = "get-artifact?path={}&run_uuid={}"
     return "\n\n".join(f"![{file.stem}]({address.format(quote(str(file), safe=''), run_id)})" for file in files)
 

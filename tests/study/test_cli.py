@@ -1,10 +1,12 @@
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import Command
 
-from study.cli import exit_code, parse_study
+from study.cli import command_of, exit_code, parse_study
 from study.config import PRESETS, UsageError
 
 
@@ -24,6 +26,33 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) ->
 
 def test_the_default_is_the_demo() -> None:
     assert parse_study([]) == ("demo", PRESETS["demo"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["exercise", "--stages", "judge", "transfer", "--seed", "3", "--autoencoder.latent-dim", "None"],
+        ["smoke", "--transfer.label-counts", "--latent-gan.mixture-components", "2", "3"],
+        ["full", "--judge.learning-rate", "0.003", "--data", "digits"],
+    ],
+)
+def test_the_command_that_is_kept_gives_the_same_config(arguments: list[str]) -> None:
+    name, config = parse_study(arguments)
+    command = shlex.split(command_of(name, config))
+    assert command[:3] == ["python", "-m", "study.run"]
+    assert parse_study(command[3:]) == (name, config)
+
+
+def test_the_command_that_is_kept_needs_no_file_and_names_no_place(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "smoke"\nseed = 3\n[judge]\nepochs = 9\n')
+    flags = ["--storage", "postgresql://u:secret@h/db", "--tracking-uri", "http://u:secret@h", "--workers", "2"]
+    name, config = parse_study([str(file), *flags, "--store", "/somewhere"])
+    command = command_of(name, config)
+    assert not {"secret", "somewhere", "mine.toml", "workers"} & set(re.findall(r"[\w.]+", command))
+    again = parse_study(shlex.split(command)[3:])[1]
+    assert (again.seed, again.judge, again.transfer) == (3, config.judge, config.transfer)
 
 
 def test_booleans_in_a_file(tmp_path: Path) -> None:

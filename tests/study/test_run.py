@@ -15,7 +15,6 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import ROOT, Command
-from PIL import Image
 
 from study.config import STAGES
 from tracking.store import open_existing_store
@@ -240,55 +239,6 @@ def _training(store: Path) -> int:
         return 0
     open_existing_store(store)
     return sum("train/loss" in run.data.metrics for run in runs(mlflow.MlflowClient(), "autoencoder"))
-
-
-@pytest.mark.parametrize(("arguments", "model"), [(["--digit", 7], "conditional-gan"), ([], "latent-gan")])
-def test_samples_are_drawn_by_name(command: Command, smoke_store: Path, tmp_path: Path, arguments, model) -> None:
-    sheets = []
-    for out in ("a.png", "b.png"):
-        done = command(
-            "study.sample",
-            *arguments,
-            "--count",
-            12,
-            "--data",
-            "digits",
-            "--store",
-            smoke_store,
-            "--out",
-            tmp_path / out,
-        )
-        assert done.returncode == 0, done.stderr
-        assert f"models:/digits-{model}/1" in done.stdout
-        sheets.append(np.asarray(Image.open(tmp_path / out)))
-    assert sheets[0].shape == (2 * (3 * 30 - 2), 2 * (4 * 30 - 2))
-    assert (sheets[0] == sheets[1]).all()
-    assert len(np.unique(sheets[0])) > 20
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--digit", 11], "`0 <= digit <= 9` must hold, but got 11"),
-        (["--count", 0], "`1 <= count <= 10000` must hold, but got 0"),
-        (["--out", "picture.gif"], "must end in .png"),
-        (["--out", "/nowhere/a.png"], "the folder of --out must exist"),
-        (
-            ["--data", "mnist"],
-            "no model is registered as mnist-latent-gan@champion in this store (it has: digits-",
-        ),
-        (["--store", "/nowhere"], "holds no store"),
-    ],
-)
-def test_samples_that_cannot_be_drawn(command: Command, smoke_store: Path, tmp_path: Path, arguments, message) -> None:
-    defaults = {"--data": "digits", "--store": smoke_store, "--out": tmp_path / "out.png"}
-    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    flat = [part for pair in (defaults | given).items() for part in pair]
-    done = command("study.sample", *flat)
-    assert done.returncode == 2
-    assert message in " ".join(done.stderr.replace("│", " ").split())
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.mnist

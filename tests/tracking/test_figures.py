@@ -1,5 +1,6 @@
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 
 from tracking import figures
 
@@ -32,3 +33,50 @@ def test_every_figure_draws_something_and_no_warning() -> None:
     for figure in made:
         drawn = pixels(figure)
         assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
+
+
+def test_each_pixel_of_a_digit_is_a_square_of_the_sheet() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (6, 28, 28)).astype(np.uint8)
+    drawn = pixels(
+        figures.labelled_grid(images, ["a label", "b"], "A title that is too long for so few images", ["c"] * 6)
+    )
+    for image in images:
+        square = image.repeat(figures.SHEET_ZOOM, 0).repeat(figures.SHEET_ZOOM, 1)
+        size = len(square)
+        lines = np.lib.stride_tricks.sliding_window_view(drawn[..., 0], size, axis=1)  # [height, places, size]
+        places = np.argwhere((lines == square[0]).all(-1))
+        assert any((drawn[y : y + size, x : x + size] == square[..., None]).all() for y, x in places)
+
+
+def test_the_same_thing_has_the_same_colour_everywhere() -> None:
+    def colours(figure) -> dict[str, str]:
+        ax = figure.axes[0]
+        lines = {line.get_label(): line.get_color() for line in ax.get_lines()}
+        return lines | {dots.get_label(): to_hex(dots.get_facecolor()[0]).upper() for dots in ax.collections}
+
+    series = {
+        name: ([1, 2], [1.0, 2.0]) for name in ("x", "PCA", "conv+fc, training", "conv, training", "conv, validation")
+    }
+    curves = colours(figures.curves(series, "x", "y", "t"))
+    points = colours(figures.scatter({"conv+fc": [(1, 2, "")], "conv": [(1, 2, "")]}, "x", "y", "t"))
+    assert curves["conv, training"] == curves["conv, validation"] == points["conv"]
+    assert curves["conv+fc, training"] == points["conv+fc"]
+    assert len(set(curves.values())) == 4, "a thing without a colour of its own takes none of the others'"
+
+
+def test_curves_of_one_colour_differ_in_their_dashes() -> None:
+    series = {f"conv, {part}": ([1, 2], [1.0, 2.0]) for part in ("training", "validation")}
+    training, validation = figures.curves(series, "epoch", "y", "t").axes[0].get_lines()
+    assert training.get_linestyle() != validation.get_linestyle()
+
+
+def test_long_titles_stay_inside_the_picture() -> None:
+    title = "WGAN, 70 epochs: batch 256, learning rate 0.00123, clip value 0.123, n_critic 5, averaged, and so on"
+    for figure in (
+        figures.curves({"a": ([1, 2], [3.0, 4.0])}, "x", "y", title),
+        figures.labelled_grid(np.zeros((20, 28, 28), np.uint8), ["a", "b"], title),
+        figures.panels({"p": {"a": ([1, 2], [3.0, 4.0])}}, "x", title),
+    ):
+        drawn = pixels(figure)
+        assert (drawn[:, -3:] == 255).all()
+        assert (drawn[:3] == 255).all()

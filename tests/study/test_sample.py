@@ -1,0 +1,116 @@
+"""What `study.sample` draws, held against the registered models' own output."""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from PIL import Image
+
+from study import sample
+from tracking.store import open_existing_store
+
+ZOOM, CELL = 2, 30  # screen pixels of an image's pixel; pixels from one image of a grid to the next
+
+
+def draw(store: Path, out: Path, *arguments: object) -> int:
+    """Run the command in this process. Returns its exit code."""
+    given = ["--data", "digits", "--store", store, "--out", out, *arguments]
+    try:
+        return sample.main([str(part) for part in given])
+    except SystemExit as done:
+        return int(done.code or 0)
+
+
+def model_images(store: Path, model: str, inputs: np.ndarray) -> np.ndarray:
+    """The registered model's output, through MLflow's own loader, uint8 [N, 28, 28]."""
+    open_existing_store(store)
+    images = mlflow.pyfunc.load_model(f"models:/digits-{model}/1").predict(inputs)
+    return (images.squeeze(1) * 255).round().astype(np.uint8)
+
+
+def cut(sheet: np.ndarray, columns: int, count: int) -> np.ndarray:
+    """The images of a grid."""
+    plain = sheet[::ZOOM, ::ZOOM]
+    corners = [(CELL * (n // columns), CELL * (n % columns)) for n in range(count)]
+    return np.stack([plain[top : top + 28, left : left + 28] for top, left in corners])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "labels"),
+    [
+        ([], "latent-gan", None),
+        (["--digit", 7], "conditional-gan", [7] * 12),
+        (["--model", "digits-conditional-gan", "--version", 1], "conditional-gan", [*range(10), 0, 1]),
+    ],
+)
+def test_all_forms_hold_what_the_registered_model_makes_of_the_seed(
+    smoke_store: Path, tmp_path: Path, arguments: list, model: str, labels: list[int] | None
+) -> None:
+    asked = [*arguments, "--count", 12, "--seed", 5]
+    assert draw(smoke_store, tmp_path / "grid.png", *asked) == 0
+    assert draw(smoke_store, tmp_path / "strip.png", "--strip", *asked) == 0
+    assert draw(smoke_store, tmp_path / "folder", *asked) == 0
+    assert draw(smoke_store, tmp_path / "arrays.npz", *asked) == 0
+    arrays = np.load(tmp_path / "arrays.npz")
+    inputs = arrays["inputs"]
+    expected = model_images(smoke_store, model, inputs)
+    assert len(np.unique(expected)) > 20
+    if labels is not None:
+        assert arrays["labels"].tolist() == labels
+        np.testing.assert_array_equal(inputs[:, -10:], np.eye(10)[labels])
+
+    grid, strip = (np.asarray(Image.open(tmp_path / name)) for name in ("grid.png", "strip.png"))
+    assert grid.shape == (ZOOM * (3 * CELL - 2), ZOOM * (4 * CELL - 2))
+    assert strip.shape == (ZOOM * 28, ZOOM * (12 * CELL - 2))
+    singles = [np.asarray(Image.open(file)) for file in sorted((tmp_path / "folder").iterdir())]
+    for images in (cut(grid, 4, 12), cut(strip, 12, 12), np.stack(singles), arrays["images"]):
+        np.testing.assert_allclose(images.astype(int), expected.astype(int), atol=1)
+    assert draw(smoke_store, tmp_path / "other.npz", *asked[:-1], 6) == 0
+    assert (np.load(tmp_path / "other.npz")["images"] != arrays["images"]).any()
+
+
+def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(
+    smoke_store: Path, tmp_path: Path
+) -> None:
+    assert draw(smoke_store, tmp_path / "a.npz", "--interpolate", 3, 8, "--count", 16) == 0
+    arrays = np.load(tmp_path / "a.npz")
+    inputs = arrays["inputs"].reshape(4, 4, -1)  # [rows, steps, noise and label]
+    noise = inputs[:, 0, :-10]
+    np.testing.assert_array_equal(inputs[:, :, :-10], noise[:, None].repeat(4, 1))
+    assert (np.diff(noise, axis=0) != 0).all(), "each row has its own"
+    three, eight = np.eye(10)[3], np.eye(10)[8]
+    for step in range(4):
+        np.testing.assert_allclose(inputs[:, step, -10:], [(1 - step / 3) * three + step / 3 * eight] * 4, atol=1e-6)
+    ends = np.hstack([noise, np.tile(three, (4, 1))]).astype(np.float32)
+    expected = model_images(smoke_store, "conditional-gan", ends)
+    np.testing.assert_allclose(arrays["images"].reshape(4, 4, 28, 28)[:, 0].astype(int), expected.astype(int), atol=1)
+    assert draw(smoke_store, tmp_path / "b.npz", "--interpolate", 3, 8, "--count", 5, "--strip") == 0
+    assert np.load(tmp_path / "b.npz")["labels"][:, 8].tolist() == [0, 0.25, 0.5, 0.75, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--digit", 11], "`0 <= digit <= 9` must hold, but got 11"),
+        (["--interpolate", 3, 10], "`0 <= digit <= 9` must hold, but got 10"),
+        (["--interpolate", 3, 8, "--digit", 1], "only one of `digit` and `interpolate` can be given"),
+        (["--count", 0], "`1 <= count <= 10000` must hold, but got 0"),
+        (["--out", "picture.gif"], "must end in .png or .npz, or be a folder's name"),
+        (["--out", "/nowhere/a.png"], "the folder of --out must exist"),
+        (["--out", "tests"], "the folder --out must be new or empty"),
+        (["--data", "mnist"], "no model is registered as mnist-latent-gan@champion in this store (it has: digits-"),
+        (["--model", "digits-latent-gan", "--version", 4], "no model is registered as digits-latent-gan/4"),
+        (["--model", "digits-judge"], "--model must be a generator, but got models:/digits-judge/1"),
+        (["--model", "digits-latent-gan", "--digit", 3], "can be asked of a conditional generator only"),
+        (["--store", "/nowhere"], "holds no store"),
+    ],
+)
+def test_samples_that_cannot_be_drawn(
+    smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list, message: str
+) -> None:
+    assert draw(smoke_store, tmp_path / "out.png", *arguments) == 2
+    errors = capsys.readouterr().err
+    assert message in " ".join(errors.replace("│", " ").split())
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out.png").exists()
