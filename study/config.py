@@ -219,7 +219,7 @@ PRESETS: dict[str, StudyConfig] = {
         autoencoder=AutoencoderConfig(latent_dim=15, free_trials=1, compared_weights=(1e-2,)),
         transfer=TransferConfig(draws=10, label_counts=(1, 2, 5, 30, 100)),
         latent_gan=LatentGanConfig(
-            free_trials=8,
+            free_trials=6,
             repeats=3,
             vanilla_seeds=5,
             epochs=70,
