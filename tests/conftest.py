@@ -49,7 +49,7 @@ def mnist_dir() -> Path:
 def smoke_store(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which `smoke` has run on the embedded digits; to be read only."""
     folder = tmp_path_factory.mktemp("smoke") / "store"
-    done = command("study.run", "smoke", "--data", "digits", "--store", folder)
+    done = command("study.run", "smoke", "--data", "digits", "--store", folder, timeout=900)
     assert done.returncode == 0, done.stderr
     (folder / "output.txt").write_text(done.stdout)
     return folder

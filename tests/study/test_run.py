@@ -167,7 +167,7 @@ def test_other_settings_start_a_study_of_their_own(smoke_store: Path, command: C
     found = runs(client, "judge")
     parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 2
-    assert len(found) == 4
+    assert len(found) == 6  # each with two judges
     values = {}
     for version in client.search_model_versions("name = 'digits-judge'"):
         values[version.version] = client.get_run(version.run_id).data.metrics["val/accuracy"]
