@@ -1,13 +1,16 @@
-"""What the user sees of a search: a line a finished trial, and on a terminal one bar of the stage and its trial."""
+"""What the user sees of a search: a line a finished trial, and on a terminal a bar of the stage and of its trial."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
+
+PAUSE = 0.1  # seconds between two drawings of the bar
 
 log = logging.getLogger("study")
 
@@ -17,16 +20,18 @@ class Progress:
 
     def __init__(self, label: str, total: int, done: int) -> None:
         self._label = label
-        shown = None if log.isEnabledFor(logging.INFO) else True  # None: on a terminal
+        self._trial, self._epochs = -1, 0  # the trial under way, and the most epochs that any has had
+        self._first = (0, 0.0)  # the trial's first epoch that was told, and when
+        self._shown = 0.0
         self._bar = tqdm(
             total=total,
             initial=done,
             desc=label,
             unit="trial",
-            disable=shown,
+            disable=None if log.isEnabledFor(logging.INFO) else True,  # None: shown on a terminal
             dynamic_ncols=True,
             leave=False,
-            smoothing=0,  # the time left follows from all trials of this process, which differ in length
+            smoothing=0,  # The time left follows from all trials so far, which differ in length.
         )
 
     def __enter__(self) -> Progress:
@@ -43,10 +48,24 @@ class Progress:
         self._bar.n = done
         self._bar.refresh()
 
+    def epoch(self, trial: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """This process's trial has come this far. How far it goes is known from those before it."""
+        now = time.monotonic()
+        if trial != self._trial:
+            self._trial, self._first = trial, (epoch, now)
+        ahead, behind = self._epochs - epoch, epoch - self._first[0]
+        left = ""
+        if min(ahead, behind) > 0:
+            left = f"/{self._epochs}, {ahead * (now - self._first[1]) / behind:.0f} s left"
+        self._epochs = max(self._epochs, epoch)
+        self.doing(f"trial {trial} epoch {epoch}{left}, {short(metrics)}")
+
     def doing(self, what: str) -> None:
         """What this process is at."""
         self._bar.set_postfix_str(what, refresh=False)
-        self._bar.update(0)
+        if time.monotonic() - self._shown > PAUSE:
+            self._shown = time.monotonic()
+            self._bar.refresh()
 
 
 def short(values: Mapping[str, Any]) -> str:

@@ -255,7 +255,7 @@ class _Trials:
                 return len(found)
 
             def tell_epoch(number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-                progress.doing(f"trial {number} epoch {epoch} {short(metrics)}")
+                progress.epoch(number, epoch, metrics)
                 if time.monotonic() - looked > GLANCE:
                     look()
 

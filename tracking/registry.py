@@ -19,6 +19,7 @@ from tracking.runs import gallery
 from tracking.store import StoreError
 
 CHAMPION, DIGEST = "champion", "model.sha256"  # an alias; a run's tag
+LOADED = "registered_model_meta"  # MLflow itself leaves it among a model's files as it loads one by name
 Direction = Literal["minimize", "maximize"]
 
 
@@ -242,7 +243,7 @@ def _digest(folder: Path) -> str:
     """SHA-256 of the names and contents of all files in the folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != LOADED:
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
     return digest.hexdigest()
