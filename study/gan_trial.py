@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,6 +70,9 @@ def run_gan_trial(
 ) -> float:
     """Train and log a latent GAN. Returns `val/fd`, the Frechet distance to the validation images.
 
+    Of the epochs that are evaluated, the one with the least distance is kept: late in training, a critic that has
+    little left to find lets the generator drift.
+
     Raises:
         Pruned: A WGAN has collapsed to a few digits. A vanilla GAN goes on: whether it does is the question.
     """
@@ -92,6 +96,7 @@ def run_gan_trial(
     shown = shown_inputs(settings.noise_dim, conditional, device)
     val_inputs = generator_inputs(VALIDATION_SAMPLES, settings.noise_dim, conditional, NOISE_SEED, device)
     over_training: dict[int, np.ndarray] = {}
+    best_epoch, best_distance, best_weights = 0, float("inf"), model.generator.state_dict()
 
     def show(epoch: int) -> None:
         with eval_mode(model):
@@ -100,6 +105,7 @@ def run_gan_trial(
         over_training[epoch] = images[:: SHOWN + 1] if conditional else images[:SHOWN]  # of each digit another noise
 
     def report(epoch: int, losses: Mapping[str, float]) -> None:
+        nonlocal best_epoch, best_distance, best_weights
         if epoch % evaluate_every and epoch <= epochs - LAST_EPOCHS:
             trial.report(epoch, losses)
             return
@@ -109,6 +115,9 @@ def run_gan_trial(
             images = apply(model.decoder, latents)
         measures = panel.val_measures(images) | {"latent/max_abs_pcc": metrics.max_abs_pcc(latents)}
         trial.report(epoch, {**losses, **measures})
+        if measures["val/fd"] < best_distance:
+            best_epoch, best_distance = epoch, measures["val/fd"]
+            best_weights = copy.deepcopy(model.generator.state_dict())
         if settings.clip_value is not None and epoch >= epochs / 4 and measures["val/modes"] < COLLAPSED_MODES:
             raise Pruned(f"collapsed to {measures['val/modes']:.0f} digits at epoch {epoch}")
 
@@ -116,13 +125,18 @@ def run_gan_trial(
     trial.run.log_params(others | {"epochs": epochs})
     show(0)  # MLflow's step slider opens at step 0
     train_gan(model.generator, critic, data.standardised, conditions, settings, epochs, report)
+    model.generator.load_state_dict(best_weights)
 
     inputs = generator_inputs(SAMPLES, settings.noise_dim, conditional, NOISE_SEED + 1, device)
     with eval_mode(model):
         images = apply(model, inputs)
         sheet_images = to_pixels(model(shown))
     last = trial.history["val/fd"][1][-LAST_EPOCHS:]
-    measures = {"val/fd_last_epochs_range": (max(last) - min(last)) / min(last)}
+    measures = {
+        "val/fd": best_distance,
+        "val/best_epoch": best_epoch,
+        "val/fd_last_epochs_range": (max(last) - min(last)) / min(last),
+    }
     what = _describe(settings, epochs, conditional)
     if conditional:
         labels = balanced_labels(SAMPLES, device)
@@ -141,7 +155,7 @@ def run_gan_trial(
     sheet = np.concatenate(list(over_training.values()))
     trial.run.log_figure("samples_over_training", figures.labelled_grid(sheet, epochs_shown, what))
     study.log_model(model, inputs[:2], {"module": module, "settings": asdict(settings)})
-    return trial.history["val/fd"][1][-1]
+    return best_distance
 
 
 def shown_inputs(noise_dim: int, conditional: bool, device: torch.device) -> Tensor:

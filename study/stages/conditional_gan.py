@@ -42,7 +42,9 @@ def run(context: Context) -> Outcome:
         space={"repeat": integer(0, 999)},
         fixed=[{"repeat": repeat} for repeat in range(config.repeats)],
     )
-    with context.study("conditional-gan", description, settings_of(config, "repeats"), inputs) as study:
+    with context.study(
+        "conditional-gan", description, settings_of(config, "repeats") | {"kept": "best epoch"}, inputs
+    ) as study:
         results = study.search(search, objective)
         best = min(results, key=lambda result: result.values[0])
 

@@ -26,7 +26,7 @@ from tracking.runs import metric_history, trial_metrics
 PAPER: Params = {"batch_size": 64, "learning_rate": 5e-5, "clip_value": 0.01, "n_critic": 5}  # Arjovsky et al. 2017
 REFERENCE: Params = {"batch_size": 256, "learning_rate": 5e-4, "clip_value": 0.12, "n_critic": 5}
 SIZES: Params = {"width": 256, "noise_dim": 10, "depth": 2}  # of both, and of the vanilla GANs
-START: Params = {"batch_size": 64, "learning_rate": 3e-4, "clip_value": 0.1, "n_critic": 2} | SIZES | {"depth": 4}
+START: Params = {"batch_size": 256, "learning_rate": 5e-4, "clip_value": 0.1, "n_critic": 1} | SIZES | {"depth": 4}
 PLAIN: Params = {"averaging": 0.0, "falling": False}  # as the paper and the reference train
 OURS: Params = {"averaging": 0.999, "falling": True}
 VANILLA: Params = {"batch_size": 256, "learning_rate": 2e-4, "clip_value": None, "n_critic": 1} | SIZES | PLAIN
@@ -136,7 +136,7 @@ def run(context: Context) -> Outcome:
         prune_after=config.epochs // 4,
     )
     counts = ("free_trials", "repeats", "vanilla_seeds", "ablations", "mixture_components")
-    settings = settings_of(config, *counts) | {"space": wgan.space, "ours": OURS}
+    settings = settings_of(config, *counts) | {"space": wgan.space, "ours": OURS, "kept": "best epoch"}
     with context.study("latent-gan", description, settings, inputs) as study:
         bench = Bench(study, config, data, panel)
         results = study.search(wgan, lambda trial: bench.train(trial, trial.params | _manner(trial.params)))
