@@ -132,8 +132,8 @@ def run_gan_trial(
         images = apply(model, inputs)
         sheet_images = to_pixels(model(shown))
     last = trial.history["val/fd"][1][-LAST_EPOCHS:]
+    trial.run.log({"val/fd": best_distance}, step=epochs)  # of the epoch that is kept, not of the last
     measures = {
-        "val/fd": best_distance,
         "val/best_epoch": best_epoch,
         "val/fd_last_epochs_range": (max(last) - min(last)) / min(last),
     }
@@ -144,7 +144,7 @@ def run_gan_trial(
         measures["sample/classification_accuracy_score"] = classification_accuracy_score(study.context, model, settings)
     else:
         measures |= panel.measures(images)
-    trial.run.log(measures, step=epochs)
+    trial.run.log(measures)
     losses = {name: trial.history[name] for name in ("critic/loss", "generator/loss") if name in trial.history}
     trial.run.log_figure("loss", figures.curves(losses, "epoch", "loss", what))
     distances = {"validation images": trial.history["val/fd"]}

@@ -66,7 +66,10 @@ def _log_figures(study: Study, results: Sequence[Result], measured: Mapping[str,
         metric: {name: metric_history(run_id, metric) for name, run_id in seeds.items()}
         for metric in ("critic/loss", "generator/loss", "val/fd")
     }
-    study.parent.log_figure("loss_curves", figures.panels(curves, "epoch", "Conditional WGAN"))
+    caption = (
+        "Losses of critic and generator, and the distance of the samples to the validation images; a curve a seed."
+    )
+    study.parent.log_figure("loss_curves", figures.panels(curves, "epoch", "Conditional WGAN"), caption)
     accuracies = [
         spread([measured[result.run_id][f"label_accuracy/{digit}"] for result in results]) for digit in range(CLASSES)
     ]
@@ -75,7 +78,7 @@ def _log_figures(study: Study, results: Sequence[Result], measured: Mapping[str,
     series = {"samples that the judge takes for the told digit": (digits, middle, width)}
     title = "Conditional WGAN: label accuracy a digit, mean and standard deviation over seeds"
     figure = figures.curves(series, "digit", "share", title, references={"goal 0.97": 0.97}, markers=True)
-    study.parent.log_figure("label_accuracy", figure)
+    study.parent.log_figure("label_accuracy", figure, "How often the judge sees the digit that was asked for.")
 
 
 def _rows(results: Sequence[Result], measured: Mapping[str, Mapping[str, float]]) -> tuple[Row, ...]:

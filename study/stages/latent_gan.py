@@ -230,7 +230,10 @@ def _log_figures(
         metric: {name: metric_history(result.run_id, metric) for name, result in named.items()}
         for metric in ("critic/loss", "generator/loss", "val/fd")
     }
-    study.parent.log_figure("loss_curves", figures.panels(curves, "epoch", "WGAN settings compared"))
+    caption = (
+        "Losses of critic and generator, and the distance of the samples to the validation images, as training goes on."
+    )
+    study.parent.log_figure("loss_curves", figures.panels(curves, "epoch", "WGAN settings compared"), caption)
 
     stopped = pruned(study.name, study.context.store)
 
@@ -248,21 +251,28 @@ def _log_figures(
         figure = figures.scatter(
             points(x), label, "Frechet distance to validation images", title, log_x=True, log_y=True
         )
-        study.parent.log_figure(f"fd_against_{x}", figure)
+        caption = "Each point is a trial; less is better. A pruned one stands where it was when it was stopped."
+        study.parent.log_figure(f"fd_against_{x}", figure, caption)
     importance = importances(study.name, study.context.store)
     if importance:
         title = "What the Frechet distance of a WGAN trial depends on (fANOVA)"
-        study.parent.log_figure("importances", figures.bars(importance, "share of the variance", title))
+        caption = "A long bar: changing this parameter changes the distance most, within the ranges searched."
+        study.parent.log_figure("importances", figures.bars(importance, "share of the variance", title), caption)
     ranked = sorted(results, key=lambda result: result.values[0])
     sheet = [_samples_of(result, study.context.device) for result in ranked]
     rows = [f"trial {result.number}: {result.values[0]:.1f}" for result in ranked]
     title = "Trials by Frechet distance to validation images, same noise"
-    study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title))
+    caption = "Ten samples of each complete trial, the best on top; the number is its Frechet distance."
+    study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title), caption)
     ways = [f"{start} to {end}" for start, end in pairs(FIGURE_PATHS, study.context.config.seed).tolist()]
     rows = [f"{name}, {way}" for name in walks for way in ways]
     images = torch.cat([path.images[:FIGURE_PATHS].flatten(0, 1) for path in walks.values()])
     title = "Interpolation between the same digits, through noise and through latents"
-    study.parent.log_figure("interpolation", figures.labelled_grid(to_pixels(images), rows, title))
+    caption = (
+        "Each row goes from one digit to another in ten equal steps. Through the generator's noise, in-between images "
+        "tend to stay digits; through the autoencoder's latents they are often none."
+    )
+    study.parent.log_figure("interpolation", figures.labelled_grid(to_pixels(images), rows, title), caption)
 
 
 def _samples_of(result: Result, device: torch.device) -> np.ndarray:
