@@ -316,3 +316,41 @@ def test_a_trial_that_was_silent_for_too_long_loses_its_slot(
     assert len(ran) == 3
     assert sorted(states(store)) == [("FINISHED", "COMPLETE")] * 2 + [("KILLED", "COMPLETE")]
     assert "another process has taken it over" in caplog.text
+
+
+def _die_in_a_call(folder: Path, owner: type, name: str, after: bool) -> None:
+    call = getattr(owner, name)
+
+    def dying(*args: object, **kwargs: object) -> object:
+        if name == "set_user_attr" and args[1] != search.RUN_ID:
+            return call(*args, **kwargs)
+        if after:
+            call(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+    setattr(owner, name, dying)
+    run(open_store(folder), Search({"loss": "minimize"}, SPACE, FIXED), lambda trial: (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "after", "expected"),
+    [
+        (optuna.Study, "tell", True, []),  # the outcome is told, its run still open
+        (optuna.Study, "tell", False, [("KILLED", "COMPLETE")]),
+        (optuna.Trial, "set_user_attr", False, [("KILLED", "RUNNING")]),  # the trial does not know its run yet
+    ],
+)
+def test_a_process_that_died_between_two_writes(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner, name, after, expected
+) -> None:
+    arguments = (tmp_path / "store", owner, name, after)
+    process = multiprocessing.get_context("spawn").Process(target=_die_in_a_call, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert [status for status, _ in states(store)] == ["RUNNING"]
+    monkeypatch.setattr(search, "GRACE", 1)
+    results = run(store, Search({"loss": "minimize"}, SPACE, FIXED), lambda trial: (1.0,))
+    assert sorted(result.params["x"] for result in results) == [0.5, 50.0]
+    assert sorted(states(store)) == [("FINISHED", "COMPLETE")] * 2 + expected
