@@ -124,5 +124,5 @@ def mixture_latents(latents: Tensor, components: int, count: int, seed: int) -> 
     from sklearn.mixture import GaussianMixture
 
     mixture = GaussianMixture(components, random_state=seed, max_iter=50, tol=1e-2, reg_covar=1e-4)
-    points, _ = mixture.fit(latents.double().cpu().numpy()).sample(count)
-    return torch.from_numpy(points).to(latents)
+    points, _ = mixture.fit(latents.double().cpu().numpy()).sample(count)  # in the components' order
+    return torch.from_numpy(np.random.default_rng(seed).permutation(points)).to(latents)

@@ -100,6 +100,7 @@ def test_a_mixture_gives_back_the_clusters_it_was_fitted_to() -> None:
     assert drawn.shape == (500, 2)
     assert float(torch.cdist(drawn, centres).min(1).values.max()) < 1
     assert 100 < int((drawn[:, 0] > 0).sum()) < 400
+    assert 30 < int((drawn[:100, 0] > 0).sum()) < 70, "any part of them is a sample too"
     gaussian = mixture_latents(points, 1, 20_000, seed=0)
     torch.testing.assert_close(torch.cov(gaussian.T), torch.cov(points.T), atol=0.5, rtol=0.05)
 
