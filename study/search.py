@@ -182,11 +182,11 @@ def pruned(name: str, store: Store) -> list[Result]:
 def importances(name: str, store: Store) -> dict[str, float]:
     """What share of the objective's variance each parameter explains (fANOVA, Hutter et al. 2014); largest first.
 
-    Empty where there are too few complete trials to say: fewer than two a parameter.
+    Empty where there are too few complete trials to say: not more than parameters.
     """
     study = _load(name, store)
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    if not complete or len(complete) < 2 * len(complete[0].params):
+    if not complete or len(complete) <= len(complete[0].params):
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return optuna.importance.get_param_importances(study, evaluator=evaluator)

@@ -233,7 +233,7 @@ def confusion(shares: np.ndarray, names: Sequence[str], rows: str, columns: str,
         ax = figure.subplots()
         picture = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         ax.grid(False)
-        ax.set(xlabel=columns, ylabel=rows, title=title)
+        ax.set(xlabel=columns, ylabel=rows, title=fill(title, 60, replace_whitespace=False))
         ax.set_xticks(range(len(names)), names)
         ax.set_yticks(range(len(names)), names)
         for (row, column), share in np.ndenumerate(shares):

@@ -184,9 +184,11 @@ def trial_metrics(parent: Run) -> dict[str, dict[str, float]]:
 
 
 def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a metric of a run, in order."""
-    found = sorted(mlflow.MlflowClient().get_metric_history(run_id, metric), key=lambda entry: entry.step)
-    return [entry.step for entry in found], [entry.value for entry in found]
+    """Steps and values of a metric of a run, in order; of several values of a step, the first."""
+    found: dict[int, float] = {}
+    for entry in mlflow.MlflowClient().get_metric_history(run_id, metric):
+        found.setdefault(entry.step, entry.value)
+    return sorted(found), [found[step] for step in sorted(found)]
 
 
 def _text(tags: Mapping[str, Any]) -> dict[str, str]:

@@ -74,7 +74,7 @@ def tiny(name: stage.StageName, inputs: tuple[str, ...]) -> ModuleType:
             best = min(this.results, key=lambda result: result.values[0])
 
             def end() -> Outcome:
-                champion = this.promote(best, stage.OUTPUTS[name], "loss", "minimize", "tiny").champion
+                champion = this.promote(best, stage.OUTPUTS[name][0], "loss", "minimize", "tiny").champion
                 figure = figures.curves({"x": ([1, 2], [1, 2])}, "x", "y", "tiny")
                 this.parent.log_figure("tiny", figure)
                 return Outcome(name, champion, (Row("loss", f"{champion.metrics['loss']:.3f}"),))
