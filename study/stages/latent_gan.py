@@ -264,7 +264,7 @@ def _log_figures(
     title = "Trials by Frechet distance to validation images, same noise"
     caption = "Ten samples of each complete trial, the best on top; the number is its Frechet distance."
     study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title), caption)
-    ways = [f"{start} to {end}" for start, end in pairs(FIGURE_PATHS, study.context.config.seed).tolist()]
+    ways = [f"{start} to {end}" for start, end in pairs(PATHS, study.context.config.seed)[:FIGURE_PATHS].tolist()]
     rows = [f"{name}, {way}" for name in walks for way in ways]
     images = torch.cat([path.images[:FIGURE_PATHS].flatten(0, 1) for path in walks.values()])
     title = "Interpolation between the same digits, through noise and through latents"
