@@ -34,7 +34,7 @@ from tracking.registry import Version
 
 NOISE_SEED = 0  # the same noise at each evaluation of each trial, so that pictures can be compared
 SHOWN = 10  # rows and columns of the sample sheets
-LAST_EPOCHS = 5  # measured each, whatever `evaluate_every` says: is the end stable?
+LAST_EPOCHS = 5  # of a conditional GAN, measured each, whatever `evaluate_every` says: is the end stable?
 COLLAPSED_MODES = 5  # a WGAN that makes fewer digits after a quarter of its epochs is given up
 CAS_EPOCHS = 3
 
@@ -106,7 +106,7 @@ def run_gan_trial(
 
     def report(epoch: int, losses: Mapping[str, float]) -> None:
         nonlocal best_epoch, best_distance, best_weights
-        if epoch % evaluate_every and epoch <= epochs - LAST_EPOCHS:
+        if epoch % evaluate_every and epoch <= epochs - (LAST_EPOCHS if conditional else 1):
             trial.report(epoch, losses)
             return
         show(epoch)
@@ -131,14 +131,12 @@ def run_gan_trial(
     with eval_mode(model):
         images = apply(model, inputs)
         sheet_images = to_pixels(model(shown))
-    last = trial.history["val/fd"][1][-LAST_EPOCHS:]
     trial.run.log({"val/fd": best_distance}, step=epochs)  # of the epoch that is kept, not of the last
-    measures = {
-        "val/best_epoch": best_epoch,
-        "val/fd_last_epochs_range": (max(last) - min(last)) / min(last),
-    }
+    measures: dict[str, float] = {"val/best_epoch": best_epoch}
     what = _describe(settings, epochs, conditional)
     if conditional:
+        last = trial.history["val/fd"][1][-LAST_EPOCHS:]
+        measures["val/fd_last_epochs_range"] = (max(last) - min(last)) / min(last)
         labels = balanced_labels(SAMPLES, device)
         measures |= panel.measures(images, labels) | _obedience(trial, panel, images, labels, what)
         measures["sample/classification_accuracy_score"] = classification_accuracy_score(study.context, model, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,10 @@ class SampleConfig:
                 raise ValueError(f"`0 <= digit <= 9` must hold, but got {digit}")
         if self.digit is not None and self.interpolate is not None:
             raise ValueError("only one of `digit` and `interpolate` can be given")
+        if self.model is not None and not re.fullmatch(r"[\w.-]+", self.model):
+            raise ValueError(
+                f"--model must be a registered name, of letters, digits, '-', '_', '.', but got {self.model}"
+            )
         if not 1 <= self.count <= 10_000:
             raise ValueError(f"`1 <= count <= 10000` must hold, but got {self.count}")
         if self.out.suffix.lower() not in (".png", ".npz", ""):

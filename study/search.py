@@ -1,12 +1,7 @@
-"""Optuna: which trials a study runs, in what order, and what became of each. The only importer of optuna.
+"""Which trials a study runs, and how each is run: parameters from Optuna, a run in MLflow, an outcome in both.
 
 A study is known by the fingerprint of all that decides its trials, so that the same command finds its finished
-trials again and any other command starts a study of its own in the same store.
-
-Any number of processes, on any machines, may work on a study and die at any moment. Each trial that is asked for is a
-slot; an attempt at a slot is one trial of Optuna's. Every change of an attempt's state happens under the study's lock,
-and what is to be done next follows from the states in the database alone, never from what a process remembers. So
-no slot is taken twice, and a slot whose attempt was stopped or died is simply found open again.
+trials again and any other command starts a study of its own in the same store. slots.py says who runs which.
 """
 
 from __future__ import annotations
@@ -14,40 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import socket
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from study.progress import Progress, log, short
+from study.slots import RUN_ID, Params, Slots, Superseded, load_study, outcome, slot_name
 from tracking.registry import Direction
 from tracking.runs import Run, end_killed, settle, trial_run
-from tracking.store import Store, StoreError, be_patient, store_errors, without_password
+from tracking.store import Store, StoreError, store_errors
 
-HEARTBEAT = 5  # seconds
-GRACE = 60  # seconds without a heartbeat, after which a trial counts as dead
-RETRIES = 2  # of a trial whose process died
 GLANCE = 2.0  # seconds between two looks at what other processes have finished
-SLOT, WORKER, OUTCOME, REASON, RUN_ID = "slot", "worker", "outcome", "reason", "mlflow.run_id"  # user attributes
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}  # of the runs
 
 BREAKDOWNS = (ArithmeticError, ValueError)  # what a trial's own numbers can bring about
 
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")  # see _beating
-
-Params = dict[str, Any]
 Distribution = BaseDistribution
 Space = Mapping[str, Distribution]
 
@@ -137,7 +120,7 @@ class Search:
     @property
     def slots(self) -> dict[str, Params]:
         """Every trial that is asked for, by name, and the parameters that are settled beforehand."""
-        fixed = {_name(params): params for params in self.fixed}
+        fixed = {slot_name(params): params for params in self.fixed}
         return fixed | {f"free {number}": {} for number in range(self.free)}
 
 
@@ -164,13 +147,12 @@ def run_search(
     try:
         return trials.run(objective, label)
     finally:
-        trials.storage.remove_session()
-        trials.storage.engine.dispose()
+        trials.slots.close()
 
 
 def pruned(name: str, store: Store) -> list[Result]:
     """The study's pruned trials, with the last value that each reported."""
-    study = _load(name, store)
+    study = load_study(name, store)
     found = study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
     return [
         Result(t.number, dict(t.params), (t.intermediate_values[t.last_step],), t.user_attrs[RUN_ID])
@@ -184,7 +166,7 @@ def importances(name: str, store: Store) -> dict[str, float]:
 
     Empty where there are too few complete trials to say: not more than parameters.
     """
-    study = _load(name, store)
+    study = load_study(name, store)
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if not complete or len(complete) <= len(complete[0].params):
         return {}
@@ -203,42 +185,28 @@ def pareto_front(results: Sequence[Result]) -> list[Result]:
     return [result for result in results if not dominated(result)]
 
 
-def _load(name: str, store: Store) -> optuna.Study:
-    url = store.optuna_url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
-    return optuna.load_study(study_name=name, storage=RDBStorage(url, engine_kwargs=store.optuna_engine_options()))
-
-
 class _Trials:
     """A study's trials, and how this process takes part in them."""
 
     def __init__(self, name: str, search: Search, store: Store, parent: Run, seed: int) -> None:
-        self.name, self.search, self.store, self.parent, self.seed = name, search, store, parent, seed
-        try:
-            with store.lock("opening"):  # of several processes, one makes the tables
-                self.storage = _Storage(
-                    store.optuna_url.replace("{", "{{").replace("}", "}}"),  # Optuna takes it for a template
-                    engine_kwargs=store.optuna_engine_options(),
-                    heartbeat_interval=HEARTBEAT,
-                    grace_period=GRACE,
-                    heartbeat_stale_trial_callback=self._bury,
-                )
-                be_patient(self.storage.engine)
-                self.study = optuna.create_study(
-                    study_name=name,
-                    storage=self.storage,
-                    directions=list(search.objectives.values()),
-                    load_if_exists=True,
-                )
-        except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
-            reason = without_password(str(error).splitlines()[0])
-            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {reason}") from error
+        self.name, self.search, self.store, self.parent = name, search, store, parent
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.prune_on:
-            self.study.pruner = optuna.pruners.MedianPruner(len(search.fixed) + 2, search.prune_after)
-        else:
-            self.study.pruner = optuna.pruners.NopPruner()
+            pruner = optuna.pruners.MedianPruner(len(search.fixed) + 2, search.prune_after)
+
+        def sampler(attempts: int) -> optuna.samplers.BaseSampler:
+            # One of its own for each trial: what it proposes depends on the trials before, not on the process. Trials
+            # that other processes have under way count as bad ones, so that it keeps away from them.
+            startup = len(search.fixed) + 4
+            return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed + attempts, constant_liar=True)
+
+        def bury(number: int) -> None:
+            end_killed(parent, self._tags(number))
+
+        self.slots = Slots(name, search.slots, list(search.objectives.values()), store, pruner, sampler, bury)
 
     def run(self, objective: Objective, label: str) -> list[Result]:
-        done = self._done()
+        done = self.slots.decided()
         with Progress(label, len(self.search.slots), len(done)) as progress:
             told = {attempt.number for attempt in done.values()}
             looked = 0.0
@@ -247,7 +215,7 @@ class _Trials:
                 """Tell of what has come to its end since the last look, here or elsewhere; how many trials that is."""
                 nonlocal looked
                 looked = time.monotonic()
-                found = self._done()
+                found = self.slots.decided()
                 for attempt in sorted(found.values(), key=lambda attempt: attempt.number):
                     if attempt.number not in told:
                         told.add(attempt.number)
@@ -260,40 +228,20 @@ class _Trials:
                     look()
 
             while look() < len(self.search.slots):
-                trial = self._claim()
+                trial = self.slots.claim()
                 if trial is not None:
                     self._attempt(trial, objective, tell_epoch)
                 else:
                     progress.doing("waiting for trials of other processes, or for them to count as dead")
                     time.sleep(1)
-        with self.store.lock(self.name):
-            self._settle()
-        trials = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        with self.store.lock(self.name):  # put right what processes that died have left of the MLflow runs
+            outcomes = {t.user_attrs[RUN_ID]: STATUS[t.state] for t in self.slots.ended() if RUN_ID in t.user_attrs}
+            settle(self.parent, {"optuna.study": self.name}, outcomes)
+        trials = self.slots.complete()
         if not trials:
-            reasons = sorted({_outcome(attempt) for attempt in self._done().values()})
+            reasons = sorted({outcome(attempt) for attempt in self.slots.decided().values()})
             raise StoreError(f"no trial of {self.name} is complete: {'; '.join(reasons)}")
         return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in trials]
-
-    # --- What the database says --------------------------------------------------------------------------
-
-    def _attempts(self) -> dict[str, list[FrozenTrial]]:
-        """The attempts at each slot that is asked for, the latest last."""
-        attempts: dict[str, list[FrozenTrial]] = {slot: [] for slot in self.search.slots}
-        nameless = 0
-        for trial in self.study.get_trials(deepcopy=False):
-            slot = trial.user_attrs.get(SLOT)
-            if slot is None:  # of a store that was made before there were slots
-                slot = _name(trial.params)
-                if slot not in attempts and _is_done(trial):
-                    slot, nameless = f"free {nameless}", nameless + 1
-            if slot in attempts:
-                attempts[slot].append(trial)
-        return attempts
-
-    def _done(self) -> dict[str, FrozenTrial]:
-        """The attempt that decided each slot that has been decided."""
-        decided = {slot: _deciding(attempts) for slot, attempts in self._attempts().items()}
-        return {slot: attempt for slot, attempt in decided.items() if attempt is not None}
 
     def _best(self, done: Mapping[str, FrozenTrial]) -> str:
         values = [attempt.values for attempt in done.values() if attempt.state == TrialState.COMPLETE]
@@ -303,57 +251,6 @@ class _Trials:
         best = (min if direction == "minimize" else max)(value[0] for value in values)
         return f"(best {short({metric: best})})"
 
-    # --- What changes it, always under the study's lock -------------------------------------------------------
-
-    def _claim(self) -> optuna.Trial | None:
-        """Take an open slot; None if other processes have all that are left."""
-        with self.store.lock(self.name):
-            optuna.storages.fail_stale_trials(self.study)
-            for attempt in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-                if WORKER not in attempt.user_attrs:  # its process died right here, or it is an older version's
-                    with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                        self.storage.set_trial_state_values(attempt._trial_id, TrialState.FAIL)
-            for slot, attempts in self._attempts().items():
-                if _deciding(attempts) is not None or any(not attempt.state.is_finished() for attempt in attempts):
-                    continue
-                params = dict(self.search.slots[slot])
-                for attempt in attempts:  # each may have died before it had all of them
-                    params |= attempt.params
-                self.study.enqueue_trial(params, user_attrs={SLOT: slot})
-                self.study.sampler = self._sampler(len(self.study.get_trials(deepcopy=False)))
-                trial = self.study.ask()
-                self.storage.record_heartbeat(trial._trial_id)
-                trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
-                return trial
-        return None
-
-    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        """One of its own for each trial: what is proposed depends on the trials before, not on the process.
-
-        Trials that other processes have under way count as bad ones, so that it keeps away from them.
-        """
-        startup = len(self.search.fixed) + 4
-        return optuna.samplers.TPESampler(n_startup_trials=startup, seed=self.seed + seed, constant_liar=True)
-
-    def _bury(self, _study: optuna.Study, attempt: FrozenTrial) -> None:
-        end_killed(self.parent, self._tags(attempt.number))
-
-    def _settle(self) -> None:
-        """Put right what processes that died have left of the MLflow runs."""
-        trials = self.study.get_trials(deepcopy=False)
-        outcomes = {t.user_attrs[RUN_ID]: STATUS[t.state] for t in trials if RUN_ID in t.user_attrs and _is_done(t)}
-        settle(self.parent, {"optuna.study": self.name}, outcomes)
-
-    def _finish(self, trial: optuna.Trial, outcome: str, reason: str, values: tuple[float, ...] | None = None) -> None:
-        """Commit what became of an attempt; its run ends right after."""
-        state = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED}.get(outcome, TrialState.FAIL)
-        with self.store.lock(self.name):
-            trial.set_user_attr(REASON, reason)
-            trial.set_user_attr(OUTCOME, outcome)
-            self.study.tell(trial, values, state)
-
-    # --- One attempt ----------------------------------------------------------------------------------------
-
     def _tags(self, number: int) -> dict[str, Any]:
         return {"optuna.study": self.name, "optuna.trial": number}
 
@@ -361,7 +258,7 @@ class _Trials:
         self, trial: optuna.Trial, objective: Objective, tell_epoch: Callable[[int, int, Mapping[str, float]], None]
     ) -> None:
         try:
-            with _beating(self.storage, trial._trial_id), store_errors():
+            with self.slots.beating(trial), store_errors():
                 params = {name: _suggest(trial, name, space) for name, space in self.search.space.items()}
                 tags = self._tags(trial.number) | {"optuna.state": "RUNNING"}
                 with trial_run(self.parent, f"trial {trial.number}", params, tags) as run:
@@ -372,7 +269,7 @@ class _Trials:
                     self._decide(trial, seen, objective)
         except _BrokenDown:
             pass  # It is told to Optuna and MLflow; the study goes on.
-        except _Superseded:
+        except Superseded:
             log.warning("trial %d was silent for so long that another process has taken it over", trial.number)
 
     def _decide(self, trial: optuna.Trial, seen: Trial, objective: Objective) -> None:
@@ -380,7 +277,7 @@ class _Trials:
 
         def finish(outcome: str, reason: str, values: tuple[float, ...] | None = None) -> None:
             seen.run.set_tags({"optuna.state": outcome, "reason": reason})
-            self._finish(trial, outcome, reason, values)
+            self.slots.finish(trial, outcome, reason, values)
 
         try:
             try:
@@ -397,14 +294,16 @@ class _Trials:
                 log.debug("trial %d", trial.number, exc_info=True)
                 finish("FAIL", str(error))
                 raise _BrokenDown from error
-        except optuna.exceptions.UpdateFinishedTrialError as error:
-            raise _Superseded from error
-        except _BrokenDown:
+        except (_BrokenDown, Superseded):
             raise
         except BaseException as error:
-            with suppress(Exception):  # The store may be what failed; the error itself is told.
+            with suppress(Exception, Superseded):  # The store may be what failed; the error itself is told.
                 finish("STOPPED", str(error) if isinstance(error, StoreError) else type(error).__name__)
             raise
+
+
+class _BrokenDown(Exception):
+    """The trial's outcome is that it failed: so does its run."""
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
@@ -418,71 +317,6 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
     raise TypeError(f"{name}: {distribution}")
 
 
-class _BrokenDown(Exception):
-    """The trial's outcome is that it failed: so does its run."""
-
-
-class _Superseded(BaseException):
-    """The trial counts as dead, and another process has its slot: its run ends as KILLED."""
-
-
-class _Storage(RDBStorage):
-    """Optuna's storage, whose heart does not stop for good when the database is away for a while."""
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        try:
-            super().record_heartbeat(trial_id)
-        except optuna.exceptions.StorageInternalError:
-            log.debug("no heartbeat of trial %s", trial_id, exc_info=True)
-
-
-@contextmanager
-def _beating(storage: RDBStorage, trial_id: int) -> Iterator[None]:
-    """Tell the database every few seconds that this trial's process lives."""
-    stop = threading.Event()
-
-    def beat() -> None:
-        while not stop.wait(HEARTBEAT):
-            storage.record_heartbeat(trial_id)
-        storage.remove_session()
-
-    heart = threading.Thread(target=beat, daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        heart.join(1)  # not for as long as a database is away
-
-
-def _name(params: Params) -> str:
-    return json.dumps(params, sort_keys=True)
-
-
-def _is_done(trial: FrozenTrial) -> bool:
-    if trial.state == TrialState.FAIL:
-        return trial.user_attrs.get(OUTCOME) == "FAIL"  # and not STOPPED, or dead without a word
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-def _is_dead(trial: FrozenTrial) -> bool:
-    """Its process died: it may have got as far as naming an outcome, but not to committing it."""
-    return trial.state == TrialState.FAIL and trial.user_attrs.get(OUTCOME) not in ("FAIL", "STOPPED")
-
-
-def _deciding(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The attempt that decides a slot: the one that came to an end, or the last that may die."""
-    dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
-    return next(filter(_is_done, attempts), dead[-1] if len(dead) > RETRIES else None)
-
-
-def _outcome(attempt: FrozenTrial) -> str:
-    """What became of a trial that has come to its end."""
-    if _is_dead(attempt):
-        return f"given up, since its process died {1 + RETRIES} times"
-    return f"{attempt.user_attrs[OUTCOME].lower()} {attempt.user_attrs[REASON]}".rstrip()
-
-
 def _line(attempt: FrozenTrial) -> str:
     seconds = f", {attempt.duration.total_seconds():.0f} s" if attempt.duration else ""
-    return f"trial {attempt.number} {_outcome(attempt)} ({short(attempt.params)}){seconds}"
+    return f"trial {attempt.number} {outcome(attempt)} ({short(attempt.params)}){seconds}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -76,11 +76,9 @@ class Store:
 
         A file beside Optuna's SQLite database, or an advisory lock of its PostgreSQL server.
         """
-        digest = hashlib.sha256(name.encode()).digest()
-        if self._database_file is not None:
-            folder = self._database_file.with_name("locks")
-            folder.mkdir(exist_ok=True)
-            with FileLock(folder / f"{digest.hex()[:16]}.lock"):
+        file = self._lock_file(name)
+        if file is not None:
+            with FileLock(file):
                 yield
             return
         from sqlalchemy import text
@@ -90,12 +88,43 @@ class Store:
             # A server that hears no more of a machine lets its locks go within half a minute.
             for setting in ("idle = 10", "interval = 5", "count = 3"):
                 connection.execute(text(f"SET tcp_keepalives_{setting}"))
-            key = int.from_bytes(digest[:8], "big", signed=True)
+            key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
             connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
             yield
         finally:
             with suppress(Exception):  # A lost connection has let go already.
                 connection.close()
+
+    @contextmanager
+    def presence(self, worker: str) -> Iterator[None]:
+        """Held by a process while it works, so that others see at once when it has died (see `is_gone`)."""
+        file = self._lock_file(worker)
+        if file is None:
+            yield
+            return
+        with FileLock(file):
+            yield
+            file.unlink(missing_ok=True)
+
+    def is_gone(self, worker: str) -> bool:
+        """Whether this process has let go of its presence; False, too, where only its silence can tell: on a server."""
+        file = self._lock_file(worker)
+        if file is None:
+            return False
+        try:
+            with FileLock(file, timeout=0):
+                file.unlink(missing_ok=True)
+        except Timeout:
+            return False
+        return True
+
+    def _lock_file(self, name: str) -> Path | None:
+        """The file beside Optuna's SQLite database that is locked by this name, None if the database is on a server."""
+        if self._database_file is None:
+            return None
+        folder = self._database_file.with_name("locks")
+        folder.mkdir(exist_ok=True)
+        return folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
 
     def optuna_engine_options(self) -> dict[str, Any]:
         """How SQLAlchemy connects to Optuna's database."""

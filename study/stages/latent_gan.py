@@ -136,7 +136,7 @@ def run(context: Context) -> Outcome:
         prune_after=config.epochs // 4,
     )
     counts = ("free_trials", "repeats", "vanilla_seeds", "ablations", "mixture_components")
-    settings = settings_of(config, *counts) | {"space": wgan.space, "ours": OURS, "kept": "best epoch"}
+    settings = settings_of(config, *counts) | {"space": wgan.space, "ours": OURS, "kept": "best evaluated epoch"}
     with context.study("latent-gan", description, settings, inputs) as study:
         bench = Bench(study, config, data, panel)
         results = study.search(wgan, lambda trial: bench.train(trial, trial.params | _manner(trial.params)))

@@ -24,7 +24,7 @@ import mlflow
 import optuna
 import torch
 
-from study import run, search, stage, workers
+from study import run, search, slots, stage, workers
 from study.search import Search, Trial
 from study.stage import Context, Outcome, Row
 from tracking import figures
@@ -139,7 +139,7 @@ def launch(arguments: list[str], log: Path, seed: int, risk: bool) -> int:
 def main(folder: Path, wanted: int, seed: int, flags: list[str]) -> None:
     assert torch.get_num_threads() == 1, "set OMP_NUM_THREADS=1: threads do not survive a fork"
     dice = random.Random(seed)
-    search.HEARTBEAT, search.GRACE, search.RETRIES = 1, 3, 1000
+    slots.HEARTBEAT, slots.GRACE, slots.RETRIES = 1, 3, 1000
     workers.START = "fork"
     stages = {"study.stages.judge": tiny("judge", ()), "study.stages.autoencoder": tiny("autoencoder", ("judge",))}
     run.import_module = stages.__getitem__  # type: ignore[attr-defined]

@@ -93,6 +93,9 @@ MISTAKES = {
     ),
     "no labels": ([], "[transfer]\nlabel_counts = [5, 0]", "`1 <= label_counts` must hold, but got 0"),
     "date": ([], "seed = 2026-01-01", "`seed` must be a string, number"),
+    "data set elsewhere": ([], 'data = "../../etc"', "../../etc"),
+    "preset elsewhere": ([], 'preset = "../exercise"', "preset must be one of smoke, demo"),
+    "stage elsewhere": ([], 'stages = ["../../judge"]', "../../judge"),
     "preset of a wrong type": ([], "preset = 3", "`preset` must be a string, but got 3"),
 }
 

@@ -104,6 +104,9 @@ def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(
         (["--model", "digits-judge"], "--model must be a generator, but got models:/digits-judge/1"),
         (["--model", "digits-latent-gan", "--digit", 3], "can be asked of a conditional generator only"),
         (["--store", "/nowhere"], "holds no store"),
+        (["--model", "../../etc/passwd"], "--model must be a registered name"),
+        (["--model", "x' OR name LIKE '%"], "--model must be a registered name"),
+        (["--model", "/etc", "--version", 1], "--model must be a registered name"),
     ],
 )
 def test_samples_that_cannot_be_drawn(

@@ -13,7 +13,7 @@ import pytest
 from conftest import Command
 from servers import PASSWORD, MlflowServer, Postgres
 
-from study import search
+from study import search, slots
 from study.search import Result, Search, Trial, run_search
 from tracking import store as store_module
 from tracking.runs import study_run
@@ -116,8 +116,8 @@ def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
     server = tracking if away == "mlflow" else postgres
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setattr(store_module, "patience", 1.0)
-    monkeypatch.setattr(search, "HEARTBEAT", 1)
-    monkeypatch.setattr(search, "GRACE", 3)
+    monkeypatch.setattr(slots, "HEARTBEAT", 1)
+    monkeypatch.setattr(slots, "GRACE", 3)
     tried: list[dict] = []
 
     def objective(trial: Trial) -> tuple[float, ...]:

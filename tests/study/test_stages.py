@@ -1,19 +1,22 @@
 from dataclasses import replace
 
+import mlflow
 import numpy as np
 import pytest
 import torch
 
-from models.autoencoder import Encoder
+from models.autoencoder import Autoencoder, Encoder
 from models.classifier import Judge
 from study import autoencoder_trial, gan_trial, interpolation, transfer_trial
-from study.config import PRESETS, JudgeConfig
-from study.data import Dataset, to_float
+from study.config import PRESETS, JudgeConfig, UsageError
+from study.data import Dataset, Split, to_float
+from study.run import check_sizes
 from study.sampling import Panel, balanced_labels, generator_inputs, mixture_latents, noise
-from study.search import Result
+from study.search import Result, Search, Trial, choice
 from study.stage import Context
 from study.stages import autoencoder
 from study.training import GanSettings
+from tracking.runs import trial_metrics
 from tracking.store import Store, StoreError
 
 
@@ -193,3 +196,41 @@ def test_a_classifier_of_generated_images_is_as_good_as_they_are(tiny: Dataset) 
     right, wrong = (gan_trial.classification_accuracy_score(context, Copies(off), settings) for off in (0, 1))
     assert right > 0.9
     assert wrong < 0.1
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_data_set_without_one_of_the_digits_is_refused_before_any_training(tiny: Dataset, part: str) -> None:
+    split = getattr(tiny, part)
+    rest = split.labels != 4
+    without = replace(tiny, **{part: Split(split.images[rest], split.labels[rest])})
+    config = replace(PRESETS["smoke"], judge=JudgeConfig(batch_size=32))
+    context = Context(config, "smoke", without, Store("", None, ""), torch.device("cpu"))
+    with pytest.raises(UsageError, match=r"every digit must be among the \w+ images of tiny, but there is no 4"):
+        check_sizes(context)
+
+
+def test_a_collapsed_wgan_is_given_up_a_collapsed_vanilla_gan_measured_and_the_study_goes_on(
+    store: Store, tiny: Dataset, panel: Panel
+) -> None:
+    """An untrained decoder makes all images alike, so that the judge sees a single digit whatever is generated."""
+    context = Context(PRESETS["smoke"], "smoke", tiny, store, torch.device("cpu"))
+    torch.manual_seed(0)
+    module = {"latent_dim": 3, "architecture": "conv"}
+    with context.study("latent-gan", "A test.", {}, {}) as study:
+        data = gan_trial.LatentData.encode(context, Autoencoder(**module), module)
+
+        def objective(trial: Trial) -> tuple[float]:
+            settings = GanSettings(64, 1e-3, trial.params["clip_value"], 1, 8, 4)
+            return (gan_trial.run_gan_trial(trial, study, data, panel, settings, 4, 2, conditional=False),)
+
+        space = {"clip_value": choice(0.1, None)}
+        fixed = [{"clip_value": 0.1}, {"clip_value": None}]
+        (vanilla,) = study.search(Search({"val/fd": "minimize"}, space, fixed), objective)
+        measured = trial_metrics(study.parent)[vanilla.run_id]
+    assert vanilla.params == {"clip_value": None}
+    assert measured["sample/modes"] == measured["second/modes"] == 1
+    assert measured["sample/class_kl"] == pytest.approx(np.log(10))
+    assert 0 <= measured["sample/diversity"] < 1
+    assert all(np.isfinite(value) for value in measured.values())
+    runs = mlflow.MlflowClient().search_runs([store.experiment("tiny/latent-gan")], "tags.`optuna.state` = 'PRUNED'")
+    assert [run.data.tags["reason"] for run in runs] == ["collapsed to 1 digits at epoch 2"]

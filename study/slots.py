@@ -1,0 +1,234 @@
+"""Optuna's database: which trials of a study are open, under way or decided, and who has them.
+
+Any number of processes, on any machines, may work on a study and die at any moment. Each trial that is asked for is a
+slot; an attempt at a slot is one trial of Optuna's. Every change of an attempt's state happens under the study's lock,
+and what is to be done next follows from the states in the database alone, never from what a process remembers. So
+no slot is taken twice, and a slot whose attempt was stopped or died is simply found open again. A process on the same
+SQLite database is known to be dead as soon as it lets go of its lock; one that works on a server's, once it is silent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from study.progress import log
+from tracking.store import Store, StoreError, be_patient, without_password
+
+HEARTBEAT = 5  # seconds
+GRACE = 60  # seconds without a heartbeat, after which a trial counts as dead
+RETRIES = 2  # of a trial whose process died
+SLOT, WORKER, OUTCOME, REASON, RUN_ID = "slot", "worker", "outcome", "reason", "mlflow.run_id"  # user attributes
+
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")  # see beating
+
+Params = dict[str, Any]
+
+
+class Slots:
+    """A study's slots, as its database has them.
+
+    Args:
+        name: The study's.
+        settled: Every slot's parameters that are settled beforehand, by the slot's name.
+        directions: "minimize" or "maximize", an entry an objective.
+        pruner: Says which trials are hopeless.
+        sampler: Proposes the parameters that are not settled, given the number of attempts so far.
+        bury: Told of the number of each attempt whose process died.
+
+    Raises:
+        StoreError: The database cannot be opened.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settled: Mapping[str, Params],
+        directions: Sequence[str],
+        store: Store,
+        pruner: optuna.pruners.BasePruner,
+        sampler: Callable[[int], optuna.samplers.BaseSampler],
+        bury: Callable[[int], None],
+    ) -> None:
+        self.name, self.settled, self._store, self._sampler, self._bury = name, settled, store, sampler, bury
+        self._worker = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+        try:
+            with store.lock("opening"):  # of several processes, one makes the tables
+                self._storage = _Storage(
+                    _template(store.optuna_url),
+                    engine_kwargs=store.optuna_engine_options(),
+                    heartbeat_interval=HEARTBEAT,
+                    grace_period=GRACE,
+                    heartbeat_stale_trial_callback=lambda _study, attempt: bury(attempt.number),
+                )
+                be_patient(self._storage.engine)
+                self._study = optuna.create_study(
+                    study_name=name,
+                    storage=self._storage,
+                    pruner=pruner,
+                    directions=list(directions),
+                    load_if_exists=True,
+                )
+        except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
+            reason = without_password(str(error).splitlines()[0])
+            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {reason}") from error
+        self._presence = ExitStack()
+        self._presence.enter_context(store.presence(self._worker))
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._presence.close()
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+    def complete(self) -> list[FrozenTrial]:
+        """The attempts that ran to their end, those at slots that are not asked for now among them."""
+        return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def ended(self) -> list[FrozenTrial]:
+        """Complete, pruned and failed attempts, neither stopped nor dead ones."""
+        return [attempt for attempt in self._study.get_trials(deepcopy=False) if is_done(attempt)]
+
+    def decided(self) -> dict[str, FrozenTrial]:
+        """The attempt that decided each slot that has been decided."""
+        found = {slot: _deciding(attempts) for slot, attempts in self._attempts().items()}
+        return {slot: attempt for slot, attempt in found.items() if attempt is not None}
+
+    def claim(self) -> optuna.Trial | None:
+        """Take an open slot; None if other processes have all that are left."""
+        with self._store.lock(self.name):
+            optuna.storages.fail_stale_trials(self._study)
+            for attempt in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+                worker = attempt.user_attrs.get(WORKER)
+                # None: its process died right here, or it is an older version's.
+                if worker is None or self._store.is_gone(worker):
+                    with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                        self._storage.set_trial_state_values(attempt._trial_id, TrialState.FAIL)
+                        self._bury(attempt.number)
+            for slot, attempts in self._attempts().items():
+                if _deciding(attempts) is not None or any(not attempt.state.is_finished() for attempt in attempts):
+                    continue
+                params = dict(self.settled[slot])
+                for attempt in attempts:  # each may have died before it had all of them
+                    params |= attempt.params
+                self._study.enqueue_trial(params, user_attrs={SLOT: slot})
+                self._study.sampler = self._sampler(len(self._study.get_trials(deepcopy=False)))
+                trial = self._study.ask()
+                self._storage.record_heartbeat(trial._trial_id)
+                trial.set_user_attr(WORKER, self._worker)
+                return trial
+        return None
+
+    def finish(self, trial: optuna.Trial, outcome: str, reason: str, values: tuple[float, ...] | None = None) -> None:
+        """Commit what became of an attempt: COMPLETE, PRUNED, FAIL or STOPPED.
+
+        Raises:
+            Superseded: It counts as dead, and another process has its slot.
+        """
+        state = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED}.get(outcome, TrialState.FAIL)
+        try:
+            with self._store.lock(self.name):
+                trial.set_user_attr(REASON, reason)
+                trial.set_user_attr(OUTCOME, outcome)
+                self._study.tell(trial, values, state)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise Superseded from error
+
+    @contextmanager
+    def beating(self, trial: optuna.Trial) -> Iterator[None]:
+        """Tell the database every few seconds that this attempt's process lives."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(HEARTBEAT):
+                self._storage.record_heartbeat(trial._trial_id)
+            self._storage.remove_session()
+
+        heart = threading.Thread(target=beat, daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            heart.join(1)  # not for as long as a database is away
+
+    def _attempts(self) -> dict[str, list[FrozenTrial]]:
+        """The attempts at each slot that is asked for, the latest last."""
+        attempts: dict[str, list[FrozenTrial]] = {slot: [] for slot in self.settled}
+        nameless = 0
+        for trial in self._study.get_trials(deepcopy=False):
+            slot = trial.user_attrs.get(SLOT)
+            if slot is None:  # of a store that was made before there were slots
+                slot = slot_name(trial.params)
+                if slot not in attempts and is_done(trial):
+                    slot, nameless = f"free {nameless}", nameless + 1
+            if slot in attempts:
+                attempts[slot].append(trial)
+        return attempts
+
+
+class Superseded(BaseException):
+    """The attempt counts as dead, and another process has its slot: its run ends as KILLED."""
+
+
+class _Storage(RDBStorage):
+    """Optuna's storage, whose heart does not stop for good when the database is away for a while."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        try:
+            super().record_heartbeat(trial_id)
+        except optuna.exceptions.StorageInternalError:
+            log.debug("no heartbeat of trial %s", trial_id, exc_info=True)
+
+
+def load_study(name: str, store: Store) -> optuna.Study:
+    """The study of this name, for reading."""
+    storage = RDBStorage(_template(store.optuna_url), engine_kwargs=store.optuna_engine_options())
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def slot_name(params: Params) -> str:
+    """That of the slot whose parameters are all settled."""
+    return json.dumps(params, sort_keys=True)
+
+
+def is_done(attempt: FrozenTrial) -> bool:
+    """It came to an end of its own: complete, pruned or failed."""
+    if attempt.state == TrialState.FAIL:
+        return attempt.user_attrs.get(OUTCOME) == "FAIL"  # and not STOPPED, or dead without a word
+    return attempt.state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def outcome(attempt: FrozenTrial) -> str:
+    """What became of an attempt that decided its slot."""
+    if _is_dead(attempt):
+        return f"given up, since its process died {1 + RETRIES} times"
+    return f"{attempt.user_attrs[OUTCOME].lower()} {attempt.user_attrs[REASON]}".rstrip()
+
+
+def _is_dead(attempt: FrozenTrial) -> bool:
+    """Its process died: it may have got as far as naming an outcome, but not to committing it."""
+    return attempt.state == TrialState.FAIL and attempt.user_attrs.get(OUTCOME) not in ("FAIL", "STOPPED")
+
+
+def _deciding(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The attempt that decides a slot: the one that came to an end, or the last that may die."""
+    dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
+    return next(filter(is_done, attempts), dead[-1] if len(dead) > RETRIES else None)
+
+
+def _template(url: str) -> str:
+    """The URL as Optuna wants it, which fills in what stands in braces."""
+    return url.replace("{", "{{").replace("}", "}}")
