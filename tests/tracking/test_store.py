@@ -183,17 +183,13 @@ def _fill(folder: Path) -> Path:
 
 
 def test_a_full_disk_is_told_and_the_store_opens_afterwards(
-    small_disk: Path, empty_store: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, empty_store: Path, capsys: pytest.CaptureFixture
 ) -> None:
     import mlflow
 
-    from study import search as search_module
     from study.cli import exit_code
     from study.search import Search, log_uniform, run_search
     from tracking.runs import study_run
-
-    monkeypatch.setattr(search_module, "HEARTBEAT", 1)
-    monkeypatch.setattr(search_module, "GRACE", 2)  # the trial could not even be told that it was stopped
 
     folder = small_disk / "store"
     shutil.copytree(empty_store, folder)
