@@ -24,6 +24,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from study.progress import log
+from tracking.registry import Direction
 from tracking.store import Store, StoreError, be_patient, without_password
 
 HEARTBEAT = 5  # seconds
@@ -56,7 +57,7 @@ class Slots:
         self,
         name: str,
         settled: Mapping[str, Params],
-        directions: Sequence[str],
+        directions: Sequence[Direction],
         store: Store,
         pruner: optuna.pruners.BasePruner,
         sampler: Callable[[int], optuna.samplers.BaseSampler],
