@@ -73,7 +73,7 @@ class AutoencoderConfig:
     """Passes over the training images, in every trial."""
     batch_size: int = 128
     """Images per step."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 1e-2
     """Peak of the one-cycle schedule."""
     covariance_weight: float = 0.0
     """Weight of a penalty on the covariance of the latents (VICReg's); 0: none."""

@@ -23,6 +23,7 @@ Report = Callable[[int, Mapping[str, float]], None]
 
 EVAL_BATCH = 200  # small enough that activations stay in the processor's cache
 HALF_BATCH = 128  # vectors from which on a GAN's multiplications outweigh the casts to bfloat16
+AUTOENCODER_BETA2 = 0.95  # 0.999 takes a fifth more steps to the same loss
 HEAD_NOISE = 0.5  # standard deviation, of latents of variance 1
 
 
@@ -87,9 +88,15 @@ def check_finite(epoch: int, metrics: Mapping[str, float]) -> None:
             raise FloatingPointError(f"{name} is {value} after epoch {epoch}")
 
 
-def one_cycle(model: nn.Module, learning_rate: float, steps: int) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
-    """AdamW under the one-cycle schedule (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), and its step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
+def one_cycle(
+    model: nn.Module, learning_rate: float, steps: int, beta2: float = 0.999
+) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
+    """AdamW under the one-cycle schedule (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), and its step.
+
+    Args:
+        beta2: Decay of AdamW's average of squared gradients; a small one forgets the large gradients of the beginning.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, beta2), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2))
 
     def step() -> None:
@@ -117,7 +124,7 @@ def train_autoencoder(
     Args:
         covariance_weight: That of `covariance_penalty` in what is minimised; the losses reported are without it.
     """
-    optimizer, step = one_cycle(model, learning_rate, epochs * (len(train) // batch_size))
+    optimizer, step = one_cycle(model, learning_rate, epochs * (len(train) // batch_size), AUTOENCODER_BETA2)
     model.train()
     for epoch in range(1, epochs + 1):
         losses = []
