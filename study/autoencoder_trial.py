@@ -50,7 +50,7 @@ def run_autoencoder_trial(trial: Trial, study: Study, yardstick: Yardstick) -> t
     settings = settings_of(config, "latent_dims", "repeats", "free_trials", "latent_dim", "compared_weights")
     settings = {"repeat": 0, **settings, **trial.params}
     trial.run.log_params({name: value for name, value in settings.items() if name not in trial.params})
-    torch.manual_seed(study.context.config.seed + settings["repeat"])
+    torch.manual_seed(study.context.config.seed_for(settings["repeat"]))
     model = Autoencoder(**module).to(device)
 
     def show(epoch: int) -> None:

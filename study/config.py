@@ -108,7 +108,7 @@ class TransferConfig:
     count_draws: int = 2
     """Draws of each of those."""
     epochs: int = 50
-    """Passes over the labelled images."""
+    """Epochs over the labelled images; one of the head on the frozen encoder takes each image ten times."""
     semi_epochs: int = 10
     """Passes over all the training images in self-training, which uses those without a label too."""
     hidden: int = 128
@@ -122,12 +122,13 @@ class TransferConfig:
 
 @dataclass(frozen=True)
 class LatentGanConfig:
-    """The search for batch size, learning rate and weight clip of the WGAN on the latents."""
+    """The search for the settings of the WGAN on the latents: batch size, learning rate, weight clip, and more."""
 
     free_trials: int = 4
-    """Trials that Optuna picks, after the paper's and the reference's settings."""
+    """Trials that Optuna picks, after the paper's, the reference's and our own settings."""
     repeats: int = 1
-    """Trainings with the best and with the reference's settings, each with its own seed; the figures are means."""
+    """Trainings with the best and with the reference's settings, each with its own seed; the figures are means. With
+    more than one, those of the best are new ones: the trial that was picked as the best is not among them."""
     vanilla_seeds: int = 1
     """Vanilla GANs trained beside them for comparison, each with its own seed: how many of them collapse?"""
     ablations: bool = False
@@ -162,7 +163,11 @@ class ConditionalGanConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A study harness for small generative models on handwritten digits."""
+    """A study harness for small generative models on handwritten digits.
+
+    Before the flags comes a preset, or a TOML file that builds on one: smoke (does everything run?), demo (every stage
+    in minutes, the default), exercise (the reference's protocol, about an hour), full (a wide search, hours).
+    """
 
     data: DataName = "auto"
     """Data set; auto: MNIST from --data-dir, else downloaded, else scikit-learn's 8x8 digits."""
@@ -177,7 +182,7 @@ class StudyConfig:
     stages: tuple[StageName, ...] = STAGES
     """Stages to run, always in the order of this default."""
     seed: int = 0
-    """Seed of every trial; the same seed gives the same trial on the same machine."""
+    """What all randomness follows from; the same seed gives the same trial on the same machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a GPU if PyTorch sees one."""
     workers: int = 1
@@ -193,6 +198,10 @@ class StudyConfig:
     transfer: TransferConfig = TransferConfig()
     latent_gan: LatentGanConfig = LatentGanConfig()
     conditional_gan: ConditionalGanConfig = ConditionalGanConfig()
+
+    def seed_for(self, number: int) -> int:
+        """Seed of a repeat or a draw; those of a study of another seed are others."""
+        return (100_000 * self.seed + number) % 2**31
 
     def __post_init__(self) -> None:
         _at_least(0, seed=self.seed)

@@ -55,22 +55,42 @@ def _run(arguments: Sequence[str]) -> None:
 
 def plan(preset: str, config: StudyConfig) -> str:
     """What would run, in words."""
-    trials: dict[StageName, str] = {
-        "judge": f"2 classifiers, {config.judge.epochs} epochs each",
-        "autoencoder": f"latent sizes {', '.join(map(str, config.autoencoder.latent_dims))} without and with FC layers,"
-        f" then {config.autoencoder.free_trials} free trials, {config.autoencoder.epochs} epochs each",
-        "transfer": f"frozen, fine-tuned, from scratch and semi-supervised on {config.transfer.draws} draws of"
-        f" {config.transfer.labels_per_class} labels a class, {config.transfer.epochs} epochs each"
-        f" ({config.transfer.semi_epochs} over all images)",
-        "latent-gan": f"the paper's and the reference's settings, then {config.latent_gan.free_trials} free trials,"
-        f" the best and the reference's {config.latent_gan.repeats} times in all, {config.latent_gan.vanilla_seeds}"
-        f" vanilla GANs{', ablations' if config.latent_gan.ablations else ''}, {config.latent_gan.epochs} epochs each",
-        "conditional-gan": f"{config.conditional_gan.repeats} trainings with the best settings,"
-        f" {config.conditional_gan.epochs} epochs each",
+    judge, auto, transfer = config.judge, config.autoencoder, config.transfer
+    wgan, conditional = config.latent_gan, config.conditional_gan
+    sizes = sorted({*auto.latent_dims, *([] if auto.latent_dim is None else [auto.latent_dim])})
+    trials: dict[StageName, list[str]] = {
+        "judge": [f"2 classifiers, {judge.epochs} epochs each"],
+        "autoencoder": [
+            f"latent sizes {_listed(sizes)} without and with FC layers, {auto.epochs} epochs each",
+            f"{auto.repeats} times each" if auto.repeats > 1 else "",
+            f"{auto.free_trials} free trials" if auto.free_trials else "",
+            f"covariance penalties {_listed(auto.compared_weights)}" if auto.compared_weights else "",
+        ],
+        "transfer": [
+            f"frozen, fine-tuned, from scratch ({transfer.epochs} epochs) and self-trained ({transfer.semi_epochs} over"
+            f" all images) on {transfer.draws} draws of {transfer.labels_per_class} labels a class",
+            f"{transfer.count_draws} of {_listed(transfer.label_counts)}" if transfer.label_counts else "",
+        ],
+        "latent-gan": [
+            f"the paper's, the reference's and our own settings, {wgan.epochs} epochs each",
+            f"{wgan.free_trials} free trials" if wgan.free_trials else "",
+            f"the best and the reference's with {wgan.repeats} seeds" if wgan.repeats > 1 else "",
+            f"{wgan.vanilla_seeds} vanilla GANs" if wgan.vanilla_seeds else "",
+            f"ablations of the best with {wgan.repeats} seeds each" if wgan.ablations else "",
+            f"reconstructions, and Gaussian mixtures of {_listed(wgan.mixture_components)} components",
+        ],
+        "conditional-gan": [
+            f"the best settings with {conditional.repeats} seed(s), {conditional.epochs} epochs each",
+        ],
     }
     store = without_password(config.tracking_uri or str(config.store))
     lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}"]
-    return "\n".join([*lines, *(f"{stage}: {trials[stage]}" for stage in STAGES if stage in config.stages)])
+    chosen = (stage for stage in STAGES if stage in config.stages)
+    return "\n".join([*lines, *(f"{stage}: {'; '.join(filter(None, trials[stage]))}" for stage in chosen)])
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def prepare(preset: str, config: StudyConfig) -> Context:

@@ -21,9 +21,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from study.progress import Progress, log, short
-from study.slots import RUN_ID, Params, Slots, Superseded, load_study, outcome, slot_name
+from study.slots import RUN_ID, Params, Slots, Superseded, is_done, load_study, outcome, slot_name
 from tracking.registry import Direction
-from tracking.runs import Run, end_killed, settle, trial_run
+from tracking.runs import TRIAL, Run, end_killed, settle, trial_run
 from tracking.store import Store, StoreError, store_errors
 
 GLANCE = 2.0  # seconds between two looks at what other processes have finished
@@ -108,6 +108,7 @@ class Search:
         free: Number of trials that Optuna picks after those.
         prune_on: The reported metric by which hopeless trials are stopped early; None: none is.
         prune_after: Epochs that every trial gets.
+        optional: Whether the stage can go on if none of the trials is complete.
     """
 
     objectives: Mapping[str, Direction]
@@ -116,6 +117,7 @@ class Search:
     free: int = 0
     prune_on: str | None = None
     prune_after: int = 0
+    optional: bool = False
 
     @property
     def slots(self) -> dict[str, Params]:
@@ -133,14 +135,14 @@ def study_name(dataset: str, stage: str, settings: Mapping[str, Any]) -> str:
 def run_search(
     name: str, search: Search, objective: Objective, store: Store, parent: Run, seed: int, label: str
 ) -> list[Result]:
-    """Run what is missing of the study's trials, each as a nested run of `parent`; give all complete ones.
+    """Run what is missing of the study's trials, each as a nested run of `parent`; give the complete ones.
 
     Other processes may run some of them. A trial whose training breaks down (a loss that is not finite, parameters that
     fit no data: see BREAKDOWNS) counts as failed with its reason, and the study goes on. One that was stopped, or whose
     process died, is tried again with the same parameters, the latter at most twice.
 
     Raises:
-        StoreError: Optuna's database cannot be opened, or no trial is complete at the end.
+        StoreError: Optuna's database cannot be opened, or no trial is complete at the end of a search not optional.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     trials = _Trials(name, search, store, parent, seed)
@@ -200,10 +202,7 @@ class _Trials:
             startup = len(search.fixed) + 4
             return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed + attempts, constant_liar=True)
 
-        def bury(number: int) -> None:
-            end_killed(parent, self._tags(number))
-
-        self.slots = Slots(name, search.slots, list(search.objectives.values()), store, pruner, sampler, bury)
+        self.slots = Slots(name, search.slots, list(search.objectives.values()), store, pruner, sampler, end_killed)
 
     def run(self, objective: Objective, label: str) -> list[Result]:
         done = self.slots.decided()
@@ -234,14 +233,24 @@ class _Trials:
                 else:
                     progress.doing("waiting for trials of other processes, or for them to count as dead")
                     time.sleep(1)
-        with self.store.lock(self.name):  # put right what processes that died have left of the MLflow runs
-            outcomes = {t.user_attrs[RUN_ID]: STATUS[t.state] for t in self.slots.ended() if RUN_ID in t.user_attrs}
-            settle(self.parent, {"optuna.study": self.name}, outcomes)
-        trials = self.slots.complete()
-        if not trials:
-            reasons = sorted({outcome(attempt) for attempt in self.slots.decided().values()})
-            raise StoreError(f"no trial of {self.name} is complete: {'; '.join(reasons)}")
-        return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in trials]
+        self._settle()
+        decided = sorted(self.slots.decided().values(), key=lambda attempt: attempt.number)
+        complete = [attempt for attempt in decided if attempt.state == TrialState.COMPLETE]
+        if not complete and not self.search.optional:
+            raise StoreError(f"no trial of {self.name} is complete: {'; '.join(sorted(set(map(outcome, decided))))}")
+        return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in complete]
+
+    def _settle(self) -> None:
+        """Put right what processes that died have left of the MLflow runs."""
+        with self.store.lock(self.name):
+            attempts = self.slots.attempts()
+            outcomes = {
+                attempt.user_attrs[RUN_ID]: STATUS[attempt.state] if is_done(attempt) else "KILLED"
+                for attempt in attempts
+                if RUN_ID in attempt.user_attrs
+            }
+            under_way = {attempt.number for attempt in attempts if not attempt.state.is_finished()}
+            settle(self.parent, {"optuna.study": self.name}, outcomes, under_way)
 
     def _best(self, done: Mapping[str, FrozenTrial]) -> str:
         values = [attempt.values for attempt in done.values() if attempt.state == TrialState.COMPLETE]
@@ -251,26 +260,28 @@ class _Trials:
         best = (min if direction == "minimize" else max)(value[0] for value in values)
         return f"(best {short({metric: best})})"
 
-    def _tags(self, number: int) -> dict[str, Any]:
-        return {"optuna.study": self.name, "optuna.trial": number}
-
     def _attempt(
         self, trial: optuna.Trial, objective: Objective, tell_epoch: Callable[[int, int, Mapping[str, float]], None]
     ) -> None:
+        run: Run | None = None
         try:
             with self.slots.beating(trial), store_errors():
                 params = {name: _suggest(trial, name, space) for name, space in self.search.space.items()}
-                tags = self._tags(trial.number) | {"optuna.state": "RUNNING"}
+                tags = {"optuna.study": self.name, TRIAL: trial.number, "optuna.state": "RUNNING"}
                 with trial_run(self.parent, f"trial {trial.number}", params, tags) as run:
-                    trial.set_user_attr(RUN_ID, run.run_id)
-                    seen = Trial(
-                        trial.number, params, run, trial, self.search.prune_on, partial(tell_epoch, trial.number)
-                    )
-                    self._decide(trial, seen, objective)
+                    prune_on, tell = self.search.prune_on, partial(tell_epoch, trial.number)
+                    self._decide(trial, Trial(trial.number, params, run, trial, prune_on, tell), objective)
         except _BrokenDown:
             pass  # It is told to Optuna and MLflow; the study goes on.
-        except Superseded:
+        except (Superseded, optuna.exceptions.UpdateFinishedTrialError):
             log.warning("trial %d was silent for so long that another process has taken it over", trial.number)
+        except BaseException as error:
+            reason = str(error) if isinstance(error, StoreError) else type(error).__name__
+            with suppress(Exception, Superseded):  # The store may be what failed; the error itself is told.
+                self.slots.finish(trial, "STOPPED", reason)
+                if run is not None:
+                    run.set_tags({"optuna.state": "STOPPED", "reason": reason})
+            raise
 
     def _decide(self, trial: optuna.Trial, seen: Trial, objective: Objective) -> None:
         """Train, and commit the outcome while the run is still open: its status then follows."""
@@ -280,26 +291,22 @@ class _Trials:
             self.slots.finish(trial, outcome, reason, values)
 
         try:
-            try:
-                with store_errors():
-                    values = objective(seen)
-                named = dict(zip(self.search.objectives, values, strict=True))
-                for metric, value in named.items():
-                    if not math.isfinite(value):
-                        raise FloatingPointError(f"{metric} is {value}")
-                finish("COMPLETE", short(named), values)
-            except Pruned as error:
-                finish("PRUNED", str(error))
-            except BREAKDOWNS as error:
-                log.debug("trial %d", trial.number, exc_info=True)
-                finish("FAIL", str(error))
-                raise _BrokenDown from error
-        except (_BrokenDown, Superseded):
-            raise
-        except BaseException as error:
-            with suppress(Exception, Superseded):  # The store may be what failed; the error itself is told.
-                finish("STOPPED", str(error) if isinstance(error, StoreError) else type(error).__name__)
-            raise
+            trial.set_user_attr(RUN_ID, seen.run.run_id)
+            with store_errors():
+                values = objective(seen)
+            named = dict(zip(self.search.objectives, values, strict=True))
+            for metric, value in named.items():
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"{metric} is {value}")
+            finish("COMPLETE", short(named), values)
+        except Pruned as error:
+            finish("PRUNED", str(error))
+        except BREAKDOWNS as error:
+            log.debug("trial %d", trial.number, exc_info=True)
+            finish("FAIL", str(error))
+            raise _BrokenDown from error
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise Superseded from error
 
 
 class _BrokenDown(Exception):

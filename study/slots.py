@@ -3,8 +3,8 @@
 Any number of processes, on any machines, may work on a study and die at any moment. Each trial that is asked for is a
 slot; an attempt at a slot is one trial of Optuna's. Every change of an attempt's state happens under the study's lock,
 and what is to be done next follows from the states in the database alone, never from what a process remembers. So
-no slot is taken twice, and a slot whose attempt was stopped or died is simply found open again. A process on the same
-SQLite database is known to be dead as soon as it lets go of its lock; one that works on a server's, once it is silent.
+no slot is taken twice, and a slot whose attempt was stopped or died is simply found open again. A process is known to
+have died as it lets go of its lock where the database is an SQLite file, and by its silence where it is on a server.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.progress import log
 from tracking.registry import Direction
-from tracking.store import Store, StoreError, be_patient, without_password
+from tracking.store import Store, StoreError, be_patient, reason_of, without_password
 
 HEARTBEAT = 5  # seconds
-GRACE = 60  # seconds without a heartbeat, after which a trial counts as dead
+GRACE = 60  # seconds without a heartbeat, after which a trial counts as dead; both where the database is on a server
 RETRIES = 2  # of a trial whose process died
 SLOT, WORKER, OUTCOME, REASON, RUN_ID = "slot", "worker", "outcome", "reason", "mlflow.run_id"  # user attributes
 
@@ -47,7 +47,7 @@ class Slots:
         directions: "minimize" or "maximize", an entry an objective.
         pruner: Says which trials are hopeless.
         sampler: Proposes the parameters that are not settled, given the number of attempts so far.
-        bury: Told of the number of each attempt whose process died.
+        bury: Told of the MLflow run of each attempt whose process died.
 
     Raises:
         StoreError: The database cannot be opened.
@@ -61,20 +61,18 @@ class Slots:
         store: Store,
         pruner: optuna.pruners.BasePruner,
         sampler: Callable[[int], optuna.samplers.BaseSampler],
-        bury: Callable[[int], None],
+        bury: Callable[[str], None],
     ) -> None:
         self.name, self.settled, self._store, self._sampler, self._bury = name, settled, store, sampler, bury
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         try:
             with store.lock("opening"):  # of several processes, one makes the tables
-                self._storage = _Storage(
-                    _template(store.optuna_url),
-                    engine_kwargs=store.optuna_engine_options(),
-                    heartbeat_interval=HEARTBEAT,
+                self._storage = _open(
+                    store,
+                    heartbeat_interval=HEARTBEAT if store.on_server else None,
                     grace_period=GRACE,
-                    heartbeat_stale_trial_callback=lambda _study, attempt: bury(attempt.number),
+                    heartbeat_stale_trial_callback=lambda _study, attempt: self._buried(attempt),
                 )
-                be_patient(self._storage.engine)
                 self._study = optuna.create_study(
                     study_name=name,
                     storage=self._storage,
@@ -83,8 +81,7 @@ class Slots:
                     load_if_exists=True,
                 )
         except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
-            reason = without_password(str(error).splitlines()[0])
-            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {reason}") from error
+            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {reason_of(error)}") from error
         self._presence = ExitStack()
         self._presence.enter_context(store.presence(self._worker))
 
@@ -94,40 +91,37 @@ class Slots:
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def complete(self) -> list[FrozenTrial]:
-        """The attempts that ran to their end, those at slots that are not asked for now among them."""
-        return self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-
-    def ended(self) -> list[FrozenTrial]:
-        """Complete, pruned and failed attempts, neither stopped nor dead ones."""
-        return [attempt for attempt in self._study.get_trials(deepcopy=False) if is_done(attempt)]
+    def attempts(self) -> list[FrozenTrial]:
+        """All attempts, those at slots that are not asked for now among them."""
+        return self._study.get_trials(deepcopy=False)
 
     def decided(self) -> dict[str, FrozenTrial]:
         """The attempt that decided each slot that has been decided."""
-        found = {slot: _deciding(attempts) for slot, attempts in self._attempts().items()}
+        found = {slot: _deciding(attempts) for slot, attempts in self._by_slot().items()}
         return {slot: attempt for slot, attempt in found.items() if attempt is not None}
 
     def claim(self) -> optuna.Trial | None:
         """Take an open slot; None if other processes have all that are left."""
         with self._store.lock(self.name):
-            optuna.storages.fail_stale_trials(self._study)
+            optuna.storages.fail_stale_trials(self._study)  # on a server: those that are silent
             for attempt in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
                 worker = attempt.user_attrs.get(WORKER)
                 # None: its process died right here, or it is an older version's.
                 if worker is None or self._store.is_gone(worker):
                     with suppress(optuna.exceptions.UpdateFinishedTrialError):
                         self._storage.set_trial_state_values(attempt._trial_id, TrialState.FAIL)
-                        self._bury(attempt.number)
-            for slot, attempts in self._attempts().items():
+                        self._buried(attempt)
+            for slot, attempts in self._by_slot().items():
                 if _deciding(attempts) is not None or any(not attempt.state.is_finished() for attempt in attempts):
                     continue
                 params = dict(self.settled[slot])
                 for attempt in attempts:  # each may have died before it had all of them
                     params |= attempt.params
                 self._study.enqueue_trial(params, user_attrs={SLOT: slot})
-                self._study.sampler = self._sampler(len(self._study.get_trials(deepcopy=False)))
+                self._study.sampler = self._sampler(len(self.attempts()))
                 trial = self._study.ask()
-                self._storage.record_heartbeat(trial._trial_id)
+                if self._store.on_server:
+                    self._storage.record_heartbeat(trial._trial_id)
                 trial.set_user_attr(WORKER, self._worker)
                 return trial
         return None
@@ -149,12 +143,18 @@ class Slots:
 
     @contextmanager
     def beating(self, trial: optuna.Trial) -> Iterator[None]:
-        """Tell the database every few seconds that this attempt's process lives."""
+        """Tell a database on a server every few seconds that this attempt's process lives."""
+        if not self._store.on_server:
+            yield
+            return
         stop = threading.Event()
 
         def beat() -> None:
             while not stop.wait(HEARTBEAT):
-                self._storage.record_heartbeat(trial._trial_id)
+                try:
+                    self._storage.record_heartbeat(trial._trial_id)
+                except optuna.exceptions.StorageInternalError:  # The server may come back.
+                    log.debug("no heartbeat of trial %d", trial.number, exc_info=True)
             self._storage.remove_session()
 
         heart = threading.Thread(target=beat, daemon=True)
@@ -165,11 +165,15 @@ class Slots:
             stop.set()
             heart.join(1)  # not for as long as a database is away
 
-    def _attempts(self) -> dict[str, list[FrozenTrial]]:
+    def _buried(self, attempt: FrozenTrial) -> None:
+        if RUN_ID in attempt.user_attrs:
+            self._bury(attempt.user_attrs[RUN_ID])
+
+    def _by_slot(self) -> dict[str, list[FrozenTrial]]:
         """The attempts at each slot that is asked for, the latest last."""
         attempts: dict[str, list[FrozenTrial]] = {slot: [] for slot in self.settled}
         nameless = 0
-        for trial in self._study.get_trials(deepcopy=False):
+        for trial in self.attempts():
             slot = trial.user_attrs.get(SLOT)
             if slot is None:  # of a store that was made before there were slots
                 slot = slot_name(trial.params)
@@ -184,20 +188,9 @@ class Superseded(BaseException):
     """The attempt counts as dead, and another process has its slot: its run ends as KILLED."""
 
 
-class _Storage(RDBStorage):
-    """Optuna's storage, whose heart does not stop for good when the database is away for a while."""
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        try:
-            super().record_heartbeat(trial_id)
-        except optuna.exceptions.StorageInternalError:
-            log.debug("no heartbeat of trial %s", trial_id, exc_info=True)
-
-
 def load_study(name: str, store: Store) -> optuna.Study:
     """The study of this name, for reading."""
-    storage = RDBStorage(_template(store.optuna_url), engine_kwargs=store.optuna_engine_options())
-    return optuna.load_study(study_name=name, storage=storage)
+    return optuna.load_study(study_name=name, storage=_open(store))
 
 
 def slot_name(params: Params) -> str:
@@ -230,6 +223,8 @@ def _deciding(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return next(filter(is_done, attempts), dead[-1] if len(dead) > RETRIES else None)
 
 
-def _template(url: str) -> str:
-    """The URL as Optuna wants it, which fills in what stands in braces."""
-    return url.replace("{", "{{").replace("}", "}}")
+def _open(store: Store, **options: Any) -> RDBStorage:
+    url = store.optuna_url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
+    storage = RDBStorage(url, engine_kwargs=store.optuna_engine_options(), **options)
+    be_patient(storage.engine)
+    return storage

@@ -153,7 +153,7 @@ class Study:
         Args:
             part: Tells several searches of one study apart.
         """
-        seed = self.context.config.seed
+        seed = self.context.config.seed_for(0)
 
         def seeded(trial: Trial) -> tuple[float, ...]:
             torch.manual_seed(seed)

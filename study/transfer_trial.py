@@ -71,14 +71,14 @@ def run_transfer_trial(trial: Trial, study: Study, material: Material) -> tuple[
     """Train and log a classifier. Returns `val/accuracy`."""
     config, device, data = study.context.config.transfer, study.context.device, material.data
     mode, draw = trial.params["mode"], trial.params["draw"]
-    known = draw_labelled(data.train.labels, trial.params["labels_per_class"], study.context.config.seed + draw)
+    known = draw_labelled(data.train.labels, trial.params["labels_per_class"], study.context.config.seed_for(draw))
     few = Split(data.train.images[known], data.train.labels[known])
     epochs = config.semi_epochs if mode == SEMI else config.epochs
     batch_size = SEMI_BATCH_SIZE if mode == SEMI else max(BATCH_SIZE, len(known) // 20)
     rate = LEARNING_RATES[mode]
     recipe = {"epochs": epochs, "hidden": config.hidden, "learning_rate": rate, "batch_size": batch_size}
     trial.run.log_params(recipe | {"labels": len(known), "uses_unlabelled": mode != SCRATCH})
-    torch.manual_seed(study.context.config.seed + draw)
+    torch.manual_seed(study.context.config.seed_for(draw))
     classifier = TransferClassifier(**material.module).to(device)
     if mode != SCRATCH:
         classifier.encoder.load_state_dict(material.encoder.state_dict())

@@ -30,10 +30,12 @@ def divide_cores(workers: int) -> None:
 def workers(preset: str, config: StudyConfig) -> Iterator[None]:
     """All but one of `config.workers` processes run the stages beside what is run inside; none outlives it."""
     spawn: Any = multiprocessing.get_context(START)
-    started = [spawn.Process(target=_work, args=(preset, config)) for _ in range(config.workers - 1)]
-    for process in started:
-        process.start()
+    started: list[Any] = []
     try:
+        for _ in range(config.workers - 1):
+            process = spawn.Process(target=_work, args=(preset, config))
+            process.start()
+            started.append(process)
         yield
         for process in started:
             process.join()  # It finds the study finished.
@@ -43,6 +45,7 @@ def workers(preset: str, config: StudyConfig) -> Iterator[None]:
         for process in started:
             process.join(STOPPING)
             process.kill()
+            process.join()
     died = [process.exitcode for process in started if process.exitcode]
     if died:
         print(f"workers that did not reach the end: {len(died)}, exit codes {died}", file=sys.stderr)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -23,6 +23,9 @@ from tracking.store import Store
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
+
+
+TRIAL = "optuna.trial"  # the tag of a trial's run that holds its number
 
 
 @dataclass(frozen=True)
@@ -147,22 +150,25 @@ def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[s
     mlflow.end_run()
 
 
-def end_killed(parent: Run, tags: Mapping[str, Any]) -> None:
-    """Mark the runs of a trial whose process died as KILLED; they are known by their tags."""
-    for run in _trials(parent, tags):
-        _end(run.info.run_id, "KILLED")
+def end_killed(run_id: str) -> None:
+    """Mark the run of a trial whose process died as KILLED."""
+    mlflow.MlflowClient().set_terminated(run_id, "KILLED")
 
 
-def settle(parent: Run, tags: Mapping[str, Any], outcomes: Mapping[str, str]) -> None:
+def settle(parent: Run, tags: Mapping[str, Any], outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
     """Put right the status of runs, of trials with these tags, whose processes died before they could.
 
     Args:
-        outcomes: The status that is wanted by run id; a run that is not among them is KILLED.
+        outcomes: The status that is wanted, by run id. Of other runs, those that are open become KILLED.
+        under_way: Numbers of the trials that processes are working on: their runs are left alone.
     """
+    numbers = {str(number) for number in under_way}
     for run in _trials(parent, tags):
-        status, wanted = run.info.status, outcomes.get(run.info.run_id, "KILLED")
-        if status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted):
-            _end(run.info.run_id, wanted)
+        status = run.info.status
+        wanted = outcomes.get(run.info.run_id, "KILLED" if status == "RUNNING" else status)
+        wrong = status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted)
+        if wrong and run.data.tags.get(TRIAL) not in numbers:
+            mlflow.MlflowClient().set_terminated(run.info.run_id, wanted)
 
 
 def gallery(run_id: str) -> str:
@@ -218,7 +224,3 @@ def _trials(parent: Run, tags: Mapping[str, Any], *conditions: str) -> Iterator[
         token = page.token
         if not token:
             return
-
-
-def _end(run_id: str, status: str) -> None:
-    mlflow.MlflowClient().set_terminated(run_id, status)

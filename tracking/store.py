@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from filelock import FileLock, Timeout
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 SERVER_TIMEOUT = 5.0  # seconds
 LOCAL_TIMEOUT = 60.0  # seconds that a process waits for another's transaction in an SQLite file
@@ -76,20 +76,12 @@ class Store:
 
         A file beside Optuna's SQLite database, or an advisory lock of its PostgreSQL server.
         """
-        file = self._lock_file(name)
-        if file is not None:
-            with FileLock(file):
+        if not self.on_server:
+            with FileLock(self._lock_file(name)):
                 yield
             return
-        from sqlalchemy import text
-
-        connection = self._engine.connect()
+        connection = self._advisory_lock(name)
         try:
-            # A server that hears no more of a machine lets its locks go within half a minute.
-            for setting in ("idle = 10", "interval = 5", "count = 3"):
-                connection.execute(text(f"SET tcp_keepalives_{setting}"))
-            key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
             yield
         finally:
             with suppress(Exception):  # A lost connection has let go already.
@@ -97,49 +89,64 @@ class Store:
 
     @contextmanager
     def presence(self, worker: str) -> Iterator[None]:
-        """Held by a process while it works, so that others see at once when it has died (see `is_gone`)."""
-        file = self._lock_file(worker)
-        if file is None:
+        """Held by a process while it works, so that others see at once when it has died (see `is_gone`).
+
+        Where Optuna's database is on a server there is none: after a restart of the server all would seem to have died.
+        """
+        if self.on_server:
             yield
             return
+        file = self._lock_file(worker, "worker-")
+        for each in file.parent.glob("worker-*.lock"):
+            _free(each)  # of processes that died
         with FileLock(file):
             yield
             file.unlink(missing_ok=True)
 
     def is_gone(self, worker: str) -> bool:
-        """Whether this process has let go of its presence; False, too, where only its silence can tell: on a server."""
-        file = self._lock_file(worker)
-        if file is None:
-            return False
-        try:
-            with FileLock(file, timeout=0):
-                file.unlink(missing_ok=True)
-        except Timeout:
-            return False
-        return True
+        """Whether this process has let go of its presence. On a server only its silence can tell, and this is False."""
+        return not self.on_server and _free(self._lock_file(worker, "worker-"))
 
-    def _lock_file(self, name: str) -> Path | None:
-        """The file beside Optuna's SQLite database that is locked by this name, None if the database is on a server."""
-        if self._database_file is None:
-            return None
-        folder = self._database_file.with_name("locks")
+    @property
+    def on_server(self) -> bool:
+        """Whether Optuna's database is on a server, else it is an SQLite file."""
+        return not self.optuna_url.startswith("sqlite:")
+
+    def _lock_file(self, name: str, prefix: str = "") -> Path:
+        """The file beside Optuna's SQLite database that is locked by this name."""
+        folder = Path(self.optuna_url.removeprefix("sqlite:///")).with_name("locks")
         folder.mkdir(exist_ok=True)
-        return folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+        return folder / f"{prefix}{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+
+    def _advisory_lock(self, name: str) -> Connection:
+        """A connection to Optuna's PostgreSQL database that holds the lock of this name until it is closed."""
+        from sqlalchemy import text
+        from sqlalchemy.exc import OperationalError
+
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        while True:
+            connection = self._engine.connect()
+            try:
+                # A server that hears no more of a machine lets its locks go within half a minute.
+                for setting in ("idle = 10", "interval = 5", "count = 3"):
+                    connection.execute(text(f"SET tcp_keepalives_{setting}"))
+                connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+                return connection
+            except BaseException as error:
+                with suppress(Exception):
+                    connection.close()
+                if not isinstance(error, OperationalError):  # else the server went away: connecting again waits for it
+                    raise
 
     def optuna_engine_options(self) -> dict[str, Any]:
         """How SQLAlchemy connects to Optuna's database."""
-        if self._database_file is not None:
+        if not self.on_server:
             return {"connect_args": {"timeout": LOCAL_TIMEOUT}}
         # Heartbeats of several machines are compared with each other.
         return {
             "connect_args": {"connect_timeout": int(SERVER_TIMEOUT), "options": "-c timezone=utc"},
             "pool_pre_ping": True,
         }
-
-    @property
-    def _database_file(self) -> Path | None:
-        """Optuna's SQLite database, None if it is on a server."""
-        return Path(self.optuna_url.removeprefix("sqlite:///")) if self.optuna_url.startswith("sqlite:") else None
 
     @cached_property
     def _engine(self) -> Engine:
@@ -197,7 +204,7 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
             if tracking_uri is None:
                 _mend_paths(folder)
     except Exception as error:  # SQLAlchemy's and MLflow's many classes, all of which mean the same here
-        raise StoreError(f"{store.tracking_uri} cannot be opened: {_reason(error)}") from error
+        raise StoreError(f"{store.tracking_uri} cannot be opened: {reason_of(error)}") from error
     finally:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
     return store
@@ -262,8 +269,18 @@ def store_errors() -> Iterator[None]:
         for cause in reversed(list(_causes(error))):  # the first of them says it best
             full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
             if full or isinstance(cause, requests.RequestException | DBAPIError | sqlite3.Error):
-                raise StoreError(f"the store was lost: {_reason(cause)}") from error
+                raise StoreError(f"the store was lost: {reason_of(cause)}") from error
         raise
+
+
+def _free(lock: Path) -> bool:
+    """Whether nobody holds this lock; its file is then removed."""
+    try:
+        with FileLock(lock, timeout=0):
+            lock.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -272,7 +289,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """An error's first line, without passwords."""
     return without_password((str(error).splitlines() or [type(error).__name__])[0])
 
@@ -360,6 +377,8 @@ def _check_database(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
         raise StoreError(f"--storage must be a postgresql:// or sqlite:/// URL, but got {without_password(url)!r}")
+    if scheme.startswith("sqlite"):
+        url = f"sqlite://{rest}"
     if scheme == "postgresql":
         url = f"postgresql+psycopg://{rest}"
     options = {"connect_timeout": int(SERVER_TIMEOUT)} if scheme.startswith("postgresql") else {}
@@ -368,5 +387,5 @@ def _check_database(url: str) -> str:
     except ImportError as error:
         raise StoreError(f"{without_password(url)} needs a driver: pip install 'latent-study[postgres]'") from error
     except Exception as error:  # SQLAlchemy's and the drivers' many classes
-        raise StoreError(f"the database {without_password(url)} cannot be opened: {_reason(error)}") from error
+        raise StoreError(f"the database {without_password(url)} cannot be opened: {reason_of(error)}") from error
     return url

@@ -60,9 +60,8 @@ def run(context: Context) -> Outcome:
         def search(part: str, fixed: Sequence[dict], free: int = 0, **space: Distribution) -> list[Result]:
             if not len(fixed) + free:
                 return []
-            trials = Search(OBJECTIVES, MODULE_SPACE | space, fixed, free)
-            found = study.search(trials, lambda trial: run_autoencoder_trial(trial, study, yardstick), part)
-            return [result for result in found if free or result.params in fixed]
+            trials = Search(OBJECTIVES, MODULE_SPACE | space, fixed, free, optional=bool(part))
+            return study.search(trials, lambda trial: run_autoencoder_trial(trial, study, yardstick), part)
 
         results = search("", grid, config.free_trials)
         results += search("repeats", repeats, repeat=integer(1, MAX_REPEATS))

@@ -34,7 +34,7 @@ def run(context: Context) -> Outcome:
     )
 
     def objective(trial: Trial) -> tuple[float]:
-        torch.manual_seed(context.config.seed + trial.params["repeat"])
+        torch.manual_seed(context.config.seed_for(trial.params["repeat"]))
         return (run_gan_trial(trial, study, data, panel, settings, config.epochs, config.evaluate_every, True),)
 
     search = Search(

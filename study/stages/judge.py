@@ -14,6 +14,7 @@ from study.search import Search, Trial, choice
 from study.stage import Context, Outcome, Row, settings_of
 from study.training import accuracy, apply, eval_mode, train_judge
 from tracking import figures
+from tracking.store import StoreError
 
 SIZES = {"width": 16, "feature_dim": 64}
 KINDS = {"judge": "conv", "second-judge": "mlp"}
@@ -64,6 +65,9 @@ def run(context: Context) -> Outcome:
     search = Search({"val/accuracy": "maximize"}, space, fixed=[{"kind": kind} for kind in KINDS.values()])
     with context.study("judge", description, settings_of(config) | SIZES | {"kinds": KINDS}, {}) as study:
         results = {result.params["kind"]: result for result in study.search(search, objective)}
+        for kind in KINDS.values():
+            if kind not in results:
+                raise StoreError(f"no trial of the {kind} judge is complete: it failed, see its run")
 
         def end() -> Outcome:
             first, second = (

@@ -79,8 +79,7 @@ def run(context: Context) -> Outcome:
         "copies": (COPIES, PASSES),
     }
     with context.study("transfer", description, settings, {"autoencoder": version}) as study:
-        found = study.search(search, lambda trial: run_transfer_trial(trial, study, material))
-        results = [result for result in found if result.params in search.fixed]
+        results = study.search(search, lambda trial: run_transfer_trial(trial, study, material))
         main = [result for result in results if result.params["labels_per_class"] == config.labels_per_class]
         best = max(main, key=lambda result: result.values[0])
 

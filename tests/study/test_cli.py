@@ -55,6 +55,14 @@ def test_the_command_that_is_kept_needs_no_file_and_names_no_place(tmp_path: Pat
     assert (again.seed, again.judge, again.transfer) == (3, config.judge, config.transfer)
 
 
+def test_repeats_of_studies_with_different_seeds_are_different() -> None:
+    configs = [replace(PRESETS["demo"], seed=seed) for seed in (0, 1, 2, 20261124)]
+    seeds = [config.seed_for(number) for config in configs for number in range(1000)]
+    assert len(set(seeds)) == 4000
+    assert 0 <= min(seeds) < max(seeds) < 2**32, "what NumPy takes"
+    assert seeds[:3] == [0, 1, 2]
+
+
 def test_booleans_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     for value in (True, False):

@@ -4,8 +4,6 @@ import os
 import re
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
 import mlflow
@@ -66,6 +64,7 @@ def test_a_second_call_runs_only_what_is_missing(store: Store) -> None:
     assert len(run(store, Search({"loss": "minimize"}, SPACE, more, free=4), objective)) == 7
     assert len(ran) == 7
     assert len({json.dumps(params) for params in ran}) == 7, "no point is proposed twice"
+    assert run(store, Search({"loss": "minimize"}, SPACE, FIXED, free=2), objective) == first, "as many as asked for"
 
 
 def test_the_outcome_of_every_trial_is_named_and_the_study_goes_on(store: Store) -> None:
@@ -125,6 +124,7 @@ def test_a_study_without_a_complete_trial_says_why(store: Store) -> None:
 
     with pytest.raises(StoreError, match="no trial of tiny/test/0 is complete: fail generator/loss is inf"):
         run(store, Search({"loss": "minimize"}, SPACE, FIXED), objective)
+    assert run(store, Search({"loss": "minimize"}, SPACE, FIXED, optional=True), objective) == []
 
 
 def test_a_hopeless_trial_is_pruned(store: Store) -> None:
@@ -269,8 +269,6 @@ def test_a_store_from_before_there_were_slots_goes_on(store: Store) -> None:
 
 
 def _die_in_every_trial(folder: Path) -> None:
-    slots.HEARTBEAT, slots.GRACE = 1, 1
-
     def objective(trial: Trial) -> tuple[float, ...]:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
@@ -278,43 +276,15 @@ def _die_in_every_trial(folder: Path) -> None:
     run(open_store(folder), Search({"loss": "minimize"}, SPACE, FIXED[:1]), objective)
 
 
-def test_a_trial_whose_process_always_dies_is_given_up(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_whose_process_always_dies_is_given_up(store: Store, tmp_path: Path) -> None:
     for _ in range(1 + slots.RETRIES):
         process = multiprocessing.get_context("spawn").Process(target=_die_in_every_trial, args=(tmp_path / "store",))
         process.start()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL
-        time.sleep(1.1)
-    monkeypatch.setattr(slots, "GRACE", 1)
     with pytest.raises(StoreError, match="is complete: given up, since its process died 3 times"):
         run(store, Search({"loss": "minimize"}, SPACE, FIXED[:1]), lambda trial: (1.0,))
     assert [status for status, _ in states(store)] == ["KILLED"] * (1 + slots.RETRIES)
-
-
-def test_a_trial_that_was_silent_for_too_long_loses_its_slot(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As a laptop that slept: its heart stood still while another process went on."""
-    monkeypatch.setattr(slots, "GRACE", 1)
-    monkeypatch.setattr(slots.Slots, "beating", lambda *_: nullcontext())
-    ran: list[int] = []
-
-    def objective(trial: Trial) -> tuple[float, ...]:
-        ran.append(trial.number)
-        if trial.number == 0:
-            time.sleep(2.5)
-            with ThreadPoolExecutor(1) as other:
-                found = other.submit(run, store, Search({"loss": "minimize"}, SPACE, FIXED), objective).result()
-            assert len(found) == 2
-        return (1.0,)
-
-    results = run(store, Search({"loss": "minimize"}, SPACE, FIXED), objective)
-    assert len(results) == 2
-    assert len(ran) == 3
-    assert sorted(states(store)) == [("FINISHED", "COMPLETE")] * 2 + [("KILLED", "COMPLETE")]
-    assert "another process has taken it over" in caplog.text
 
 
 def _die_in_a_call(folder: Path, owner: type, name: str, after: bool) -> None:
@@ -340,16 +310,52 @@ def _die_in_a_call(folder: Path, owner: type, name: str, after: bool) -> None:
         (optuna.Trial, "set_user_attr", False, [("KILLED", "RUNNING")]),  # the trial does not know its run yet
     ],
 )
-def test_a_process_that_died_between_two_writes(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner, name, after, expected
-) -> None:
+def test_a_process_that_died_between_two_writes(store: Store, tmp_path: Path, owner, name, after, expected) -> None:
     arguments = (tmp_path / "store", owner, name, after)
     process = multiprocessing.get_context("spawn").Process(target=_die_in_a_call, args=arguments)
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert [status for status, _ in states(store)] == ["RUNNING"]
-    monkeypatch.setattr(slots, "GRACE", 1)
     results = run(store, Search({"loss": "minimize"}, SPACE, FIXED), lambda trial: (1.0,))
     assert sorted(result.params["x"] for result in results) == [0.5, 50.0]
     assert sorted(states(store)) == [("FINISHED", "COMPLETE")] * 2 + expected
+
+
+def test_a_stop_before_the_run_has_begun_is_no_death(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(slots.RETRIES + 2):
+        with monkeypatch.context() as patched:
+            patched.setattr(search, "trial_run", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                run(store, Search({"loss": "minimize"}, SPACE, FIXED), lambda trial: (1.0,))
+    assert len(run(store, Search({"loss": "minimize"}, SPACE, FIXED), lambda trial: (1.0,))) == 2
+    assert states(store) == [("FINISHED", "COMPLETE")] * 2
+
+
+def test_the_end_of_a_shorter_search_leaves_a_longer_ones_trials_alone(store: Store) -> None:
+    """Two commands on one study that ask for different numbers of trials."""
+
+    def other(trial: Trial) -> tuple[float, ...]:
+        return (trial.params["x"],)
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        if trial.params == FIXED[1]:
+            assert len(run(store, Search({"loss": "minimize"}, SPACE, FIXED[:1]), other)) == 1
+            assert states(store) == [("FINISHED", "COMPLETE"), ("RUNNING", "RUNNING")]
+        return other(trial)
+
+    assert len(run(store, Search({"loss": "minimize"}, SPACE, FIXED), objective)) == 2
+    assert states(store) == [("FINISHED", "COMPLETE")] * 2
+
+
+def test_dead_processes_leave_no_locks(store: Store, tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_die_in_every_trial, args=(tmp_path / "store",))
+    process.start()
+    process.join(60)
+    locks = tmp_path / "store" / "locks"
+    assert len(list(locks.glob("worker-*"))) == 1
+    run(store, Search({"loss": "minimize"}, SPACE, FIXED), lambda trial: (1.0,))
+    assert not list(locks.glob("worker-*"))

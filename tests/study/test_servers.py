@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import mlflow
@@ -13,13 +15,13 @@ import pytest
 from conftest import Command
 from servers import PASSWORD, MlflowServer, Postgres
 
-from study import search, slots
-from study.search import Result, Search, Trial, run_search
+from study import slots
+from study.search import Result, Search, Trial, log_uniform, run_search
 from tracking import store as store_module
 from tracking.runs import study_run
 from tracking.store import Store, StoreError, open_store
 
-SPACE = {"x": search.log_uniform(0.01, 100)}
+SPACE = {"x": log_uniform(0.01, 100)}
 FIXED = [{"x": 0.5}, {"x": 50.0}]
 
 
@@ -40,9 +42,10 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]
     server.stop()
 
 
-def run(store: Store, objective, name: str) -> list[Result]:
+def run(store: Store, objective, name: str, prune_on: str | None = None) -> list[Result]:
+    search = Search({"loss": "minimize"}, SPACE, FIXED, prune_on=prune_on)
     with study_run(store, store.experiment("tiny/test"), name, "", {}) as parent:
-        return run_search(name, Search({"loss": "minimize"}, SPACE, FIXED), objective, store, parent, 0, "test")
+        return run_search(name, search, objective, store, parent, 0, "test")
 
 
 def statuses(store: Store) -> list[str]:
@@ -137,6 +140,41 @@ def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
     found = statuses(store)[before:]
     assert sorted(found[1:]) in (["FINISHED", "FINISHED", "KILLED"], ["FAILED", "FINISHED", "FINISHED"])
     assert found[0] == "FINISHED"
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_a_trial_that_was_silent_for_too_long_loses_its_slot(
+    postgres: Postgres,
+    tracking: MlflowServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reports: bool,
+) -> None:
+    """As a laptop that slept: its heart stood still while another process went on. It is told as it reports or ends."""
+    store = open_store(tmp_path, tracking.url, postgres.url)
+    monkeypatch.setattr(slots, "GRACE", 1)
+    monkeypatch.setattr(slots.Slots, "beating", lambda *_: nullcontext())
+    name, ran = f"tiny/silent/{reports}", []
+
+    def other(trial: Trial) -> tuple[float, ...]:
+        return (trial.params["x"],)
+
+    def silent(trial: Trial) -> tuple[float, ...]:
+        ran.append(trial.params)
+        time.sleep(2.5)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(run, store, other, name, prune_on="loss").result()
+        if reports:
+            trial.report(1, {"loss": 0.0})
+        return (1.0,)
+
+    before = len(statuses(store))
+    results = run(store, silent, name, prune_on="loss")
+    assert sorted(result.values for result in results) == [(0.5,), (50.0,)], "the other's"
+    assert ran == FIXED[:1]
+    assert "another process has taken it over" in caplog.text
+    assert sorted(statuses(store)[before:]) == ["FINISHED"] * 3 + ["KILLED"]
 
 
 @pytest.mark.parametrize(

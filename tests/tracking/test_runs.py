@@ -64,11 +64,13 @@ def test_the_runs_of_a_process_that_died_are_put_right(store: Store) -> None:
                 runs[number] = trial
         for number in (0, 1, 3):
             mlflow.MlflowClient().update_run(runs[number].run_id, status="RUNNING")
-        end_killed(parent, {"optuna.study": "a", "optuna.trial": 0})
+        end_killed(runs[0].run_id)
         assert [status(runs[number]) for number in range(4)] == ["KILLED", "RUNNING", "FINISHED", "RUNNING"]
-        settle(parent, {"optuna.study": "a"}, {runs[1].run_id: "FINISHED", runs[2].run_id: "FINISHED"})
-        assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "FINISHED", "KILLED"]
-        settle(parent, {"optuna.study": "b"}, {})
+        settle(parent, {"optuna.study": "a"}, {runs[1].run_id: "FINISHED"}, under_way={3})
+        assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "FINISHED", "RUNNING"]
+        settle(parent, {"optuna.study": "a"}, {runs[2].run_id: "KILLED"}, under_way=())
+        assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "KILLED", "KILLED"]
+        settle(parent, {"optuna.study": "b"}, {runs[1].run_id: "KILLED"}, under_way=())
         assert status(runs[1]) == "FINISHED", "another search's"
 
 
