@@ -63,24 +63,26 @@ def plan(preset: str, config: StudyConfig) -> str:
         "autoencoder": [
             f"latent sizes {_listed(sizes)} without and with FC layers, {auto.epochs} epochs each",
             f"{auto.repeats} times each" if auto.repeats > 1 else "",
-            f"{auto.free_trials} free trials" if auto.free_trials else "",
+            f"free trials: {auto.free_trials}" if auto.free_trials else "",
             f"covariance penalties {_listed(auto.compared_weights)}" if auto.compared_weights else "",
         ],
         "transfer": [
             f"frozen, fine-tuned, from scratch ({transfer.epochs} epochs) and self-trained ({transfer.semi_epochs} over"
             f" all images) on {transfer.draws} draws of {transfer.labels_per_class} labels a class",
-            f"{transfer.count_draws} of {_listed(transfer.label_counts)}" if transfer.label_counts else "",
+            f"{transfer.count_draws} draws of each of {_listed(transfer.label_counts)}"
+            if transfer.label_counts
+            else "",
         ],
         "latent-gan": [
             f"the paper's, the reference's and our own settings, {wgan.epochs} epochs each",
-            f"{wgan.free_trials} free trials" if wgan.free_trials else "",
+            f"free trials: {wgan.free_trials}" if wgan.free_trials else "",
             f"the best and the reference's with {wgan.repeats} seeds" if wgan.repeats > 1 else "",
             f"{wgan.vanilla_seeds} vanilla GANs" if wgan.vanilla_seeds else "",
             f"ablations of the best with {wgan.repeats} seeds each" if wgan.ablations else "",
             f"reconstructions, and Gaussian mixtures of {_listed(wgan.mixture_components)} components",
         ],
         "conditional-gan": [
-            f"the best settings with {conditional.repeats} seed(s), {conditional.epochs} epochs each",
+            f"the best settings, {conditional.epochs} epochs each; seeds: {conditional.repeats}",
         ],
     }
     store = without_password(config.tracking_uri or str(config.store))

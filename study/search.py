@@ -135,7 +135,7 @@ def study_name(dataset: str, stage: str, settings: Mapping[str, Any]) -> str:
 def run_search(
     name: str, search: Search, objective: Objective, store: Store, parent: Run, seed: int, label: str
 ) -> list[Result]:
-    """Run what is missing of the study's trials, each as a nested run of `parent`; give the complete ones.
+    """Run what is missing of the study's trials, each as a nested run of `parent`; give the complete ones, each once.
 
     Other processes may run some of them. A trial whose training breaks down (a loss that is not finite, parameters that
     fit no data: see BREAKDOWNS) counts as failed with its reason, and the study goes on. One that was stopped, or whose
@@ -238,7 +238,12 @@ class _Trials:
         complete = [attempt for attempt in decided if attempt.state == TrialState.COMPLETE]
         if not complete and not self.search.optional:
             raise StoreError(f"no trial of {self.name} is complete: {'; '.join(sorted(set(map(outcome, decided))))}")
-        return [Result(t.number, dict(t.params), tuple(t.values), t.user_attrs[RUN_ID]) for t in complete]
+        # A free trial may hit on parameters that were tried before; the seed is the same, so the result counts once.
+        first = {slot_name(attempt.params): attempt for attempt in reversed(complete)}
+        return [
+            Result(attempt.number, dict(attempt.params), tuple(attempt.values), attempt.user_attrs[RUN_ID])
+            for attempt in sorted(first.values(), key=lambda attempt: attempt.number)
+        ]
 
     def _settle(self) -> None:
         """Put right what processes that died have left of the MLflow runs."""

@@ -50,6 +50,13 @@ def test_fixed_trials_run_first_and_free_ones_stay_in_range(store: Store) -> Non
     assert states(store) == [("FINISHED", "COMPLETE")] * 8
 
 
+def test_parameters_that_were_tried_twice_count_once(store: Store) -> None:
+    space = {"n": search.integer(1, 2)}
+    results = run(store, Search({"loss": "minimize"}, space, [{"n": 1}, {"n": 2}], free=3), lambda trial: (1.0,))
+    assert [(result.number, result.params) for result in results] == [(0, {"n": 1}), (1, {"n": 2})]
+    assert len(states(store)) == 5
+
+
 def test_a_second_call_runs_only_what_is_missing(store: Store) -> None:
     ran: list[dict] = []
 
