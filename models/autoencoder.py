@@ -1,7 +1,8 @@
-"""A convolutional autoencoder of 28x28 images, with or without fully connected (FC) layers at the bottleneck."""
+"""A convolutional autoencoder of square images, with or without fully connected (FC) layers at the bottleneck."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Literal, get_args
 
@@ -11,10 +12,31 @@ from torch import Tensor, nn
 Architecture = Literal["conv", "conv+fc"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
+Shape = tuple[int, int, int]
+"""Channels, height and width of an image."""
+
+SIDES = range(16, 65, 4)  # two convolutions halve the side, and the judge's three poolings leave at least 2 of 16
 CHANNELS = (16, 48)  # of the two convolutions
 FC_WIDTH = 512
-MAP = CHANNELS[1], 7, 7  # what the convolutions end in
-MAP_SIZE = prod(MAP)
+
+
+def check_image_shape(image_shape: Sequence[int]) -> Shape:
+    """The shape as a tuple; as a list it comes from JSON.
+
+    Raises:
+        ValueError: The images are not square, or of a size that the networks here do not take.
+    """
+    shape = tuple(image_shape)
+    if len(shape) != 3:
+        raise ValueError(f"`image_shape == (channels, height, width)` must hold, but got {shape}")
+    channels, height, width = shape
+    if channels < 1:
+        raise ValueError(f"`1 <= channels` must hold, but got {channels}")
+    if height != width:
+        raise ValueError(f"`height == width` must hold, but got {height} and {width}")
+    if height not in SIDES:
+        raise ValueError(f"`side in {list(SIDES)}` must hold, but got {height}")
+    return channels, height, width
 
 
 def _conv_block(into: int, out: int) -> list[nn.Module]:
@@ -26,68 +48,111 @@ def _linear_block(into: int, out: int) -> list[nn.Module]:
     return [nn.Linear(into, out, bias=False), nn.BatchNorm1d(out), nn.SiLU()]
 
 
+def _check(latent_dim: int, architecture: Architecture) -> None:
+    if latent_dim < 1:
+        raise ValueError(f"`1 <= latent_dim` must hold, but got {latent_dim}")
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"`architecture in {ARCHITECTURES}` must hold, but got {architecture!r}")
+
+
 class Encoder(nn.Sequential):
-    """Images [N, 1, 28, 28] in [0, 1] to latents [N, latent_dim].
+    """Images [N, C, S, S] in [0, 1] to latents [N, latent_dim].
 
     The last layer is linear, followed by a BatchNorm without affine parameters: each latent coordinate has
     mean 0 and variance 1 over the training images, whatever the size. Without FC layers that linear layer is
-    a 7x7 convolution over the 7x7 map, the convolution's own way of reaching a vector.
+    a convolution with a kernel as large as its input, the convolution's own way of reaching a vector.
+
+    Args:
+        image_shape: (C, S, S).
+        channels: Of the two convolutions.
+        fc_width: Of the hidden layer of "conv+fc".
+
+    Raises:
+        ValueError: `latent_dim` is below 1, the architecture is unknown, or images of this shape are not taken.
     """
 
-    def __init__(self, latent_dim: int, architecture: Architecture) -> None:
-        super().__init__(*_conv_block(1, CHANNELS[0]), *_conv_block(*CHANNELS))  # [N, 48, 7, 7]
+    def __init__(
+        self,
+        latent_dim: int,
+        architecture: Architecture,
+        image_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = CHANNELS,
+        fc_width: int = FC_WIDTH,
+    ) -> None:
+        _check(latent_dim, architecture)
+        depth, side, _ = check_image_shape(image_shape)
+        first, second = channels
+        super().__init__(*_conv_block(depth, first), *_conv_block(first, second))  # [N, second, S / 4, S / 4]
         if architecture == "conv+fc":
-            self.extend([nn.Flatten(), *_linear_block(MAP_SIZE, FC_WIDTH), nn.Linear(FC_WIDTH, latent_dim)])
+            flat = second * (side // 4) ** 2
+            self.extend([nn.Flatten(), *_linear_block(flat, fc_width), nn.Linear(fc_width, latent_dim)])
         else:
-            self.extend([nn.Conv2d(CHANNELS[1], latent_dim, 7), nn.Flatten()])
+            self.extend([nn.Conv2d(second, latent_dim, side // 4), nn.Flatten()])
         self.append(nn.BatchNorm1d(latent_dim, affine=False))
 
 
 class Decoder(nn.Sequential):
-    """Latents [N, latent_dim] to images [N, 1, 28, 28] in [0, 1], the encoder's layers in reverse."""
+    """Latents [N, latent_dim] to images [N, C, S, S] in [0, 1], the encoder's layers in reverse.
 
-    def __init__(self, latent_dim: int, architecture: Architecture) -> None:
+    Arguments and errors are those of `Encoder`.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        architecture: Architecture,
+        image_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = CHANNELS,
+        fc_width: int = FC_WIDTH,
+    ) -> None:
+        _check(latent_dim, architecture)
+        depth, side, _ = check_image_shape(image_shape)
+        first, second = channels
+        smallest = second, side // 4, side // 4
         if architecture == "conv+fc":
             expand = [
-                *_linear_block(latent_dim, FC_WIDTH),
-                *_linear_block(FC_WIDTH, MAP_SIZE),
-                nn.Unflatten(1, MAP),
+                *_linear_block(latent_dim, fc_width),
+                *_linear_block(fc_width, prod(smallest)),
+                nn.Unflatten(1, smallest),
             ]
         else:
             expand = [
                 nn.Unflatten(1, (latent_dim, 1, 1)),
-                nn.ConvTranspose2d(latent_dim, CHANNELS[1], 7, bias=False),
-                nn.BatchNorm2d(CHANNELS[1]),
+                nn.ConvTranspose2d(latent_dim, second, side // 4, bias=False),
+                nn.BatchNorm2d(second),
                 nn.SiLU(),
             ]
         super().__init__(
-            *expand,  # [N, 48, 7, 7]
-            nn.ConvTranspose2d(CHANNELS[1], CHANNELS[0], 4, stride=2, padding=1, bias=False),  # [N, 16, 14, 14]
-            nn.BatchNorm2d(CHANNELS[0]),
+            *expand,  # [N, second, S / 4, S / 4]
+            nn.ConvTranspose2d(second, first, 4, stride=2, padding=1, bias=False),  # [N, first, S / 2, S / 2]
+            nn.BatchNorm2d(first),
             nn.SiLU(),
-            nn.ConvTranspose2d(CHANNELS[0], 1, 4, stride=2, padding=1),  # [N, 1, 28, 28]
+            nn.ConvTranspose2d(first, depth, 4, stride=2, padding=1),  # [N, C, S, S]
             nn.Sigmoid(),
         )
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; forward gives the reconstructions [N, 1, 28, 28] of images [N, 1, 28, 28] in [0, 1].
+    """Encoder and decoder; forward gives the reconstructions [N, C, S, S] of images [N, C, S, S] in [0, 1].
 
     Convolution, BatchNorm, SiLU (Elfwing et al. 2017, https://arxiv.org/abs/1702.03118), Flatten / Unflatten at
-    the bottleneck.
-
-    Raises:
-        ValueError: `latent_dim` is below 1, or the architecture is unknown.
+    the bottleneck. Arguments and errors are those of `Encoder`.
     """
 
-    def __init__(self, latent_dim: int, architecture: Architecture = "conv+fc") -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        architecture: Architecture,
+        image_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = CHANNELS,
+        fc_width: int = FC_WIDTH,
+    ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ValueError(f"`1 <= latent_dim` must hold, but got {latent_dim}")
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"`architecture in {ARCHITECTURES}` must hold, but got {architecture!r}")
-        self.encoder = Encoder(latent_dim, architecture)
-        self.decoder = Decoder(latent_dim, architecture)
+        self.encoder = Encoder(latent_dim, architecture, image_shape, channels=channels, fc_width=fc_width)
+        self.decoder = Decoder(latent_dim, architecture, image_shape, channels=channels, fc_width=fc_width)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images))

@@ -1,66 +1,100 @@
-"""Classifiers of 28x28 images: the judge that measures generated images, and the transfer classifier."""
+"""Classifiers of images: the judge that measures generated images, and the transfer classifier."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from math import prod
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from models.autoencoder import Architecture, Encoder
-
-CLASSES = 10
-
+from models.autoencoder import Architecture, Encoder, check_image_shape
 
 JudgeKind = Literal["conv", "mlp"]
+JUDGE_KINDS: tuple[JudgeKind, ...] = get_args(JudgeKind)
 
 
 class Judge(nn.Module):
-    """A small classifier: images [N, 1, 28, 28] in [0, 1] to logits [N, 10].
+    """A small classifier: images [N, C, S, S] in [0, 1] to logits [N, classes].
 
     `features` gives [N, feature_dim] vectors, in which Frechet distance, precision and recall are measured, as
     Inception's last pooling layer does for photographs (Heusel et al. 2017, https://arxiv.org/abs/1706.08500).
 
     Args:
         kind: Three convolutional layers, the first of `width` channels, or two fully connected ones of 32 * `width`.
+        image_shape: (C, S, S), as `models.autoencoder.Encoder` takes them.
+
+    Raises:
+        ValueError: The kind is unknown, images of this shape are not taken, or there is no class.
     """
 
-    def __init__(self, kind: JudgeKind = "conv", width: int = 16, feature_dim: int = 64) -> None:
+    def __init__(
+        self,
+        kind: JudgeKind,
+        *,
+        image_shape: Sequence[int],
+        classes: int,
+        width: int = 16,
+        feature_dim: int = 64,
+    ) -> None:
         super().__init__()
+        if kind not in JUDGE_KINDS:
+            raise ValueError(f"`kind in {JUDGE_KINDS}` must hold, but got {kind!r}")
+        _check_classes(classes)
+        shape = check_image_shape(image_shape)
         if kind == "conv":
             layers: list[nn.Module] = []
-            for into, out in [(1, width), (width, 2 * width), (2 * width, 2 * width)]:
+            for into, out in [(shape[0], width), (width, 2 * width), (2 * width, 2 * width)]:
                 layers += [
                     nn.Conv2d(into, out, 3, padding=1, bias=False),
                     nn.BatchNorm2d(out),
                     nn.SiLU(),
                     nn.MaxPool2d(2),
                 ]
-            layers += [nn.Flatten()]  # [N, 2 * width * 3 * 3]
-            last = 2 * width * 3 * 3
+            layers += [nn.Flatten()]
+            last = 2 * width * (shape[1] // 8) ** 2  # each pooling rounds down: 28, 14, 7, 3
         else:
             last = 32 * width
             layers = [nn.Flatten()]
-            for into, out in [(28 * 28, last), (last, last)]:
+            for into, out in [(prod(shape), last), (last, last)]:
                 layers += [nn.Linear(into, out, bias=False), nn.BatchNorm1d(out), nn.SiLU()]
         self.features = nn.Sequential(
-            *layers,
+            *layers,  # [N, last]
             nn.Linear(last, feature_dim, bias=False),
             nn.BatchNorm1d(feature_dim),
             nn.SiLU(),
         )
-        self.head = nn.Linear(feature_dim, CLASSES)
+        self.head = nn.Linear(feature_dim, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 
 
 class TransferClassifier(nn.Module):
-    """An encoder and a small MLP (one hidden layer, 128 neurons, ReLU): images to logits [N, 10]."""
+    """An encoder and a small MLP (one hidden layer, ReLU): images [N, C, S, S] in [0, 1] to logits [N, classes].
 
-    def __init__(self, latent_dim: int, architecture: Architecture, hidden: int = 128) -> None:
+    Raises:
+        ValueError: As `models.autoencoder.Encoder`, or there is no class.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        architecture: Architecture,
+        *,
+        image_shape: Sequence[int],
+        classes: int,
+        hidden: int = 128,
+    ) -> None:
         super().__init__()
-        self.encoder = Encoder(latent_dim, architecture)
-        self.head = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES))
+        _check_classes(classes)
+        self.encoder = Encoder(latent_dim, architecture, image_shape)
+        self.head = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.encoder(images))
+
+
+def _check_classes(classes: int) -> None:
+    if classes < 1:
+        raise ValueError(f"`1 <= classes` must hold, but got {classes}")

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from models.autoencoder import Architecture, Decoder
 
-CLASSES = 10
-
 
 class Generator(nn.Sequential):
-    """Inputs [N, noise_dim (+ 10)] to standardised latents [N, latent_dim].
+    """Inputs [N, noise_dim (+ classes)] to standardised latents [N, latent_dim].
 
     A conditional generator's input is the noise followed by the one-hot label (Mirza & Osindero 2014,
     https://arxiv.org/abs/1411.1784): to the module it is only a wider input.
 
     Args:
-        depth: Hidden layers. Each bends the noise once more: latents of different digits lie apart, and only a deep
+        depth: Hidden layers. Each bends the noise once more: latents of different classes lie apart, and only a deep
             generator passes quickly between them.
+
+    Raises:
+        ValueError: There is no hidden layer.
     """
 
     def __init__(self, input_dim: int, latent_dim: int, width: int, depth: int = 2) -> None:
+        if depth < 1:
+            raise ValueError(f"`1 <= depth` must hold, but got {depth}")
         layers: list[nn.Module] = []
         for into in [input_dim, *[width] * (depth - 1)]:
             layers += [nn.Linear(into, width), nn.BatchNorm1d(width), nn.LeakyReLU(0.2)]
@@ -29,7 +34,8 @@ class Generator(nn.Sequential):
 
 
 class Critic(nn.Sequential):
-    """Standardised latents [N, latent_dim (+ 10)] to one score each, [N, 1]; the vanilla GAN reads it as a logit.
+    """Standardised latents [N, latent_dim (+ classes)] to one score each, [N, 1]; the vanilla GAN's discriminator
+    reads it as a logit.
 
     No BatchNorm here: it would make the score of one latent depend on the others in the batch.
     """
@@ -47,18 +53,30 @@ class Critic(nn.Sequential):
 class LatentGenerator(nn.Module):
     """The whole way from noise to images: generator, de-standardisation, frozen decoder.
 
-    Inputs are the noise [N, noise_dim], or noise and one-hot label side by side [N, noise_dim + 10]; outputs are
-    images [N, 1, 28, 28] in [0, 1]. `mean` and `std` [latent_dim] are those of the training latents, to be filled
+    Inputs are the noise [N, noise_dim], or noise and one-hot label side by side [N, noise_dim + classes]; outputs
+    are images [N, C, S, S] in [0, 1]. `mean` and `std` [latent_dim] are those of the training latents, to be filled
     in like the decoder's weights.
+
+    Raises:
+        ValueError: As `Generator` and `models.autoencoder.Decoder`.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, input_dim: int, latent_dim: int, width: int, architecture: Architecture, depth: int = 2) -> None:
+    def __init__(
+        self,
+        input_dim: int,
+        latent_dim: int,
+        *,
+        architecture: Architecture,
+        image_shape: Sequence[int],
+        width: int,
+        depth: int = 2,
+    ) -> None:
         super().__init__()
         self.generator = Generator(input_dim, latent_dim, width, depth)
-        self.decoder = Decoder(latent_dim, architecture).requires_grad_(False)
+        self.decoder = Decoder(latent_dim, architecture, image_shape).requires_grad_(False)
         self.register_buffer("mean", torch.zeros(latent_dim))
         self.register_buffer("std", torch.ones(latent_dim))
 
@@ -70,6 +88,6 @@ class LatentGenerator(nn.Module):
         return self.decoder(self.latents(inputs))
 
 
-def with_labels(vectors: Tensor, labels: Tensor) -> Tensor:
-    """Vectors [N, D] and labels [N] in 0..9 side by side: [N, D + 10], the labels one-hot."""
-    return torch.cat([vectors, nn.functional.one_hot(labels, CLASSES).to(vectors.dtype)], dim=1)
+def with_labels(vectors: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Vectors [N, D] and labels [N] in 0..classes - 1 side by side: [N, D + classes], the labels one-hot."""
+    return torch.cat([vectors, nn.functional.one_hot(labels, classes).to(vectors.dtype)], dim=1)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import tyro
 
 from study.cli import exit_code
-from study.config import UsageError
+from study.harness.settings import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,20 +21,27 @@ if TYPE_CHECKING:
 
     from tracking.registry import Version
 
+MOST = 10_000  # images
+MOST_NAMED = 30  # classes that a message lists
+
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Draw images from a registered generator: the latent GANs' champion, with a digit the conditional ones'.
+    """Draw images from a registered generator: the latent GANs' champion, with a label the conditional ones'.
 
-    The ending of --out says what is written: .png a grid, .npz the arrays `images` (uint8 [N, 28, 28]), `inputs` and,
-    of a conditional generator, `labels`; a name without ending is a folder of single PNG files.
+    The ending of --out says what is written: .png a grid, .npz the arrays `images` (uint8 [N, H, W], in colour
+    [N, H, W, 3]), `inputs` and, of a conditional generator, `labels`; a name without ending is a folder of single PNG
+    files.
     """
 
+    label: str | None = None
+    """Class to draw, by its name or else its number from 0; None: any, which are all in turn from a conditional
+    generator."""
     digit: int | None = None
-    """Digit to draw, 0 to 9; None: any, which are all ten in turn from a conditional generator."""
-    interpolate: tuple[int, int] | None = None
-    """Two digits: from one to the other in steps. A row keeps its noise, and so its style, while the label goes in a
-    straight line from the first digit's one-hot vector to the second's."""
+    """The same for handwritten digits, 0 to 9."""
+    interpolate: tuple[str, str] | None = None
+    """Two classes: from one to the other in steps. A row keeps its noise, and so its style, while the label goes in a
+    straight line from the first class's one-hot vector to the second's."""
     count: int = 64
     """How many images."""
     strip: bool = False
@@ -42,11 +49,11 @@ class SampleConfig:
     out: Path = Path("samples.png")
     """File or folder to write."""
     model: str | None = None
-    """Registered name, mnist-conditional-gan say; None: the one that fits --data and the digits."""
+    """Registered name, mnist-conditional-gan say; None: the one that fits --data and the label."""
     version: int | None = None
     """Its version; None: the champion."""
-    data: Literal["mnist", "fashion-mnist", "kmnist", "digits"] = "mnist"
-    """Data set that the generator was trained on."""
+    data: str = "mnist"
+    """Data set that the generator was trained on, by name or by the path that the study was given."""
     store: Path = Path("mlruns")
     """Folder of the results."""
     tracking_uri: str | None = None
@@ -55,17 +62,18 @@ class SampleConfig:
     """Seed of the noise."""
 
     def __post_init__(self) -> None:
-        for digit in (self.digit, *(self.interpolate or ())):
-            if digit is not None and not 0 <= digit <= 9:
-                raise ValueError(f"`0 <= digit <= 9` must hold, but got {digit}")
-        if self.digit is not None and self.interpolate is not None:
-            raise ValueError("only one of `digit` and `interpolate` can be given")
+        if self.digit is not None and not 0 <= self.digit <= 9:
+            raise ValueError(f"`0 <= digit <= 9` must hold, but got {self.digit}")
+        asked = {"label": self.label, "digit": self.digit, "interpolate": self.interpolate}
+        given = [name for name, value in asked.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"only one of `{given[0]}` and `{given[1]}` can be given")
         if self.model is not None and not re.fullmatch(r"[\w.-]+", self.model):
             raise ValueError(
                 f"--model must be a registered name, of letters, digits, '-', '_', '.', but got {self.model}"
             )
-        if not 1 <= self.count <= 10_000:
-            raise ValueError(f"`1 <= count <= 10000` must hold, but got {self.count}")
+        if not 1 <= self.count <= MOST:
+            raise ValueError(f"`1 <= count <= {MOST}` must hold, but got {self.count}")
         if self.out.suffix.lower() not in (".png", ".npz", ""):
             raise ValueError(f"`out` must end in .png or .npz, or be a folder's name, but got {self.out}")
 
@@ -75,9 +83,12 @@ class SampleConfig:
         return self.count if self.strip else ceil(sqrt(self.count))
 
     @property
-    def told(self) -> bool:
-        """Whether the generator is told what to draw."""
-        return self.digit is not None or self.interpolate is not None
+    def classes(self) -> tuple[str, ...]:
+        """The classes that are asked for: none, one, or the two ends of an interpolation."""
+        if self.interpolate is not None:
+            return self.interpolate
+        one = self.label if self.digit is None else str(self.digit)
+        return () if one is None else (one,)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,77 +98,94 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     config = tyro.cli(SampleConfig, args=list(arguments), prog="python -m study.sample")
-    if not config.out.parent.is_dir():
-        raise UsageError(f"the folder of --out must exist, but got {config.out}")
-    if not config.out.suffix and config.out.exists() and (config.out.is_file() or any(config.out.iterdir())):
-        raise UsageError(f"the folder --out must be new or empty, but got {config.out}")
+    out = config.out.expanduser()
+    if not out.parent.is_dir():
+        raise UsageError(f"the folder of --out must exist, but got {out}")
+    if not out.suffix and out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UsageError(f"the folder --out must be new or empty, but got {out}")
     from tracking.store import open_existing_store
 
     open_existing_store(config.store, config.tracking_uri)
 
     import torch
 
-    from study.data import to_pixels
-    from study.stage import model_name
-    from study.training import apply
+    from study.data import data_name, to_pixels
+    from study.harness.stage import model_name
+    from study.science.loops import apply
     from tracking import registry
 
-    name = config.model or model_name(config.data, "conditional-gan" if config.told else "latent-gan")
-    version = registry.require_version(name, config.version)
+    kind = "conditional-gan" if config.classes else "latent-gan"
+    version = registry.require_version(config.model or model_name(data_name(config.data), kind), config.version)
     inputs, labels = _inputs(config, version)
     with torch.no_grad():
         images = to_pixels(apply(version.load(), inputs))
-    _write(config, images, inputs.numpy(), None if labels is None else labels.numpy())
-    print(f"{config.out}: {config.count} images from {version.uri}")
+    _write(config, out, images, {"inputs": inputs} | ({} if labels is None else {"labels": labels}))
+    print(f"{out}: {config.count} images from {version.uri}")
 
 
 def _inputs(config: SampleConfig, version: Version) -> tuple[Tensor, Tensor | None]:
-    """What the generator is given, [N, noise_dim (+ 10)], and the labels in it, [N] or [N, 10]; None: it takes none.
+    """What the generator is given, [N, noise_dim (+ classes)], and the labels in it, [N] or [N, classes]; None: none.
 
     Raises:
-        UsageError: The model is no generator, or not one that can be told a digit.
+        UsageError: The model is no generator, or not one that can be given a label, or has no such class.
     """
     import torch
     from torch.nn.functional import one_hot
 
-    from models.gan import CLASSES
-    from study.sampling import balanced_labels, noise
+    from models.gan import with_labels
+    from study.science.sampling import balanced_labels, noise
 
     stored, device = version.config(), torch.device("cpu")
     if "noise_dim" not in stored.get("settings", {}):
         raise UsageError(f"--model must be a generator, but got {version.uri}, which takes images")
     noise_dim = stored["settings"]["noise_dim"]
+    classes = stored["module"]["input_dim"] - noise_dim
     vectors = noise(config.count, noise_dim, config.seed, device)
-    if stored["module"]["input_dim"] == noise_dim:
-        if config.told:
-            raise UsageError(f"a digit can be asked of a conditional generator only, but got {version.uri}")
+    if not classes:
+        if config.classes:
+            raise UsageError(f"a label can be asked of a conditional generator only, but got {version.uri}")
         return vectors, None
-    if config.interpolate is None:
-        digits = balanced_labels(config.count, device)
-        labels = digits if config.digit is None else torch.full_like(digits, config.digit)
-        return torch.cat([vectors, one_hot(labels, CLASSES)], 1), labels
+    wanted = [class_number(name, version.metadata["classes"]) for name in config.classes]
+    if len(wanted) < 2:
+        labels = balanced_labels(config.count, classes, device)
+        labels = torch.full_like(labels, wanted[0]) if wanted else labels
+        return with_labels(vectors, labels, classes), labels
     place = torch.arange(config.count)
     along = ((place % config.columns) / max(config.columns - 1, 1))[:, None]
-    start, end = one_hot(torch.tensor(config.interpolate), CLASSES).float()
-    labels = torch.lerp(start, end, along)  # [N, 10]
+    start, end = one_hot(torch.tensor(wanted), classes).float()
+    labels = torch.lerp(start, end, along)  # [N, classes]
     return torch.cat([vectors[place // config.columns], labels], 1), labels
 
 
-def _write(config: SampleConfig, images: np.ndarray, inputs: np.ndarray, labels: np.ndarray | None) -> None:
+def class_number(name: str, classes: Sequence[str]) -> int:
+    """The number of the class of this name, or of this number where no class has it as its name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name in classes:
+        return list(classes).index(name)
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    known = ", ".join(classes[:MOST_NAMED]) + (", ..." if len(classes) > MOST_NAMED else "")
+    raise UsageError(f"the label must be one of {known} or a number from 0 to {len(classes) - 1}, but got {name!r}")
+
+
+def _write(config: SampleConfig, out: Path, images: np.ndarray, arrays: dict[str, Tensor]) -> None:
     import numpy as np
     from PIL import Image
 
     from tracking import figures
 
-    if config.out.suffix.lower() == ".png":
-        Image.fromarray(figures.grid(images, config.columns)).save(config.out)
-    elif config.out.suffix:
-        arrays = {"images": images, "inputs": inputs} | ({} if labels is None else {"labels": labels})
-        np.savez_compressed(config.out, **arrays)  # type: ignore[arg-type]
+    if out.suffix.lower() == ".png":
+        Image.fromarray(figures.grid(images, config.columns)).save(out)
+    elif out.suffix:
+        plain = {name: values.numpy() for name, values in arrays.items()}
+        np.savez_compressed(out, images=images, **plain)  # type: ignore[arg-type]
     else:
-        config.out.mkdir(exist_ok=True)
+        out.mkdir(exist_ok=True)
         for number, image in enumerate(images):
-            Image.fromarray(image).save(config.out / f"{number:04}.png")
+            Image.fromarray(image).save(out / f"{number:04}.png")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import Any
 
 import mlflow
 
-from tracking.runs import Run
+from tracking.runs import STUDY, TRIAL_OF, Run
+from tracking.store import EXPERIMENT
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,23 @@ class Record(Run):
 
 
 def experiments() -> list[str]:
-    """The names of all experiments but MLflow's own."""
-    return sorted(e.name for e in mlflow.MlflowClient().search_experiments() if e.name != "Default")
+    """The names of all experiments of ours, as we gave them."""
+    return sorted(each.tags[EXPERIMENT] for each in _client().search_experiments() if EXPERIMENT in each.tags)
 
 
 def parents(experiment: str) -> list[Record]:
-    """The parent runs of all studies in the experiment of this name, the oldest first."""
-    found = mlflow.MlflowClient().get_experiment_by_name(experiment)
-    return [] if found is None else _search(found.experiment_id, "tags.study LIKE '%'")
+    """The parent runs of all studies in the experiment that we gave this name, the oldest first."""
+    found = _client().search_experiments(filter_string=f"tags.`{EXPERIMENT}` = '{experiment}'")
+    return [run for each in found for run in _search(each.experiment_id, f"tags.`{STUDY}` LIKE '%'")]
 
 
 def trials(parent: Record) -> list[Record]:
     """The trials of a study, the oldest first."""
-    return _search(parent.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.run_id}'")
+    return _search(parent.experiment_id, f"tags.`{TRIAL_OF}` = '{parent.study}'")
 
 
-def run(run_id: str) -> Record:
-    """The run of this id."""
-    return _record(mlflow.MlflowClient().get_run(run_id))
+def _client() -> mlflow.MlflowClient:
+    return mlflow.MlflowClient()
 
 
 def _search(experiment_id: str, condition: str) -> list[Record]:
@@ -83,6 +83,7 @@ def _record(run: Any) -> Record:
     return Record(
         run_id=run.info.run_id,
         experiment_id=run.info.experiment_id,
+        study=run.data.tags.get(STUDY, run.data.tags.get(TRIAL_OF, "")),
         name=run.info.run_name,
         status=run.info.status,
         started=_time(run.info.start_time),

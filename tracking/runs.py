@@ -25,15 +25,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-TRIAL = "optuna.trial"  # the tag of a trial's run that holds its number
+STUDY = "study"  # the tag of a parent run: its study's name
+TRIAL_OF = "trial.study"  # that of a trial's run: the study that it belongs to
+TRIAL = "optuna.trial"  # the trial's number
+SEARCH = "optuna.study"  # Optuna's name of the search that it belongs to
+PARENT = "mlflow.parentRunId"  # MLflow's own
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is made from: a data set, and models of other runs by their `models:/` addresses."""
+
+    dataset: str
+    digest: str
+    images: int  # for training
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """An MLflow run that is being written."""
+    """An MLflow run that is being written, and the name of the study that it belongs to."""
 
     run_id: str
     experiment_id: str
+    study: str
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """All metrics of one step in one call; those that have only step 0 are bars on MLflow's pages, not curves."""
@@ -50,7 +65,7 @@ class Run:
         mlflow.MlflowClient().log_batch(self.run_id, params=batch)
 
     def log_image(self, name: str, image: np.ndarray, step: int) -> None:
-        """An image, uint8 [H, W] or [H, W, 3], for the step slider of MLflow's image panel."""
+        """An image, uint8 [H, W] or [H, W, 3], for the step slider on MLflow's pages."""
         mlflow.MlflowClient().log_image(self.run_id, image, key=name, step=step)
 
     def log_figure(self, name: str, figure: Figure, caption: str = "") -> None:
@@ -83,17 +98,14 @@ class Run:
             return mlflow.artifacts.load_dict(f"{location}/{name}.json")
         return None
 
-    def log_inputs(self, dataset: str, digest: str, images: int, models: Sequence[str]) -> None:
-        """What the run is made from: so many training images, and models of other runs by their `models:/` address."""
-        source = json.dumps({"dataset": dataset})
-        data = Dataset(dataset, digest, "local", source, profile=json.dumps({"num_rows": images}))
-        used = [LoggedModelInput(uri.removeprefix("models:/")) for uri in models]
+    def log_inputs(self, inputs: Inputs) -> None:
+        """What the run is made from."""
+        source = json.dumps({"dataset": inputs.dataset})
+        profile = json.dumps({"num_rows": inputs.images})
+        data = Dataset(inputs.dataset, inputs.digest, "local", source, profile=profile)
+        used = [LoggedModelInput(uri.removeprefix("models:/")) for uri in inputs.models]
         tags = [InputTag("mlflow.data.context", "training")]
         mlflow.MlflowClient().log_inputs(self.run_id, [DatasetInput(data, tags)], used)
-
-    def rename(self, name: str) -> None:
-        """Call the run by this name on MLflow's pages."""
-        mlflow.MlflowClient().update_run(self.run_id, name=name)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         batch = [RunTag(name, value) for name, value in _text(tags).items()]
@@ -101,74 +113,95 @@ class Run:
 
 
 @contextmanager
-def study_run(store: Store, experiment_id: str, study: str, description: str, tags: Mapping[str, Any]) -> Iterator[Run]:
+def study_run(
+    store: Store, experiment_id: str, study: str, *, title: str, description: str, tags: Mapping[str, Any]
+) -> Iterator[Run]:
     """The parent run of the study of this name: found again if the store has it, else made.
 
-    Its tags and description are those of the last call: they tell how the rows and figures on it were made.
+    Title, description and tags are written once, as it is made: what a user has changed since stays. A parent that was
+    deleted is made again, and the trials that it has left behind come under the new one.
     Several processes may work under it. One that is stopped, or fails, ends it only if no other has a trial under way.
     """
     client = mlflow.MlflowClient()
-    with store.lock(study):
+    with store.locks.hold(study):
         found = client.search_runs(
-            [experiment_id], f"tags.study = '{study}'", max_results=1, order_by=["attributes.start_time ASC"]
+            [experiment_id], f"tags.`{STUDY}` = '{study}'", max_results=1, order_by=["attributes.start_time ASC"]
         )
         if found:
-            run = Run(found[0].info.run_id, experiment_id)
+            run = Run(found[0].info.run_id, experiment_id, study)
         else:
-            created = client.create_run(experiment_id, run_name=study, tags={"study": study, **_context_tags()})
-            run = Run(created.info.run_id, experiment_id)
-        run.set_tags({"mlflow.note.content": description, **tags})
+            about = {STUDY: study, "mlflow.note.content": description, **_context_tags(), **_text(tags)}
+            created = client.create_run(experiment_id, run_name=title, tags=about)
+            run = Run(created.info.run_id, experiment_id, study)
+            for orphan in _trials(run):
+                client.set_tag(orphan.info.run_id, PARENT, run.run_id)
     try:
         yield run
     except BaseException as error:
-        with suppress(Exception):  # The store may be what failed; the error itself is told.
-            if not any(_trials(run, {}, "attributes.status = 'RUNNING'")):
-                client.set_terminated(run.run_id, _status(error))
+        with suppress(Exception):  # The store may be what failed; the error itself is reported.
+            if not any(_trials(run, "attributes.status = 'RUNNING'")):
+                _end(run.run_id, _status(error))
         raise
-    client.set_terminated(run.run_id, "FINISHED")
+    _end(run.run_id, "FINISHED")
 
 
 @contextmanager
 def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> Iterator[Run]:
-    """A nested run for one trial; FINISHED, FAILED on an exception, KILLED if the process is told to stop."""
+    """A nested run for one trial; FINISHED, FAILED on an exception, KILLED if the process is asked to stop."""
     mlflow.MlflowClient().update_run(parent.run_id, status="RUNNING")
     active = mlflow.start_run(
         experiment_id=parent.experiment_id,
         run_name=name,
         parent_run_id=parent.run_id,
         nested=True,
-        tags=_text(tags),
+        tags=_text({TRIAL_OF: parent.study, **tags}),
     )
-    run = Run(active.info.run_id, active.info.experiment_id)
+    run = Run(active.info.run_id, active.info.experiment_id, parent.study)
     try:
         run.log_params(params)
         yield run
     except BaseException as error:
-        with suppress(Exception):  # The store may be what failed; the error itself is told.
+        with suppress(Exception):  # The store may be what failed; the error itself is reported.
             mlflow.end_run(_status(error))
         raise
     mlflow.end_run()
 
 
 def end_killed(run_id: str) -> None:
-    """Mark the run of a trial whose process died as KILLED."""
-    mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+    """Mark the run of a trial whose process died as KILLED, unless it was deleted or is in another store."""
+    if not is_deleted(run_id):
+        mlflow.MlflowClient().set_terminated(run_id, "KILLED")
 
 
-def settle(parent: Run, tags: Mapping[str, Any], outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
-    """Put right the status of runs, of trials with these tags, whose processes died before they could.
+def is_deleted(run_id: str) -> bool:
+    """Whether the store has no such run, or only among the deleted ones; False where the store cannot say."""
+    try:
+        return mlflow.MlflowClient().get_run(run_id).info.lifecycle_stage == "deleted"
+    except MlflowException as error:
+        return error.error_code == "RESOURCE_DOES_NOT_EXIST"
+    except Exception:  # a server that is away
+        return False
+
+
+def correct_statuses(parent: Run, search: str, outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
+    """Correct the status of runs, of trials of this search, whose processes died before they could.
 
     Args:
         outcomes: The status that is wanted, by run id. Of other runs, those that are open become KILLED.
         under_way: Numbers of the trials that processes are working on: their runs are left alone.
     """
     numbers = {str(number) for number in under_way}
-    for run in _trials(parent, tags):
+    for run in _trials(parent, f"tags.`{SEARCH}` = '{search}'"):
         status = run.info.status
         wanted = outcomes.get(run.info.run_id, "KILLED" if status == "RUNNING" else status)
         wrong = status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted)
         if wrong and run.data.tags.get(TRIAL) not in numbers:
             mlflow.MlflowClient().set_terminated(run.info.run_id, wanted)
+
+
+def trial_ids(parent: Run) -> set[str]:
+    """The ids of the runs of the study's trials that the store has; not of those that were deleted."""
+    return {run.info.run_id for run in _trials(parent)}
 
 
 def gallery(run_id: str) -> str:
@@ -186,7 +219,7 @@ def run_metrics(run: Run) -> dict[str, float]:
 
 def trial_metrics(parent: Run) -> dict[str, dict[str, float]]:
     """The last values of all metrics of the study's trials, by run id."""
-    return {run.info.run_id: dict(run.data.metrics) for run in _trials(parent, {})}
+    return {run.info.run_id: dict(run.data.metrics) for run in _trials(parent)}
 
 
 def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
@@ -212,14 +245,18 @@ def _status(error: BaseException) -> str:
     return "FAILED" if isinstance(error, Exception) else "KILLED"
 
 
-def _trials(parent: Run, tags: Mapping[str, Any], *conditions: str) -> Iterator[Any]:
-    """The runs of the study's trials that have these tags."""
-    wanted = [f"tags.`{name}` = '{value}'" for name, value in {"mlflow.parentRunId": parent.run_id, **tags}.items()]
+def _end(run_id: str, status: str) -> None:
+    """End the run, unless it has this status: its end stays when it was."""
+    if mlflow.MlflowClient().get_run(run_id).info.status != status:
+        mlflow.MlflowClient().set_terminated(run_id, status)
+
+
+def _trials(study: Run, *conditions: str) -> Iterator[Any]:
+    """The runs of the study's trials for which these conditions hold."""
+    wanted = " and ".join([f"tags.`{TRIAL_OF}` = '{study.study}'", *conditions])
     token = None
     while True:
-        page = mlflow.MlflowClient().search_runs(
-            [parent.experiment_id], " and ".join([*wanted, *conditions]), page_token=token
-        )
+        page = mlflow.MlflowClient().search_runs([study.experiment_id], wanted, page_token=token)
         yield from page
         token = page.token
         if not token:

@@ -1,1 +1,58 @@
-"""One file a stage, each with `run(context) -> Outcome`; the registry is the hand-off between them."""
+"""The stages in order; nothing else in the house knows one by name.
+
+A stage of somebody else's plugs in as an entry point of the group `study.stages`: an object of type
+`study.harness.stage.Stage` in an installed package. It runs after ours, in the order of the names.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from study.harness.settings import UsageError
+from study.harness.stage import Stage
+from study.stages.autoencoder.stage import AUTOENCODER
+from study.stages.gan.stage import CONDITIONAL_GAN, LATENT_GAN
+from study.stages.judge.stage import JUDGE
+from study.stages.transfer.stage import TRANSFER
+
+GROUP = "study.stages"
+OURS = (JUDGE, AUTOENCODER, TRANSFER, LATENT_GAN, CONDITIONAL_GAN)
+
+
+@cache
+def all_stages() -> tuple[Stage, ...]:
+    """Our stages and those of installed packages.
+
+    Raises:
+        UsageError: A package's stage cannot be imported, is no `Stage`, or has a name that is taken.
+    """
+    found = list(OURS)
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        stage = _load(point)
+        taken = next((each for each in found if each.key == stage.key), None)
+        if taken is stage:
+            continue  # installed twice, as a package in development may be
+        if taken is not None:
+            raise UsageError(f"{_origin(point)} is called {stage.name}, as another stage is: rename or uninstall it")
+        makers = {kind: each.name for each in found for kind in each.outputs}
+        for kind in stage.outputs:
+            if kind in makers:
+                raise UsageError(f"{_origin(point)} registers the kind {kind!r}, as {makers[kind]} does: rename it")
+        found.append(stage)
+    return tuple(found)
+
+
+def _load(point: EntryPoint) -> Stage:
+    try:
+        stage = point.load()
+    except Exception as error:  # whatever the package raises as it is imported
+        raise UsageError(f"{_origin(point)} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(stage, Stage):
+        raise UsageError(f"{_origin(point)} must be a study.harness.stage.Stage, but is a {type(stage).__name__}")
+    return stage
+
+
+def _origin(point: EntryPoint) -> str:
+    package = f" of the package {point.dist.name}" if point.dist else ""
+    return f"the stage {point.value}{package}"

@@ -1,44 +1,74 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from models.autoencoder import ARCHITECTURES, Autoencoder
+from models.autoencoder import ARCHITECTURES, Autoencoder, Decoder, Encoder
+
+DIGITS = (1, 28, 28)
+SHAPES = [DIGITS, (3, 32, 32), (1, 16, 16), (3, 64, 64)]
 
 
+@pytest.mark.parametrize("image_shape", SHAPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("latent_dim", [3, 15, 100])
-def test_shapes_and_range(latent_dim: int, architecture: str) -> None:
-    model = Autoencoder(latent_dim, architecture)
-    images = torch.rand(4, 1, 28, 28)
+def test_shapes_and_range(latent_dim: int, architecture: str, image_shape: tuple[int, int, int]) -> None:
+    model = Autoencoder(latent_dim, architecture, image_shape)
+    images = torch.rand(4, *image_shape)
     assert model.encoder(images).shape == (4, latent_dim)
     reconstructions = model(images)
     assert reconstructions.shape == images.shape
     assert bool(((reconstructions >= 0) & (reconstructions <= 1)).all())
 
 
+def test_the_shape_may_come_from_json() -> None:
+    model = Autoencoder(3, "conv", json.loads("[3, 32, 32]"), channels=[4, 8])
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_widths_are_options(architecture: str) -> None:
+    model = Autoencoder(3, architecture, DIGITS, channels=(4, 8), fc_width=32)
+    assert {m.out_channels for m in model.encoder.modules() if isinstance(m, nn.Conv2d)} <= {4, 8, 3}
+    assert {m.out_features for m in model.encoder.modules() if isinstance(m, nn.Linear)} <= {32, 3}
+    assert model(torch.rand(2, *DIGITS)).shape == (2, *DIGITS)
+
+
 def test_latents_are_standardised_over_a_batch() -> None:
-    latents = Autoencoder(15).encoder(torch.rand(256, 1, 28, 28))
+    latents = Autoencoder(15, "conv+fc", DIGITS).encoder(torch.rand(256, 1, 28, 28))
     torch.testing.assert_close(latents.mean(0), torch.zeros(15), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.var(0, correction=0), torch.ones(15), atol=1e-2, rtol=0)
 
 
 def test_only_conv_fc_has_linear_layers() -> None:
-    linear = {a: any(isinstance(m, nn.Linear) for m in Autoencoder(15, a).modules()) for a in ARCHITECTURES}
+    linear = {a: any(isinstance(m, nn.Linear) for m in Autoencoder(15, a, DIGITS).modules()) for a in ARCHITECTURES}
     assert linear == {"conv": False, "conv+fc": True}
 
 
+@pytest.mark.parametrize("module", [Encoder, Decoder, Autoencoder])
 @pytest.mark.parametrize(("latent_dim", "architecture"), [(0, "conv"), (15, "dense")])
-def test_impossible_arguments(latent_dim: int, architecture: str) -> None:
+def test_impossible_arguments(module: type[nn.Module], latent_dim: int, architecture: str) -> None:
     with pytest.raises(ValueError, match="must hold, but got"):
-        Autoencoder(latent_dim, architecture)
+        module(latent_dim, architecture, DIGITS)
 
 
+@pytest.mark.parametrize("module", [Encoder, Decoder, Autoencoder])
+@pytest.mark.parametrize("shape", [(1, 28, 32), (1, 30, 30), (1, 12, 12), (1, 68, 68), (0, 28, 28), (28, 28)])
+def test_impossible_images(module: type[nn.Module], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must hold, but got"):
+        module(3, "conv", shape)
+
+
+@pytest.mark.parametrize("image_shape", [DIGITS, (3, 32, 32)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("latent_dim", [3, 15])
-def test_turned_latents_give_the_same_reconstructions(latent_dim: int, architecture: str) -> None:
+def test_turned_latents_give_the_same_reconstructions(
+    latent_dim: int, architecture: str, image_shape: tuple[int, int, int]
+) -> None:
     torch.manual_seed(0)
-    model, images = Autoencoder(latent_dim, architecture), torch.rand(64, 1, 28, 28)
+    model, images = Autoencoder(latent_dim, architecture, image_shape), torch.rand(64, *image_shape)
     for _ in range(20):  # statistics of its own in each BatchNorm
         model(images)
     model.eval()
@@ -54,7 +84,7 @@ def test_turned_latents_give_the_same_reconstructions(latent_dim: int, architect
 
 def test_principal_axes_of_the_latents_leave_no_correlation() -> None:
     torch.manual_seed(0)
-    model, images = Autoencoder(8).eval(), torch.rand(256, 1, 28, 28)
+    model, images = Autoencoder(8, "conv+fc", DIGITS).eval(), torch.rand(256, 1, 28, 28)
     with torch.no_grad():
         before = np.corrcoef(model.encoder(images).double().T)
         model.rotate_latents(torch.from_numpy(np.linalg.eigh(np.cov(model.encoder(images).double().T)).eigenvectors))
@@ -66,4 +96,4 @@ def test_principal_axes_of_the_latents_leave_no_correlation() -> None:
 @pytest.mark.parametrize("axes", [torch.ones(3, 3), torch.eye(4), torch.eye(3)[:2]])
 def test_only_a_rotation_can_be_folded_in(axes: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="must hold, but got axes of shape"):
-        Autoencoder(3).rotate_latents(axes)
+        Autoencoder(3, "conv+fc", DIGITS).rotate_latents(axes)

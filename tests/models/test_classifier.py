@@ -1,18 +1,32 @@
 import pytest
 import torch
 
-from models.classifier import Judge, TransferClassifier
+from models.classifier import JUDGE_KINDS, Judge, TransferClassifier
+
+KINDS_OF_IMAGES = [((1, 28, 28), 10), ((3, 32, 32), 3), ((1, 16, 16), 26), ((3, 64, 64), 2)]
 
 
-@pytest.mark.parametrize("kind", ["conv", "mlp"])
-def test_judge_logits_come_from_its_features(kind: str) -> None:
-    judge = Judge(kind, width=4, feature_dim=7).eval()
-    images = torch.rand(5, 1, 28, 28)
+@pytest.mark.parametrize(("image_shape", "classes"), KINDS_OF_IMAGES)
+@pytest.mark.parametrize("kind", JUDGE_KINDS)
+def test_judge_logits_come_from_its_features(kind: str, image_shape: tuple[int, int, int], classes: int) -> None:
+    judge = Judge(kind, image_shape=image_shape, classes=classes, width=4, feature_dim=7).eval()
+    images = torch.rand(5, *image_shape)
     assert judge.features(images).shape == (5, 7)
+    assert judge(images).shape == (5, classes)
     assert torch.equal(judge(images), judge.head(judge.features(images)))
 
 
-def test_transfer_head_has_one_hidden_layer_of_the_asked_width() -> None:
-    classifier = TransferClassifier(15, "conv", hidden=128)
-    assert classifier(torch.rand(2, 1, 28, 28)).shape == (2, 10)
-    assert [tuple(p.shape) for p in classifier.head.parameters()] == [(128, 15), (128,), (10, 128), (10,)]
+@pytest.mark.parametrize(("image_shape", "classes"), KINDS_OF_IMAGES)
+def test_transfer_head_has_one_hidden_layer_of_the_asked_width(image_shape: tuple[int, int, int], classes: int) -> None:
+    classifier = TransferClassifier(15, "conv", image_shape=image_shape, classes=classes, hidden=128)
+    assert classifier(torch.rand(2, *image_shape)).shape == (2, classes)
+    assert [tuple(p.shape) for p in classifier.head.parameters()] == [(128, 15), (128,), (classes, 128), (classes,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "image_shape", "classes"),
+    [("forest", (1, 28, 28), 10), ("conv", (1, 28, 30), 10), ("mlp", (1, 28, 28), 0)],
+)
+def test_impossible_judges(kind: str, image_shape: tuple[int, int, int], classes: int) -> None:
+    with pytest.raises(ValueError, match="must hold, but got"):
+        Judge(kind, image_shape=image_shape, classes=classes)

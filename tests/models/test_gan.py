@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -5,11 +6,12 @@ from models.autoencoder import Autoencoder
 from models.gan import Critic, Generator, LatentGenerator, with_labels
 
 
-def test_one_hot_labels_follow_the_vectors() -> None:
+@pytest.mark.parametrize("classes", [10, 26])
+def test_one_hot_labels_follow_the_vectors(classes: int) -> None:
     vectors = torch.randn(3, 4)
-    joined = with_labels(vectors, torch.tensor([0, 9, 3]))
+    joined = with_labels(vectors, torch.tensor([0, 9, 3]), classes)
     assert torch.equal(joined[:, :4], vectors)
-    assert torch.equal(joined[:, 4:], torch.eye(10)[[0, 9, 3]])
+    assert torch.equal(joined[:, 4:], torch.eye(classes)[[0, 9, 3]])
 
 
 def test_critic_scores_each_latent_by_itself() -> None:
@@ -21,15 +23,19 @@ def test_generator_has_as_many_hidden_layers_as_asked_for() -> None:
     for depth in (1, 2, 4):
         shapes = [tuple(layer.weight.shape) for layer in Generator(10, 15, 32, depth) if isinstance(layer, nn.Linear)]
         assert shapes == [(32, 10), *[(32, 32)] * (depth - 1), (15, 32)]
+    with pytest.raises(ValueError, match="but got 0"):
+        Generator(10, 15, 32, 0)
 
 
-def test_latent_generator_is_generator_then_scale_then_decoder() -> None:
-    autoencoder = Autoencoder(15).eval()
-    model = LatentGenerator(input_dim=10, latent_dim=15, width=32, architecture="conv+fc").eval()
+@pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32)])
+def test_latent_generator_is_generator_then_scale_then_decoder(image_shape: tuple[int, int, int]) -> None:
+    autoencoder = Autoencoder(15, "conv+fc", image_shape).eval()
+    model = LatentGenerator(10, 15, architecture="conv+fc", image_shape=image_shape, width=32).eval()
     model.decoder.load_state_dict(autoencoder.decoder.state_dict())
     model.mean.copy_(torch.randn(15))
     model.std.copy_(torch.rand(15) + 0.5)
     noise = torch.randn(6, 10)
     expected = autoencoder.decoder(model.generator(noise) * model.std + model.mean)
+    assert expected.shape == (6, *image_shape)
     assert torch.equal(model(noise), expected)
     assert not any(parameter.requires_grad for parameter in model.decoder.parameters())

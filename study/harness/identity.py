@@ -1,0 +1,84 @@
+"""What a study is known by, and what its trials were computed with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+UNKNOWN = "unknown"
+PACKAGES = ("models", "tracking", "study")  # the code that decides what is computed
+
+
+def fingerprint(content: Any) -> str:
+    """Eight hexadecimal digits of plain data."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def study_name(dataset: str, stage: str, identity: Mapping[str, Any]) -> str:
+    """The study's name, which ends in a fingerprint of its identity."""
+    return f"{dataset}/{stage}/{fingerprint(identity)}"
+
+
+def computed_with(device: Any) -> dict[str, str]:
+    """What a trial is computed with, as tags: code, versions, device, threads."""
+    import torch
+
+    commit, dirty = code_state()
+    return {
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "versions": versions(),
+        "device": _device_name(device),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+@cache
+def code_state() -> tuple[str, str]:
+    """The commit of the code that runs, and whether it was changed since: "true" or "false".
+
+    "unknown" for both unless this very file is tracked in a checkout: the user's own repository around an installed
+    copy, or one that GIT_DIR names, says nothing about this code.
+    """
+    here = Path(__file__).resolve()
+    root = here.parents[2]
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return UNKNOWN, UNKNOWN
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    added = _git(root, "ls-files", "--others", "--exclude-standard", "--", *PACKAGES)
+    if commit is None or changed is None or added is None:
+        return UNKNOWN, UNKNOWN
+    return commit, "true" if changed or added else "false"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says in this folder; None where it cannot."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=plain).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@cache
+def versions() -> str:
+    """Of Python and of the packages that the figures depend on."""
+    packages = ("torch", "numpy", "scikit-learn", "optuna", "mlflow")
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version_of(name)}" for name in packages)])
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

@@ -1,0 +1,170 @@
+"""A stage is one object; this is its type, what it is given, and what it gives back. Light: no torch, no MLflow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from study.data.dataset import Dataset
+    from tracking.registry import Version
+    from tracking.store import Store
+
+    ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a study: all that the rest of the house knows of it.
+
+    Attributes:
+        name: Lower-case words with hyphens; also the flag's prefix and the end of the experiment's name.
+        question: What it is to find out, in a sentence or two.
+        config: A frozen dataclass with defaults, all its settings.
+        plan: What it would run with a config, in words.
+        run: Runs it. What only it needs is imported inside, so that `--help` stays fast.
+        check: Refuses, by a `UsageError`, settings that do not fit the data set, before anything is trained.
+        inputs: The kinds of model that it builds on: `autoencoder` is `<data>-autoencoder` in the registry.
+        outputs: The kinds of model that it registers, the most important one first.
+        presets: Its configs in the presets by name; a preset that is not here takes that of `demo`, else the default.
+        extent: The settings that say which trials there are, not what one of them computes.
+        reads: Stages whose settings it reads too.
+        recipe: A number that is raised when its code changes what a trial computes.
+        needs_classes: Whether it needs labelled images.
+    """
+
+    name: str
+    question: str
+    config: type
+    plan: Callable[[Any], str]
+    run: Callable[[Context], Outcome]
+    check: Callable[[Any, Dataset], None] | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    presets: Mapping[str, Any] = field(default_factory=dict)
+    extent: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    recipe: int = 1
+    needs_classes: bool = True
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
+            raise ValueError(f"a stage's name must be lower-case words with hyphens, but got {self.name!r}")
+        if not is_dataclass(self.config):
+            raise ValueError(f"the config of stage {self.name} must be a dataclass, but got {self.config!r}")
+        unknown = set(self.extent) - {each.name for each in fields(self.config)}
+        if unknown:
+            raise ValueError(f"stage {self.name} names settings that its config lacks: {', '.join(sorted(unknown))}")
+
+    @property
+    def key(self) -> str:
+        """Its name as a field of the study's config and as a table of a TOML file."""
+        return self.name.replace("-", "_")
+
+    def preset(self, name: str) -> Any:
+        """Its config in the preset of this name."""
+        return self.presets.get(name, self.presets.get("demo", self.config()))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table. None: there is none."""
+
+    figure: str
+    ours: str
+    reference: str | None = None
+    baseline: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage gives back: the versions that it made, by kind, and its rows of the final table."""
+
+    stage: str
+    made: Mapping[str, Version]
+    rows: tuple[Row, ...]
+    run_id: str = ""  # of the study's parent run
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all stages of a command share; the data set lies on the device."""
+
+    dataset: Dataset
+    store: Store
+    device: torch.device
+    seed: int
+    preset: str
+    command: str  # the command line that finds the same trials again
+
+    def model_name(self, kind: str) -> str:
+        """The registered name of a kind of model: `mnist-autoencoder`."""
+        return model_name(self.dataset.name, kind)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given.
+
+    Attributes:
+        config: Its own settings.
+        others: The settings of the stages that it reads, by their names.
+        inputs: The exact versions that it builds on, by kind.
+    """
+
+    stage: Stage
+    session: Session
+    config: Any
+    others: Mapping[str, Any]
+    inputs: Mapping[str, Version]
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.session.dataset
+
+    @property
+    def device(self) -> torch.device:
+        return self.session.device
+
+    def seed_for(self, number: int) -> int:
+        """Seed of a repeat or a draw; those of a study of another seed are others."""
+        return seed_for(self.session.seed, number)
+
+    def references(self, figures: Mapping[str, float]) -> Mapping[str, float]:
+        """The reference's figures, which are MNIST's: none on another data set."""
+        return figures if self.has_reference else {}
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the reference has figures for this data set."""
+        return self.dataset.name == "mnist"
+
+    def module(self, kind: str, factory: type[ModuleT]) -> ModuleT:
+        """An input's module with its weights, in evaluation mode; can be trained, has its submodules."""
+        return self.inputs[kind].rebuild(factory).to(self.device)
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides what a trial of this stage computes, beside the trial's own parameters."""
+        settings = {name: value for name, value in asdict(self.config).items() if name not in self.stage.extent}
+        return {
+            "recipe": self.stage.recipe,
+            "seed": self.session.seed,
+            "settings": settings | {name: asdict(config) for name, config in self.others.items()},
+            "data": self.dataset.digest,
+            "inputs": {kind: version.weights_digest for kind, version in self.inputs.items()},
+        }
+
+
+def model_name(dataset: str, kind: str) -> str:
+    """The registered name of a kind of model on a data set: `mnist-autoencoder`."""
+    return f"{dataset}-{kind}"
+
+
+def seed_for(seed: int, number: int) -> int:
+    """Seed of a repeat or a draw; those of studies of different seeds do not overlap."""
+    return (100_000 * seed + number) % 2**31

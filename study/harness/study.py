@@ -1,0 +1,197 @@
+"""A stage's study under way: its searches, what it registers, its rows; kept in the store under one parent run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+import torch
+from optuna.distributions import distribution_to_json
+
+from study.harness.identity import code_state, computed_with, fingerprint, study_name
+from study.harness.progress import short
+from study.harness.search import Objective, Result, Search, Trial
+from study.harness.stage import Context, Outcome, Row
+from study.harness.trials import importances, pruned, run_search
+from tracking import registry
+from tracking.registry import Direction, Version
+from tracking.runs import Inputs, Run, study_run
+from tracking.stored import logged_model
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial whose model is registered, and competes for the alias `champion`.
+
+    Attributes:
+        result: The trial.
+        metric: The metric by which champions are compared.
+        direction: Whether less or more of it is better.
+        insist: Make it the champion in any case, within its protocol.
+        protocol: What must be equal for a comparison, beside the data: the number of labels, say.
+        measure_again: Today's value of the champion, where that in its run was measured otherwise; None: it holds.
+    """
+
+    result: Result
+    metric: str
+    direction: Direction = "minimize"
+    insist: bool = False
+    protocol: Mapping[str, str] = field(default_factory=dict)
+    measure_again: Callable[[Version], float | None] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A stage's study under way."""
+
+    context: Context
+    name: str
+    parent: Run
+    description: str
+    facts: Mapping[str, str]  # tags of each trial: what it was made from
+    inputs: Inputs
+    results: list[Result] = field(default_factory=list)  # of all its searches so far
+
+    def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
+        """Run what is missing of a search; every trial starts from the study's seed.
+
+        Args:
+            part: Tells several searches of one study apart.
+        """
+        seed = self.context.seed_for(0)
+
+        def seeded(trial: Trial) -> tuple[float, ...]:
+            torch.manual_seed(seed)
+            trial.facts = self._model_facts()
+            return objective(trial)
+
+        results = run_search(
+            search,
+            seeded,
+            self.context.session.store,
+            self.parent,
+            name=self._search_name(search, part),
+            title=part or "trial",
+            label=f"{self.context.stage.name} {part}".rstrip(),
+            seed=seed,
+            tags={**self.facts, **computed_with(self.context.device)},
+            inputs=self.inputs,
+        )
+        self.results.extend(results)
+        return results
+
+    def pruned(self, search: Search, part: str = "") -> list[Result]:
+        """The pruned trials of a search that was run, with the last value that each reported."""
+        return pruned(self._search_name(search, part), self.context.session.store)
+
+    def importances(self, search: Search, part: str = "") -> dict[str, float]:
+        """What each parameter's share of the objective's variance is, of a search that was run; largest first."""
+        return importances(self._search_name(search, part), self.context.session.store)
+
+    def close(
+        self, candidates: Mapping[str, Candidate], finish: Callable[[Mapping[str, Version]], Sequence[Row]]
+    ) -> Outcome:
+        """What follows the trials: register and promote the candidates, make figures and rows.
+
+        Figures and rows are made once, by whichever process comes first; other processes and later calls read the rows
+        from the parent run, as long as trials, settings and code are the same. If the process dies, another one makes
+        them again from the start: `finish` must allow that.
+
+        Args:
+            candidates: By kind of model, the most important one first.
+            finish: Logs the figures on the parent run and gives the rows, from the versions that were registered.
+        """
+        stage = self.context.stage
+        with self.context.session.store.locks.hold(f"{self.name}/close"):
+            made = {kind: self._register(kind, candidate) for kind, candidate in candidates.items()}
+            kept = self.parent.read_json("outcome")
+            if kept is not None and kept.get("of") == self._fingerprint():
+                rows = tuple(Row(**row) for row in kept["rows"])
+            else:
+                rows = tuple(finish(made))
+                self._keep(made, candidates, rows)
+            return Outcome(stage.name, made, rows, self.parent.run_id)
+
+    def _search_name(self, search: Search, part: str) -> str:
+        """Optuna's name of a search. Another space is another search: Optuna keeps one space a study."""
+        space = {name: distribution_to_json(each) for name, each in search.space.items()}
+        return f"{self.name}/{part or 'trials'}-{fingerprint(space)[:4]}"
+
+    def _register(self, kind: str, candidate: Candidate) -> Version:
+        """The trial's version, made the champion if it is better."""
+        result, metric = candidate.result, candidate.metric
+        protocol = {"data": self.context.dataset.digest, **candidate.protocol}
+        name = self.context.session.model_name(kind)
+        known = registry.of_run(name, result.run_id)
+        version = known or registry.register(name, result.run_id, self.description, protocol)
+        if known is None:
+            registry.describe(version, self._pedigree(result, version, metric))
+        value = None
+        current = registry.champion(name)
+        if candidate.measure_again is not None and current is not None and current.number != version.number:
+            value = candidate.measure_again(current) if current.protocol == version.protocol else None
+        registry.promote(version, metric, candidate.direction, champions_value=value, insist=candidate.insist)
+        return version
+
+    def _keep(self, made: Mapping[str, Version], candidates: Mapping[str, Candidate], rows: Sequence[Row]) -> None:
+        """Write down what was found, and by which call."""
+        tags: dict[str, str] = {"command": self.context.session.command, "preset": self.context.session.preset}
+        if made:
+            kind = next(iter(made))
+            metric = candidates[kind].metric
+            tags |= {"best.run_id": made[kind].run_id, "best.version": made[kind].uri, "best.metric": metric}
+            self.parent.log({f"best/{metric}": made[kind].metrics[metric]})
+        self.parent.set_tags(tags)
+        champion = next((version.uri for version in made.values()), "")
+        kept = {"of": self._fingerprint(), "git_commit": code_state()[0], "champion": champion}
+        self.parent.log_json("outcome", kept | {"rows": [asdict(row) for row in rows]})
+
+    def _fingerprint(self) -> str:
+        """Of all that figures and rows depend on."""
+        trials = [(result.number, result.run_id) for result in self.results]
+        return fingerprint([trials, asdict(self.context.config), code_state()])
+
+    def _model_facts(self) -> dict[str, object]:
+        """What a model says of itself in its metadata."""
+        return {**self.facts, "classes": list(self.context.dataset.classes), "git_commit": code_state()[0]}
+
+    def _pedigree(self, result: Result, version: Version, metric: str) -> str:
+        """Where a version comes from and how good it is, in Markdown."""
+        shown = [name for name in sorted(version.metrics) if name == metric or name.startswith(("test/", "sample/"))]
+        return "\n\n".join(
+            [
+                f"Trial {result.number} of {self.name}: {short(result.params)}",
+                f"Made from: {', '.join(f'{name} {value}' for name, value in self.facts.items())}",
+                "\n".join(f"- {name}: {version.metrics[name]:.4g}" for name in shown),
+            ]
+        )
+
+
+@contextmanager
+def open_study(context: Context, description: str) -> Iterator[Study]:
+    """The stage's study and its parent run: those of an earlier call of the same identity, or new ones."""
+    session, stage, data = context.session, context.stage, context.dataset
+    identity = context.identity()
+    name = study_name(data.name, stage.name, identity)
+    facts = {
+        "dataset": data.name,
+        "data_digest": data.digest,
+        "seed": str(session.seed),
+        **{f"input.{kind}": version.uri for kind, version in context.inputs.items()},
+    }
+    tags = {
+        "preset": session.preset,
+        "command": session.command,
+        "settings": json.dumps(identity, default=str),
+        "images": f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test",
+        **facts,
+    }
+    models = [logged_model(version.run_id).uri for version in context.inputs.values()]
+    inputs = Inputs(data.name, data.digest, len(data.train), tuple(models))
+    experiment = session.store.experiment(f"{data.name}/{stage.name}", stage.question)
+    title = f"{session.preset}, seed {session.seed} ({name.rpartition('/')[2]})"
+    about = f"{stage.question}\n\n{description}"
+    with study_run(session.store, experiment, name, title=title, description=about, tags=tags) as parent:
+        yield Study(context, name, parent, description, facts, inputs)

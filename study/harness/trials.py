@@ -1,0 +1,282 @@
+"""How the trials of a search are run: parameters from Optuna, a run in MLflow, an outcome in both.
+
+A trial that is complete in Optuna's database counts only while its run stands in the store: one whose run was deleted,
+or is in another store, is run again. slots.py says which process runs which trial.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from study.harness.progress import Progress, log, short
+from study.harness.search import Objective, Pruned, Result, Search, Trial
+from study.harness.slots import RUN_ID, SLOT, Slots, Superseded, is_done, load_study, outcome, slot_name
+from tracking.errors import StoreError, store_errors
+from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end_killed, is_deleted, trial_ids, trial_run
+from tracking.store import Store
+
+LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
+STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}  # of the runs
+
+BREAKDOWNS = (ArithmeticError, ValueError)  # what a trial's own numbers can bring about
+
+
+def run_search(
+    search: Search,
+    objective: Objective,
+    store: Store,
+    parent: Run,
+    *,
+    name: str,
+    title: str = "trial",
+    label: str = "",
+    seed: int = 0,
+    tags: Mapping[str, str] | None = None,
+    inputs: Inputs | None = None,
+) -> list[Result]:
+    """Run what is missing of the study's trials, each as a nested run of `parent`; give the complete ones, each once.
+
+    Other processes may run some of them. A trial whose training breaks down (a loss that is not finite, parameters that
+    fit no data: see BREAKDOWNS) counts as failed with its reason, and the study goes on. One that was stopped, or whose
+    process died, is tried again with the same parameters, the latter at most twice.
+
+    Args:
+        name: That of Optuna's study.
+        title: What a trial's run is called, before its number.
+        label: What the progress display calls the search.
+        tags: Of every trial's run.
+        inputs: What every trial is made from.
+
+    Raises:
+        StoreError: Optuna's database cannot be opened, or no trial is complete at the end of a search not optional.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    trials = _Trials(name, search, store, parent, seed, title=title, tags=tags or {}, inputs=inputs)
+    try:
+        return trials.run(objective, label)
+    finally:
+        trials.slots.close()
+
+
+def pruned(name: str, store: Store) -> list[Result]:
+    """The pruned trials of the search of this name, with the last value that each reported."""
+    study = load_study(name, store)
+    found = study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
+    return [
+        _result(trial, (trial.intermediate_values[trial.last_step],)) for trial in found if trial.last_step is not None
+    ]
+
+
+def importances(name: str, store: Store) -> dict[str, float]:
+    """What share of the objective's variance each parameter explains (fANOVA, Hutter et al. 2014); largest first.
+
+    Empty where there are too few complete trials to say: not more than parameters.
+    """
+    study = load_study(name, store)
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if not complete or len(complete) <= len(complete[0].params):
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
+class _Trials:
+    """A search's trials, and how this process takes part in them."""
+
+    def __init__(
+        self,
+        name: str,
+        search: Search,
+        store: Store,
+        parent: Run,
+        seed: int,
+        *,
+        title: str,
+        tags: Mapping[str, str],
+        inputs: Inputs | None,
+    ) -> None:
+        self.name, self.search, self.store, self.parent = name, search, store, parent
+        self.title, self.tags, self.inputs = title, tags, inputs
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if search.prune_on:
+            pruner = optuna.pruners.MedianPruner(len(search.fixed) + 2, search.prune_after)
+
+        def sampler(attempts: int) -> optuna.samplers.BaseSampler:
+            # One of its own for each trial: what it proposes depends on the trials before, not on the process. Trials
+            # that other processes have under way count as bad ones, so that it keeps away from them.
+            startup = len(search.fixed) + 4
+            return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed + attempts, constant_liar=True)
+
+        self.slots = Slots(
+            name,
+            search.slots,
+            list(search.objectives.values()),
+            store,
+            pruner=pruner,
+            sampler=sampler,
+            end_dead=end_killed,
+            runs_here=lambda: trial_ids(parent),
+        )
+
+    def run(self, objective: Objective, label: str) -> list[Result]:
+        done = self.slots.decided()
+        with Progress(label, len(self.search.slots), len(done)) as progress:
+            shown = {attempt.number for attempt in done.values()}
+            looked = 0.0
+
+            def look() -> int:
+                """Show what has come to its end since the last look, here or elsewhere; how many trials have by now."""
+                nonlocal looked
+                looked = time.monotonic()
+                found = self.slots.decided()
+                for attempt in sorted(found.values(), key=lambda attempt: attempt.number):
+                    if attempt.number not in shown:
+                        shown.add(attempt.number)
+                        progress.finished(len(found), _line(attempt), self._best(found))
+                return len(found)
+
+            def show_epoch(number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+                progress.epoch(number, epoch, metrics)
+                if time.monotonic() - looked > LOOK_EVERY:
+                    look()
+
+            while look() < len(self.search.slots):
+                claimed = self.slots.claim()
+                if claimed is not None:
+                    self._attempt(*claimed, objective, show_epoch)
+                else:
+                    progress.doing("waiting for trials of other processes, or for them to count as dead")
+                    time.sleep(1)
+        self._correct_runs()
+        decided = sorted(self.slots.decided().values(), key=lambda attempt: attempt.number)
+        complete = [attempt for attempt in decided if attempt.state == TrialState.COMPLETE]
+        if not complete and not self.search.optional:
+            raise StoreError(f"no trial of {self.name} is complete: {'; '.join(sorted(set(map(outcome, decided))))}")
+        # A free trial may hit on parameters that were tried before; the seed is the same, so the result counts once.
+        first = {slot_name(attempt.params): attempt for attempt in reversed(complete)}
+        return [
+            _result(attempt, tuple(attempt.values))
+            for attempt in sorted(first.values(), key=lambda attempt: attempt.number)
+        ]
+
+    def _correct_runs(self) -> None:
+        """Correct what processes that died have left of the MLflow runs."""
+        with self.store.locks.hold(self.name):
+            attempts = self.slots.attempts()
+            outcomes = {
+                attempt.user_attrs[RUN_ID]: STATUS[attempt.state] if is_done(attempt) else "KILLED"
+                for attempt in attempts
+                if RUN_ID in attempt.user_attrs
+            }
+            under_way = {attempt.number for attempt in attempts if not attempt.state.is_finished()}
+            correct_statuses(self.parent, self.name, outcomes, under_way)
+
+    def _best(self, done: Mapping[str, FrozenTrial]) -> str:
+        values = [attempt.values for attempt in done.values() if attempt.state == TrialState.COMPLETE]
+        if not values or len(self.search.objectives) > 1:
+            return ""
+        ((metric, direction),) = self.search.objectives.items()
+        best = (min if direction == "minimize" else max)(value[0] for value in values)
+        return f"(best {short({metric: best})})"
+
+    def _attempt(
+        self,
+        slot: str,
+        trial: optuna.Trial,
+        objective: Objective,
+        show_epoch: Callable[[int, int, Mapping[str, float]], None],
+    ) -> None:
+        run: Run | None = None
+        try:
+            with self.slots.heartbeat(trial), store_errors():
+                params = {name: _suggest(trial, name, space) for name, space in self.search.space.items()}
+                values = ", ".join(short({"": value})[1:] for value in params.values())
+                title = f"{self.title} {trial.number}{values and ': '}{values}"
+                tags = {SEARCH: self.name, TRIAL: trial.number, "optuna.state": "RUNNING", **self.tags}
+                with trial_run(self.parent, title, params, tags) as run:
+                    if self.inputs is not None:
+                        run.log_inputs(self.inputs)
+                    seen = Trial(
+                        number=trial.number,
+                        slot=slot,
+                        params=params,
+                        run=run,
+                        prunable=slot not in self.search.fixed,
+                        _optuna=trial,
+                        _prune_on=self.search.prune_on,
+                        _epoch=partial(show_epoch, trial.number),
+                    )
+                    self._decide(trial, seen, objective)
+        except _BrokenDown:
+            pass  # Optuna and MLflow know of it; the study goes on.
+        except (Superseded, optuna.exceptions.UpdateFinishedTrialError):
+            log.warning("trial %d was silent for so long that another process has taken it over", trial.number)
+        except BaseException as error:
+            deleted = run is not None and isinstance(error, Exception) and is_deleted(run.run_id)
+            reason = str(error) if isinstance(error, StoreError) else type(error).__name__
+            with suppress(Exception, Superseded):  # The store may be what failed; the error itself is reported.
+                self.slots.finish(trial, "STOPPED", "its run was deleted" if deleted else reason)
+                if run is not None and not deleted:
+                    run.set_tags({"optuna.state": "STOPPED", "reason": reason})
+            if not deleted:
+                raise
+            log.warning("trial %d: its run was deleted in MLflow while it was under way; it is run again", trial.number)
+
+    def _decide(self, trial: optuna.Trial, seen: Trial, objective: Objective) -> None:
+        """Train, and commit the outcome while the run is still open: its status then follows."""
+
+        def finish(outcome: str, reason: str, values: tuple[float, ...] | None = None) -> None:
+            seen.run.set_tags({"optuna.state": outcome, "reason": reason})
+            self.slots.finish(trial, outcome, reason, values)
+
+        try:
+            trial.set_user_attr(RUN_ID, seen.run.run_id)
+            with store_errors():
+                values = objective(seen)
+            by_name = dict(zip(self.search.objectives, values, strict=True))
+            for metric, value in by_name.items():
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"{metric} is {value}")
+            finish("COMPLETE", short(by_name), values)
+        except Pruned as error:
+            finish("PRUNED", str(error))
+        except BREAKDOWNS as error:
+            log.debug("trial %d", trial.number, exc_info=True)
+            finish("FAIL", str(error))
+            raise _BrokenDown from error
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            raise Superseded from error
+
+
+class _BrokenDown(Exception):
+    """The trial's outcome is that it failed: so does its run."""
+
+
+def _result(attempt: FrozenTrial, values: tuple[float, ...]) -> Result:
+    attributes = attempt.user_attrs
+    return Result(attempt.number, attributes[SLOT], dict(attempt.params), values, attributes[RUN_ID])
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case IntDistribution(low=low, high=high):
+            return trial.suggest_int(name, low, high)
+        case FloatDistribution(low=low, high=high, log=log):
+            return trial.suggest_float(name, low, high, log=log)
+        case CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(name, choices)
+    raise TypeError(f"{name}: {distribution}")
+
+
+def _line(attempt: FrozenTrial) -> str:
+    seconds = f", {attempt.duration.total_seconds():.0f} s" if attempt.duration else ""
+    return f"trial {attempt.number} {outcome(attempt)} ({short(attempt.params)}){seconds}"

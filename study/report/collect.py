@@ -1,0 +1,185 @@
+"""From what a store holds to the page of the report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from study.harness.settings import UsageError
+from study.harness.stage import Outcome
+from study.report.page import Cell, Page, Picture, Section, Trials, render
+from study.stages import all_stages
+
+if TYPE_CHECKING:
+    from tracking.reading import Record
+
+METRICS = ("val/", "test/", "sample/", "latent/")  # those of the trials' tables, in this order
+
+
+def collect(dataset: str | None, runs: Sequence[str] = ()) -> Page:
+    """Read the open store: of each stage the study with one of these parent runs, else the newest (finished) one.
+
+    Raises:
+        UsageError: The store holds no study of the data set.
+    """
+    from tracking import reading
+
+    known = {name.partition("/")[0] for name in reading.experiments()}
+    stages = all_stages()
+    studies = {
+        (name, stage.name): found
+        for name in sorted(known if dataset is None else known & {dataset})
+        for stage in stages
+        if (found := reading.parents(f"{name}/{stage.name}"))
+    }
+    if not studies:
+        has = ", ".join(sorted(known)) or "none"
+        raise UsageError(f"no study of {dataset or 'any data set'} is in this store (it has: {has})")
+    last, _ = max(studies, key=lambda key: max(map(_age, studies[key])))
+    questions = {stage.name: stage.question for stage in stages}
+    sections = [
+        _section(stage, questions[stage], found, runs) for (name, stage), found in studies.items() if name == last
+    ]
+    missing = [stage for stage in questions if stage not in {section.stage for section in sections}]
+    return Page(last, _minute(datetime.now(UTC)), sections, missing)
+
+
+def keep(dataset: str, outcomes: Sequence[Outcome]) -> str:
+    """Log the page about these outcomes on the last one's parent run. Returns where it lies."""
+    page = collect(dataset, [outcome.run_id for outcome in outcomes])
+    parent = next(section.parent for section in page.sections if section.stage == outcomes[-1].stage)
+    return parent.log_text("report.html", render(page))
+
+
+def _age(record: Record) -> tuple[bool, datetime]:
+    return record.status == "FINISHED", record.ended or record.started
+
+
+def _section(stage: str, question: str, studies: Sequence[Record], runs: Sequence[str]) -> Section:
+    from tracking import reading
+
+    parent = next((study for study in studies if study.run_id in runs), None) or max(studies, key=_age)
+    trials = reading.trials(parent)
+    outcome = parent.read_json("outcome") or {}
+    best = next((trial for trial in trials if trial.run_id == parent.tags.get("best.run_id")), None)
+    return Section(
+        stage=stage,
+        question=question,
+        about=[text for text in parent.description.split("\n\n") if text != question],
+        parent=parent,
+        champion=_version(outcome.get("champion") or parent.tags.get("best.version", "")),
+        rows=outcome.get("rows"),
+        pictures=_pictures(parent),
+        tables=parent.tables(),
+        best=best.name if best else "",
+        best_pictures=_pictures(best) if best else [],
+        trials=_trials(trials, parent.tags.get("best.metric", "")),
+        made=_made(parent, trials),
+        settings=json.dumps(json.loads(parent.tags.get("settings", "{}")), indent=1),
+        others=len(studies) - 1,
+    )
+
+
+def _pictures(record: Record) -> list[Picture]:
+    """The figures of a run, in the order in which they were made."""
+    found = [_picture(name, content) for name, content in record.figures().items()]
+    return sorted(found, key=lambda picture: (picture.made, picture.name))
+
+
+def _picture(name: str, png: bytes) -> Picture:
+    """Compress a figure, which says itself what it shows (see `tracking.figures.facts`)."""
+    from PIL import Image
+
+    image = Image.open(BytesIO(png))
+    facts: dict[str, str] = dict(getattr(image, "text", {}))
+    small = BytesIO()
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    columns, rows = json.loads(facts.get("Values", "[[], []]"))
+    title = facts.get("Title") or name.replace("_", " ")
+    made = facts.get("Creation Time", "")
+    return Picture(name, title, facts.get("Description", ""), columns, rows, small.getvalue(), image.size, made)
+
+
+def _trials(records: Sequence[Record], objective: str) -> Trials:
+    """A table of the parameters that differ and of the metrics of the kinds that are compared."""
+    params = sorted({name for record in records for name in record.params})
+    values = {name: {record.params.get(name, "") for record in records} for name in params}
+    varied = [name for name in params if len(values[name]) > 1]
+    known = {name for record in records for name in record.metrics if name.startswith(METRICS)}
+    order = {prefix: place for place, prefix in enumerate(METRICS)}
+    metrics = sorted(known - {objective}, key=lambda name: (order[f"{name.partition('/')[0]}/"], name))
+    objectives = [objective] if objective else []
+    rows = [
+        [
+            Cell(record.name, record.started.timestamp()),
+            _state(record),
+            *(_cell(record.metrics.get(name, "")) for name in objectives),
+            *(_cell(record.params.get(name, "")) for name in varied),
+            *(_cell(record.metrics.get(name, "")) for name in metrics),
+            _cell(round(_seconds(record))),
+        ]
+        for record in records
+    ]
+    same = [(name, next(iter(values[name]))) for name in params if name not in varied]
+    return Trials(["trial", "state", *objectives, *varied, *metrics, "seconds"], rows, same)
+
+
+def _state(record: Record) -> Cell:
+    state = record.tags.get("optuna.state", record.status).lower()
+    reason = record.tags.get("reason", "")
+    text = f"{state}: {reason}" if state in ("fail", "stopped") and reason else state
+    return Cell(text, text)
+
+
+def _cell(value: str | float) -> Cell:
+    try:
+        return Cell(f"{float(value):.4g}", float(value))
+    except ValueError:
+        return Cell(str(value) or "-", str(value))
+
+
+def _seconds(record: Record) -> float:
+    return (record.ended - record.started).total_seconds() if record.ended else 0.0
+
+
+def _made(parent: Record, trials: Sequence[Record]) -> list[tuple[str, str]]:
+    tags, unknown = parent.tags, "not recorded"
+    states = Counter(_state(trial).text.partition(":")[0] for trial in trials)
+    commits = sorted({_commit(trial) for trial in trials if "git_commit" in trial.tags})
+    computed = sorted({_computed_with(trial) for trial in trials if "versions" in trial.tags})
+    inputs = [_version(value) for name, value in tags.items() if name.startswith("input.")]
+    return [
+        ("Command", tags.get("command", unknown)),
+        ("Data set", f"{tags.get('dataset', unknown)}: {tags.get('images', 'sizes not recorded')}"),
+        ("Seed", tags.get("seed", unknown)),
+        ("Builds on", ", ".join(inputs) or "nothing but the data"),
+        ("Trials", ", ".join(f"{count} {state}" for state, count in states.most_common()) or "none"),
+        ("Trained for", f"{sum(map(_seconds, trials)) / 60:.0f} minutes"),
+        ("Chosen by", tags.get("best.metric", "nothing yet")),
+        ("Commit of the trials", ", ".join(commits) or unknown),
+        ("Computed with", "; ".join(computed) or unknown),
+        ("Began, ended", f"{_minute(parent.started)}, {_minute(parent.ended) if parent.ended else 'not yet'}"),
+        ("MLflow run", parent.run_id),
+    ]
+
+
+def _commit(trial: Record) -> str:
+    changed = trial.tags.get("git_dirty") == "true"
+    return trial.tags["git_commit"] + (" with changes that were not committed" if changed else "")
+
+
+def _computed_with(trial: Record) -> str:
+    return f"{trial.tags['versions']}; {trial.tags.get('device')}, threads: {trial.tags.get('threads')}"
+
+
+def _version(uri: str) -> str:
+    """A registered version as people write it: `mnist-judge v1`."""
+    return uri.removeprefix("models:/").replace("/", " v")
+
+
+def _minute(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,97 @@
+"""All that the report's page shows, and the page itself."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tracking.reading import Record
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a run, compressed."""
+
+    name: str
+    title: str
+    caption: str
+    columns: Sequence[str]  # of the plotted values, if it plots any
+    rows: Sequence[Sequence[str]]
+    png: bytes
+    size: tuple[int, int]  # pixels
+    made: str
+
+    @property
+    def uri(self) -> str:
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An entry of a table that can be sorted: what it shows, and what it is sorted by."""
+
+    text: str
+    key: float | str
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a study, one a row. `same` are the parameters that all of them share."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    same: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page tells of a stage: its newest study."""
+
+    stage: str
+    question: str
+    about: Sequence[str]  # paragraphs
+    parent: Record
+    champion: str  # the registered version, "" before there is one
+    rows: Sequence[dict[str, str | None]] | None  # of the final table; None: not recorded
+    pictures: Sequence[Picture]
+    tables: Mapping[str, Sequence[Sequence[str]]]  # the first row of each has the columns' names
+    best: str  # the name of the study's best trial
+    best_pictures: Sequence[Picture]
+    trials: Trials
+    made: Sequence[tuple[str, str]]  # how its numbers were made
+    settings: str
+    others: int  # further studies of this stage in the store
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the template shows."""
+
+    dataset: str
+    written: str
+    sections: Sequence[Section]
+    missing: Sequence[str]
+
+
+def render(page: Page) -> str:
+    """The HTML page; whatever comes from the store is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(TEMPLATE.parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(TEMPLATE.name).render(page=page)
+
+
+def named_pictures(page: Page) -> Iterable[tuple[str, Picture]]:
+    """The page's figures, each with a name of its own."""
+    for section in page.sections:
+        yield from ((f"{section.stage}-{picture.name}", picture) for picture in section.pictures)
+        yield from ((f"{section.stage}-best-{picture.name}", picture) for picture in section.best_pictures)

@@ -1,0 +1,206 @@
+"""Training a GAN on latents: a WGAN with weight clipping, or a vanilla GAN."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.gan import Critic, Generator
+from study.science.loops import Report, autocast, batches, check_finite
+
+AUTOCAST_BATCH = 128  # vectors from which on a GAN's multiplications outweigh the casts to bfloat16
+
+
+@dataclass(frozen=True)
+class GanSettings:
+    """What a latent GAN is trained with; `clip_value` None makes it a vanilla GAN, else it is a WGAN."""
+
+    batch_size: int
+    learning_rate: float
+    clip_value: float | None  # the critic's weights stay in [-clip_value, clip_value]
+    n_critic: int  # critic steps per generator step
+    width: int  # neurons of each hidden layer
+    noise_dim: int
+    depth: int = 2  # hidden layers of the generator
+    averaging: float = 0.0  # decay of the generator's weight average; 0: none
+    falling: bool = False  # the learning rate falls linearly to zero, else it is constant
+
+
+PAPER = GanSettings(batch_size=64, learning_rate=5e-5, clip_value=0.01, n_critic=5, width=256, noise_dim=10)
+"""Batch, rate, clip and n_critic of Arjovsky et al. 2017 (https://arxiv.org/abs/1701.07875), algorithm 1."""
+REFERENCE = GanSettings(batch_size=256, learning_rate=5e-4, clip_value=0.12, n_critic=5, width=256, noise_dim=10)
+"""Batch, rate, clip and n_critic of the reference, the course report that the README is compared with."""
+VANILLA = GanSettings(batch_size=256, learning_rate=2e-4, clip_value=None, n_critic=1, width=256, noise_dim=10)
+"""The loss of Goodfellow et al. 2014 (https://arxiv.org/abs/1406.2661); Adam's rate as in DCGAN (Radford et al. 2015,
+https://arxiv.org/abs/1511.06434)."""
+
+
+def describe(settings: GanSettings) -> str:
+    """The settings in a line, for a figure's title."""
+    kind = "vanilla GAN" if settings.clip_value is None else "WGAN"
+    clip = "" if settings.clip_value is None else f", clip {settings.clip_value:.3g}"
+    return (
+        f"{kind}: batch {settings.batch_size}, lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}, "
+        f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}"
+        f"{', averaged' if settings.averaging else ''}"
+    )
+
+
+def train_gan(
+    generator: Generator,
+    critic: Critic,
+    latents: Tensor,
+    conditions: Tensor,
+    settings: GanSettings,
+    *,
+    epochs: int,
+    report: Report,
+) -> None:
+    """Train a WGAN with weight clipping (Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875, algorithm 1) or a
+    vanilla GAN with the non-saturating loss (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661).
+
+    Args:
+        latents: Standardised latents [N, latent_dim].
+        conditions: One-hot labels [N, classes], or [N, 0] for an unconditional GAN.
+        epochs: Passes over the latents; each batch is one critic step.
+        report: Gets `critic/loss`, `critic/gradient_norm`, `generator/loss` (in epochs with a generator step), and of a
+            WGAN `critic/wasserstein` and `critic/at_clip`.
+
+    With `averaging`, `generator` holds the moving average of the weights that are trained (Yazici et al. 2018,
+    https://arxiv.org/abs/1806.04498).
+
+    Raises:
+        FloatingPointError: A loss is not finite.
+    """
+    wgan, device = settings.clip_value is not None, latents.device
+    learner = copy.deepcopy(generator) if settings.averaging else generator
+    optimizers = _optimizers(critic, learner, settings)
+    critic_optimizer, generator_optimizer = optimizers
+    learner.train()
+    critic.train()
+
+    def fakes(condition: Tensor) -> Tensor:
+        noise = torch.randn(len(condition), settings.noise_dim, device=device)
+        with _precision(len(condition), device):
+            made = learner(torch.cat([noise, condition], 1))
+        return torch.cat([made.float(), condition], 1)  # [B, latent_dim (+ classes)]
+
+    critic_steps = generator_steps = 0
+    for epoch in range(1, epochs + 1):
+        if settings.falling:
+            _set_rate(optimizers, settings.learning_rate * (1 - (epoch - 1) / epochs))
+        critic_losses, generator_losses = [], []
+        for index in batches(len(latents), settings.batch_size, device):
+            condition = conditions[index]
+            with torch.no_grad():
+                fake = fakes(condition)
+            real = torch.cat([latents[index], condition], 1)
+            with _precision(len(index), device):
+                real_scores, fake_scores = critic(torch.cat([real, fake])).float().chunk(2)
+            critic_loss = _critic_loss(real_scores, fake_scores, wgan)
+            _step(critic_optimizer, critic_loss)
+            if settings.clip_value is not None:
+                clip_weights(critic, settings.clip_value)
+            critic_losses.append(critic_loss.detach())
+            critic_steps += 1
+            if critic_steps % settings.n_critic:
+                continue
+            critic.requires_grad_(False)  # spares the gradients of weights that do not move now
+            fake = fakes(condition)
+            with _precision(len(index), device):
+                scores = critic(fake).float()
+            generator_loss = _generator_loss(scores, wgan)
+            _step(generator_optimizer, generator_loss)
+            critic.requires_grad_(True)
+            generator_losses.append(generator_loss.detach())
+            generator_steps += 1
+            if settings.averaging:
+                warm = (1 + generator_steps) / (10 + generator_steps)  # early weights are soon forgotten
+                average_weights(generator, learner, min(settings.averaging, warm))
+        metrics = _epoch_metrics(critic, critic_losses, generator_losses, settings.clip_value)
+        check_finite(epoch, metrics)
+        report(epoch, metrics)
+
+
+def _optimizers(
+    critic: Critic, learner: Generator, settings: GanSettings
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """RMSprop as in the WGAN paper's algorithm; Adam with beta_1 = 0.5 as in DCGAN (Radford et al. 2015)."""
+    wgan = settings.clip_value is not None
+    optimizer = torch.optim.RMSprop if wgan else partial(torch.optim.Adam, betas=(0.5, 0.999))
+    rate = settings.learning_rate
+    return optimizer(critic.parameters(), lr=rate), optimizer(learner.parameters(), lr=rate)
+
+
+def _set_rate(optimizers: tuple[torch.optim.Optimizer, ...], rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+def _precision(batch_size: int, device: torch.device) -> AbstractContextManager[object]:
+    return autocast(device) if batch_size >= AUTOCAST_BATCH else nullcontext()
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _critic_loss(real: Tensor, fake: Tensor, wgan: bool) -> Tensor:
+    """WGAN: minus the estimate of the Wasserstein distance (up to the critic's Lipschitz constant)."""
+    if wgan:
+        return fake.mean() - real.mean()
+    return F.softplus(-real).mean() + F.softplus(fake).mean()  # binary cross entropy on logits
+
+
+def _generator_loss(fake: Tensor, wgan: bool) -> Tensor:
+    return -fake.mean() if wgan else F.softplus(-fake).mean()
+
+
+def _epoch_metrics(
+    critic: Critic, critic_losses: list[Tensor], generator_losses: list[Tensor], clip_value: float | None
+) -> dict[str, float]:
+    metrics = {
+        "critic/loss": float(torch.stack(critic_losses).mean()),
+        "critic/gradient_norm": gradient_norm(critic),  # of the epoch's last step
+    }
+    if generator_losses:  # with few batches an epoch and a large n_critic, not every epoch has one
+        metrics["generator/loss"] = float(torch.stack(generator_losses).mean())
+    if clip_value is not None:
+        metrics["critic/wasserstein"] = -metrics["critic/loss"]
+        metrics["critic/at_clip"] = share_at_clip(critic, clip_value)
+    return metrics
+
+
+@torch.no_grad()
+def average_weights(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Move parameters and BatchNorm statistics of `average` to decay * average + (1 - decay) * module."""
+    pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
+    moving = [pair for pair in pairs if pair[0].is_floating_point()]  # and not BatchNorm's count of batches
+    torch._foreach_lerp_([mean for mean, _ in moving], [value for _, value in moving], 1 - decay)
+
+
+@torch.no_grad()
+def clip_weights(critic: nn.Module, clip_value: float) -> None:
+    """Put every parameter back into [-clip_value, clip_value]."""
+    for parameter in critic.parameters():
+        parameter.clamp_(-clip_value, clip_value)
+
+
+def gradient_norm(module: nn.Module) -> float:
+    """Euclidean norm of the gradients of all parameters."""
+    return float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+
+
+def share_at_clip(critic: nn.Module, clip_value: float) -> float:
+    """Share of the parameters that lie on the bound; near 1 the critic has no freedom left."""
+    weights = torch.cat([parameter.detach().flatten() for parameter in critic.parameters()])
+    return float((weights.abs() >= clip_value).float().mean())

@@ -1,0 +1,103 @@
+"""What the training loops share. They report each epoch through a callback and know of no tracker and no search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from study.data.dataset import to_float
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Called with the epoch, from 1, and its metrics; it may raise to stop the training."""
+
+EVAL_BATCH = 200  # small enough that activations stay in the processor's cache
+
+
+def batches(count: int, size: int, device: torch.device) -> Iterator[Tensor]:
+    """Indices [size] of the shuffled batches of one epoch; the incomplete last batch is left out.
+
+    With fewer images than `size`, the one batch is all of them.
+
+    Raises:
+        ValueError: There is no image, or `size` is below 1.
+    """
+    size = _batch_size(count, size)
+    order = torch.randperm(count, device=device)
+    yield from order[: count - count % size].split(size)
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """How many batches `batches` gives; at least 1.
+
+    Raises:
+        ValueError: There is no image, or `batch_size` is below 1.
+    """
+    return count // _batch_size(count, batch_size)
+
+
+def _batch_size(count: int, size: int) -> int:
+    if count < 1:
+        raise ValueError(f"`1 <= number of images` must hold, but got {count}")
+    if size < 1:
+        raise ValueError(f"`1 <= batch_size` must hold, but got {size}")
+    return min(size, count)
+
+
+@contextmanager
+def eval_mode(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside, the modules' own modes after."""
+    before = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in zip(modules, before, strict=True):
+            module.train(mode)
+
+
+def apply(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """The module's outputs in batches; uint8 images are turned into floats batch by batch."""
+    parts = inputs.split(EVAL_BATCH)
+    return torch.cat([module(to_float(part) if part.dtype == torch.uint8 else part) for part in parts])
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 where the processor multiplies it natively, else float32."""
+    native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(native))
+
+
+def check_finite(epoch: int, metrics: Mapping[str, float]) -> None:
+    """Stop a training that has broken down.
+
+    Raises:
+        FloatingPointError: A metric, which the message names, is NaN or infinite.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value} after epoch {epoch}")
+
+
+def one_cycle(
+    model: nn.Module, learning_rate: float, steps: int, beta2: float = 0.999
+) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
+    """AdamW under the one-cycle schedule (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), and its step.
+
+    Args:
+        learning_rate: The schedule's largest.
+        beta2: Decay of AdamW's average of squared gradients; a small one forgets the large gradients of the beginning.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, beta2), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2))
+
+    def step() -> None:
+        optimizer.step()
+        schedule.step()
+
+    return optimizer, step

@@ -1,0 +1,1 @@
+"""The autoencoder: which latent size and architecture?"""

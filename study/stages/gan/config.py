@@ -1,0 +1,77 @@
+"""Settings of the GAN stages: the search without labels, and the WGAN with labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from study.harness.settings import at_least
+
+
+@dataclass(frozen=True)
+class LatentGanConfig:
+    """The search for the settings of the WGAN on the latents: batch size, learning rate, weight clip, and more."""
+
+    free_trials: int = 4
+    """Trials that Optuna picks, after the paper's, the reference's and our own settings."""
+    repeats: int = 1
+    """Trainings with the best and with the reference's settings, each with its own seed; the figures are means. With
+    more than one, those of the best are new ones: the trial that was picked as the best is not among them."""
+    vanilla_seeds: int = 1
+    """Vanilla GANs trained beside them for comparison, each with its own seed: how many of them collapse?"""
+    ablations: bool = False
+    """Whether to train with the best settings less what they have beyond the WGAN paper, piece by piece."""
+    epochs: int = 20
+    """Passes over the training latents, in every trial."""
+    evaluate_every: int = 5
+    """Epochs between two measurements on the validation images, at which a searched trial can be pruned."""
+    mixture_components: tuple[int, ...] = (1, 10)
+    """Components of the Gaussian mixtures that are the baseline; 1: N(0, I) on whitened latents."""
+
+    def __post_init__(self) -> None:
+        at_least(0, free_trials=self.free_trials, vanilla_seeds=self.vanilla_seeds)
+        at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
+        at_least(1, mixture_components=min(self.mixture_components, default=1))
+
+
+@dataclass(frozen=True)
+class ConditionalGanConfig:
+    """The WGAN that is given the label, with the settings of the best one without labels."""
+
+    repeats: int = 1
+    """Trainings, each with its own seed; the figures are means over them."""
+    epochs: int = 20
+    """Passes over the training latents."""
+    evaluate_every: int = 5
+    """Epochs between two measurements on the validation images."""
+
+    def __post_init__(self) -> None:
+        at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
+
+
+LATENT_EXTENT = ("free_trials", "repeats", "vanilla_seeds", "ablations", "mixture_components")
+LATENT_PRESETS = {
+    "smoke": LatentGanConfig(free_trials=1, epochs=2, evaluate_every=2, mixture_components=(1, 2)),
+    "exercise": LatentGanConfig(
+        free_trials=6,
+        repeats=3,
+        vanilla_seeds=5,
+        epochs=70,
+        evaluate_every=10,
+        mixture_components=(1, 10, 50, 200),
+    ),
+    "full": LatentGanConfig(
+        free_trials=100,
+        repeats=5,
+        vanilla_seeds=10,
+        ablations=True,
+        epochs=70,
+        evaluate_every=10,
+        mixture_components=(1, 10, 50, 200),
+    ),
+}
+CONDITIONAL_EXTENT = ("repeats",)
+CONDITIONAL_PRESETS = {
+    "smoke": ConditionalGanConfig(epochs=4, evaluate_every=4),
+    "exercise": ConditionalGanConfig(repeats=3, epochs=70),
+    "full": ConditionalGanConfig(repeats=5, epochs=70),
+}

@@ -1,0 +1,138 @@
+"""Figures of the GAN stages, on their parent runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from models.gan import LatentGenerator
+from study.data.dataset import to_pixels
+from study.harness.search import Result, Search
+from study.harness.stage import Context
+from study.harness.study import Study
+from study.harness.table import spread
+from study.science.interpolation import CANDIDATES, PATHS, Interpolation, class_pairs, interpolate, slerp
+from study.science.loops import apply, eval_mode
+from study.science.sampling import noise
+from study.stages.gan.settings import BEST, PAPER_SETTINGS, REFERENCE_SETTINGS
+from study.stages.gan.trial import SHOWN, GanInputs, class_metric, shown_inputs
+from tracking import figures
+from tracking.runs import metric_history
+from tracking.stored import logged_model
+
+FIGURE_PATHS = 4  # paths of each kind in the interpolation figure
+LOSSES = ("critic/loss", "generator/loss", "val/fd")
+
+
+def interpolations(context: Context, inputs: GanInputs, best: Result) -> dict[str, Interpolation]:
+    """Paths between the same pairs of classes: through the best generator's noise, and through the latents."""
+    stored = logged_model(best.run_id)
+    model = stored.rebuild(LatentGenerator).to(context.device)
+    noise_dim = stored.config()["settings"]["noise_dim"]
+    seed = context.session.seed
+    vectors = noise(CANDIDATES, noise_dim, seed, context.device)
+    wanted = class_pairs(PATHS, len(context.dataset.classes), seed)
+    with eval_mode(inputs.autoencoder, model):
+        latents = apply(inputs.autoencoder.encoder, context.dataset.val.images[:CANDIDATES])
+        return {
+            "noise linear": interpolate(vectors, model, torch.lerp, wanted, inputs.judges),
+            "noise spherical": interpolate(vectors, model, slerp, wanted, inputs.judges),
+            "latents linear": interpolate(latents, inputs.autoencoder.decoder, torch.lerp, wanted, inputs.judges),
+        }
+
+
+def log_figures(
+    study: Study,
+    search: Search,
+    results: Sequence[Result],
+    *,
+    groups: Mapping[str, Sequence[Result]],
+    paths: Mapping[str, Interpolation],
+) -> None:
+    """Log all figures of the search."""
+    firsts = {name: groups[name][0] for name in (BEST, REFERENCE_SETTINGS, PAPER_SETTINGS) if groups[name]}
+    curves = {
+        metric: {name: metric_history(result.run_id, metric) for name, result in firsts.items()} for metric in LOSSES
+    }
+    caption = (
+        "Losses of critic and generator, and the distance of the samples to the validation images, as training goes on."
+    )
+    study.parent.log_figure("loss_curves", figures.side_by_side(curves, "epoch", "WGAN settings compared"), caption)
+    _log_scatter(study, search, results)
+    importance = study.importances(search)
+    if importance:
+        title = "What the Frechet distance of a WGAN trial depends on (fANOVA)"
+        caption = "A long bar: changing this parameter changes the distance most, within the ranges searched."
+        study.parent.log_figure("importances", figures.bars(importance, "share of the variance", title), caption)
+    ranked = sorted(results, key=lambda result: result.values[0])
+    sheet = [_samples_of(result) for result in ranked]
+    rows = [f"trial {result.number}: {result.values[0]:.1f}" for result in ranked]
+    title = "Trials by Frechet distance to validation images, same noise"
+    caption = "Ten samples of each complete trial, the best on top; the number is its Frechet distance."
+    study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title), caption)
+    _log_interpolations(study, paths)
+
+
+def _log_scatter(study: Study, search: Search, results: Sequence[Result]) -> None:
+    """The objective against single parameters."""
+    kinds: dict[str, list[Result]] = {"paper": [], "reference": [], "searched": []}
+    for result in results:
+        kinds[result.slot if result.slot in kinds else "searched"].append(result)
+    kinds["pruned (when stopped)"] = study.pruned(search)
+    for x, label in (("learning_rate", "learning rate"), ("clip_value", "clip value")):
+        points = {
+            kind: [(result.params[x], result.values[0], str(result.number)) for result in found]
+            for kind, found in kinds.items()
+        }
+        title = f"WGAN trials by number: {label}"
+        figure = figures.scatter(points, label, "Frechet distance to validation images", title, log_x=True, log_y=True)
+        caption = "Each point is a trial; less is better. A pruned one stands where it was when it was stopped."
+        study.parent.log_figure(f"fd_against_{x}", figure, caption)
+
+
+def _log_interpolations(study: Study, paths: Mapping[str, Interpolation]) -> None:
+    names = study.context.dataset.classes
+    pairs = class_pairs(PATHS, len(names), study.context.session.seed)[:FIGURE_PATHS].tolist()
+    rows = [f"{kind}, {names[start]} to {names[end]}" for kind in paths for start, end in pairs]
+    images = torch.cat([path.images[:FIGURE_PATHS].flatten(0, 1) for path in paths.values()])
+    title = "Interpolation between the same classes, through noise and through latents"
+    caption = (
+        "Each row goes from one class to another in ten equal steps. Through the generator's noise, in-between images "
+        "tend to stay of a class; through the autoencoder's latents they are often of none."
+    )
+    study.parent.log_figure("interpolation", figures.labelled_grid(to_pixels(images), rows, title), caption)
+
+
+def _samples_of(result: Result) -> np.ndarray:
+    inputs = shown_inputs(result.params["noise_dim"], 0, torch.device("cpu"))  # where models are loaded
+    with torch.no_grad():
+        return to_pixels(logged_model(result.run_id).load()(inputs[:SHOWN]))
+
+
+def log_conditional_figures(
+    study: Study, results: Sequence[Result], measured: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Log all figures of the conditional stage."""
+    seeds = {f"seed {result.number}": result.run_id for result in results}
+    curves = {metric: {name: metric_history(run_id, metric) for name, run_id in seeds.items()} for metric in LOSSES}
+    caption = (
+        "Losses of critic and generator, and the distance of the samples to the validation images; a curve a seed."
+    )
+    study.parent.log_figure("loss_curves", figures.side_by_side(curves, "epoch", "Conditional WGAN"), caption)
+    names = study.context.dataset.classes
+    accuracies = [
+        spread([measured[result.run_id][class_metric(names, label)] for result in results])
+        for label in range(len(names))
+    ]
+    caption = "How often the judge sees the class that was asked for."
+    title = "Conditional WGAN: label accuracy of each class"
+    if list(names) == [str(label) for label in range(len(names))]:
+        middle, width = zip(*accuracies, strict=True)
+        series = {"samples that the judge takes for the digit asked for": (list(range(len(names))), middle, width)}
+        figure = figures.curves(series, "digit", "share", f"{title}, mean and spread over seeds", markers=True)
+    else:
+        shares = {name: middle for name, (middle, _) in zip(names, accuracies, strict=True)}
+        figure = figures.bars(shares, "share", f"{title}, mean over seeds")
+    study.parent.log_figure("label_accuracy", figure, caption)

@@ -1,0 +1,1 @@
+"""The judges: classifiers of real images, by which generated ones are measured."""

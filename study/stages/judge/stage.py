@@ -1,0 +1,47 @@
+"""The judges: two classifiers of real images, in whose features and labels generated images are measured.
+
+The first, convolutional, selects; the second, fully connected, shows that nobody has fitted the first.
+"""
+
+from __future__ import annotations
+
+from study.harness.stage import Context, Outcome, Stage
+from study.stages.judge.config import PRESETS, JudgeConfig
+
+
+def plan(config: JudgeConfig) -> str:
+    return f"2 classifiers, {config.epochs} epochs each"
+
+
+def run(context: Context) -> Outcome:
+    """Train the judges on the training images; the test set is only ever reported."""
+    from functools import partial
+
+    from study.harness.search import Search, choice, named
+    from study.harness.study import Candidate, open_study
+    from study.stages.judge.table import rows
+    from study.stages.judge.trial import KINDS, run_judge_trial
+    from tracking.errors import StoreError
+
+    description = "Classifiers, trained on real images, that measure generated ones."
+    space = {"kind": choice(*KINDS.values())}
+    search = Search({"val/accuracy": "maximize"}, space, named([{"kind": kind} for kind in KINDS.values()]))
+    with open_study(context, description) as study:
+        objective = partial(run_judge_trial, config=context.config, data=context.dataset, device=context.device)
+        results = {result.params["kind"]: result for result in study.search(search, objective)}
+        for kind in KINDS.values():
+            if kind not in results:
+                raise StoreError(f"no trial of the {kind} judge is complete: it failed, see its run")
+        judges = {name: Candidate(results[kind], "val/accuracy", "maximize") for name, kind in KINDS.items()}
+        return study.close(judges, rows)
+
+
+JUDGE = Stage(
+    name="judge",
+    question="Which class is it? A classifier of real images, by which generated ones are measured.",
+    config=JudgeConfig,
+    plan=plan,
+    run=run,
+    outputs=("judge", "second-judge"),
+    presets=PRESETS,
+)

@@ -1,0 +1,59 @@
+"""One trial of the judge stage: train a classifier, measure it, keep it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from torch.nn import functional as F
+
+from models.classifier import Judge
+from study.data.dataset import Dataset, to_float, to_pixels
+from study.harness.search import Trial
+from study.science.classifiers import ClassifierSettings, accuracy, train_judge
+from study.science.latents import max_abs_pcc
+from study.science.loops import apply, eval_mode
+from study.stages.judge.config import JudgeConfig
+from tracking import figures
+
+SIZES = {"width": 16, "feature_dim": 64}
+KINDS = {"judge": "conv", "second-judge": "mlp"}  # the registered kinds of model, and what each is built of
+MISTAKES, MISTAKES_ROWS = 24, 3
+
+
+def run_judge_trial(trial: Trial, *, config: JudgeConfig, data: Dataset, device: torch.device) -> tuple[float]:
+    """Train and log a classifier. Returns `val/accuracy`."""
+    trial.run.log_params(asdict(config) | SIZES)
+    module = {**trial.params, **SIZES, "image_shape": list(data.image_shape), "classes": len(data.classes)}
+    judge = Judge(**module).to(device)
+    settings = ClassifierSettings(config.epochs, config.batch_size, config.learning_rate)
+    train_judge(judge, data.train, data.val, settings, trial.report)
+    with eval_mode(judge):
+        logits = apply(judge, data.val.images)
+        features = apply(judge.features, data.val.images)
+    val_accuracy = accuracy(judge, data.val)
+    trial.run.log(
+        {
+            "val/loss": float(F.cross_entropy(logits, data.val.labels)),
+            "val/accuracy": val_accuracy,
+            "test/accuracy": accuracy(judge, data.test),
+            "latent/max_abs_pcc": max_abs_pcc(features),
+        },
+        step=config.epochs,
+    )
+    guesses = logits.argmax(1)
+    wrong = (guesses != data.val.labels).nonzero().flatten()[:MISTAKES]
+    if len(wrong):
+        images = to_pixels(data.val.images[wrong])
+        names = data.classes
+        captions = [f"{names[int(data.val.labels[i])]} as {names[int(guesses[i])]}" for i in wrong]
+        title = "Validation images that the judge gets wrong"
+        rows = [""] * min(MISTAKES_ROWS, len(wrong))
+        trial.run.log_figure("mistakes", figures.labelled_grid(images, rows, title, captions))
+        trial.run.log_image("mistakes", figures.grid(images, 8), step=0)
+    else:
+        trial.run.log_image("samples", figures.grid(to_pixels(data.val.images[:MISTAKES]), 8), step=0)
+    losses = {"training": trial.history["train/loss"]}
+    trial.run.log_figure("loss", figures.curves(losses, "epoch", "cross entropy", "Judge, training images"))
+    trial.log_model(judge, to_float(data.val.images[:2]), {"module": module})
+    return (val_accuracy,)

@@ -1,0 +1,1 @@
+"""Transfer: classifiers from a few labels on the trained encoder."""

@@ -1,0 +1,119 @@
+"""The transfer stage: what a trained encoder is worth with few labels, frozen, fine-tuned, or not trained at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from study.harness.settings import UsageError, listed
+from study.harness.stage import Context, Outcome, Stage
+from study.stages.transfer.config import EXTENT, LABELS_PER_CLASS, PRESETS, TransferConfig
+
+if TYPE_CHECKING:
+    from study.data.dataset import Dataset
+
+MOST_DRAWS = MOST_LABELS = 10_000
+
+
+def plan(config: TransferConfig) -> str:
+    main = (
+        f"frozen, fine-tuned, from scratch ({config.epochs} epochs) and self-trained ({config.semi_epochs} over"
+        f" all images) on {config.draws} draws of {config.labels_per_class} labels a class"
+    )
+    counts = f"; {config.count_draws} draws of each of {listed(config.label_counts)}" if config.label_counts else ""
+    return main + counts
+
+
+def run(context: Context) -> Outcome:
+    """Train classifiers on a few labels of each class; figures are means over the draws of these labels.
+
+    The recipes are fixed. Of the draws and modes, the classifier with the best validation accuracy is registered.
+    """
+    from functools import partial
+
+    from models.autoencoder import Autoencoder
+    from study.harness.search import Search, choice, integer, named
+    from study.harness.study import Candidate, open_study
+    from study.science.baselines import EncodedDataset
+    from study.stages.transfer.figures import log_figures
+    from study.stages.transfer.table import rows
+    from study.stages.transfer.trial import MODES, run_transfer_trial
+    from tracking.runs import trial_metrics
+
+    config: TransferConfig = context.config
+    labels = labels_per_class(config, context.dataset)
+    description = (
+        "Classifiers from a few labels on the trained encoder: frozen under a small MLP, fine-tuned, from scratch, and "
+        "self-trained on labels that were spread over a neighbour graph of the latents of all the training images."
+    )
+    counts = dict.fromkeys(config.label_counts, config.count_draws) | {labels: config.draws}
+    fixed = [
+        {"mode": mode, "draw": draw, "labels_per_class": count}
+        for count, draws in counts.items()
+        for draw in range(draws)
+        for mode in MODES
+    ]
+    space = {
+        "mode": choice(*MODES),
+        "draw": integer(0, MOST_DRAWS),
+        "labels_per_class": integer(1, MOST_LABELS),
+    }
+    encoded = EncodedDataset(context.dataset, context.module("autoencoder", Autoencoder).encoder)
+    module = {
+        **context.inputs["autoencoder"].config()["module"],
+        "classes": len(context.dataset.classes),
+        "hidden": config.hidden,
+    }
+    with open_study(context, description) as study:
+        objective = partial(
+            run_transfer_trial, config=config, module=module, encoded=encoded, seed_for=context.seed_for
+        )
+        results = study.search(Search({"val/accuracy": "maximize"}, space, named(fixed)), objective)
+        main = [result for result in results if result.params["labels_per_class"] == labels]
+        best = max(main, key=lambda result: result.values[0])
+
+        def finish(made: Mapping[str, object]) -> Sequence:
+            measured = trial_metrics(study.parent)
+            log_figures(study, results, main, measured)
+            return rows(context, main, measured)
+
+        protocol = {"labels_per_class": str(labels)}
+        return study.close({"classifier": Candidate(best, "val/accuracy", "maximize", protocol=protocol)}, finish)
+
+
+def labels_per_class(config: TransferConfig, data: Dataset) -> int:
+    """The number of labelled images of each class: what was asked for, but the default gives way to small classes.
+
+    Raises:
+        UsageError: A class has fewer training images than were asked for.
+    """
+    fewest = int(data.train.labels.bincount().min())
+    asked = max((config.labels_per_class, *config.label_counts))
+    if asked > fewest and (asked != LABELS_PER_CLASS or config.label_counts):
+        raise UsageError(f"`transfer.labels_per_class <= {fewest} images of a class` must hold, but got {asked}")
+    return min(config.labels_per_class, fewest)
+
+
+def check(config: TransferConfig, data: Dataset) -> None:
+    labels = labels_per_class(config, data)
+    if labels < config.labels_per_class:
+        logging.getLogger("study").warning(
+            "transfer takes %d labels a class in place of %d: a class of %s has no more training images",
+            *(labels, config.labels_per_class, data.name),
+        )
+
+
+TRANSFER = Stage(
+    name="transfer",
+    question="What is the trained encoder worth when only a few labels are known? "
+    "(*) marks what uses the unlabelled training images too.",
+    config=TransferConfig,
+    plan=plan,
+    run=run,
+    check=check,
+    inputs=("autoencoder",),
+    outputs=("classifier",),
+    presets=PRESETS,
+    extent=EXTENT,
+)

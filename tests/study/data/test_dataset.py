@@ -1,0 +1,209 @@
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from study import data
+from study.data import DataError, Dataset, Split, stratified_split
+
+ROOT = Path(__file__).parents[3]
+
+
+def split_of(count: int, seed: int, classes: int = 3) -> Split:
+    images = torch.randint(0, 256, (count, 1, 16, 16), generator=torch.Generator().manual_seed(seed))
+    return Split(images.to(torch.uint8), torch.arange(count) % classes)
+
+
+@pytest.fixture
+def small() -> Dataset:
+    return Dataset("small", split_of(30, 0), split_of(9, 1), split_of(12, 2), classes=("a", "b", "c"))
+
+
+def test_the_digest_changes_with_every_part_of_the_data(small: Dataset) -> None:
+    def changed(split: Split, what: str) -> Split:
+        images, labels = split.images.clone(), split.labels.clone()
+        if what == "pixel":
+            images[-1, 0, 15, 15] += 1
+        elif what == "label":
+            labels[-1] = (labels[-1] + 1) % 3
+        else:  # same bytes in another order of sizes
+            images = images.reshape(-1, 1, 8, 32)
+        return Split(images, labels)
+
+    others = [
+        replace(small, **{part: changed(getattr(small, part), what)})
+        for part in ("train", "val", "test")
+        for what in ("pixel", "label", "shape")
+    ]
+    others.append(replace(small, classes=("a", "b", "d")))
+    others.append(replace(small, classes=("a", "bc", "")))
+    others.append(replace(small, train=small.val, val=small.train))
+    digests = [small.digest, *(each.digest for each in others)]
+    assert len(set(digests)) == len(digests)
+    assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
+
+
+def test_the_digest_is_of_the_data_alone(small: Dataset) -> None:
+    def copy(split: Split) -> Split:  # the same values, laid out in memory another way
+        return Split(split.images.transpose(2, 3).contiguous().transpose(2, 3), split.labels.clone())
+
+    again = Dataset("other", copy(small.train), copy(small.val), copy(small.test), small.classes, source="elsewhere")
+    assert again.digest == small.digest
+    sha = hashlib.sha256()
+    for part in (small.train, small.val, small.test):
+        sha.update(str(tuple(part.images.shape)).encode() + bytes(part.images.flatten().tolist()))
+        sha.update(f"({len(part)},)".encode() + b"".join(n.to_bytes(8, "little") for n in part.labels.tolist()))
+    sha.update(b'["a", "b", "c"]')
+    assert small.digest == sha.hexdigest()[:16]
+
+
+def test_moving_keeps_everything(small: Dataset) -> None:
+    small.__dict__["digest"] = "kept"  # as if computed before
+    moved = small.to(torch.device("cpu"))
+    assert moved.digest == "kept"
+    assert (moved.name, moved.classes, moved.source) == (small.name, small.classes, small.source)
+    assert torch.equal(moved.test.images, small.test.images)
+    assert small.image_shape == (1, 16, 16)
+    assert len(small.val) == 9
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_of_images(channels: int) -> None:
+    pixels = torch.randint(0, 256, (4, channels, 20, 20), dtype=torch.uint8)
+    expected = np.array([[[pixel.tolist() for pixel in row] for row in image] for image in pixels.permute(0, 2, 3, 1)])
+    if channels == 1:
+        expected = expected[..., 0]
+    for found in (data.to_pixels(pixels), data.to_pixels(data.to_float(pixels))):
+        assert found.dtype == np.uint8
+        assert found.flags.c_contiguous
+        assert (found == expected).all()
+    assert data.to_float(pixels).dtype == torch.float32
+    assert float(data.to_float(pixels).max()) <= 1
+
+
+def test_one_grey_image_of_one_row_keeps_its_axes() -> None:
+    assert data.to_pixels(torch.zeros(1, 1, 1, 8)).shape == (1, 1, 8)
+
+
+@pytest.mark.parametrize("shares", [(0.1,), (0.2, 0.1), (0.45, 0.45)])
+def test_a_stratified_split_has_every_class_in_every_part(shares: tuple[float, ...]) -> None:
+    sizes = {0: 100, 1: 3, 2: 57, 3: 10, 4: 5}
+    labels = torch.tensor([label for label, count in sizes.items() for _ in range(count)])
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(5))]
+    parts = stratified_split(labels, shares, 0)
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(labels)))  # each position once
+    counts = [Counter(labels[part].tolist()) for part in parts]
+    for label, size in sizes.items():
+        assert all(count[label] >= 1 for count in counts)
+        for share, count in zip(shares, counts[1:], strict=True):
+            assert abs(count[label] - share * size) <= 1
+    first = labels[parts[0]][:30].tolist()
+    assert len(set(first)) > 1  # mixed, not one class after the other
+    assert all(torch.equal(a, b) for a, b in zip(parts, stratified_split(labels, shares, 0), strict=True))
+    assert not torch.equal(parts[0], stratified_split(labels, shares, 1)[0])
+
+
+def test_a_class_too_small_to_split_is_named() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    with pytest.raises(DataError, match="needs 3 or more images of each class, but class 'dog' has only 2"):
+        stratified_split(labels, (0.2, 0.1), 0, classes=("cat", "dog"))
+    with pytest.raises(ValueError, match="less than 1 together"):
+        stratified_split(labels, (0.5, 0.5), 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("mnist", "mnist"),
+        ("auto", "auto"),
+        ("/data/My Photos (2024)", "My-Photos-2024-"),
+        ("/data/pneumonia_64.npz", "pneumonia_64"),
+        ("some/folder/", "folder"),
+        ("some/../Other", "Other"),
+        ("./digits", "digits-images"),
+        ("mnist.npz", "mnist-images"),
+        ("/", "-images"),
+        ("~/MNIST", "MNIST"),
+        ("/data/Äpfel", "-pfel"),
+        ("v1.2", "v1.2"),
+    ],
+)
+def test_names_of_data(given: str, name: str) -> None:
+    assert data.data_name(given) == name
+
+
+def test_the_name_of_here_is_the_folders(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "shapes").mkdir()
+    monkeypatch.chdir(tmp_path / "shapes")
+    assert data.data_name(".") == "shapes"
+
+
+@pytest.mark.parametrize("size", [0, 8, 12, 18, 30, 68, -28])
+def test_image_sizes_out_of_range(size: int) -> None:
+    with pytest.raises(DataError, match=f"--image-size must be a multiple of 4 from 16 to 64, but is {size}"):
+        data.load("digits", image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        ("mnits", "there is no data set, folder or file 'mnits': --data takes auto, mnist, fashion-mnist, kmnist"),
+        ("missing/folder", "there is no data set, folder or file 'missing/folder'"),
+        ("", "a path must not be empty"),
+        ("~nobody-has-this-name/x", "cannot be read"),
+        ("a\0b", "cannot be read"),
+        ("x" * 300, "File name too long"),
+        ("photos.zip", "photos.zip is an archive: unpack it and give the folder"),
+        ("photos.tar.gz", "is an archive: unpack it"),
+        ("photos.7z", "is an archive: unpack it"),
+        ("notes.txt", "notes.txt is neither a folder of images nor an .npz file"),
+        ("array.npy", "is neither a folder of images nor an .npz file"),
+    ],
+)
+def test_a_path_that_is_no_data(make: str, rule: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "." in make:
+        Path(make).write_bytes(b"content")
+    with pytest.raises(DataError, match=rule) as caught:
+        data.load(make)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    images, labels = np.zeros((6, 28, 28), dtype=np.uint8), np.arange(6) % 2
+    np.savez(tmp_path / "two.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    found = data.load("~/two.npz")
+    assert found.name == "two"
+    assert found.source == os.path.join(tmp_path, "two.npz")
+    assert data.load(found.source).digest == found.digest
+
+
+@pytest.mark.parametrize(("test_images", "points"), [(60, 13), (400, 5), (2, 71)])
+def test_few_images_are_told_once(test_images: int, points: int, tmp_path: Path, caplog) -> None:
+    images = {"train": 120, "val": 20, "test": test_images}
+    arrays = {f"{part}_images": np.zeros((count, 28, 28), dtype=np.uint8) for part, count in images.items()}
+    arrays |= {f"{part}_labels": np.arange(count) % 2 for part, count in images.items()}
+    np.savez(tmp_path / "few.npz", **arrays)
+    with caplog.at_level(logging.WARNING, logger="study"):
+        data.load(str(tmp_path / "few.npz"))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"few has only 120 training, 20 validation and {test_images} test images: ")
+    assert f"less than about {points} points of accuracy" in message
+    # two standard errors of a difference of two accuracies of 85 %, in points, and not more than a point off
+    assert points == pytest.approx(200 * (2 * 0.85 * 0.15 / test_images) ** 0.5, abs=1.5)
+
+
+def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
+    slow = {"torchvision", "sklearn", "PIL", "mlflow", "optuna"}
+    code = f"import sys, study.data; print(sorted({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "[]", done.stderr

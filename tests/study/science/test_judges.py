@@ -1,0 +1,105 @@
+import math
+
+import pytest
+import torch
+
+from models.classifier import Judge
+from study.data.dataset import Dataset, to_float
+from study.science.classifiers import ClassifierSettings, train_judge
+from study.science.judges import Evaluator, TwoJudges, is_collapsed
+from study.science.sampling import balanced_labels
+
+DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
+
+
+class MeanBrightness(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3))[:, None].expand(-1, 4) * 10
+
+
+class NearestTenth(torch.nn.Module):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return -60 * (features[:, :1] - torch.arange(10.0)).square()
+
+
+class Brightness(Judge):
+    """Takes a uniform image of brightness k / 10 for a k, more surely the nearer it is to that."""
+
+    def __init__(self) -> None:
+        super().__init__("conv", **DIGITS, width=2)
+        self.features, self.head = MeanBrightness(), NearestTenth()  # type: ignore[assignment]
+
+
+@pytest.fixture
+def judges(tiny: Dataset) -> TwoJudges:
+    return TwoJudges(Brightness(), Brightness(), tiny)
+
+
+def uniform(values: torch.Tensor) -> torch.Tensor:
+    return (values / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
+
+
+def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: TwoJudges) -> None:
+    labels = balanced_labels(200, 10, torch.device("cpu"))
+    found = judges.measures(uniform(labels.float()), labels)
+    assert found["sample/label_accuracy"] == 1
+    assert found["sample/modes"] == 10
+    assert found["sample/class_kl"] == pytest.approx(0, abs=1e-9)
+    assert found["sample/low_confidence"] == 0
+    assert found["sample/diversity"] == pytest.approx(0, abs=1e-4)  # each class always the same
+    assert {name.replace("sample/", "second/") for name in found if name.startswith("sample/")} < set(found)
+    assert found["second/fd"] == found["sample/fd"]
+    assert judges.measures(uniform(labels.float()), labels.roll(1))["sample/label_accuracy"] == 0
+
+
+def test_test_images_are_as_near_to_the_training_images_as_themselves(judges: TwoJudges, tiny: Dataset) -> None:
+    found = judges.measures(to_float(tiny.test.images))
+    assert found["sample/nearest"] == pytest.approx(1, rel=1e-4)
+    assert found["sample/fd"] == pytest.approx(0, abs=1e-6)
+
+
+def test_two_judges_select_by_the_first(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    first, second = (Judge(kind, **DIGITS, width=4).eval() for kind in ("conv", "mlp"))
+    both, images = TwoJudges(first, second, tiny), tiny.train.images[:50]
+    alone, other = Evaluator(first, tiny).measures(images), Evaluator(second, tiny).measures(images)
+    assert both.val_measures(images) == Evaluator(first, tiny).val_measures(images)
+    expected = alone | {name.replace("sample/", "second/"): value for name, value in other.items()}
+    assert both.measures(images) == pytest.approx(expected, nan_ok=True)
+    assert not torch.equal(both.features(images), both.second.features(images))
+
+
+def test_classes_are_compared_with_their_shares_of_the_test_images(make_dataset) -> None:
+    data = make_dataset((3, 32, 32), 3, 20)
+    judge = Judge("conv", image_shape=(3, 32, 32), classes=3, width=4)
+    torch.manual_seed(0)
+    train_judge(judge, data.train, data.val, ClassifierSettings(15, 16, 1e-2), lambda *_: None)
+    uneven = data.test.take(torch.tensor([0, 3, 1, 2]))  # two of class 0
+    evaluator = Evaluator(judge.eval(), Dataset("uneven", data.train, data.val, uneven, classes=data.classes))
+    assert evaluator.test_shares.tolist() == [0.5, 0.25, 0.25]
+    found = evaluator.measures(uneven.images, uneven.labels)
+    assert found["sample/label_accuracy"] == 1
+    assert found["sample/class_kl"] == pytest.approx(0, abs=1e-9)
+    assert found["sample/modes"] == 3
+    assert evaluator.probabilities(uneven.images).shape == (4, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_images_crash_no_measure(count: int, tiny: Dataset) -> None:
+    few = tiny.train.take(torch.arange(count))
+    data = Dataset("few", few, few, few, classes=tiny.classes)
+    evaluator = Evaluator(Judge("conv", **DIGITS, width=4).eval(), data)
+    found = evaluator.measures(to_float(tiny.test.images[:count]), tiny.test.labels[:count])
+    assert math.isnan(found["sample/nearest"])  # the test images are training images
+    assert math.isfinite(found["sample/fd"])
+    assert math.isfinite(evaluator.val_measures(few.images)["val/fd"])
+
+
+@pytest.mark.parametrize(
+    ("modes", "kl", "classes", "collapsed"),
+    [(8, 0.5, 10, False), (7, 0.1, 10, True), (10, 0.6, 10, True), (3, 0.1, 3, False), (2, 0.1, 3, True)],
+)
+def test_a_generator_has_collapsed_below_eight_of_ten_classes(
+    modes: int, kl: float, classes: int, collapsed: bool
+) -> None:
+    assert is_collapsed({"sample/modes": modes, "sample/class_kl": kl}, classes) is collapsed

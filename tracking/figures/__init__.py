@@ -1,0 +1,28 @@
+"""Pictures for the tracker: sheets of images, curves, scatter plots, heat maps, in one style.
+
+Figures are made without pyplot: no global state, nothing to close.
+"""
+
+from matplotlib.figure import Figure
+
+from tracking.figures.charts import Series, bars, confusion, curves, heat_maps, scatter, side_by_side
+from tracking.figures.sheets import GAP, SHEET_ZOOM, ZOOM, grid, labelled_grid
+from tracking.figures.style import Chart, facts
+
+__all__ = [
+    "GAP",
+    "SHEET_ZOOM",
+    "ZOOM",
+    "Chart",
+    "Figure",
+    "Series",
+    "bars",
+    "confusion",
+    "curves",
+    "facts",
+    "grid",
+    "heat_maps",
+    "labelled_grid",
+    "scatter",
+    "side_by_side",
+]
