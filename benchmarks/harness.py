@@ -14,16 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from study import search
-from study.search import Search, Trial, run_search
-from tracking.runs import study_run, trial_metrics
+from study.harness.search import Search, Trial, integer, log_uniform
+from study.harness.trials import run_search
+from tracking.runs import Run, study_run, trial_metrics
 from tracking.store import Store, open_store
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-SPACE = {"x": search.log_uniform(0.01, 100), "n": search.integer(1, 9)}
+SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9)}
 Servers = tuple[str | None, str | None]
 """Tracking server and database; None: the folder's own."""
 
@@ -35,8 +35,14 @@ def nothing(trial: Trial) -> tuple[float, ...]:
 
 
 def run(store: Store, name: str, trials: int) -> None:
-    with study_run(store, store.experiment("bench/nothing"), name, "", {}) as parent:
-        run_search(name, Search({"loss": "minimize"}, SPACE, [], trials), nothing, store, parent, 0, name)
+    with study_of(store, name) as parent:
+        run_search(Search({"loss": "minimize"}, SPACE, free=trials), nothing, store, parent, name=name)
+
+
+def study_of(store: Store, name: str) -> AbstractContextManager[Run]:
+    """The parent run of the study of this name."""
+    experiment = store.experiment("bench/nothing")
+    return study_run(store, experiment, name, title=name, description="", tags={})
 
 
 def work(folder: Path, servers: Servers, name: str, trials: int, start: object) -> None:
@@ -73,7 +79,7 @@ def growth(folder: Path, trials: int) -> list[float]:
     opening = seconds(lambda: open_store(folder))
     resuming = seconds(lambda: run(store, name, trials))
     one_more = seconds(lambda: run(store, name, trials + 1))
-    with study_run(store, store.experiment("bench/nothing"), name, "", {}) as parent:
+    with study_of(store, name) as parent:
         reading = seconds(lambda: trial_metrics(parent))
     return [filling, opening, resuming, one_more, reading]
 

@@ -13,17 +13,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import MagicMock, patch
 
-from study.config import PRESETS, AutoencoderConfig, JudgeConfig
-from study.run import prepare, run_stage
-from study.search import Objective, Search, Trial
-from study.stage import Context
+from study.config import preset
+from study.harness.launch import run_stages
+from study.harness.search import Objective, Search, Trial
+from study.run import Prepared, prepare
 from tracking.runs import Run, trial_run
+
+STAGES = ("autoencoder", "latent-gan")
 
 
 class Measured(Exception):
@@ -36,25 +37,27 @@ class Measured(Exception):
 def timed_trial(tracked: bool) -> Callable[..., Any]:
     """In place of `run_search`: run the search's last fixed trial once and leave the stage with its time."""
 
-    def run(_name: str, search: Search, objective: Objective, _store: object, parent: Run, *_: object) -> None:
-        params = search.fixed[-1]
+    def run(search: Search, objective: Objective, _store: object, parent: Run, **_: object) -> None:
+        slot, params = list(search.fixed.items())[-1]
+        rest = {"prunable": False, "_optuna": MagicMock(), "_prune_on": None, "_epoch": MagicMock()}
         began = time.perf_counter()
         if tracked:
             with trial_run(parent, "trial", params, {}) as real:
-                objective(Trial(0, params, real, MagicMock(), None, MagicMock()))
+                objective(Trial(0, slot, params, real, **rest))  # type: ignore[arg-type]
         else:
-            with patch("tracking.registry.log_model"):
-                objective(Trial(0, params, MagicMock(spec=Run), MagicMock(), None, MagicMock()))
+            with patch("study.harness.search.log_model"):
+                objective(Trial(0, slot, params, MagicMock(spec=Run), **rest))  # type: ignore[arg-type]
         raise Measured(time.perf_counter() - began)
 
     return run
 
 
-def seconds(stage: str, context: Context, tracked: bool) -> float:
+def seconds(stage: str, prepared: Prepared, tracked: bool) -> float:
     """The time of one trial of a stage."""
-    with patch("study.stage.run_search", timed_trial(tracked)):
+    only = tuple(each for each in prepared.request.stages if each.name == stage)
+    with patch("study.harness.study.run_search", timed_trial(tracked)):
         try:
-            import_module(f"study.stages.{stage}").run(context)
+            run_stages(replace(prepared.request, stages=only), prepared.session, prepared.inputs)
         except Measured as done:
             return done.seconds
     raise AssertionError("the stage ran no trial")
@@ -63,22 +66,25 @@ def seconds(stage: str, context: Context, tracked: bool) -> float:
 def main(repeats: int) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as folder:
+        demo: Any = preset("demo")
         config = replace(
-            PRESETS["demo"],
+            demo,
             data="mnist",
             store=Path(folder),
-            judge=JudgeConfig(epochs=1),
-            autoencoder=AutoencoderConfig(latent_dims=(15,), free_trials=0, epochs=4),
+            judge=replace(demo.judge, epochs=1),
+            autoencoder=replace(demo.autoencoder, latent_dims=(15,), free_trials=0, epochs=4),
+            stages=("judge", "autoencoder"),
         )
-        context = prepare("benchmark", config)
-        for stage in ("judge", "autoencoder"):
-            run_stage(stage, context)  # type: ignore[arg-type]
+        first = prepare("demo", config)
+        run_stages(first.request, first.session, first.inputs)
+        prepared = prepare("demo", replace(config, stages=STAGES[1:]))
+        prepared = replace(prepared, request=replace(config, stages=STAGES).request())
         print("trial          nothing logged   all logged   tracking")
-        for stage in ("autoencoder", "latent_gan"):
+        for stage in STAGES:
             times: dict[bool, list[float]] = {False: [], True: []}
             for _ in range(repeats):
                 for tracked in times:
-                    times[tracked].append(seconds(stage, context, tracked))
+                    times[tracked].append(seconds(stage, prepared, tracked))
             bare, full = median(times[False]), median(times[True])
             print(f"{stage:13}  {bare:12.1f} s   {full:8.1f} s   {(full - bare) / full:7.1%}")
 

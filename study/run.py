@@ -48,10 +48,11 @@ def _run(arguments: Sequence[str]) -> None:
 
 def work(arguments: Sequence[str]) -> int:
     """A worker beside the command: it shows nothing, and says nothing as it is stopped. Returns the exit code."""
-    set_log_level("warning")
+    set_log_level("error")  # what the data and the settings are warned of, the launcher says
 
     def run() -> None:
         prepared = prepare(*parse_study(arguments))
+        set_log_level("warning")
         try:
             run_stages(prepared.request, prepared.session, prepared.inputs)
         except KeyboardInterrupt:

@@ -69,7 +69,7 @@ class Locks:
             file.unlink(missing_ok=True)
 
     def has_died(self, worker: str) -> bool:
-        """Whether this process has let go of its lock. On a server only its silence can tell, and this is False."""
+        """Whether this process has let go of its lock. On a server only missing heartbeats show it, and this is False."""
         return not self.on_server and _is_free(self._file(worker, "worker-"))
 
     def engine_options(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Locks:
         while True:
             connection = self._engine.connect()
             try:
-                # A server that hears no more of a machine lets its locks go within half a minute.
+                # A server that hears nothing from a machine any more lets its locks go within 30 seconds.
                 for setting in ("idle = 10", "interval = 5", "count = 3"):
                     connection.execute(text(f"SET tcp_keepalives_{setting}"))
                 connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})

@@ -43,9 +43,7 @@ class Stored:
     @property
     def weights_digest(self) -> str:
         """That of the weights alone: the same for the same training, whatever the version's number."""
-        if WEIGHTS not in self.tags:
-            raise StoreError(f"{self.uri} has no digest of its weights: it was not logged by this study")
-        return self.tags[WEIGHTS]
+        return self._tag(WEIGHTS)
 
     def load(self) -> nn.Module:
         """The module itself, in evaluation mode, with `forward` only (a torch.export program)."""
@@ -71,10 +69,17 @@ class Stored:
         try:
             folder = mlflow.artifacts.download_artifacts(self.source)
         except (MlflowException, OSError) as error:
-            raise StoreError(f"the files of {self.uri} are missing: restore them, or train again") from error
-        if self.tags.get(DIGEST) != _digest(Path(folder)):
+            raise StoreError(
+                f"the files of {self.uri} are missing: restore them, or delete its run in MLflow, so that it runs again"
+            ) from error
+        if self._tag(DIGEST) != _digest(Path(folder)):
             raise StoreError(f"the files of {self.uri} were changed since it was logged: it is not loaded")
         return folder
+
+    def _tag(self, name: str) -> str:
+        if name not in self.tags:
+            raise StoreError(f"{self.uri} was not logged by this study, or its run was deleted for good: it has no {name}")
+        return self.tags[name]
 
 
 @dataclass(frozen=True)
@@ -126,14 +131,19 @@ def logged_model(run_id: str) -> LoggedModel:
     """The model that the run has logged.
 
     Raises:
-        StoreError: It has logged none.
+        StoreError: It has logged none, or the model was deleted.
     """
     run = mlflow.MlflowClient().get_run(run_id)
     outputs = run.outputs
     if outputs is None or not outputs.model_outputs:
         raise StoreError(f"run {run_id} has logged no model")
     model_id = outputs.model_outputs[0].model_id
-    source = mlflow.MlflowClient().get_logged_model(model_id).artifact_location
+    try:
+        source = mlflow.MlflowClient().get_logged_model(model_id).artifact_location
+    except MlflowException as error:
+        raise StoreError(
+            f"the model of run {run_id} was deleted: restore it, or delete the run in MLflow too, so that it runs again"
+        ) from error
     return LoggedModel(f"models:/{model_id}", source, dict(run.data.tags))
 
 

@@ -21,7 +21,7 @@ class Progress:
     def __init__(self, label: str, total: int, done: int) -> None:
         self._label = label
         self._trial, self._epochs = -1, 0  # the trial under way, and the most epochs that any has had
-        self._first = (0, 0.0)  # the trial's first epoch that was told, and when
+        self._first = (0, 0.0)  # the trial's first epoch that was shown, and when
         self._shown = 0.0
         self._bar = tqdm(
             total=total,

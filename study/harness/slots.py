@@ -5,7 +5,7 @@ slot; an attempt at a slot is one trial of Optuna's. Every change of an attempt'
 and what is to be done next follows from the states in the database alone, never from what a process remembers. So
 no slot is taken twice, and a slot whose attempt was stopped or died is simply found open again. So is one whose
 attempt's MLflow run is not in this store. A process is known to have died as it lets go of its lock where the database
-is an SQLite file, and by its silence where it is on a server.
+is an SQLite file, and by its missing heartbeats where it is on a server.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Slots:
     def claim(self) -> tuple[str, optuna.Trial] | None:
         """Take an open slot: its name, and a new attempt at it; None if other processes have all that are left."""
         with self._store.locks.hold(self.name):
-            optuna.storages.fail_stale_trials(self._study)  # on a server: those that are silent
+            optuna.storages.fail_stale_trials(self._study)  # on a server: those without heartbeats
             for attempt in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
                 worker = attempt.user_attrs.get(WORKER)
                 if worker is None or self._store.locks.has_died(worker):  # None: its process died right here
@@ -151,13 +151,13 @@ class Slots:
 
     @contextmanager
     def heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
-        """Tell a database on a server every few seconds that this attempt's process lives."""
+        """Report to a database on a server, every few seconds, that this attempt's process lives."""
         if not self._store.locks.on_server:
             yield
             return
         stop = threading.Event()
 
-        def beat() -> None:
+        def report() -> None:
             while not stop.wait(HEARTBEAT):
                 try:
                     self._storage.record_heartbeat(trial._trial_id)
@@ -165,13 +165,13 @@ class Slots:
                     log.debug("no heartbeat of trial %d", trial.number, exc_info=True)
             self._storage.remove_session()
 
-        heart = threading.Thread(target=beat, daemon=True)
-        heart.start()
+        thread = threading.Thread(target=report, daemon=True)
+        thread.start()
         try:
             yield
         finally:
             stop.set()
-            heart.join(1)  # not for as long as a database is away
+            thread.join(1)  # not for as long as a database is away
 
     def _end_run(self, attempt: FrozenTrial) -> None:
         if RUN_ID in attempt.user_attrs:

@@ -58,7 +58,7 @@ class Study:
         """Run what is missing of a search; every trial starts from the study's seed.
 
         Args:
-            part: Tells several searches of one study apart.
+            part: A name of its own for each of several searches of a study.
         """
         seed = self.context.seed_for(0)
 
@@ -84,7 +84,7 @@ class Study:
 
     def pruned(self, search: Search, part: str = "") -> list[Result]:
         """The pruned trials of a search that was run, with the last value that each reported."""
-        return pruned(self._search_name(search, part), self.context.session.store)
+        return pruned(self._search_name(search, part), self.context.session.store, self.parent)
 
     def importances(self, search: Search, part: str = "") -> dict[str, float]:
         """What each parameter's share of the objective's variance is, of a search that was run; largest first."""

@@ -67,12 +67,14 @@ def run_search(
         trials.slots.close()
 
 
-def pruned(name: str, store: Store) -> list[Result]:
-    """The pruned trials of the search of this name, with the last value that each reported."""
-    study = load_study(name, store)
-    found = study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
+def pruned(name: str, store: Store, parent: Run) -> list[Result]:
+    """The pruned trials of the search of this name whose runs this store has, with the last value of each."""
+    here = trial_ids(parent)
+    found = load_study(name, store).get_trials(deepcopy=False, states=[TrialState.PRUNED])
     return [
-        _result(trial, (trial.intermediate_values[trial.last_step],)) for trial in found if trial.last_step is not None
+        _result(trial, (trial.intermediate_values[trial.last_step],))
+        for trial in found
+        if trial.last_step is not None and trial.user_attrs[RUN_ID] in here
     ]
 
 
@@ -219,7 +221,7 @@ class _Trials:
         except _BrokenDown:
             pass  # Optuna and MLflow know of it; the study goes on.
         except (Superseded, optuna.exceptions.UpdateFinishedTrialError):
-            log.warning("trial %d was silent for so long that another process has taken it over", trial.number)
+            log.warning("trial %d sent no heartbeat for so long that another process has taken it over", trial.number)
         except BaseException as error:
             deleted = run is not None and isinstance(error, Exception) and is_deleted(run.run_id)
             reason = str(error) if isinstance(error, StoreError) else type(error).__name__

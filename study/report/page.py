@@ -51,7 +51,7 @@ class Trials:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page tells of a stage: its newest study."""
+    """What the page says of a stage: its newest study."""
 
     stage: str
     question: str

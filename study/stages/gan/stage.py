@@ -207,7 +207,7 @@ LATENT_GAN = Stage(
 )
 CONDITIONAL_GAN = Stage(
     name="conditional-gan",
-    question="Can the generator be told which class to draw?",
+    question="Can one choose which class the generator draws?",
     config=ConditionalGanConfig,
     plan=plan_conditional,
     run=run_conditional,
