@@ -69,7 +69,7 @@ class Locks:
             file.unlink(missing_ok=True)
 
     def has_died(self, worker: str) -> bool:
-        """Whether this process has let go of its lock. On a server only missing heartbeats show it, and this is False."""
+        """Whether this process has let go of its lock. On a server only missing heartbeats show it: False."""
         return not self.on_server and _is_free(self._file(worker, "worker-"))
 
     def engine_options(self) -> dict[str, Any]:

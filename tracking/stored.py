@@ -78,7 +78,9 @@ class Stored:
 
     def _tag(self, name: str) -> str:
         if name not in self.tags:
-            raise StoreError(f"{self.uri} was not logged by this study, or its run was deleted for good: it has no {name}")
+            raise StoreError(
+                f"{self.uri} was not logged by this study, or its run was deleted for good: it has no {name}"
+            )
         return self.tags[name]
 
 

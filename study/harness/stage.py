@@ -148,6 +148,14 @@ class Context:
         """An input's module with its weights, in evaluation mode; can be trained, has its submodules."""
         return self.inputs[kind].rebuild(factory).to(self.device)
 
+    def kept_arrays(self, kind: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Arrays that follow from an input model and the data set, made once a store and kept beside the model."""
+        from tracking.arrays import kept_arrays
+
+        version, digest = self.inputs[kind], self.dataset.digest
+        with self.session.store.locks.hold(f"{version.uri}/{digest}"):
+            return kept_arrays(version.run_id, f"{version.weights_digest[:16]}-{digest}", make)
+
     def identity(self) -> dict[str, Any]:
         """All that decides what a trial of this stage computes, beside the trial's own parameters."""
         settings = {name: value for name, value in asdict(self.config).items() if name not in self.stage.extent}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +23,7 @@ DIVERSITY_SAMPLES = 2_000  # images whose distances to all others of their class
 COLLAPSED_SHARE = 0.8
 """A generator counts as collapsed if fewer than this share of the classes are modes, ..."""
 COLLAPSED_KL = 0.5
-"""... or if its class histogram's KL to that of the test images (nats) is above this."""
+"""... or if its class histogram's KL to that of the test images, or of the labels asked for, is above this (nats)."""
 HOPELESS_SHARE = 0.5
 """A training may be given up if fewer than this share of the classes are modes."""
 WEAK_ACCURACY = 0.95
@@ -40,25 +43,65 @@ def is_collapsed(measures: Mapping[str, float], classes: int) -> bool:
     return few or measures["sample/class_kl"] > COLLAPSED_KL
 
 
+@dataclass(frozen=True)
+class RealFeatures:
+    """A judge's features of the real images, by which generated ones are measured."""
+
+    train: Tensor  # [N, D]
+    val: Tensor
+    test: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, judge: Judge, data: Dataset) -> RealFeatures:
+        return cls(*(apply(judge.features, split.images) for split in (data.train, data.val, data.test)))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], device: torch.device) -> RealFeatures:
+        """From what `to_arrays` gave."""
+        return cls(*(torch.from_numpy(arrays[each.name]).to(device) for each in fields(cls)))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """By the names of the fields."""
+        return {each.name: getattr(self, each.name).cpu().numpy() for each in fields(self)}
+
+
 class Evaluator:
     """Measures generated images with a judge, against validation images (to select) and test images (to report).
 
-    The real images' features are computed once. No gradients.
+    What it needs of the real images is computed when it is first needed, once. No gradients.
 
     Args:
         judge: Trained, in evaluation mode.
+        real: Gives the judge's features of the real images, where they may be known already; None: computes them.
     """
 
-    def __init__(self, judge: Judge, data: Dataset) -> None:
+    def __init__(self, judge: Judge, data: Dataset, real: Callable[[], RealFeatures] | None = None) -> None:
         self.judge, self.data = judge, data
         self.classes = len(data.classes)
-        self.val_moments = Moments.of(self.features(data.val.images))
-        self.train_features = self.features(data.train.images)
-        self.test_features = self.features(data.test.images)
-        self.test_moments = Moments.of(self.test_features)
-        self.test_radius = fidelity.kth_neighbour(self.test_features, NEAREST)
-        self.test_nearest = fidelity.nearest_distance(self.test_features[:MEMORY_SAMPLES], self.train_features)
-        self.test_shares = torch.bincount(data.test.labels, minlength=self.classes).double() / len(data.test.labels)
+        self._real = real or (lambda: RealFeatures.of(judge, data))
+
+    @cached_property
+    def real(self) -> RealFeatures:
+        return self._real()
+
+    @cached_property
+    def val_moments(self) -> Moments:
+        return Moments.of(self.real.val)
+
+    @cached_property
+    def test_moments(self) -> Moments:
+        return Moments.of(self.real.test)
+
+    @cached_property
+    def test_radius(self) -> Tensor:
+        """The distance of each test image to its fifth neighbour, [N]."""
+        return fidelity.kth_neighbour(self.real.test, NEAREST)
+
+    @cached_property
+    def test_nearest(self) -> float:
+        """The mean distance of test images to the nearest training image."""
+        return fidelity.nearest_distance(self.real.test[:MEMORY_SAMPLES], self.real.train)
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -91,13 +134,14 @@ class Evaluator:
         logits = self.judge.head(features)
         guesses = logits.argmax(1)
         classes = guesses if labels is None else labels
-        real, real_labels = self.test_features, self.data.test.labels
+        real, real_labels = self.real.test, self.data.test.labels
+        shares = torch.bincount(real_labels if labels is None else labels, minlength=self.classes).double()
         few = min(DIVERSITY_SAMPLES, len(features), len(real))
-        nearest = fidelity.nearest_distance(features[:MEMORY_SAMPLES], self.train_features)
+        nearest = fidelity.nearest_distance(features[:MEMORY_SAMPLES], self.real.train)
         found = {
             "sample/fd": fidelity.frechet_distance(Moments.of(features), self.test_moments),
             **fidelity.neighbourhood_measures(real, features, NEAREST, self.test_radius),
-            **fidelity.class_measures(logits, self.test_shares),
+            **fidelity.class_measures(logits, shares / shares.sum()),
             "sample/diversity": fidelity.diversity(
                 features[:few], classes[:few], real[:few], real_labels[:few], self.classes
             ),
@@ -114,9 +158,16 @@ class TwoJudges(Evaluator):
     features only, and the second shows it.
     """
 
-    def __init__(self, first: Judge, second: Judge, data: Dataset) -> None:
-        super().__init__(first, data)
-        self.second = Evaluator(second, data)
+    def __init__(
+        self,
+        first: Judge,
+        second: Judge,
+        data: Dataset,
+        *,
+        real: Sequence[Callable[[], RealFeatures] | None] = (None, None),
+    ) -> None:
+        super().__init__(first, data, real[0])
+        self.second = Evaluator(second, data, real[1])
 
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         """The `sample/` measures by the first judge, and the second's by the same names under `second/`."""

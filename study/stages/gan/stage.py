@@ -58,7 +58,7 @@ def run_search(context: Context) -> Outcome:
         "WGANs with weight clipping in the autoencoder's latent space, the WGAN paper's and the reference's settings "
         "among them; the objective is the Frechet distance to the validation images in the judge's features."
     )
-    inputs = GanInputs.of(context)
+    inputs = GanInputs(context)
     search = Search(
         objectives={"val/fd": "minimize"},
         space=SPACE,
@@ -164,7 +164,7 @@ def run_conditional(context: Context) -> Outcome:
         "and critic. The noise decides the style, the label the class."
     )
     settings = GanSettings(**context.inputs["latent-gan"].config()["settings"])
-    inputs = GanInputs.of(context)
+    inputs = GanInputs(context)
     judge = context.others["judge"]
     score = ClassifierSettings(SCORE_EPOCHS, judge.batch_size, judge.learning_rate)
 

@@ -18,7 +18,7 @@ from study.stages.gan.settings import (
     TRAIN_RECONSTRUCTIONS,
     VANILLA_GAN,
 )
-from study.stages.gan.trial import LAST_EPOCHS
+from study.stages.gan.trial import JUDGES, LAST_EPOCHS
 
 REPORTED = ("fd", "precision", "recall", "density", "coverage", "modes", "class_kl", "low_confidence", "nearest")
 Measured = Mapping[str, Mapping[str, float]]
@@ -148,7 +148,7 @@ def conditional_rows(context: Context, results: Sequence[Result], measured: Meas
 def weak_judges(context: Context) -> list[Row]:
     """A row for each judge whose measures say little."""
     found = []
-    for kind in ("judge", "second-judge"):
+    for kind in JUDGES:
         weak = weakness(context.inputs[kind].metrics["val/accuracy"])
         if weak:
             found.append(Row(f"note: {kind}", weak))

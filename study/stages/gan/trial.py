@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from study.harness.stage import Context
 from study.science.classifiers import ClassifierSettings, classification_accuracy_score
 from study.science.fidelity import confusion
 from study.science.gans import GanSettings, describe, train_gan
-from study.science.judges import HOPELESS_SHARE, TwoJudges
+from study.science.judges import HOPELESS_SHARE, RealFeatures, TwoJudges
 from study.science.latents import EncodedImages, max_abs_pcc
 from study.science.loops import apply, eval_mode
 from study.science.sampling import SAMPLES, VALIDATION_SAMPLES, balanced_labels, generator_inputs, noise
@@ -29,6 +30,7 @@ from study.stages.gan.config import ConditionalGanConfig, LatentGanConfig
 from tracking import figures
 from tracking.registry import Version
 
+JUDGES = ("judge", "second-judge")  # the kinds of model that measure
 NOISE_SEED = 0  # the same noise at each evaluation of each trial, so that pictures can be compared
 SHOWN = 10  # samples in a row of the sheets, and rows of those without labels
 SHOWN_CLASSES = 20  # rows of the sheets with labels
@@ -38,22 +40,44 @@ SCORE_SAMPLES = 50_000  # generated images that a classifier is trained on, at m
 
 @dataclass(frozen=True)
 class GanInputs:
-    """What every training of a stage is made with: the data, their latents, the frozen autoencoder, the judges."""
+    """What every training of a stage is made with; each part is loaded or computed when it is first needed."""
 
-    data: Dataset
-    autoencoder: Autoencoder
-    architecture: str
-    encoded: EncodedImages
-    judges: TwoJudges
-    device: torch.device
+    context: Context
 
-    @classmethod
-    def of(cls, context: Context) -> GanInputs:
-        autoencoder = context.module("autoencoder", Autoencoder)
-        judges = TwoJudges(context.module("judge", Judge), context.module("second-judge", Judge), context.dataset)
-        architecture = context.inputs["autoencoder"].config()["module"]["architecture"]
-        encoded = EncodedImages.encode(autoencoder, context.dataset.train)
-        return cls(context.dataset, autoencoder, architecture, encoded, judges, context.device)
+    @property
+    def data(self) -> Dataset:
+        return self.context.dataset
+
+    @property
+    def device(self) -> torch.device:
+        return self.context.device
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        """The frozen autoencoder."""
+        return self.context.module("autoencoder", Autoencoder)
+
+    @cached_property
+    def architecture(self) -> str:
+        return self.context.inputs["autoencoder"].config()["module"]["architecture"]
+
+    @cached_property
+    def encoded(self) -> EncodedImages:
+        """The latents of the training images."""
+        return EncodedImages.encode(self.autoencoder, self.data.train)
+
+    @cached_property
+    def judges(self) -> TwoJudges:
+        """Both judges; their features of the real images are kept in the store."""
+
+        def real(kind: str, judge: Judge) -> Callable[[], RealFeatures]:
+            return lambda: RealFeatures.from_arrays(
+                self.context.kept_arrays(kind, lambda: RealFeatures.of(judge, self.data).to_arrays()), self.device
+            )
+
+        first, second = (self.context.module(kind, Judge) for kind in JUDGES)
+        real_features = [real(kind, judge) for kind, judge in zip(JUDGES, (first, second), strict=True)]
+        return TwoJudges(first, second, self.data, real=real_features)
 
     def build(self, settings: GanSettings, classes: int) -> tuple[LatentGenerator, Critic, dict[str, object]]:
         """An untrained generator and critic, and the generator's constructor arguments; classes 0: no labels."""
