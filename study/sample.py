@@ -103,9 +103,9 @@ def _run(arguments: Sequence[str]) -> None:
         raise UsageError(f"the folder of --out must exist, but got {out}")
     if not out.suffix and out.exists() and (out.is_file() or any(out.iterdir())):
         raise UsageError(f"the folder --out must be new or empty, but got {out}")
-    from tracking.store import open_existing_store
+    from tracking.store import read_store
 
-    open_existing_store(config.store, config.tracking_uri)
+    read_store(config.store, config.tracking_uri)
 
     import torch
 

@@ -8,6 +8,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+SECRETS = "password|sslpassword|passwd|pwd|token|access_token|api_key|apikey|secret|sslkey|passfile"
+"""Parameters of URLs that no message may show."""
+
 
 class StoreError(Exception):
     """The store cannot be used; the message is one sentence for the user."""
@@ -35,15 +38,25 @@ def store_errors() -> Iterator[None]:
         raise
 
 
+def root_of(error: BaseException) -> str:
+    """The first line of what an error began with, without passwords: packages wrap it in guesses of their own."""
+    return reason_of(list(_causes(error))[-1])
+
+
 def reason_of(error: BaseException) -> str:
     """An error's first line, without passwords."""
     return without_password((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def without_password(text: str) -> str:
-    """The text with the password of every URL in it replaced by ***."""
-    text = re.sub(r"(\w://[^\s:/@]*):[^\s/]*@", r"\1:***@", text)
-    return re.sub(r"([?&]password=)[^\s&]*", r"\1***", text)
+    """The text with the secrets of every URL in it replaced by ***: passwords, tokens, secret parameters.
+
+    The user part of a URL ends at the last @ before the next space, since a password may contain any character.
+    A user without a password may be a token, unless it is a database's.
+    """
+    text = re.sub(r"(\w://)([^\s:/@]*):\S*@", r"\1\2:***@", text)
+    text = re.sub(r"(https?://)[^\s:/@]+@", r"\1***@", text)
+    return re.sub(rf"([?&;](?:{SECRETS})=)[^\s&;]*", r"\1***", text, flags=re.IGNORECASE)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from tracking.servers import SERVER_TIMEOUT, wait_for_server
+from tracking.servers import SERVER_TIMEOUT, sqlite_path, wait_for_server
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -33,7 +33,7 @@ class Locks:
     @property
     def on_server(self) -> bool:
         """Whether the database is on a server, else it is an SQLite file."""
-        return not self.database.startswith("sqlite:")
+        return not self.database.startswith("sqlite")
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
@@ -68,6 +68,11 @@ class Locks:
             yield
             file.unlink(missing_ok=True)
 
+    def any_alive(self) -> bool:
+        """Whether any process works on a search of the SQLite database."""
+        folder = sqlite_path(self.database).with_name("locks")
+        return any(not _is_free(each) for each in folder.glob("worker-*.lock"))
+
     def has_died(self, worker: str) -> bool:
         """Whether this process has let go of its lock. On a server only missing heartbeats show it: False."""
         return not self.on_server and _is_free(self._file(worker, "worker-"))
@@ -84,7 +89,7 @@ class Locks:
 
     def _file(self, name: str, prefix: str = "") -> Path:
         """The file beside the SQLite database that is locked by this name."""
-        folder = Path(self.database.removeprefix("sqlite:///")).with_name("locks")
+        folder = sqlite_path(self.database).with_name("locks")
         folder.mkdir(exist_ok=True)
         return folder / f"{prefix}{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
 

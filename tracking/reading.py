@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,19 +31,15 @@ class Record(Run):
     def description(self) -> str:
         return self.tags.get("mlflow.note.content", "")
 
-    def figures(self) -> dict[str, bytes]:
-        """The PNG files of its figures, by name."""
-        files = mlflow.MlflowClient().list_artifacts(self.run_id, "figures")
-        return {Path(file.path).stem: self._read(file.path) for file in files if file.path.endswith(".png")}
+    def files(self, folder: str, ending: str) -> list[str]:
+        """The paths of its artifacts in this folder, `figures` or `tables`, with this ending."""
+        found = _client().list_artifacts(self.run_id, folder)
+        return [file.path for file in found if file.path.endswith(ending) and not file.is_dir]
 
-    def tables(self) -> dict[str, list[list[str]]]:
-        """The rows of its tables, the first with the columns' names, by the table's name."""
-        files = mlflow.MlflowClient().list_artifacts(self.run_id, "tables")
-        return {Path(file.path).stem: list(csv.reader(self._read(file.path).decode().splitlines())) for file in files}
-
-    def _read(self, path: str) -> bytes:
+    def read(self, path: str) -> bytes:
+        """The content of an artifact."""
         with TemporaryDirectory() as folder:
-            return Path(mlflow.MlflowClient().download_artifacts(self.run_id, path, folder)).read_bytes()
+            return Path(_client().download_artifacts(self.run_id, path, folder)).read_bytes()
 
 
 def experiments() -> list[str]:

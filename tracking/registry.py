@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from tracking.errors import StoreError
 from tracking.runs import gallery
-from tracking.stored import Stored, logged_model
+from tracking.stored import Stored, logged_model, model_root
 
 CHAMPION = "champion"  # the alias
 PROTOCOL = "protocol"  # a version's tag: with which versions it may be compared
@@ -33,6 +33,7 @@ class Version(Stored):
     metrics: Mapping[str, float]
     tags: Mapping[str, str]  # of its run, the versions of its inputs among them
     protocol: str  # "" where it was not registered by this study
+    root: str
 
     @property
     def uri(self) -> str:  # type: ignore[override]
@@ -171,10 +172,10 @@ def promote(
 def _version(found: Any) -> Version:
     try:
         run = mlflow.MlflowClient().get_run(found.run_id)
-        metrics, tags = dict(run.data.metrics), dict(run.data.tags)
+        metrics, tags, root = dict(run.data.metrics), dict(run.data.tags), model_root(run.info.experiment_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        metrics, tags = {}, {}
+        metrics, tags, root = {}, {}, ""
     protocol = found.tags.get(PROTOCOL, "")
-    return Version(found.name, int(found.version), found.run_id, found.source, metrics, tags, protocol)
+    return Version(found.name, int(found.version), found.run_id, found.source, metrics, tags, protocol, root)

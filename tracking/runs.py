@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
@@ -76,8 +77,8 @@ class Run:
     def log_text(self, name: str, text: str) -> str:
         """A text file of this name among the artifacts. Returns where it lies: a path, or a server's address of it."""
         mlflow.MlflowClient().log_text(self.run_id, text, name)
-        place = f"{mlflow.MlflowClient().get_run(self.run_id).info.artifact_uri}/{name}"
-        return place.removeprefix("file://")
+        place = mlflow.MlflowClient().get_run(self.run_id).info.artifact_uri
+        return f"{url2pathname(urlsplit(place).path) if place.startswith('file:') else place}/{name}"
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[str]]) -> None:
         """A table as `tables/<name>.csv` among the artifacts, which MLflow's page shows as one."""

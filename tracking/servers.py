@@ -6,10 +6,11 @@ import os
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote
 
-from tracking.errors import StoreError, reason_of, without_password
+from tracking.errors import StoreError, root_of, without_password
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -50,13 +51,14 @@ def check_tracking_server(url: str) -> str:
     Raises:
         StoreError: It is no http(s) address, or nothing answers there.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
         raise StoreError(
             f"--tracking-uri must be the http(s) address of an MLflow server, but got {without_password(url)!r}"
             " (for a local folder use --store)"
         )
-    parts = urlsplit(url)
-    address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    credentials, _, rest = rest.rpartition("@")  # at the last @: a password may contain any character
+    address = f"{scheme}://{rest}"
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=SERVER_TIMEOUT):
             pass
@@ -65,9 +67,10 @@ def check_tracking_server(url: str) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise StoreError(f"the tracking server {without_password(url)} does not answer: {reason}") from error
-    if parts.username is not None:
-        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
-        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password or "")
+    if credentials:
+        user, _, password = credentials.partition(":")
+        os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(user)
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(password)
     return address
 
 
@@ -77,20 +80,47 @@ def check_database(url: str) -> str:
     Raises:
         StoreError: It is no URL of PostgreSQL or SQLite, its driver is missing, or it cannot be opened.
     """
-    from sqlalchemy import NullPool, create_engine
+    from sqlalchemy import NullPool, create_engine, make_url
+    from sqlalchemy.exc import ArgumentError
 
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
-        raise StoreError(f"--storage must be a postgresql:// or sqlite:/// URL, but got {without_password(url)!r}")
-    if scheme.startswith("sqlite"):
-        url = f"sqlite://{rest}"
-    if scheme == "postgresql":
-        url = f"postgresql+psycopg://{rest}"
-    options = {"connect_timeout": int(SERVER_TIMEOUT)} if scheme.startswith("postgresql") else {}
+    rule = f"--storage must be a postgresql:// or sqlite:/// URL, but got {without_password(url)!r}"
     try:
-        create_engine(url, poolclass=NullPool, connect_args=options).connect().close()
+        parts = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise StoreError(rule) from error
+    backend = parts.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise StoreError(rule)
+    options: dict[str, Any] = {}
+    if backend == "sqlite":
+        if not parts.database or parts.database == ":memory:" or parts.database.startswith("file:"):
+            raise StoreError(f"--storage must name a file that all processes share, but got {without_password(url)!r}")
+        parts = make_url(sqlite_url(Path(parts.database).expanduser().absolute()))
+    elif parts.drivername == "postgresql":
+        parts = parts.set(drivername="postgresql+psycopg")
+    if backend == "postgresql":
+        options = {"connect_timeout": int(SERVER_TIMEOUT)}
+    try:
+        create_engine(parts, poolclass=NullPool, connect_args=options).connect().close()
     except ImportError as error:
         raise StoreError(f"{without_password(url)} needs a driver: pip install 'latent-study[postgres]'") from error
     except Exception as error:  # SQLAlchemy's and the drivers' many classes
-        raise StoreError(f"the database {without_password(url)} cannot be opened: {reason_of(error)}") from error
-    return url
+        raise StoreError(f"the database {without_password(url)} cannot be opened: {root_of(error)}") from error
+    return parts.render_as_string(hide_password=False)
+
+
+def sqlite_url(path: Path) -> str:
+    """The SQLAlchemy URL of an SQLite file, whatever characters its path has."""
+    from sqlalchemy import URL
+
+    url = URL.create("sqlite", database=str(path))
+    plain = url.render_as_string() == f"sqlite:///{path}"
+    # MLflow makes the folder of what follows sqlite:///, taken as it stands; not so where the driver is named.
+    return (url if plain else url.set(drivername="sqlite+pysqlite")).render_as_string()
+
+
+def sqlite_path(url: str) -> Path:
+    """The file of such a URL."""
+    from sqlalchemy import make_url
+
+    return Path(make_url(url).database or "")

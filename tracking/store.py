@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shlex
 import sqlite3
 import time
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shutil import rmtree
+from tempfile import NamedTemporaryFile, mkdtemp
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from tracking.errors import StoreError, reason_of
+from sqlalchemy import Engine, event
+
+from tracking.errors import StoreError, root_of, without_password
 from tracking.locks import LOCAL_TIMEOUT, Locks
-from tracking.servers import check_database, check_tracking_server
+from tracking.servers import check_database, check_tracking_server, sqlite_path, sqlite_url
 
 EXPERIMENT = "study.experiment"  # the tag of an experiment of ours: its name as we gave it
 ABSOLUTE_PATHS = (
@@ -77,7 +87,7 @@ class Store:
         """The command that shows this store in a browser on this machine only."""
         if self.artifacts is None:
             return f"open {self.tracking_uri} in a browser"
-        return f"mlflow ui --host 127.0.0.1 --backend-store-uri {self.tracking_uri}"
+        return f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(self.tracking_uri)}"
 
 
 def open_store(folder: Path, tracking_uri: str | None = None, storage: str | None = None) -> Store:
@@ -95,44 +105,80 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
         tracking_uri = check_tracking_server(tracking_uri)
     if storage is not None:
         storage = check_database(storage)
+        if storage.startswith("sqlite") and sqlite_path(storage) == folder / "mlflow.db":
+            raise StoreError(f"--storage must be another file than MLflow's, but got {folder / 'mlflow.db'}")
 
-    import mlflow
-
-    for noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # What they say at length becomes one sentence.
-    store = Store(
-        tracking_uri=tracking_uri or f"sqlite:///{folder}/mlflow.db",
-        artifacts=None if tracking_uri else (folder / "artifacts").as_uri(),
-        optuna_url=storage or f"sqlite:///{folder}/optuna.db",
-    )
-    mlflow.set_tracking_uri(store.tracking_uri)
-    mlflow.set_registry_uri(store.tracking_uri)
-    retries = os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
-    try:
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-        with store.locks.hold("opening"):  # of several processes, one makes the tables and the others wait
-            if tracking_uri is None and not (folder / "mlflow.db").exists():
-                _make_database(folder / "mlflow.db")
-            mlflow.MlflowClient().search_experiments(max_results=1)
-            if tracking_uri is None:
-                _correct_paths(folder)
-    except Exception as error:  # SQLAlchemy's and MLflow's many classes, all of which mean the same here
-        raise StoreError(f"{store.tracking_uri} cannot be opened: {reason_of(error)}") from error
-    finally:
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
+    database = folder / "mlflow.db"
+    with Locks(storage or sqlite_url(folder / "optuna.db")).hold(
+        "opening"
+    ):  # of several processes, one makes the tables
+        try:
+            if tracking_uri is None and not database.exists():
+                _make_database(database)
+        except Exception as error:
+            raise StoreError(f"{database} cannot be made: {root_of(error)}") from error
+        store = _connect(folder, tracking_uri or sqlite_url(database), storage)
+        if tracking_uri is None:
+            _follow_move(store, folder)
     return store
 
 
-def open_existing_store(folder: Path, tracking_uri: str | None = None) -> Store:
-    """Like `open_store`, for reading: a folder without a store in it is an error, not made into one.
+def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
+    """Open a store for reading, and change nothing in it: it may be on a disk that cannot be written.
+
+    What is read is a copy of the local folder's database, which knows where the store lies now, if it was moved.
 
     Raises:
         StoreError: There is none, or it cannot be opened.
     """
-    folder = folder.expanduser()
+    folder = folder.expanduser().absolute()
     if tracking_uri is None and not (folder / "mlflow.db").is_file():
         raise StoreError(f"{folder} holds no store (no mlflow.db): run python -m study.run first, or give its --store")
-    return open_store(folder, tracking_uri)
+    if tracking_uri is not None:
+        return _connect(folder, check_tracking_server(tracking_uri), None)
+    copy = Path(mkdtemp(prefix="study-reading-"))
+    atexit.register(rmtree, copy, ignore_errors=True)
+    try:
+        source = sqlite3.connect(f"{(folder / 'mlflow.db').as_uri()}?mode=ro", uri=True, timeout=LOCAL_TIMEOUT)
+        with closing(source), closing(sqlite3.connect(copy / "mlflow.db")) as target:
+            source.backup(target)
+    except sqlite3.Error as error:
+        raise StoreError(f"{folder / 'mlflow.db'} must be an SQLite database: {error}") from error
+    _correct_paths(copy / "mlflow.db", folder, _roots(copy / "mlflow.db"))
+    return _connect(folder, sqlite_url(copy / "mlflow.db"), None)
+
+
+@event.listens_for(Engine, "before_cursor_execute", retval=True)
+def _be_as_patient(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+    """MLflow gives up on a database that another process has locked after 20 s, and has no setting for it."""
+    if statement.startswith("PRAGMA busy_timeout"):
+        statement = f"PRAGMA busy_timeout = {int(1000 * LOCAL_TIMEOUT)}"
+    return statement, parameters
+
+
+def _connect(folder: Path, tracking_uri: str, storage: str | None) -> Store:
+    """The store with these databases, after MLflow's first answer."""
+    import mlflow
+
+    for noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # What they say at length becomes one sentence.
+    on_server = not tracking_uri.startswith("sqlite")
+    store = Store(
+        tracking_uri=tracking_uri,
+        artifacts=None if on_server else (folder / "artifacts").as_uri(),
+        optuna_url=storage or sqlite_url(folder / "optuna.db"),
+    )
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_registry_uri(tracking_uri)
+    retries = os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+    try:
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    except Exception as error:  # SQLAlchemy's and MLflow's many classes, all of which mean the same here
+        raise StoreError(f"{without_password(tracking_uri)} cannot be opened: {root_of(error)}") from error
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
+    return store
 
 
 def _make_database(path: Path) -> None:
@@ -142,21 +188,54 @@ def _make_database(path: Path) -> None:
     for abandoned in path.parent.glob("mlflow.db.new*"):
         abandoned.unlink()
     unfinished = path.with_name(f"mlflow.db.new-{time.time_ns()}")  # MLflow remembers files by name
-    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    MlflowClient(sqlite_url(unfinished)).search_experiments(max_results=1)
     unfinished.rename(path)
 
 
-def _correct_paths(folder: Path) -> None:
-    """Write into MLflow's database where a store that was moved or copied lies now: it keeps absolute paths."""
-    now = (folder / "artifacts").as_uri()
+def _follow_move(store: Store, folder: Path) -> None:
+    """Write into MLflow's database where a store that was moved or copied lies now: it keeps absolute paths.
+
+    Raises:
+        StoreError: A process works on the store by another path, which this one does not see.
+    """
+    gone = {root for root in _roots(folder / "mlflow.db") if not _is_same(root, folder / "artifacts")}
+    if gone and store.locks.any_alive():
+        raise StoreError(
+            f"another process works on the store {folder} by the path {min(gone)}, which is not here:"
+            " wait for its end, or use the same path"
+        )
+    _correct_paths(folder / "mlflow.db", folder, gone)
+
+
+def _is_same(root: str, artifacts: Path) -> bool:
+    """Whether this `file:` address is another path of the same folder, a second mount, say: a new file shows it."""
+    if root == artifacts.as_uri():
+        return True
+    artifacts.mkdir(exist_ok=True)
+    with NamedTemporaryFile(dir=artifacts, prefix=".probe-") as probe:
+        return (Path(url2pathname(urlsplit(root).path)) / Path(probe.name).name).exists()
+
+
+def _roots(database: Path) -> set[str]:
+    """The folders of artifacts, as `file:` addresses, that our experiments in this database name."""
     ours = (
         "SELECT tag.value, experiment.artifact_location FROM experiments experiment"
         " JOIN experiment_tags tag ON tag.experiment_id = experiment.experiment_id WHERE tag.key = ?"
     )
-    with closing(sqlite3.connect(folder / "mlflow.db", timeout=LOCAL_TIMEOUT)) as connection, connection:
-        experiments = connection.execute(ours, (EXPERIMENT,)).fetchall()
-        roots = {str(path).removesuffix(f"/{name}") for name, path in experiments if str(path).endswith(f"/{name}")}
-        for before in roots - {now}:
+    with closing(sqlite3.connect(database, timeout=LOCAL_TIMEOUT)) as connection:
+        try:
+            experiments = connection.execute(ours, (EXPERIMENT,)).fetchall()
+        except sqlite3.OperationalError:  # no tables of MLflow's: it says itself what is wrong
+            return set()
+    locations = {str(path).removesuffix(f"/{name}") for name, path in experiments if str(path).endswith(f"/{name}")}
+    return {location for location in locations if location.startswith("file:")}
+
+
+def _correct_paths(database: Path, folder: Path, roots: Collection[str]) -> None:
+    """Put the folder's artifacts in the place of these roots, wherever the database names them."""
+    now = (folder / "artifacts").as_uri()
+    with closing(sqlite3.connect(database, timeout=LOCAL_TIMEOUT)) as connection, connection:
+        for before in set(roots) - {now}:
             for table, column in ABSOLUTE_PATHS:
                 connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import mlflow
@@ -15,12 +18,13 @@ import mlflow.pytorch
 import torch
 from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from torch import Tensor, nn
 
 from tracking.errors import StoreError
 
-DIGEST, WEIGHTS = "model.sha256", "weights.sha256"  # a run's tags: of its model's files, and of the weights alone
-LOADED = "registered_model_meta"  # MLflow itself leaves it among a model's files as it loads one by name
+FILES, WEIGHTS = "model.sha256", "weights.sha256"  # a run's tags: of each file of its model, and of the weights alone
+PYTORCH = "pytorch"  # the flavor of our models
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -30,11 +34,13 @@ class Stored:
     uri: str
     source: str  # where its files are
     tags: Mapping[str, str]  # of its run, its digests among them
+    root: str  # where the models of its run's experiment are
 
     @cached_property
     def metadata(self) -> Mapping[str, Any]:
         """What the model was logged with: its config, data set, class names, seed."""
-        return dict(mlflow.models.Model.load(self._files()).metadata or {})
+        with self._files() as folder:
+            return dict(Model.load(str(folder)).metadata or {})
 
     def config(self) -> dict[str, Any]:
         """The keyword arguments and settings that the model was logged with."""
@@ -43,12 +49,15 @@ class Stored:
     @property
     def weights_digest(self) -> str:
         """That of the weights alone: the same for the same training, whatever the version's number."""
-        return self._tag(WEIGHTS)
+        if WEIGHTS not in self.tags:
+            raise StoreError(f"{self.uri} has no digest of its weights: it was not logged by this study")
+        return self.tags[WEIGHTS]
 
     def load(self) -> nn.Module:
         """The module itself, in evaluation mode, with `forward` only (a torch.export program)."""
         logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
-        return mlflow.pytorch.load_model(self._files())
+        with self._files() as folder:
+            return mlflow.pytorch.load_model(str(folder))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights, to put into a module rebuilt from `config`, which can then be trained further."""
@@ -60,28 +69,38 @@ class Stored:
         module.load_state_dict(self.state_dict())
         return module.eval()
 
-    def _files(self) -> str:
-        """The folder of the model's files, brought here from a server.
+    @contextmanager
+    def _files(self) -> Iterator[Path]:
+        """The folder of the model's files, brought here from a server for as long as they are used.
 
         Raises:
-            StoreError: They are missing, or not those that were logged.
+            StoreError: They are missing, not those that were logged, elsewhere than the store keeps its models, or
+                they bring code along.
         """
-        try:
-            folder = mlflow.artifacts.download_artifacts(self.source)
-        except (MlflowException, OSError) as error:
+        if not self.source.startswith(f"{self.root}/") or ".." in self.source.split("/"):
+            raise StoreError(f"the files of {self.uri} are outside the store, at {self.source}: it is not loaded")
+        if FILES not in self.tags:
             raise StoreError(
-                f"the files of {self.uri} are missing: restore them, or delete its run in MLflow, so that it runs again"
-            ) from error
-        if self._tag(DIGEST) != _digest(Path(folder)):
-            raise StoreError(f"the files of {self.uri} were changed since it was logged: it is not loaded")
-        return folder
-
-    def _tag(self, name: str) -> str:
-        if name not in self.tags:
-            raise StoreError(
-                f"{self.uri} was not logged by this study, or its run was deleted for good: it has no {name}"
+                f"{self.uri} has no digest of its files: it was not logged by this study, and is not loaded"
             )
-        return self.tags[name]
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(_local(self.source))
+            except (MlflowException, OSError) as error:
+                raise StoreError(
+                    f"the files of {self.uri} are missing: restore them, or delete its run in MLflow, so that it runs"
+                    " again"
+                ) from error
+            for name, digest in json.loads(self.tags[FILES]).items():
+                file = folder / name
+                if not file.is_file():
+                    raise StoreError(f"the file {name} of {self.uri} is missing: it is not loaded")
+                if _digest(file) != digest:
+                    raise StoreError(f"the file {name} of {self.uri} was changed since it was logged: it is not loaded")
+            flavors = Model.load(str(folder)).flavors
+            if any(flavor.get("code") for flavor in flavors.values()) or PYTORCH not in flavors:
+                raise StoreError(f"{self.uri} brings code along or is no PyTorch model: it is not loaded")
+            yield folder
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,7 @@ class LoggedModel(Stored):
     uri: str
     source: str
     tags: Mapping[str, str]
+    root: str
 
 
 def log_model(module: nn.Module, example: Tensor, config: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -113,8 +133,10 @@ def log_model(module: nn.Module, example: Tensor, config: Mapping[str, Any], fac
         pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
         metadata={"config": dict(config), **facts},
     )
-    files = mlflow.artifacts.download_artifacts(logged.artifact_path)
-    digests = {DIGEST: _digest(Path(files)), WEIGHTS: weights_digest(module.state_dict())}
+    with _local(logged.artifact_path) as folder:
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        manifest = json.dumps({name: _digest(path) for name, path in files.items()})
+    digests = {FILES: manifest, WEIGHTS: weights_digest(module.state_dict())}
     tags = [RunTag(name, value) for name, value in digests.items()]
     mlflow.MlflowClient().log_batch(logged.run_id, tags=tags)
     module.to(device).train(training)
@@ -146,14 +168,26 @@ def logged_model(run_id: str) -> LoggedModel:
         raise StoreError(
             f"the model of run {run_id} was deleted: restore it, or delete the run in MLflow too, so that it runs again"
         ) from error
-    return LoggedModel(f"models:/{model_id}", source, dict(run.data.tags))
+    return LoggedModel(f"models:/{model_id}", source, dict(run.data.tags), model_root(run.info.experiment_id))
 
 
-def _digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files in the folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != LOADED:
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
+def model_root(experiment_id: str) -> str:
+    """Where the models of an experiment's runs are."""
+    return mlflow.MlflowClient().get_experiment(experiment_id).artifact_location.rstrip("/")
+
+
+@contextmanager
+def _local(source: str) -> Iterator[Path]:
+    """A model's folder: where it lies, or a copy of it from a server, which does not stay."""
+    if source.startswith(("file:", "/")):
+        folder = Path(mlflow.artifacts.download_artifacts(source))
+        yield folder
+        return
+    with TemporaryDirectory() as copy:
+        yield Path(mlflow.artifacts.download_artifacts(source, dst_path=copy))
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -129,10 +129,8 @@ def named(trials: Sequence[Params]) -> dict[str, Params]:
 
 def pareto_front(results: Sequence[Result]) -> list[Result]:
     """Those of which no other is at least as good in all objectives and better in one; all are minimised."""
-
-    def dominated(a: Result) -> bool:
-        return any(
-            b.values != a.values and all(x <= y for x, y in zip(b.values, a.values, strict=True)) for b in results
-        )
-
-    return [result for result in results if not dominated(result)]
+    if not results:
+        return []
+    study = optuna.create_study(directions=["minimize"] * len(results[0].values))
+    study.add_trials([optuna.create_trial(values=result.values) for result in results])
+    return [results[trial.number] for trial in study.best_trials]

@@ -21,11 +21,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from study.harness.identity import code_state
 from study.harness.progress import log
-from tracking.errors import StoreError, reason_of, without_password
+from tracking.errors import StoreError, root_of, without_password
 from tracking.registry import Direction
 from tracking.servers import wait_for_server
 from tracking.store import Store
@@ -33,7 +35,9 @@ from tracking.store import Store
 HEARTBEAT = 5  # seconds
 GRACE = 60  # seconds without a heartbeat, after which a trial counts as dead; both where the database is on a server
 RETRIES = 2  # of a trial whose process died
+TRIES = 3  # of a trial that ends in an error
 SLOT, WORKER, OUTCOME, REASON, RUN_ID = "slot", "worker", "outcome", "reason", "mlflow.run_id"  # user attributes
+CODE = "code"  # a user attribute: what an attempt ran on
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")  # see heartbeat
@@ -47,6 +51,7 @@ class Slots:
     Args:
         name: The study's.
         given: Every slot's parameters that are given beforehand, by the slot's name.
+        space: All parameters and their ranges.
         directions: "minimize" or "maximize", an entry an objective.
         pruner: Says which trials are hopeless.
         sampler: Proposes the parameters that are not given, from the number of attempts so far.
@@ -61,15 +66,16 @@ class Slots:
         self,
         name: str,
         given: Mapping[str, Params],
-        directions: Sequence[Direction],
         store: Store,
         *,
+        space: Mapping[str, BaseDistribution],
+        directions: Sequence[Direction],
         pruner: optuna.pruners.BasePruner,
         sampler: Callable[[int], optuna.samplers.BaseSampler],
         end_dead: Callable[[str], None],
         runs_here: Callable[[], set[str]],
     ) -> None:
-        self.name, self.given = name, given
+        self.name, self.given, self._space = name, given, dict(space)
         self._store, self._sampler, self._end_dead, self._runs_here = store, sampler, end_dead, runs_here
         self._here: set[str] = set()  # runs known to be in this store
         self._elsewhere: set[str] = set()
@@ -90,7 +96,9 @@ class Slots:
                     load_if_exists=True,
                 )
         except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
-            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {reason_of(error)}") from error
+            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
+        commit, dirty = code_state()
+        self._code = commit if dirty == "false" else f"{commit}, changed, {self._worker}"
         self._alive = ExitStack()
         self._alive.enter_context(store.locks.alive(self._worker))
 
@@ -106,7 +114,7 @@ class Slots:
 
     def decided(self) -> dict[str, FrozenTrial]:
         """The attempt that decided each slot that has been decided."""
-        found = {slot: _deciding(attempts) for slot, attempts in self._by_slot().items()}
+        found = {slot: self._deciding(attempts) for slot, attempts in self._by_slot().items()}
         return {slot: attempt for slot, attempt in found.items() if attempt is not None}
 
     def claim(self) -> tuple[str, optuna.Trial] | None:
@@ -120,22 +128,25 @@ class Slots:
                         self._storage.set_trial_state_values(attempt._trial_id, TrialState.FAIL)
                         self._end_run(attempt)
             for slot, attempts in self._by_slot().items():
-                if _deciding(attempts) is not None or any(not attempt.state.is_finished() for attempt in attempts):
+                if self._deciding(attempts) is not None or any(not attempt.state.is_finished() for attempt in attempts):
                     continue
                 params = dict(self.given[slot])
-                for attempt in self._attempts_at(slot):  # each may have died before it had all of them
+                for attempt in self._attempts_at(slot):  # those of another attempt, which was stopped, are kept
                     params |= attempt.params
                 self._study.enqueue_trial(params, user_attrs={SLOT: slot})
                 self._study.sampler = self._sampler(len(self.attempts()))
-                trial = self._study.ask()
+                trial = self._study.ask(self._space)
                 if self._store.locks.on_server:
                     self._storage.record_heartbeat(trial._trial_id)
+                trial.set_user_attr(CODE, self._code)
                 trial.set_user_attr(WORKER, self._worker)
                 return slot, trial
         return None
 
     def finish(self, trial: optuna.Trial, outcome: str, reason: str, values: tuple[float, ...] | None = None) -> None:
-        """Commit what became of an attempt: COMPLETE, PRUNED, FAIL or STOPPED.
+        """Commit what became of an attempt: COMPLETE, PRUNED, FAIL, ERROR or STOPPED.
+
+        FAIL is what the numbers themselves brought about, and for good. ERROR is an exception: tried again.
 
         Raises:
             Superseded: It counts as dead, and another process has its slot.
@@ -189,6 +200,21 @@ class Slots:
                 attempts[slot].append(attempt)
         return attempts
 
+    def _deciding(self, attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """The attempt that decides a slot: the one that came to an end, or the last that may die or end in an error.
+
+        Errors count that this very code has made: those of other code may be mended, and so may those of code with
+        changes that were not committed, unless they are of this process.
+        """
+        done = next(filter(is_done, attempts), None)
+        dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
+        errors = [
+            attempt
+            for attempt in attempts
+            if attempt.user_attrs.get(OUTCOME) == "ERROR" and attempt.user_attrs.get(CODE) == self._code
+        ]
+        return done or (dead[-1] if len(dead) > RETRIES else errors[-1] if len(errors) >= TRIES else None)
+
     def _is_here(self, attempt: FrozenTrial) -> bool:
         """Whether the attempt's run stands in this store; one that died before it had a run counts too."""
         run_id = attempt.user_attrs.get(RUN_ID)
@@ -218,7 +244,7 @@ def slot_name(params: Params) -> str:
 def is_done(attempt: FrozenTrial) -> bool:
     """It came to an end of its own: complete, pruned or failed."""
     if attempt.state == TrialState.FAIL:
-        return attempt.user_attrs.get(OUTCOME) == "FAIL"  # and not STOPPED, or dead without a word
+        return attempt.user_attrs.get(OUTCOME) == "FAIL"  # and not ERROR, STOPPED, or dead without a word
     return attempt.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -226,18 +252,13 @@ def outcome(attempt: FrozenTrial) -> str:
     """What became of an attempt that decided its slot."""
     if _is_dead(attempt):
         return f"given up, since its process died {1 + RETRIES} times"
-    return f"{attempt.user_attrs[OUTCOME].lower()} {attempt.user_attrs[REASON]}".rstrip()
+    what = {"ERROR": f"failed {TRIES} times:"}.get(attempt.user_attrs[OUTCOME], attempt.user_attrs[OUTCOME].lower())
+    return f"{what} {attempt.user_attrs[REASON]}".rstrip()
 
 
 def _is_dead(attempt: FrozenTrial) -> bool:
     """Its process died: it may have got as far as naming an outcome, but not to committing it."""
-    return attempt.state == TrialState.FAIL and attempt.user_attrs.get(OUTCOME) not in ("FAIL", "STOPPED")
-
-
-def _deciding(attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The attempt that decides a slot: the one that came to an end, or the last that may die."""
-    dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
-    return next(filter(is_done, attempts), dead[-1] if len(dead) > RETRIES else None)
+    return attempt.state == TrialState.FAIL and attempt.user_attrs.get(OUTCOME) not in ("FAIL", "ERROR", "STOPPED")
 
 
 def _open(store: Store, **options: Any) -> RDBStorage:

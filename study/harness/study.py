@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -106,10 +106,8 @@ class Study:
         stage = self.context.stage
         with self.context.session.store.locks.hold(f"{self.name}/close"):
             made = {kind: self._register(kind, candidate) for kind, candidate in candidates.items()}
-            kept = self.parent.read_json("outcome")
-            if kept is not None and kept.get("of") == self._fingerprint():
-                rows = tuple(Row(**row) for row in kept["rows"])
-            else:
+            rows = self._kept_rows()
+            if rows is None:
                 rows = tuple(finish(made))
                 self._keep(made, candidates, rows)
             return Outcome(stage.name, made, rows, self.parent.run_id)
@@ -134,6 +132,14 @@ class Study:
             value = candidate.measure_again(current) if current.protocol == version.protocol else None
         registry.promote(version, metric, candidate.direction, champions_value=value, insist=candidate.insist)
         return version
+
+    def _kept_rows(self) -> tuple[Row, ...] | None:
+        """The rows of an earlier call, if trials, settings and code are the same."""
+        kept = self.parent.read_json("outcome")
+        with suppress(KeyError, TypeError, AttributeError):  # a file that somebody has changed
+            if kept is not None and kept["of"] == self._fingerprint():
+                return tuple(Row(**row) for row in kept["rows"])
+        return None
 
     def _keep(self, made: Mapping[str, Version], candidates: Mapping[str, Candidate], rows: Sequence[Row]) -> None:
         """Write down what was found, and by which call."""

@@ -7,27 +7,24 @@ or is in another store, is run again. slots.py says which process runs which tri
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from study.harness.progress import Progress, log, short
 from study.harness.search import Objective, Pruned, Result, Search, Trial
 from study.harness.slots import RUN_ID, SLOT, Slots, Superseded, is_done, load_study, outcome, slot_name
-from tracking.errors import StoreError, store_errors
+from tracking.errors import StoreError, reason_of, store_errors
 from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end_killed, is_deleted, trial_ids, trial_run
 from tracking.store import Store
 
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}  # of the runs
-
-BREAKDOWNS = (ArithmeticError, ValueError)  # what a trial's own numbers can bring about
 
 
 def run_search(
@@ -45,9 +42,10 @@ def run_search(
 ) -> list[Result]:
     """Run what is missing of the study's trials, each as a nested run of `parent`; give the complete ones, each once.
 
-    Other processes may run some of them. A trial whose training breaks down (a loss that is not finite, parameters that
-    fit no data: see BREAKDOWNS) counts as failed with its reason, and the study goes on. One that was stopped, or whose
-    process died, is tried again with the same parameters, the latter at most twice.
+    Other processes may run some of them. A trial whose training breaks down (a FloatingPointError: a loss that is not
+    finite, say) or that needs more memory than there is counts as failed with its reason, and the study goes on. One
+    that ends in another error, that was stopped, or whose process died, is tried again with the same parameters; after
+    three errors or deaths it counts as failed too.
 
     Args:
         name: That of Optuna's study.
@@ -121,8 +119,9 @@ class _Trials:
         self.slots = Slots(
             name,
             search.slots,
-            list(search.objectives.values()),
             store,
+            space=search.space,
+            directions=list(search.objectives.values()),
             pruner=pruner,
             sampler=sampler,
             end_dead=end_killed,
@@ -200,7 +199,7 @@ class _Trials:
         run: Run | None = None
         try:
             with self.slots.heartbeat(trial), store_errors():
-                params = {name: _suggest(trial, name, space) for name, space in self.search.space.items()}
+                params = {name: trial.params[name] for name in self.search.space}
                 values = ", ".join(short({"": value})[1:] for value in params.values())
                 title = f"{self.title} {trial.number}{values and ': '}{values}"
                 tags = {SEARCH: self.name, TRIAL: trial.number, "optuna.state": "RUNNING", **self.tags}
@@ -224,14 +223,15 @@ class _Trials:
             log.warning("trial %d sent no heartbeat for so long that another process has taken it over", trial.number)
         except BaseException as error:
             deleted = run is not None and isinstance(error, Exception) and is_deleted(run.run_id)
-            reason = str(error) if isinstance(error, StoreError) else type(error).__name__
+            outcome, reason = _interruption(error, deleted)
             with suppress(Exception, Superseded):  # The store may be what failed; the error itself is reported.
-                self.slots.finish(trial, "STOPPED", "its run was deleted" if deleted else reason)
+                self.slots.finish(trial, outcome, reason)
                 if run is not None and not deleted:
-                    run.set_tags({"optuna.state": "STOPPED", "reason": reason})
-            if not deleted:
+                    run.set_tags({"optuna.state": outcome, "reason": reason})
+            if outcome == "STOPPED" and not deleted:
                 raise
-            log.warning("trial %d: its run was deleted in MLflow while it was under way; it is run again", trial.number)
+            log.warning("trial %d is run again, since %s (--log-level debug says more)", trial.number, reason)
+            log.debug("trial %d", trial.number, exc_info=True)
 
     def _decide(self, trial: optuna.Trial, seen: Trial, objective: Objective) -> None:
         """Train, and commit the outcome while the run is still open: its status then follows."""
@@ -251,12 +251,35 @@ class _Trials:
             finish("COMPLETE", short(by_name), values)
         except Pruned as error:
             finish("PRUNED", str(error))
-        except BREAKDOWNS as error:
-            log.debug("trial %d", trial.number, exc_info=True)
-            finish("FAIL", str(error))
-            raise _BrokenDown from error
-        except optuna.exceptions.UpdateFinishedTrialError as error:
+        except optuna.exceptions.UpdateFinishedTrialError as error:  # which is a RuntimeError too
             raise Superseded from error
+        except (FloatingPointError, MemoryError, RuntimeError) as error:
+            reason = _breakdown(error)
+            if reason is None:
+                raise
+            log.debug("trial %d", trial.number, exc_info=True)
+            finish("FAIL", reason)
+            raise _BrokenDown from error
+
+
+def _interruption(error: BaseException, deleted: bool) -> tuple[str, str]:
+    """The outcome of an attempt that came to no end of its own, and why."""
+    if deleted:
+        return "STOPPED", "its run was deleted in MLflow"
+    if isinstance(error, StoreError):
+        return "STOPPED", str(error)
+    if isinstance(error, Exception):
+        return "ERROR", f"{type(error).__name__}: {reason_of(error)}"
+    return "STOPPED", type(error).__name__
+
+
+def _breakdown(error: Exception) -> str | None:
+    """What the numbers themselves brought about: the reason for which a trial fails for good; None: it is an error."""
+    if isinstance(error, FloatingPointError):
+        return str(error)
+    # PyTorch has a class of its own for a GPU's memory, and a plain RuntimeError for the machine's.
+    memory = isinstance(error, MemoryError) or re.search(r"out of memory|(can't|not enough).* memory", str(error))
+    return f"out of memory: {reason_of(error)}" if memory else None
 
 
 class _BrokenDown(Exception):
@@ -266,17 +289,6 @@ class _BrokenDown(Exception):
 def _result(attempt: FrozenTrial, values: tuple[float, ...]) -> Result:
     attributes = attempt.user_attrs
     return Result(attempt.number, attributes[SLOT], dict(attempt.params), values, attributes[RUN_ID])
-
-
-def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
-    match distribution:
-        case IntDistribution(low=low, high=high):
-            return trial.suggest_int(name, low, high)
-        case FloatDistribution(low=low, high=high, log=log):
-            return trial.suggest_float(name, low, high, log=log)
-        case CategoricalDistribution(choices=choices):
-            return trial.suggest_categorical(name, choices)
-    raise TypeError(f"{name}: {distribution}")
 
 
 def _line(attempt: FrozenTrial) -> str:

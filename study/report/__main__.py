@@ -39,9 +39,9 @@ def _run(arguments: Sequence[str]) -> None:
     out = config.out.expanduser()
     if not out.parent.is_dir():
         raise UsageError(f"the folder of --out must exist, but got {out}")
-    from tracking.store import open_existing_store
+    from tracking.store import read_store
 
-    open_existing_store(config.store, config.tracking_uri)
+    read_store(config.store, config.tracking_uri)
 
     from study.report.collect import collect
     from study.report.page import named_pictures, render

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
-from typing import TYPE_CHECKING
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, TypeVar
 
 from study.harness.settings import UsageError
-from study.harness.stage import Outcome
+from study.harness.stage import Outcome, Row
 from study.report.page import Cell, Page, Picture, Section, Trials, render
 from study.stages import all_stages
+from tracking.errors import reason_of
 
 if TYPE_CHECKING:
     from tracking.reading import Record
 
+T = TypeVar("T")
 METRICS = ("val/", "test/", "sample/", "latent/")  # those of the trials' tables, in this order
 
 
@@ -59,42 +65,83 @@ def _age(record: Record) -> tuple[bool, datetime]:
     return record.status == "FINISHED", record.ended or record.started
 
 
+@dataclass
+class _Notes:
+    """What is left out of a section, since it cannot be read: one bad artifact must not end the report."""
+
+    lines: list[str]
+
+    def attempt(self, what: str, read: Callable[[], T]) -> T | None:
+        """What `read` gives; if it fails, for whatever reason, None and a note."""
+        try:
+            return read()
+        except Exception as error:
+            self.lines.append(f"{what} is left out, since it cannot be read: {reason_of(error)}")
+            return None
+
+
 def _section(stage: str, question: str, studies: Sequence[Record], runs: Sequence[str]) -> Section:
     from tracking import reading
 
     parent = next((study for study in studies if study.run_id in runs), None) or max(studies, key=_age)
+    notes = _Notes([])
     trials = reading.trials(parent)
-    outcome = parent.read_json("outcome") or {}
     best = next((trial for trial in trials if trial.run_id == parent.tags.get("best.run_id")), None)
+    champion, rows = notes.attempt("the table", lambda: _outcome(parent)) or ("", None)
+    settings = notes.attempt("the list of settings", lambda: json.loads(parent.tags.get("settings", "{}"))) or {}
     return Section(
         stage=stage,
         question=question,
         about=[text for text in parent.description.split("\n\n") if text != question],
         parent=parent,
-        champion=_version(outcome.get("champion") or parent.tags.get("best.version", "")),
-        rows=outcome.get("rows"),
-        pictures=_pictures(parent),
-        tables=parent.tables(),
+        champion=_version(champion or parent.tags.get("best.version", "")),
+        rows=rows,
+        pictures=_pictures(parent, notes),
+        tables=_tables(parent, notes),
         best=best.name if best else "",
-        best_pictures=_pictures(best) if best else [],
+        best_pictures=_pictures(best, notes) if best else [],
         trials=_trials(trials, parent.tags.get("best.metric", "")),
         made=_made(parent, trials),
-        settings=json.dumps(json.loads(parent.tags.get("settings", "{}")), indent=1),
+        settings=json.dumps(settings, indent=1),
         others=len(studies) - 1,
+        notes=notes.lines,
     )
 
 
-def _pictures(record: Record) -> list[Picture]:
+def _outcome(parent: Record) -> tuple[str, list[dict[str, str | None]] | None]:
+    """The champion and the rows that a closed study has kept; none of an open one."""
+    kept = parent.read_json("outcome")
+    if kept is None:
+        return "", None
+    return str(kept["champion"]), [asdict(Row(**row)) for row in kept["rows"]]
+
+
+def _tables(record: Record, notes: _Notes) -> dict[str, list[list[str]]]:
+    """The rows of its tables, the first with the columns' names, by the table's name."""
+
+    def rows(path: str) -> list[list[str]]:
+        found = list(csv.reader(record.read(path).decode().splitlines()))
+        if not found:
+            raise ValueError("it is empty")
+        return found
+
+    paths = notes.attempt("what is in tables/", lambda: record.files("tables", ".csv")) or []
+    found = {PurePosixPath(path).stem: notes.attempt(path, partial(rows, path)) for path in paths}
+    return {name: table for name, table in found.items() if table}
+
+
+def _pictures(record: Record, notes: _Notes) -> list[Picture]:
     """The figures of a run, in the order in which they were made."""
-    found = [_picture(name, content) for name, content in record.figures().items()]
-    return sorted(found, key=lambda picture: (picture.made, picture.name))
+    paths = notes.attempt("what is in figures/", lambda: record.files("figures", ".png")) or []
+    found = [notes.attempt(path, partial(_picture, record, path)) for path in paths]
+    return sorted(filter(None, found), key=lambda picture: (picture.made, picture.name))
 
 
-def _picture(name: str, png: bytes) -> Picture:
+def _picture(record: Record, path: str) -> Picture:
     """Compress a figure, which says itself what it shows (see `tracking.figures.facts`)."""
     from PIL import Image
 
-    image = Image.open(BytesIO(png))
+    name, image = PurePosixPath(path).stem, Image.open(BytesIO(record.read(path)))
     facts: dict[str, str] = dict(getattr(image, "text", {}))
     small = BytesIO()
     image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)

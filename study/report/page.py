@@ -67,6 +67,7 @@ class Section:
     made: Sequence[tuple[str, str]]  # how its numbers were made
     settings: str
     others: int  # further studies of this stage in the store
+    notes: Sequence[str]  # what is left out, and why
 
 
 @dataclass(frozen=True)

@@ -73,15 +73,19 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(native))
 
 
+class Diverged(FloatingPointError):
+    """A training's numbers are not finite any more: its settings, not its code, are what is wrong."""
+
+
 def check_finite(epoch: int, metrics: Mapping[str, float]) -> None:
     """Stop a training that has broken down.
 
     Raises:
-        FloatingPointError: A metric, which the message names, is NaN or infinite.
+        Diverged: A metric, which the message names, is NaN or infinite.
     """
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise FloatingPointError(f"{name} is {value} after epoch {epoch}")
+            raise Diverged(f"{name} is {value} after epoch {epoch}")
 
 
 def one_cycle(

@@ -17,11 +17,11 @@ from tracking import figures
 MOST_COMPONENTS = 1000
 
 
-def baseline_search(mixture_components: Sequence[int]) -> Search:
-    """The baselines as trials, by the names that tables give them."""
+def baseline_search(mixture_components: Sequence[int], latents: int) -> Search:
+    """The baselines as trials, by the names that tables give them; no mixture of more components than latents."""
     names = {REAL: "real", TRAIN_RECONSTRUCTIONS: "train", TEST_RECONSTRUCTIONS: "test"}
     fixed: dict[str, Params] = {name: {"source": source, "components": 0} for name, source in names.items()}
-    for count in mixture_components:
+    for count in filter(lambda count: count <= latents, mixture_components):
         name = "Gaussian (whitened latents)" if count == 1 else f"Gaussian mixture, {count}"
         fixed[name] = {"source": "mixture", "components": count}
     space = {"source": choice("real", "train", "test", "mixture"), "components": integer(0, MOST_COMPONENTS)}

@@ -139,7 +139,7 @@ def _comparisons(study: Study, inputs: GanInputs, results: Sequence[Result], bes
         for name, settings in named.ablations(named.settings_of(best.slot, best.params)).items():
             part = f"{named.part_of(best)}, {name}"
             groups[f"best settings, {name}"] = seeds(part, settings, range(config.repeats))
-    search = baseline_search(config.mixture_components)
+    search = baseline_search(config.mixture_components, len(context.dataset.train))
     measure = partial(run_baseline_trial, inputs=inputs, seed_for=context.seed_for)
     found = {result.slot: [result] for result in study.search(search, measure, "baselines")}
     return groups | {name: found.get(name, []) for name in search.fixed}
