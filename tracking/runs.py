@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -19,6 +22,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, M
 from mlflow.exceptions import MlflowException
 
 from tracking import figures
+from tracking.environment import no_names
 from tracking.store import Store
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ TRIAL_OF = "trial.study"  # that of a trial's run: the study that it belongs to
 TRIAL = "optuna.trial"  # the trial's number
 SEARCH = "optuna.study"  # Optuna's name of the search that it belongs to
 PARENT = "mlflow.parentRunId"  # MLflow's own
+log = logging.getLogger("study")
 
 
 @dataclass(frozen=True)
@@ -124,48 +129,54 @@ def study_run(
     Several processes may work under it. One that is stopped, or fails, ends it only if no other has a trial under way.
     """
     client = mlflow.MlflowClient()
-    with store.locks.hold(study):
-        found = client.search_runs(
-            [experiment_id], f"tags.`{STUDY}` = '{study}'", max_results=1, order_by=["attributes.start_time ASC"]
-        )
-        if found:
-            run = Run(found[0].info.run_id, experiment_id, study)
-        else:
-            about = {STUDY: study, "mlflow.note.content": description, **_context_tags(), **_text(tags)}
-            created = client.create_run(experiment_id, run_name=title, tags=about)
-            run = Run(created.info.run_id, experiment_id, study)
-            for orphan in _trials(run):
-                client.set_tag(orphan.info.run_id, PARENT, run.run_id)
-    try:
-        yield run
-    except BaseException as error:
-        with suppress(Exception):  # The store may be what failed; the error itself is reported.
-            if not any(_trials(run, "attributes.status = 'RUNNING'")):
-                _end(run.run_id, _status(error))
-        raise
-    _end(run.run_id, "FINISHED")
+    with no_names():
+        with store.locks.hold(study):
+            found = client.search_runs(
+                [experiment_id], f"tags.`{STUDY}` = '{study}'", max_results=1, order_by=["attributes.start_time ASC"]
+            )
+            if found:
+                run = Run(found[0].info.run_id, experiment_id, study)
+            else:
+                about = {**_context_tags(), STUDY: study, "mlflow.note.content": description, **_text(tags)}
+                created = client.create_run(experiment_id, run_name=title, tags=about)
+                run = Run(created.info.run_id, experiment_id, study)
+                for orphan in _trials(run):
+                    client.set_tag(orphan.info.run_id, PARENT, run.run_id)
+        try:
+            yield run
+        except BaseException as error:
+            with suppress(Exception):  # The store may be what failed; the error itself is reported.
+                if not any(_trials(run, "attributes.status = 'RUNNING'")):
+                    _end(run.run_id, _status(error))
+            raise
+        _end(run.run_id, "FINISHED")
 
 
 @contextmanager
 def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> Iterator[Run]:
     """A nested run for one trial; FINISHED, FAILED on an exception, KILLED if the process is asked to stop."""
     mlflow.MlflowClient().update_run(parent.run_id, status="RUNNING")
-    active = mlflow.start_run(
-        experiment_id=parent.experiment_id,
-        run_name=name,
-        parent_run_id=parent.run_id,
-        nested=True,
-        tags=_text({TRIAL_OF: parent.study, **tags}),
-    )
-    run = Run(active.info.run_id, active.info.experiment_id, parent.study)
-    try:
-        run.log_params(params)
-        yield run
-    except BaseException as error:
-        with suppress(Exception):  # The store may be what failed; the error itself is reported.
-            mlflow.end_run(_status(error))
-        raise
-    mlflow.end_run()
+    callers = mlflow.active_run()  # of the program that calls us: MLflow would have it as the parent
+    with no_names():
+        active = mlflow.start_run(
+            experiment_id=parent.experiment_id,
+            run_name=name,
+            parent_run_id=None if callers else parent.run_id,
+            nested=True,
+            tags=_text({TRIAL_OF: parent.study, **tags}),
+            log_system_metrics=None if _can_log_system() else False,  # None: as the user has it set
+        )
+        run = Run(active.info.run_id, active.info.experiment_id, parent.study)
+        try:
+            if callers:
+                mlflow.MlflowClient().set_tag(run.run_id, PARENT, parent.run_id)
+            run.log_params(params)
+            yield run
+        except BaseException as error:
+            with suppress(Exception):  # The store may be what failed; the error itself is reported.
+                mlflow.end_run(_status(error))
+            raise
+        mlflow.end_run()
 
 
 def end_killed(run_id: str) -> None:
@@ -234,6 +245,15 @@ def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
 def _text(tags: Mapping[str, Any]) -> dict[str, str]:
     """Tags as a server takes them."""
     return {name: str(value) for name, value in tags.items()}
+
+
+@cache
+def _can_log_system() -> bool:
+    """Whether the package is here with which MLflow measures the machine; a warning, once, if it is asked for."""
+    found = find_spec("psutil") is not None
+    if not found and mlflow.environment_variables.MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        log.warning("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING does nothing without psutil: pip install psutil")
+    return found
 
 
 def _context_tags() -> dict[str, str]:

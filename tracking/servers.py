@@ -74,8 +74,11 @@ def check_tracking_server(url: str) -> str:
     return address
 
 
-def check_database(url: str) -> str:
+def check_database(url: str, mlflow_db: Path) -> str:
     """The URL with the driver that we bring, after a first connection.
+
+    Args:
+        mlflow_db: MLflow's own file, which cannot be Optuna's too.
 
     Raises:
         StoreError: It is no URL of PostgreSQL or SQLite, its driver is missing, or it cannot be opened.
@@ -95,7 +98,10 @@ def check_database(url: str) -> str:
     if backend == "sqlite":
         if not parts.database or parts.database == ":memory:" or parts.database.startswith("file:"):
             raise StoreError(f"--storage must name a file that all processes share, but got {without_password(url)!r}")
-        parts = make_url(sqlite_url(Path(parts.database).expanduser().absolute()))
+        file = Path(parts.database).expanduser().absolute()
+        if file.resolve() == mlflow_db.resolve() or file.name == mlflow_db.name:
+            raise StoreError(f"--storage must be another file than MLflow's, but got {file}")
+        parts = make_url(sqlite_url(file))
     elif parts.drivername == "postgresql":
         parts = parts.set(drivername="postgresql+psycopg")
     if backend == "postgresql":

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, event
 
 from tracking.errors import StoreError, root_of, without_password
 from tracking.locks import LOCAL_TIMEOUT, Locks
-from tracking.servers import check_database, check_tracking_server, sqlite_path, sqlite_url
+from tracking.servers import check_database, check_tracking_server, sqlite_url
 
 EXPERIMENT = "study.experiment"  # the tag of an experiment of ours: its name as we gave it
 ABSOLUTE_PATHS = (
@@ -104,10 +104,7 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
     if tracking_uri is not None:
         tracking_uri = check_tracking_server(tracking_uri)
     if storage is not None:
-        storage = check_database(storage)
-        if storage.startswith("sqlite") and sqlite_path(storage) == folder / "mlflow.db":
-            raise StoreError(f"--storage must be another file than MLflow's, but got {folder / 'mlflow.db'}")
-
+        storage = check_database(storage, folder / "mlflow.db")
     database = folder / "mlflow.db"
     with Locks(storage or sqlite_url(folder / "optuna.db")).hold(
         "opening"

@@ -50,7 +50,7 @@ class Stored:
     def weights_digest(self) -> str:
         """That of the weights alone: the same for the same training, whatever the version's number."""
         if WEIGHTS not in self.tags:
-            raise StoreError(f"{self.uri} has no digest of its weights: it was not logged by this study")
+            raise StoreError(f"{self.uri} was not logged by this study, or its run was deleted for good")
         return self.tags[WEIGHTS]
 
     def load(self) -> nn.Module:
@@ -77,12 +77,12 @@ class Stored:
             StoreError: They are missing, not those that were logged, elsewhere than the store keeps its models, or
                 they bring code along.
         """
-        if not self.source.startswith(f"{self.root}/") or ".." in self.source.split("/"):
-            raise StoreError(f"the files of {self.uri} are outside the store, at {self.source}: it is not loaded")
         if FILES not in self.tags:
             raise StoreError(
-                f"{self.uri} has no digest of its files: it was not logged by this study, and is not loaded"
+                f"{self.uri} was not logged by this study, or its run was deleted for good: it is not loaded"
             )
+        if not self.source.startswith(f"{self.root}/") or ".." in self.source.split("/"):
+            raise StoreError(f"the files of {self.uri} are outside the store, at {self.source}: it is not loaded")
         with ExitStack() as stack:
             try:
                 folder = stack.enter_context(_local(self.source))
