@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from study.data import Dataset, Split
+from study.data.dataset import Dataset, Split
 from tracking.store import Store, open_store
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@contextmanager
+def no_hang() -> Iterator[None]:
+    """What waits for ever fails the test; how long it takes on a busy machine does not matter."""
+
+    def hangs(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(300)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")
@@ -84,4 +102,4 @@ def blobs(per_class: int, seed: int) -> Split:
 @pytest.fixture
 def tiny() -> Dataset:
     """640 training images, 100 validation and 100 test images of ten easy classes."""
-    return Dataset("tiny", blobs(64, 0), blobs(10, 1), blobs(10, 2))
+    return Dataset("tiny", blobs(64, 0), blobs(10, 1), blobs(10, 2), classes=tuple("0123456789"), source="digits")

@@ -128,7 +128,8 @@ class Study:
             registry.describe(version, self._pedigree(result, version, metric))
         value = None
         current = registry.champion(name)
-        if candidate.measure_again is not None and current is not None and current.number != version.number:
+        rival = current is not None and current.number != version.number and current.metrics  # {}: its run is gone
+        if candidate.measure_again is not None and current is not None and rival:
             value = candidate.measure_again(current) if current.protocol == version.protocol else None
         registry.promote(version, metric, candidate.direction, champions_value=value, insist=candidate.insist)
         return version

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Command
 
-from tracking.store import open_existing_store
+from tracking.store import read_store
 
 PAGE = (ROOT / "docs" / "own-stage.md").read_text()
 
@@ -80,7 +80,7 @@ def test_it_runs_reports_and_loads_by_name(command: Command, installed: dict[str
     page = (tmp_path / "r.html").read_text()
     assert "How much of the class can a linear layer read from the latents?" in page
 
-    open_existing_store(tmp_path / "s")
+    read_store(tmp_path / "s")
     model = mlflow.pyfunc.load_model("models:/digits-linear-probe@champion")
     assert model.predict(np.zeros((3, 1, 28, 28), np.float32)).shape == (3, 10)
     alone = command("study.run", "smoke", "--stages", "linear-probe", *where, "--seed", 1, env=installed)

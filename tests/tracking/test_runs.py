@@ -1,17 +1,40 @@
+from contextlib import AbstractContextManager, suppress
+from typing import Any
+
 import mlflow
 import numpy as np
 import pytest
 
-from tracking.runs import Run, end_killed, settle, study_run, trial_metrics, trial_run
+from tracking.runs import (
+    Run,
+    correct_statuses,
+    end_killed,
+    is_deleted,
+    study_run,
+    trial_ids,
+    trial_metrics,
+    trial_run,
+)
 from tracking.store import Store
+
+STUDY = "tiny/judge/0123"
+
+
+def info(run: Run) -> Any:
+    return mlflow.MlflowClient().get_run(run.run_id).info
+
+
+def tags(run: Run) -> dict[str, str]:
+    return mlflow.MlflowClient().get_run(run.run_id).data.tags
 
 
 def status(run: Run) -> str:
-    return mlflow.MlflowClient().get_run(run.run_id).info.status
+    return info(run).status
 
 
-def open_study(store: Store):
-    return study_run(store, store.experiment("tiny/judge"), "tiny/judge/0123", "What it is.", {"dataset": "tiny"})
+def open_study(store: Store, description: str = "What it is.", dataset: str = "tiny") -> AbstractContextManager[Run]:
+    about = {"title": "smoke, seed 0", "description": description, "tags": {"dataset": dataset}}
+    return study_run(store, store.experiment("tiny/judge"), STUDY, **about)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +64,54 @@ def test_the_same_study_finds_its_parent_run_again(store: Store) -> None:
     assert status(first) == "FINISHED"
 
 
+def test_what_a_user_has_edited_stays(store: Store) -> None:
+    with open_study(store) as run:
+        assert info(run).run_name == "smoke, seed 0"
+    client = mlflow.MlflowClient()
+    client.update_run(run.run_id, name="my best study")
+    edited = {"mlflow.note.content": "For the talk.", "dataset": "digits, mine", "mine": "yes"}
+    for name, value in edited.items():
+        client.set_tag(run.run_id, name, value)
+    with open_study(store, "Another text.", "other") as again, trial_run(again, "trial 0", {}, {}):
+        pass
+    assert again == run
+    assert info(run).run_name == "my best study"
+    assert tags(run) | edited == tags(run)
+
+
+def test_a_finished_study_in_which_nothing_runs_keeps_its_end(store: Store) -> None:
+    with open_study(store) as run, trial_run(run, "trial 0", {}, {}):
+        pass
+    ended = info(run).end_time
+    with open_study(store):
+        pass
+    assert (status(run), info(run).end_time) == ("FINISHED", ended)
+    with open_study(store), trial_run(run, "trial 1", {}, {}):
+        pass
+    assert info(run).end_time > ended
+
+
+def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store: Store) -> None:
+    with open_study(store) as first:
+        for number in range(2):
+            with trial_run(first, f"trial {number}", {}, {}) as trial:
+                trial.log({"val/loss": float(number)})
+    trials = trial_ids(first)
+    mlflow.MlflowClient().delete_run(first.run_id)
+    with open_study(store) as second:
+        assert trial_ids(second) == trials
+        with trial_run(second, "trial 2", {}, {}) as third:
+            pass
+    assert second.run_id != first.run_id
+    under_it = mlflow.MlflowClient().search_runs(
+        [second.experiment_id], f"tags.`mlflow.parentRunId` = '{second.run_id}'"
+    )
+    assert {run.info.run_id for run in under_it} == trials | {third.run_id}
+    assert status(second) == "FINISHED"
+    with open_study(store) as again:
+        assert again == second
+
+
 def test_trials_are_nested_with_their_last_metrics(store: Store) -> None:
     with open_study(store) as parent:
         with trial_run(parent, "trial 0", {"latent_dim": 3}, {"optuna.trial": 0}) as trial:
@@ -56,7 +127,16 @@ def test_trials_are_nested_with_their_last_metrics(store: Store) -> None:
     assert [a.path for a in mlflow.MlflowClient().list_artifacts(trial.run_id)] == ["images"]
 
 
-def test_the_runs_of_a_process_that_died_are_put_right(store: Store) -> None:
+def test_plain_data_is_read_back_and_what_was_cut_short_is_nothing(store: Store) -> None:
+    with open_study(store) as run:
+        assert run.read_json("outcome") is None
+        run.log_json("outcome", {"rows": [1, "ä"]})
+        assert run.read_json("outcome") == {"rows": [1, "ä"]}
+        mlflow.MlflowClient().log_text(run.run_id, '{"rows": [1, ', "outcome.json")
+        assert run.read_json("outcome") is None
+
+
+def test_the_runs_of_a_process_that_died_are_corrected(store: Store) -> None:
     with open_study(store) as parent:
         runs = {}
         for number in range(4):
@@ -66,26 +146,36 @@ def test_the_runs_of_a_process_that_died_are_put_right(store: Store) -> None:
             mlflow.MlflowClient().update_run(runs[number].run_id, status="RUNNING")
         end_killed(runs[0].run_id)
         assert [status(runs[number]) for number in range(4)] == ["KILLED", "RUNNING", "FINISHED", "RUNNING"]
-        settle(parent, {"optuna.study": "a"}, {runs[1].run_id: "FINISHED"}, under_way={3})
+        correct_statuses(parent, "a", {runs[1].run_id: "FINISHED"}, under_way={3})
         assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "FINISHED", "RUNNING"]
-        settle(parent, {"optuna.study": "a"}, {runs[2].run_id: "KILLED"}, under_way=())
+        correct_statuses(parent, "a", {runs[2].run_id: "KILLED"}, under_way=())
         assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "KILLED", "KILLED"]
-        settle(parent, {"optuna.study": "b"}, {runs[1].run_id: "KILLED"}, under_way=())
+        correct_statuses(parent, "b", {runs[1].run_id: "KILLED"}, under_way=())
         assert status(runs[1]) == "FINISHED", "another search's"
+
+
+def test_a_deleted_run_is_known_and_left_alone(store: Store) -> None:
+    with open_study(store) as parent, trial_run(parent, "trial 0", {}, {}) as trial:
+        assert not is_deleted(trial.run_id)
+        mlflow.MlflowClient().delete_run(trial.run_id)
+        assert is_deleted(trial.run_id)
+        assert trial_ids(parent) == set()
+        end_killed(trial.run_id)
+        mlflow.MlflowClient().restore_run(trial.run_id)
+    assert is_deleted("0" * 32), "gone for good, or in another store"
+    end_killed("0" * 32)
 
 
 def test_a_parent_is_ended_only_if_no_other_process_works_under_it(store: Store) -> None:
     def stopped(other_works: bool) -> str:
         client = mlflow.MlflowClient()
-        try:
-            with open_study(store) as parent:
-                other = client.create_run(parent.experiment_id, tags={"mlflow.parentRunId": parent.run_id})
-                client.update_run(parent.run_id, status="RUNNING")
-                if not other_works:
-                    client.set_terminated(other.info.run_id, "KILLED")
-                raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            found = status(parent)
+        with suppress(KeyboardInterrupt), open_study(store) as parent:
+            other = client.create_run(parent.experiment_id, tags={"trial.study": parent.study})
+            client.update_run(parent.run_id, status="RUNNING")
+            if not other_works:
+                client.set_terminated(other.info.run_id, "KILLED")
+            raise KeyboardInterrupt
+        found = status(parent)
         client.set_terminated(other.info.run_id, "KILLED")
         return found
 

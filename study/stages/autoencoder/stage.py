@@ -127,7 +127,9 @@ def _is_of_another_size(context: Context, latent_dim: int) -> bool:
     from tracking import registry
 
     champion = registry.champion(context.session.model_name("autoencoder"))
-    return champion is not None and champion.config()["module"]["latent_dim"] != latent_dim
+    if champion is None or not champion.metrics:  # Without its run, which was deleted for good, it gives way anyway.
+        return False
+    return champion.config()["module"]["latent_dim"] != latent_dim
 
 
 AUTOENCODER = Stage(

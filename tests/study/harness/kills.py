@@ -16,20 +16,27 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from types import ModuleType
 
 import mlflow
 import optuna
 import torch
 
-from study import run, search, slots, stage, workers
-from study.search import Search, Trial
-from study.stage import Context, Outcome, Row
+import study.stages
+from study import run
+from study.config import config_type
+from study.harness import slots, workers
+from study.harness.search import Search, Trial, integer, log_uniform, named
+from study.harness.stage import Context, Outcome, Row, Stage
+from study.harness.study import Candidate, open_study
 from tracking import figures
+from tracking.registry import Version
 
-PARTS = {"": [{"x": 0.5, "n": 2}, {"x": 3.0, "n": 1}], "second": [{"x": 1.0, "n": 3}]}
+PARTS = {"": [{"x": 0.5, "n": 2}, {"x": 3.0, "n": 1}], "side": [{"x": 1.0, "n": 3}]}
+SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9)}
 COMMAND = "smoke --data digits"
 FREE = 2
 RISK = 0.01  # of dying as each of these calls begins, and as it ends
@@ -37,7 +44,9 @@ DEATHS = Path(sys.argv[1]).with_suffix(".deaths")  # where processes died by the
 RISKY = [
     (mlflow.MlflowClient, "create_run"),
     (mlflow.MlflowClient, "log_batch"),
+    (mlflow.MlflowClient, "log_dict"),
     (mlflow.MlflowClient, "create_model_version"),
+    (mlflow.MlflowClient, "update_model_version"),
     (mlflow.MlflowClient, "set_model_version_tag"),
     (mlflow.MlflowClient, "set_registered_model_alias"),
     (mlflow.MlflowClient, "set_terminated"),
@@ -47,43 +56,46 @@ RISKY = [
     (optuna.Study, "enqueue_trial"),
     (optuna.Study, "tell"),
     (optuna.Trial, "set_user_attr"),
-    (optuna.Trial, "suggest_float"),
+    (optuna.Trial, "_suggest"),
 ]
 
 
-def tiny(name: stage.StageName, inputs: tuple[str, ...]) -> ModuleType:
-    """A stage as those of study/stages, of trials that take a fraction of a second."""
-    space = {"x": search.log_uniform(0.01, 100), "n": search.integer(1, 9)}
+@dataclass(frozen=True)
+class TinyConfig:
+    """Nothing to set."""
+
+    unused: int = 0
+    """A number."""
+
+
+def tiny(name: str, inputs: tuple[str, ...], output: str) -> Stage:
+    """A stage of trials that take a fraction of a second."""
 
     def run_stage(context: Context) -> Outcome:
-        found = {kind: context.input(kind) for kind in inputs}
-
         def objective(trial: Trial) -> tuple[float, ...]:
             module = torch.nn.Linear(4, 2)
+            with torch.no_grad():
+                module.weight += trial.params["x"]
             for epoch in range(1, 4):
                 time.sleep(0.05)
                 trial.report(epoch, {"val/loss": trial.params["x"] / epoch})
-            loss = (1 + abs(trial.params["x"] - 1)) / (1 + context.config.seed)  # later studies have better champions
+            # Later studies have better champions.
+            loss = (1 + abs(trial.params["x"] - 1)) / (1 + context.session.seed)
             trial.run.log({"loss": loss}, step=3)
-            this.log_model(module, torch.zeros(2, 4), {"module": {"x": trial.params["x"]}})
+            trial.log_model(module, torch.zeros(2, 4), {"module": {"x": trial.params["x"]}})
             return (loss,)
 
-        with context.study(name, "A tiny study.", {}, found) as this:
+        def finish(made: Mapping[str, Version]) -> list[Row]:
+            study.parent.log_figure("tiny", figures.curves({"x": ([1, 2], [1, 2])}, "x", "y", "tiny"))
+            return [Row("loss", f"{made[output].metrics['loss']:.3f}")]
+
+        with open_study(context, "A tiny study.") as study:
             for part, fixed in PARTS.items():
-                this.search(Search({"loss": "minimize"}, space, fixed, 0 if part else FREE), objective, part)
-            best = min(this.results, key=lambda result: result.values[0])
+                study.search(Search({"loss": "minimize"}, SPACE, named(fixed), 0 if part else FREE), objective, part)
+            best = min(study.results, key=lambda result: result.values[0])
+            return study.close({output: Candidate(best, "loss")}, finish)
 
-            def end() -> Outcome:
-                champion = this.promote(best, stage.OUTPUTS[name][0], "loss", "minimize", "tiny").champion
-                figure = figures.curves({"x": ([1, 2], [1, 2])}, "x", "y", "tiny")
-                this.parent.log_figure("tiny", figure)
-                return Outcome(name, champion, (Row("loss", f"{champion.metrics['loss']:.3f}"),))
-
-            return this.close(end)
-
-    module = ModuleType(name)
-    module.run = run_stage  # type: ignore[attr-defined]
-    return module
+    return Stage(name, "Does it hold?", TinyConfig, lambda _: "5 trials", run_stage, inputs=inputs, outputs=(output,))
 
 
 def risky(owner: object, name: str) -> None:
@@ -141,18 +153,19 @@ def main(folder: Path, wanted: int, seed: int, flags: list[str]) -> None:
     dice = random.Random(seed)
     slots.HEARTBEAT, slots.GRACE, slots.RETRIES = 1, 3, 1000
     workers.START = "fork"
-    stages = {"study.stages.judge": tiny("judge", ()), "study.stages.autoencoder": tiny("autoencoder", ("judge",))}
-    run.import_module = stages.__getitem__  # type: ignore[attr-defined]
+    study.stages.OURS = (tiny("one", (), "first"), tiny("two", ("first",), "second"))
+    study.stages.all_stages.cache_clear()
+    config_type.cache_clear()
     # What is imported as it is needed comes with the first study.
-    run.main(f"{COMMAND} --stages judge --quiet --store {folder.with_name('warm')}".split())
+    warm = run.main(f"{COMMAND} --stages one --quiet --store {folder.with_name('warm')}".split())
+    assert warm == 0
     log = folder.with_suffix(".log")
     kills: Counter[str] = Counter()
-    study = launches = 0
-    began = time.monotonic()
+    number = launches = 0
     DEATHS.touch()
     while True:
         launches += 1
-        arguments = f"{COMMAND} --stages judge autoencoder --workers 2 --seed {study} --store {folder}".split() + flags
+        arguments = f"{COMMAND} --stages one two --workers 2 --seed {number} --store {folder}".split() + flags
         deaths = DEATHS.read_text().split("\n")[:-1]
         calm = sum(kills.values()) + len(deaths) >= wanted
         launcher = launch(arguments, log, seed + launches, risk=not calm)
@@ -177,9 +190,8 @@ def main(folder: Path, wanted: int, seed: int, flags: list[str]) -> None:
         if status == 0:
             if calm:
                 break
-            study += 1
-    seconds = round(time.monotonic() - began)
-    print(json.dumps({"kills": kills, "died": deaths, "launches": launches, "studies": study + 1, "seconds": seconds}))
+            number += 1
+    print(json.dumps({"kills": kills, "died": deaths, "launches": launches, "studies": number + 1}))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,16 @@ from pathlib import Path
 import mlflow
 import psycopg
 import pytest
-from conftest import Command
+from conftest import Command, no_hang
 from servers import PASSWORD, MlflowServer, Postgres
 
-from study import slots
-from study.search import Result, Search, Trial, log_uniform, run_search
-from tracking import store as store_module
+from study.harness import slots
+from study.harness.search import Result, Search, Trial, log_uniform, named
+from study.harness.trials import run_search
+from tracking import servers
+from tracking.errors import StoreError
 from tracking.runs import study_run
-from tracking.store import Store, StoreError, open_store
+from tracking.store import Store, open_store
 
 SPACE = {"x": log_uniform(0.01, 100)}
 FIXED = [{"x": 0.5}, {"x": 50.0}]
@@ -43,9 +45,10 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]
 
 
 def run(store: Store, objective, name: str, prune_on: str | None = None) -> list[Result]:
-    search = Search({"loss": "minimize"}, SPACE, FIXED, prune_on=prune_on)
-    with study_run(store, store.experiment("tiny/test"), name, "", {}) as parent:
-        return run_search(name, search, objective, store, parent, 0, "test")
+    search = Search({"loss": "minimize"}, SPACE, named(FIXED), prune_on=prune_on)
+    about = {"title": "a study", "description": "", "tags": {}}
+    with study_run(store, store.experiment("tiny/test"), name, **about) as parent:
+        return run_search(search, objective, store, parent, name=name)
 
 
 def statuses(store: Store) -> list[str]:
@@ -57,9 +60,9 @@ def statuses(store: Store) -> list[str]:
 def test_two_workers_run_a_study_through_both(
     postgres: Postgres, tracking: MlflowServer, command: Command, tmp_path: Path
 ) -> None:
-    servers = ["--tracking-uri", tracking.url, "--storage", postgres.url, "--store", tmp_path / "s"]
+    places = ["--tracking-uri", tracking.url, "--storage", postgres.url, "--store", tmp_path / "s"]
     stages = ["--stages", "judge", "autoencoder", "--workers", 2]
-    done = command("study.run", "smoke", "--data", "digits", *stages, *servers)
+    done = command("study.run", "smoke", "--data", "digits", *stages, *places)
     assert done.returncode == 0, done.stderr
     assert f"open {tracking.url} in a browser" in done.stdout
     assert not list((tmp_path / "s").glob("*.db")), "nothing is kept here"
@@ -118,7 +121,7 @@ def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
     store = open_store(tmp_path, tracking.url, postgres.url)
     server = tracking if away == "mlflow" else postgres
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setattr(store_module, "patience", 1.0)
+    monkeypatch.setattr(servers, "patience", 1.0)
     monkeypatch.setattr(slots, "HEARTBEAT", 1)
     monkeypatch.setattr(slots, "GRACE", 3)
     tried: list[dict] = []
@@ -154,7 +157,7 @@ def test_a_trial_that_was_silent_for_too_long_loses_its_slot(
     """As a laptop that slept: its heart stood still while another process went on. It is told as it reports or ends."""
     store = open_store(tmp_path, tracking.url, postgres.url)
     monkeypatch.setattr(slots, "GRACE", 1)
-    monkeypatch.setattr(slots.Slots, "beating", lambda *_: nullcontext())
+    monkeypatch.setattr(slots.Slots, "heartbeat", lambda *_: nullcontext())
     name, ran = f"tiny/silent/{reports}", []
 
     def other(trial: Trial) -> tuple[float, ...]:
@@ -187,11 +190,9 @@ def test_a_trial_that_was_silent_for_too_long_loses_its_slot(
         (lambda url: url.replace("postgresql:", "postgresql+pg8000:"), r"needs a driver: pip install"),
     ],
 )
-def test_a_wrong_database_is_told_within_ten_seconds(postgres: Postgres, tmp_path: Path, change, message: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(StoreError, match=message) as told:
+def test_a_wrong_database_is_told(postgres: Postgres, tmp_path: Path, change, message: str) -> None:
+    with no_hang(), pytest.raises(StoreError, match=message) as told:
         open_store(tmp_path, None, change(postgres.url))
-    assert time.monotonic() - began < 10
     assert "cret" not in str(told.value)
     assert "wr0ng" not in str(told.value)
     assert "\n" not in str(told.value)

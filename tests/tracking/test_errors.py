@@ -1,0 +1,152 @@
+"""Servers that do not answer, disks that are full or read-only: one sentence each, and no password in it."""
+
+import http.server
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import no_hang
+
+from study.cli import exit_code
+from study.harness.search import Search, Trial, log_uniform, named
+from study.harness.trials import run_search
+from tracking.errors import StoreError, without_password
+from tracking.runs import study_run
+from tracking.store import open_store
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def strange_server() -> Iterator[str]:
+    """A web server that is no MLflow server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_server_that_never_answers_is_given_up(silent_server: str, tmp_path: Path) -> None:
+    with no_hang(), pytest.raises(StoreError, match=r"does not answer: .*timed out"):
+        open_store(tmp_path, silent_server)
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with no_hang(), pytest.raises(StoreError, match=r"does not answer: .*refused"):
+        open_store(tmp_path, f"http://127.0.0.1:{port}")
+
+
+def test_a_server_that_is_none_of_mlflows_is_told(strange_server: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be opened"):
+        open_store(tmp_path, strange_server)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:secret@host:5000/x", "http://me:***@host:5000/x"),
+        ("postgresql://host/x?user=me&password=secret", "postgresql://host/x?user=me&password=***"),
+        ("http://host:5000/x", "http://host:5000/x"),
+    ],
+)
+def test_a_password_is_taken_out_of_a_text(url: str, shown: str) -> None:
+    assert without_password(f"{url} is away") == f"{shown} is away"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("http://me:secret@127.0.0.1:9",),
+        ("postgresql://me:secret@127.0.0.1:9/db",),
+        (None, "postgresql://me:secret@127.0.0.1:9/db"),
+        (None, "mysql://me:secret@127.0.0.1/db"),
+    ],
+)
+def test_a_password_is_in_no_message(tmp_path: Path, arguments: tuple[str | None, ...]) -> None:
+    with no_hang(), pytest.raises(StoreError) as caught:
+        open_store(tmp_path, *arguments)
+    assert "secret" not in str(caught.value)
+    assert "me:***@" in str(caught.value)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def _fill(folder: Path) -> Path:
+    """A file that takes up all there is left."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert shutil.disk_usage(folder).free == 0
+    return ballast
+
+
+def test_a_full_disk_is_told_and_the_store_opens_afterwards(
+    small_disk: Path, empty_store: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = small_disk / "store"
+    shutil.copytree(empty_store, folder)
+    ballast: list[Path] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        if not ballast:
+            ballast.append(_fill(small_disk))
+        for step in range(20):
+            trial.run.log({f"metric/{number}": 0.0 for number in range(100)}, step)
+        return (1.0,)
+
+    def study() -> None:
+        store = open_store(folder)
+        search = Search({"loss": "minimize"}, {"x": log_uniform(1, 2)}, named([{"x": 1.5}]))
+        about = {"title": "", "description": "", "tags": {}}
+        with study_run(store, store.experiment("tiny/test"), "tiny/test/0", **about) as parent:
+            assert len(run_search(search, objective, store, parent, name="tiny/test/0")) == 1
+
+    assert exit_code(study) == 2
+    assert "error: the store was lost: database or disk is full" in capsys.readouterr().err
+    assert exit_code(study) == 2, "still full"
+    ballast[0].unlink()
+    assert exit_code(study) == 0, capsys.readouterr().err
+    runs = mlflow.MlflowClient().search_runs([open_store(folder).experiment("tiny/test")])
+    assert "RUNNING" not in [run.info.status for run in runs]
+
+
+def test_a_full_disk_is_told_as_a_store_is_made(small_disk: Path) -> None:
+    ballast = _fill(small_disk)
+    with pytest.raises(StoreError, match=r"full|No space left"):
+        open_store(small_disk / "store")
+    ballast.unlink()
+    open_store(small_disk / "store").experiment("mnist/judge")
+
+
+def test_a_read_only_file_system_is_told(small_disk: Path, empty_store: Path) -> None:
+    folder = small_disk / "store"
+    shutil.copytree(empty_store, folder)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StoreError, match="must be a writable folder: Read-only file system"):
+        open_store(folder)
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    open_store(folder).experiment("mnist/judge")
