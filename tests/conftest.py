@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Two test processes of one thread each; also those that they start. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
+from filelock import FileLock
 
 from study.data.dataset import Dataset, Split
 from tracking.store import Store, open_store
@@ -65,11 +69,15 @@ def mnist_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def smoke_store(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which `smoke` has run on the embedded digits; to be read only."""
-    folder = tmp_path_factory.mktemp("smoke") / "store"
-    done = command("study.run", "smoke", "--data", "digits", "--store", folder, timeout=900)
-    assert done.returncode == 0, done.stderr
-    (folder / "output.txt").write_text(done.stdout)
+    """A store in which `smoke` has run on the embedded digits; to be read only. All test processes share it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder = root / "smoke" / "store"
+    with FileLock(root / "smoke.lock"):
+        if not (folder / "output.txt").exists():
+            done = command("study.run", "smoke", "--data", "digits", "--store", folder, timeout=900)
+            assert done.returncode == 0, done.stderr
+            (folder / "output.txt").write_text(done.stdout)
     return folder
 
 

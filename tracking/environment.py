@@ -52,10 +52,10 @@ def check_environment() -> None:
     try:
         from mlflow import environment_variables as known
     except ValueError as error:
-        raise StoreError(f"an environment variable MLFLOW_... is wrong, which MLflow says itself: {error}") from error
+        raise StoreError(f"MLflow cannot use one of the environment variables MLFLOW_...: {error}") from error
     for each in vars(known).values():
-        if hasattr(each, "get_raw") and each.get_raw() is not None:
+        if isinstance(each, type(known.MLFLOW_RUN_ID)) and each.is_set():
             try:
                 each.get()
             except ValueError as error:
-                raise StoreError(f"the environment variable {each.name} is wrong, MLflow says: {error}") from error
+                raise StoreError(f"MLflow cannot use an environment variable: {error}") from error

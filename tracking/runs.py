@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from tracking import figures
 from tracking.environment import no_names
+from tracking.errors import StoreError
 from tracking.store import Store
 
 if TYPE_CHECKING:
@@ -154,8 +155,20 @@ def study_run(
 
 @contextmanager
 def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> Iterator[Run]:
-    """A nested run for one trial; FINISHED, FAILED on an exception, KILLED if the process is asked to stop."""
-    mlflow.MlflowClient().update_run(parent.run_id, status="RUNNING")
+    """A nested run for one trial; FINISHED, FAILED on an exception, KILLED if the process is asked to stop.
+
+    Raises:
+        StoreError: The parent was deleted meanwhile.
+    """
+    try:
+        mlflow.MlflowClient().update_run(parent.run_id, status="RUNNING")
+    except MlflowException as error:
+        if not is_deleted(parent.run_id):
+            raise
+        raise StoreError(
+            f"the run of the study {parent.study} was deleted in MLflow while it was under way:"
+            " give the same command again, which makes it anew and keeps its trials"
+        ) from error
     callers = mlflow.active_run()  # of the program that calls us: MLflow would have it as the parent
     with no_names():
         active = mlflow.start_run(
@@ -268,7 +281,8 @@ def _status(error: BaseException) -> str:
 
 def _end(run_id: str, status: str) -> None:
     """End the run, unless it has this status: its end stays when it was."""
-    if mlflow.MlflowClient().get_run(run_id).info.status != status:
+    found = mlflow.MlflowClient().get_run(run_id).info
+    if found.status != status and found.lifecycle_stage != "deleted":
         mlflow.MlflowClient().set_terminated(run_id, status)
 
 

@@ -5,6 +5,7 @@ import mlflow
 import numpy as np
 import pytest
 
+from tracking.errors import StoreError
 from tracking.runs import (
     Run,
     correct_statuses,
@@ -181,3 +182,20 @@ def test_a_parent_is_ended_only_if_no_other_process_works_under_it(store: Store)
 
     assert stopped(other_works=True) == "RUNNING"
     assert stopped(other_works=False) == "KILLED"
+
+
+def test_a_parent_that_is_deleted_under_way_is_told_in_one_sentence(store: Store) -> None:
+    """It is told as the next trial begins; the same command then makes the parent anew."""
+    about: dict = {"title": "", "description": "", "tags": {}}
+    experiment = store.experiment("tiny/judge")
+
+    def deleted_under_way() -> None:
+        with study_run(store, experiment, "tiny/judge/9", **about) as parent:
+            mlflow.MlflowClient().delete_run(parent.run_id)
+            with trial_run(parent, "trial", {}, {}):
+                raise AssertionError
+
+    with pytest.raises(StoreError, match="was deleted in MLflow while it was under way: give the same command again"):
+        deleted_under_way()
+    with study_run(store, experiment, "tiny/judge/9", **about) as again, trial_run(again, "trial", {}, {}):
+        assert mlflow.MlflowClient().get_run(again.run_id).info.lifecycle_stage == "active"

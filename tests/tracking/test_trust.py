@@ -1,4 +1,4 @@
-"""Only models that this study has logged, unchanged, from the store's own folder, are loaded; nothing else is touched."""
+"""Only models that this study has logged, unchanged, from the store's own folder, are loaded."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_code_beside_a_model_is_never_run(store: Store, tmp_path: Path, monkeypa
     model.write_text(model.read_text().replace("code: null", "code: code"))
     (folder / "code").mkdir()
     (folder / "code" / "evil.py").write_text("raise AssertionError")
-    with pytest.raises(StoreError, match="the file MLmodel of .* was changed"):
+    with pytest.raises(StoreError, match=r"the file MLmodel of .* was changed"):
         version.load()
     monkeypatch.setattr("tracking.stored._digest", lambda _: "x")
     tags = {**version.tags, "model.sha256": '{"MLmodel": "x"}'}
