@@ -14,8 +14,8 @@ import mlflow
 import pytest
 from servers import free_port
 
-from study import report
-from tracking.store import open_existing_store
+from study.report import __main__ as report
+from tracking.store import read_store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -73,7 +73,7 @@ def page(browser: playwright.Browser) -> Iterator[playwright.Page]:
 
 @pytest.fixture
 def client(smoke_store: Path) -> mlflow.MlflowClient:
-    open_existing_store(smoke_store)
+    read_store(smoke_store)
     return mlflow.MlflowClient()
 
 
@@ -89,7 +89,7 @@ def test_the_comparison_of_a_study_shows_trials_metrics_and_images(
     experiment = client.get_experiment_by_name("digits/autoencoder").experiment_id
     *trials, parent = client.search_runs([experiment], order_by=["attributes.start_time DESC"])
     page.goto(f"{ui}/experiments/{experiment}/runs?compareRunsMode=CHART")
-    page.get_by_text("How many numbers does a digit need?").first.wait_for()
+    page.get_by_text("How many numbers does an image need?").first.wait_for()
     row = page.get_by_role("row").filter(has_text=parent.info.run_name[:10])
     row.get_by_role("button").first.click()  # unfolds the trials
     for trial in trials:

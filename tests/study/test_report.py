@@ -1,6 +1,9 @@
 """The report: the same rows as the study prints, nothing from outside, all escaped, and what is missing is said."""
 
+from __future__ import annotations
+
 import re
+from contextlib import AbstractContextManager
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -9,11 +12,13 @@ import mlflow
 import pytest
 from PIL import Image
 
-from study import report
-from study.config import STAGES
+from study.report import __main__ as report
+from study.report.collect import collect
+from study.report.page import render
+from study.stages import all_stages
 from tracking import figures
-from tracking.runs import study_run, trial_run
-from tracking.store import Store, open_existing_store
+from tracking.runs import Run, study_run, trial_run
+from tracking.store import Store, read_store
 
 
 class Reader(HTMLParser):
@@ -70,14 +75,15 @@ def test_it_needs_nothing_from_outside_and_is_small(page: str) -> None:
 
 def test_it_tells_how_the_numbers_were_made(page: str) -> None:
     text = Reader(page).text
-    for stage in STAGES:
-        assert stage in text
+    for stage in all_stages():
+        assert stage.name in text
+        assert stage.question in text
     for fact in ("python -m study.run smoke --data digits", "torch ", "mlflow ", "digits-autoencoder v1", "test/loss"):
         assert fact in text
 
 
 def test_the_study_logs_it_on_its_last_parent_run(smoke_store: Path) -> None:
-    open_existing_store(smoke_store)
+    read_store(smoke_store)
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("digits/conditional-gan")
     (parent,) = client.search_runs([experiment.experiment_id], "tags.study LIKE '%'")
@@ -97,12 +103,19 @@ def test_its_pictures_are_written_and_small(smoke_store: Path, tmp_path: Path) -
             assert min(picture.size) > 100
 
 
+def open_study_run(store: Store, experiment: str, study: str) -> AbstractContextManager[Run]:
+    """A parent run about which nothing is said."""
+    return study_run(store, store.experiment(experiment), study, title="", description="", tags={})
+
+
 EVIL = "<script>alert('x')</script>&<b>"
 
 
 def test_a_store_with_one_stage_unfinished_and_hostile(store: Store, tmp_path: Path) -> None:
     tags = {"dataset": EVIL, "command": EVIL, "settings": f'{{"a": "{EVIL}"}}'}
-    with study_run(store, store.experiment("mnist/judge", EVIL), "mnist/judge/0", EVIL, tags) as parent:
+    with study_run(
+        store, store.experiment("mnist/judge", EVIL), "mnist/judge/0", title=EVIL, description=EVIL, tags=tags
+    ) as parent:
         rows = [{"figure": EVIL, "ours": EVIL, "reference": None, "baseline": EVIL}]
         parent.log_json("outcome", {"champion": EVIL, "rows": rows})
         parent.log_figure(
@@ -111,7 +124,7 @@ def test_a_store_with_one_stage_unfinished_and_hostile(store: Store, tmp_path: P
         parent.log_table("t", {EVIL: [EVIL]})
         with trial_run(parent, EVIL, {"width": EVIL}, {"optuna.state": "FAIL", "reason": EVIL}) as run:
             run.log({"val/accuracy": 0.5, "val/loss": float("nan")})
-    with study_run(store, store.experiment("mnist/transfer"), "mnist/transfer/0", "", {}):
+    with open_study_run(store, "mnist/transfer", "mnist/transfer/0"):
         pass
     out = tmp_path / "report.html"
     assert report.main(["--store", str(tmp_path / "store"), "--out", str(out)]) == 0
@@ -131,14 +144,14 @@ def test_a_store_with_one_stage_unfinished_and_hostile(store: Store, tmp_path: P
 def test_the_newest_finished_study_is_shown(store: Store, tmp_path: Path) -> None:
     for number, error in enumerate((None, None, RuntimeError)):
         try:
-            with study_run(store, store.experiment("mnist/judge"), f"mnist/judge/{number}", "", {}) as parent:
+            with open_study_run(store, "mnist/judge", f"mnist/judge/{number}") as parent:
                 row = {"figure": f"row {number}", "ours": "1", "reference": None, "baseline": None}
                 parent.log_json("outcome", {"champion": "", "rows": [row]})
                 if error:
                     raise error
         except RuntimeError:
             pass
-    page = report.render(report.collect("mnist"))
+    page = render(collect("mnist"))
     assert [row[0] for row in Reader(page).rows if row] == ["row 1"]
     assert "newest of 3 studies" in page
 
@@ -160,14 +173,12 @@ def test_reports_that_cannot_be_written(
 
 
 def test_a_picture_says_what_it_shows(store: Store) -> None:
-    with study_run(store, store.experiment("tiny/judge"), "tiny/judge/0", "", {}) as parent:
+    with open_study_run(store, "tiny/judge", "tiny/judge/0") as parent:
         for name in ("second", "first"):
             series = {"conv": ([3, 15], [0.03, 0.0077], [0.0, 0.0001]), "PCA": ([3], [0.05])}
             figure = figures.curves(series, "size", "MSE", f"The {name}", references={"goal": 0.01})
             parent.log_figure(name, figure, "A caption")
-    from tracking import reading
-
-    pictures = report._pictures(reading.parents("tiny/judge")[0])
+    pictures = collect("tiny").sections[0].pictures
     assert [picture.title for picture in pictures] == ["The second", "The first"], "in the order of their making"
     picture = pictures[0]
     assert picture.caption == "A caption"

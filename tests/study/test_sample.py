@@ -1,5 +1,7 @@
 """What `study.sample` draws, held against the registered models' own output."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import mlflow
@@ -8,7 +10,8 @@ import pytest
 from PIL import Image
 
 from study import sample
-from tracking.store import open_existing_store
+from study.harness.settings import UsageError
+from tracking.store import read_store
 
 ZOOM, CELL = 2, 30  # screen pixels of an image's pixel; pixels from one image of a grid to the next
 
@@ -24,7 +27,7 @@ def draw(store: Path, out: Path, *arguments: object) -> int:
 
 def model_images(store: Path, model: str, inputs: np.ndarray) -> np.ndarray:
     """The registered model's output, through MLflow's own loader, uint8 [N, 28, 28]."""
-    open_existing_store(store)
+    read_store(store)
     images = mlflow.pyfunc.load_model(f"models:/digits-{model}/1").predict(inputs)
     return (images.squeeze(1) * 255).round().astype(np.uint8)
 
@@ -41,6 +44,7 @@ def cut(sheet: np.ndarray, columns: int, count: int) -> np.ndarray:
     [
         ([], "latent-gan", None),
         (["--digit", 7], "conditional-gan", [7] * 12),
+        (["--label", "7"], "conditional-gan", [7] * 12),
         (["--model", "digits-conditional-gan", "--version", 1], "conditional-gan", [*range(10), 0, 1]),
     ],
 )
@@ -70,6 +74,17 @@ def test_all_forms_hold_what_the_registered_model_makes_of_the_seed(
     assert (np.load(tmp_path / "other.npz")["images"] != arrays["images"]).any()
 
 
+def test_a_class_is_found_by_its_name_first_and_else_by_its_number() -> None:
+    assert sample.class_number("Größe L", ["a b", "Größe L"]) == 1
+    assert sample.class_number("1", ["a b", "Größe L"]) == 1
+    assert sample.class_number("1", ["2", "1", "0"]) == 1
+    assert sample.class_number("2", ["2", "1", "0"]) == 0
+    with pytest.raises(UsageError, match="must be one of a, b or a number from 0 to 1, but got '2'"):
+        sample.class_number("2", ["a", "b"])
+    with pytest.raises(UsageError, match=r"28, 29, \.\.\. or a number from 0 to 98"):
+        sample.class_number("x", [str(number) for number in range(99)])
+
+
 def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(
     smoke_store: Path, tmp_path: Path
 ) -> None:
@@ -93,7 +108,13 @@ def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(
     ("arguments", "message"),
     [
         (["--digit", 11], "`0 <= digit <= 9` must hold, but got 11"),
-        (["--interpolate", 3, 10], "`0 <= digit <= 9` must hold, but got 10"),
+        (
+            ["--interpolate", 3, 10],
+            "the label must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 or a number from 0",
+        ),
+        (["--label", "ten"], "or a number from 0 to 9, but got 'ten'"),
+        (["--label", "-1"], "or a number from 0 to 9, but got '-1'"),
+        (["--label", "3", "--digit", 1], "only one of `label` and `digit` can be given"),
         (["--interpolate", 3, 8, "--digit", 1], "only one of `digit` and `interpolate` can be given"),
         (["--count", 0], "`1 <= count <= 10000` must hold, but got 0"),
         (["--out", "picture.gif"], "must end in .png or .npz, or be a folder's name"),

@@ -1,0 +1,103 @@
+"""Studies that take seconds, run in the test's own process, and what a test asks of their stores."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.entities import Run, ViewType
+
+from study import run
+from tracking.store import open_store
+
+FAST = (
+    *("smoke", "--judge.epochs", "2", "--judge.batch-size", "32", "--autoencoder.latent-dims", "3"),
+    *("--autoencoder.free-trials", "0", "--autoencoder.batch-size", "32"),
+    *("--transfer.draws", "1", "--transfer.epochs", "1", "--transfer.semi-epochs", "1"),
+)
+"""A preset and flags with which the stages of `TRIALS` train eight small models."""
+TRIALS = {"judge": 2, "autoencoder": 2, "transfer": 4}
+ALL = ("--stages", *TRIALS)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command came to."""
+
+    code: int
+    out: str
+    errors: str
+
+    @property
+    def table(self) -> str:
+        return self.out.strip().partition("\n\n")[0]
+
+    @property
+    def error(self) -> str:
+        """The one sentence of a command that was refused."""
+        assert self.code == 2, self.out + self.errors
+        assert "Traceback" not in self.errors
+        (sentence,) = [line for line in self.errors.splitlines() if line.startswith("error: ")]
+        return sentence
+
+
+class Studies:
+    """Runs studies on one store, and looks into it."""
+
+    def __init__(self, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.store, self._capsys = store, capsys
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        open_store(self.store)
+        return mlflow.MlflowClient()
+
+    def call(self, *arguments: object) -> Done:
+        """`python -m study.run ARGUMENTS --store STORE`, whatever comes of it."""
+        self._capsys.readouterr()
+        try:
+            code = run.main([*map(str, arguments), "--store", str(self.store)])
+        except SystemExit as ended:  # tyro's, after a mistake in the flags
+            code = int(ended.code or 0)
+        return Done(code, *self._capsys.readouterr())
+
+    def run(self, *arguments: object) -> Done:
+        """The same, which must come to its end."""
+        done = self.call(*arguments)
+        assert done.code == 0, done.errors
+        return done
+
+    def runs(self) -> list[Run]:
+        """All runs that were not deleted, the oldest first."""
+        if not (self.store / "mlflow.db").exists():
+            return []
+        experiments = [each.experiment_id for each in self.client.search_experiments(ViewType.ACTIVE_ONLY)]
+        return list(self.client.search_runs(experiments, order_by=["attributes.start_time ASC"], max_results=1000))
+
+    def trials(self, stage: str = "") -> dict[str, Run]:
+        """The runs of all trials (of a stage), by id."""
+        return {
+            each.info.run_id: each
+            for each in self.runs()
+            if "optuna.trial" in each.data.tags and f"/{stage}" in each.data.tags["trial.study"]
+        }
+
+    def parents(self, stage: str) -> list[Run]:
+        """The parent runs of a stage's studies, the oldest first."""
+        return [each for each in self.runs() if f"/{stage}/" in each.data.tags.get("study", "")]
+
+    def champion(self, model: str) -> int:
+        """The number of the version that has the alias."""
+        return int(self.client.get_model_version_by_alias(model, "champion").version)
+
+    def crown(self, model: str, number: int) -> None:
+        """Make this version the champion by hand."""
+        self.client.set_registered_model_alias(model, "champion", str(number))
+
+
+def copied(store: Path, folder: Path) -> Path:
+    """A copy of a store, to do something to."""
+    return Path(shutil.copytree(store, folder))

@@ -1,0 +1,175 @@
+"""A trial is known by all that decides what it computes, and by nothing else: what is trained anew, and what is not."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from pictures import arrays_of_letters
+from studies import ALL, FAST, TRIALS, Studies, copied
+
+COMPUTED_WITH = ("git_commit", "git_dirty", "versions", "device", "threads")
+
+
+def replay(studies: Studies, command: str, *more: object) -> str:
+    """Run a recorded command on the store; it must train nothing. Returns its table."""
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "study.run"]
+    before = studies.trials().keys()
+    done = studies.run(*words[3:], *more)
+    assert studies.trials().keys() == before
+    return done.table
+
+
+def test_the_first_seeds_study_is_found_again_whoever_is_champion(
+    studies: Studies, letters: Path, finished: tuple[Path, str]
+) -> None:
+    before = studies.trials()
+    other = studies.run(*FAST, "--data", letters, *ALL, "--seed", "1")
+    both = studies.trials()
+    assert len(both) == 2 * len(before)
+    for model in ("abcd-judge", "abcd-autoencoder", "abcd-classifier"):
+        studies.crown(model, 2)
+    again = studies.run(*FAST, "--data", letters, *ALL, "--seed", "0")
+    assert studies.trials().keys() == both.keys()
+    assert again.table == finished[1]
+    assert again.table != other.table
+    assert "abcd-classifier v1" in again.table
+    assert studies.champion("abcd-autoencoder") == 2, "nothing new was made, so that nothing moves"
+
+
+def test_other_pixels_under_the_same_name_are_other_data(studies: Studies, tmp_path: Path) -> None:
+    changed = arrays_of_letters(tmp_path / "other" / "abcd.npz", 30, 10, "ABCD", changed_pixel=200)
+    before = studies.trials()
+    done = studies.run(*FAST, "--data", changed, *ALL)
+    new = {run_id: run for run_id, run in studies.trials().items() if run_id not in before}
+    assert len(new) == len(before) == sum(TRIALS.values())
+    digests = [{run.data.tags["data_digest"] for run in runs.values()} for runs in (before, new)]
+    assert len(digests[0]) == len(digests[1]) == 1
+    assert digests[0] != digests[1]
+    assert "abcd-autoencoder v1 was trained on other data" not in done.errors, "its own is used"
+    assert studies.champion("abcd-judge") == 1, "champions of other data are not compared with it"
+    assert "abcd-judge v2" in done.table
+
+
+def test_the_same_data_elsewhere_are_the_same_data(studies: Studies, letters: Path, tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    moved = tmp_path / "moved" / "abcd.npz"
+    moved.write_bytes(letters.read_bytes())
+    before = studies.trials().keys()
+    studies.run(*FAST, "--data", moved, *ALL)
+    assert studies.trials().keys() == before
+
+
+def test_settings_of_another_stage_that_are_read_count_too(
+    smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = Studies(copied(smoke_store, tmp_path / "store"), capsys)
+    given = ("smoke", "--data", "digits", "--stages", "conditional-gan")
+    studies.run(*given)
+    assert len(studies.trials("conditional-gan")) == 1
+    studies.run(*given, "--judge.learning-rate", "0.3", "--conditional-gan.epochs", "4")
+    assert len(studies.trials("conditional-gan")) == 2, "it trains the classifier of its accuracy score otherwise"
+    studies.run(*given, "--autoencoder.epochs", "9")
+    assert len(studies.trials("conditional-gan")) == 2, "these it does not read"
+
+
+def test_every_trial_says_what_it_was_computed_with(studies: Studies) -> None:
+    trials = studies.trials()
+    assert len(trials) == sum(TRIALS.values())
+    for run in trials.values():
+        assert all(run.data.tags[name] for name in COMPUTED_WITH)
+        assert run.data.tags["device"] == "cpu"
+        assert run.data.tags["threads"] == "1"
+        assert "torch " in run.data.tags["versions"]
+
+
+def test_other_threads_train_nothing_anew_and_stand_at_what_they_train(
+    studies: Studies, letters: Path, command: Command
+) -> None:
+    before = studies.trials().keys()
+    given = [*FAST, "--data", letters, "--store", studies.store]
+    done = command("study.run", *given, *ALL, env={"OMP_NUM_THREADS": "2"})
+    assert done.returncode == 0, done.stderr
+    assert studies.trials().keys() == before
+    done = command("study.run", *given, "--stages", "judge", "--seed", "5", env={"OMP_NUM_THREADS": "2"})
+    assert done.returncode == 0, done.stderr
+    new = [run for run_id, run in studies.trials().items() if run_id not in before]
+    assert [run.data.tags["threads"] for run in new] == ["2", "2"]
+
+
+def test_the_recorded_command_of_every_stage_finds_its_trials(studies: Studies, finished: tuple[Path, str]) -> None:
+    for stage in TRIALS:
+        (parent,) = studies.parents(stage)
+        assert replay(studies, parent.data.tags["command"]) == finished[1]
+
+
+def test_the_recorded_commands_of_all_five_stages_find_their_trials(
+    smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = Studies(copied(smoke_store, tmp_path / "store"), capsys)
+    commands = {run.data.tags["command"] for run in studies.runs() if "study" in run.data.tags}
+    (command,) = commands
+    whole = replay(studies, command)
+    assert all(line in whole for line in (smoke_store / "output.txt").read_text().split("\n\n")[0].splitlines())
+    given = ("smoke", "--data", "digits", "--stages", "latent-gan", "conditional-gan")
+    part = studies.run(*given).table
+    inputs = "--inputs.judge 1 --inputs.second-judge 1 --inputs.autoencoder 1"
+    assert replay(studies, f"python -m study.run {shlex.join(given)} {inputs}") == part
+
+
+def test_recorded_commands_of_booleans_empty_tuples_and_paths_with_spaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letters = arrays_of_letters(tmp_path / "a b's" / "some letters.npz", 20, 5, "ABC")
+    studies = Studies(tmp_path / "store", capsys)
+    given = (*FAST, "--data", letters, "--colour", "--image-size", "16", "--stages", "judge")
+    flags = ("--latent-gan.ablations", "--latent-gan.mixture-components", "--transfer.label-counts", "2", "5")
+    done = studies.run(*given, *flags)
+    (parent,) = studies.parents("judge")
+    command = parent.data.tags["command"]
+    assert str(letters) in shlex.split(command)
+    assert {"--colour", *flags} < set(shlex.split(command))
+    assert replay(studies, command) == done.table
+
+
+def test_a_stage_alone_takes_the_champion_and_its_command_keeps_the_version(studies: Studies, letters: Path) -> None:
+    given = (*FAST, "--data", letters)
+    alone = studies.run(*given, "--stages", "transfer", "--transfer.hidden", "16")
+    parent = studies.parents("transfer")[-1]
+    assert "--inputs.autoencoder 1" in parent.data.tags["command"]
+    assert parent.data.tags["input.autoencoder"] == "models:/abcd-autoencoder/1"
+    studies.run(*given, "--stages", "autoencoder", "--seed", "1")
+    studies.crown("abcd-autoencoder", 2)
+    assert replay(studies, parent.data.tags["command"]) == alone.table
+    before = studies.trials("transfer").keys()
+    studies.run(*given, "--stages", "transfer", "--transfer.hidden", "16")
+    assert len(studies.trials("transfer")) == len(before) + TRIALS["transfer"], "on the new champion"
+
+
+def test_numbers_of_labels_are_not_compared(studies: Studies, letters: Path, finished: tuple[Path, str]) -> None:
+    given = (*FAST, "--data", letters, "--stages", "transfer")
+    before = studies.trials("transfer").keys()
+    more = studies.run(*given, "--transfer.labels-per-class", "20")
+    assert len(studies.trials("transfer")) == len(before) + TRIALS["transfer"]
+    assert studies.champion("abcd-classifier") == 1
+    assert "abcd-classifier/1 stays the champion: its protocol" in more.errors
+    assert "abcd-classifier v2" in more.table
+    default = studies.run(*given)
+    assert len(studies.trials("transfer")) == len(before) + TRIALS["transfer"]
+    assert default.table.splitlines()[2:] != more.table.splitlines()[2:]
+    accuracy = [line.split()[-3:] for line in finished[1].splitlines() if "encoder frozen" in line]
+    assert [line.split()[-3:] for line in default.table.splitlines() if "encoder frozen" in line] == accuracy
+
+
+def test_versions_that_are_not_there_or_not_used_are_refused(studies: Studies, letters: Path) -> None:
+    given = (*FAST, "--data", letters)
+    for flags, sentence in {
+        ("--stages", "transfer", "--inputs.autoencoder", "7"): "no model is registered as abcd-autoencoder/7",
+        ("--stages", "judge", "--inputs.autoencoder", "1"): "--inputs.autoencoder 1 is used by none of the stages",
+        (*ALL, "--inputs.autoencoder", "1"): "cannot be used together with the stage autoencoder, which makes one",
+    }.items():
+        assert sentence in studies.call(*given, *flags).error
+    assert len(studies.trials()) == sum(TRIALS.values())
