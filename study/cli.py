@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import signal
 import sys
+import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,40 @@ from typing import Any
 import tyro
 
 from study.config import DEFAULT, INCIDENTAL, PRESETS, StudyConfig, config_type, preset
+from study.files import expanded
 from study.harness.settings import UsageError
+from study.terminal import lasting_output
+from study.toml import read_toml, with_table
 from tracking.errors import StoreError, store_errors
 from tracking.servers import stop_waiting
 
 INTERRUPTED = 130
 AGAIN = 5.0  # seconds after which a second signal is not the first one's echo
+ASKED = ("SIGINT", "SIGTERM")
+ELSE_FATAL = ("SIGHUP", "SIGBREAK", "SIGXCPU", "SIGUSR1", "SIGUSR2")
+"""What a terminal that is closed and a queue whose time is up send; nohup, or who calls us, may have set them aside."""
+
+
+def words(arguments: Sequence[str] | None) -> list[str]:
+    """The command line's words; None: those of this process.
+
+    Raises:
+        UsageError: One of them, or the current folder, has characters that no database can keep.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for text in (*given, os.getcwd()):
+        if any("\ud800" <= character <= "\udfff" for character in text):  # how Python keeps bytes that it cannot read
+            raise UsageError(
+                f"{text!a} cannot be read in this terminal's encoding, {sys.getfilesystemencoding()}:"
+                " set PYTHONUTF8=1, or rename it"
+            )
+    return given
 
 
 def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
     """The name and the config that `[PRESET | FILE.toml] [flags]` ask for; exits with 2 on a mistake.
 
-    A TOML file has the flags' names, nested as the flags are, and optionally `preset`, on which it builds. It
-    goes through the flags' own parser, so that a mistake in it gets the same message; flags win.
+    A TOML file has the flags' names, nested as the flags are, and optionally `preset`, on which it builds; flags win.
 
     Raises:
         UsageError: The preset or the file is none.
@@ -37,14 +60,13 @@ def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
     if flags and not flags[0].startswith("-"):
         name, *flags = flags
     prog = f"python -m study.run {name}"
-    if not name.endswith(".toml"):
+    if not name.lower().endswith(".toml"):
         return name, _parse(flags, preset(name), prog)
-    table = _read_toml(Path(name).expanduser())
+    table = read_toml(expanded(Path(name), "the TOML file"))
     base = table.pop("preset", DEFAULT)
     if not isinstance(base, str):
         raise UsageError(f"{name}: `preset` must be a string, but got {base!r}")
-    in_file = _parse(list(_toml_flags(table, name)), preset(base), prog)
-    return name, _parse(flags, in_file, prog)
+    return name, _parse(flags, with_table(preset(base), table, name), prog)
 
 
 def command_of(name: str, config: StudyConfig) -> str:
@@ -81,13 +103,37 @@ def _flag(name: str, value: Any) -> Iterator[str]:
         yield f"--{before}{dot}{'' if value else 'no-'}{last}"
     elif isinstance(value, tuple | list):
         yield from (f"--{name}", *map(str, value))
+    elif str(value).startswith("-"):
+        yield f"--{name}={value}"  # else it would be read as a flag
     else:
         yield from (f"--{name}", str(value))
 
 
 def exit_code(command: Callable[[], None]) -> int:
     """Run a command. Returns 0, 2 after a user's mistake (one sentence says which), or 130 if it was stopped."""
+    with lasting_output(), _stopped_by_signals():
+        try:
+            with store_errors():
+                try:
+                    command()
+                except UsageError as error:  # in here: a full disk behind it need not be the store's
+                    return _refused(error)
+        except StoreError as error:
+            return _refused(error)
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            return INTERRUPTED
+        return 0
 
+
+def _refused(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """What is run inside is interrupted by all signals that ask for its end, in the main thread: others get none."""
     stopped = float("-inf")
 
     def stop(*_: object) -> None:
@@ -98,20 +144,17 @@ def exit_code(command: Callable[[], None]) -> int:
             stopped = time.monotonic()
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        there = [getattr(signal, name) for name in (*ASKED, *ELSE_FATAL) if hasattr(signal, name)]
+        for number in there:
+            if number.name in ASKED or signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
     try:
-        with store_errors():
-            command()
-    except (UsageError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+        yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
-    return 0
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def set_log_level(level: str) -> None:
@@ -122,23 +165,3 @@ def set_log_level(level: str) -> None:
 
 def _parse(flags: list[str], default: StudyConfig, prog: str) -> StudyConfig:
     return tyro.cli(config_type(), args=flags, default=default, prog=prog)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
-
-
-def _toml_flags(table: dict[str, Any], file: str, prefix: str = "") -> Iterator[str]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _toml_flags(value, file, f"{prefix}{key}.")
-        elif isinstance(value, bool | list | str | int | float):
-            yield from _flag(f"{prefix}{key}", value)
-        else:
-            name = f"{prefix}{key}".replace("_", "-")
-            raise UsageError(f"{file}: `{name}` must be a string, number, boolean or list, but got {value!r}")

@@ -14,6 +14,7 @@ from study.stages import all_stages
 
 PRESETS = ("smoke", "demo", "exercise", "full")
 DEFAULT = "demo"
+MOST_SEEDS = 2**31
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         at_least(0, seed=self.seed)
+        if self.seed >= MOST_SEEDS:
+            raise ValueError(f"`seed < {MOST_SEEDS}` must hold, but got {self.seed}")
         at_least(1, stages=len(self.stages), workers=self.workers)
         if not 16 <= self.image_size <= 64 or self.image_size % 4:
             raise ValueError(f"`image_size` must be a multiple of 4 from 16 to 64, but got {self.image_size}")
@@ -78,7 +81,7 @@ class StudyConfig:
         return replace(self, inputs=inputs)  # type: ignore[call-arg]
 
 
-INCIDENTAL = ("data_dir", "store", "tracking_uri", "storage", "device", "workers", "quiet", "log_level", "dry_run")
+INCIDENTAL = ("store", "tracking_uri", "storage", "device", "workers", "quiet", "log_level", "dry_run")
 """Settings that have no part in what a study computes."""
 
 
@@ -126,5 +129,6 @@ def preset(name: str) -> StudyConfig:
 
 
 def _kinds() -> dict[str, str]:
-    """The field of `inputs` for each kind of model that a stage makes."""
-    return {kind: kind.replace("-", "_") for stage in all_stages() for kind in stage.outputs}
+    """The field of `inputs` for each kind of model that a stage makes or needs."""
+    kinds = [kind for stage in all_stages() for kind in (*stage.outputs, *stage.inputs)]
+    return {kind: kind.replace("-", "_") for kind in kinds}

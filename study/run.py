@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import study.ours  # noqa: F401 - first, since it looks whether what follows is ours
+
+# isort: split
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from study.cli import INTERRUPTED, arguments_of, command_of, exit_code, parse_study, set_log_level
+from study.cli import INTERRUPTED, arguments_of, command_of, exit_code, parse_study, set_log_level, words
 from study.config import StudyConfig
+from study.files import expanded
 from study.harness.launch import Request, check_inputs, leave_out_unlabelled, resolve_inputs, run_stages
 from study.harness.settings import UsageError
 from study.harness.table import table
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for. Returns the exit code."""
-    return exit_code(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    return exit_code(lambda: _run(words(arguments)))
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -42,16 +47,21 @@ def _run(arguments: Sequence[str]) -> None:
         outcomes = run_stages(prepared.request, session, prepared.inputs)
     print(f"\n{table(outcomes)}\n")
     print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s")
-    print(f"the report: {keep(session.dataset.name, outcomes)}")
+    print(f"the report: {shlex.quote(keep(session.dataset.name, outcomes))}")
     print(f"look at the runs: {session.store.ui_command}")
 
 
 def work(arguments: Sequence[str]) -> int:
-    """A worker beside the command: it shows nothing, and says nothing as it is stopped. Returns the exit code."""
+    """A worker beside the command: it shows nothing, and says nothing as it is stopped. Returns the exit code.
+
+    Args:
+        arguments: The preset's or the TOML file's name, then a command line that gives its config without a file.
+    """
     set_log_level("error")  # what the data and the settings are warned of, the launcher says
 
     def run() -> None:
-        prepared = prepare(*parse_study(arguments))
+        name, *same = arguments
+        prepared = prepare(name, parse_study(same)[1])
         set_log_level("warning")
         try:
             run_stages(prepared.request, prepared.session, prepared.inputs)
@@ -76,7 +86,7 @@ class Prepared:
     """All that is known before the first trial.
 
     Attributes:
-        arguments: The command line of a worker that takes part.
+        arguments: What a worker that takes part is given.
     """
 
     request: Request
@@ -92,9 +102,11 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
         UsageError: Data, settings and models do not fit.
         StoreError: The store cannot be written.
     """
+    from tracking.environment import check_environment
     from tracking.store import open_store  # first: it sets MLflow's environment
 
-    store = open_store(config.store, config.tracking_uri, config.storage)
+    check_environment()
+    store = open_store(expanded(config.store, "--store"), config.tracking_uri, config.storage)
 
     import torch
 
@@ -113,12 +125,14 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
     for stage in request.stages:
         if stage.check is not None:
             stage.check(request.configs[stage.name], data)
-    inputs = resolve_inputs(request, data.name, all_stages())
+    inputs = resolve_inputs(request, data, all_stages())
     exact = config.with_inputs({kind: version.number for kind, version in inputs.items()})
-    exact = replace(exact, data=data.source, stages=tuple(stage.name for stage in request.stages), workers=1)
+    folder = config.data_dir if config.data_dir is None else expanded(config.data_dir, "--data-dir").absolute()
+    exact = replace(exact, data=data.source, data_dir=folder, workers=1)
+    exact = replace(exact, stages=tuple(stage.name for stage in request.stages))
     check_inputs(inputs, data)
     session = Session(data.to(device), store, device, config.seed, preset, command_of(preset, exact))
-    return Prepared(request, session, inputs, arguments_of(preset, exact))
+    return Prepared(request, session, inputs, [preset, *arguments_of(preset, exact)])
 
 
 if __name__ == "__main__":

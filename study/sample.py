@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import study.ours  # noqa: F401 - first, since it looks whether what follows is ours
+
+# isort: split
 import re
 import sys
 from collections.abc import Sequence
@@ -12,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from study.cli import exit_code
-from study.harness.settings import UsageError
+from study.cli import exit_code, words
+from study.files import check_file, check_folder, expanded, writing
+from study.harness.settings import UsageError, at_least
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +68,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         if self.digit is not None and not 0 <= self.digit <= 9:
             raise ValueError(f"`0 <= digit <= 9` must hold, but got {self.digit}")
+        at_least(0, seed=self.seed)
         asked = {"label": self.label, "digit": self.digit, "interpolate": self.interpolate}
         given = [name for name, value in asked.items() if value is not None]
         if len(given) > 1:
@@ -93,19 +98,18 @@ class SampleConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the images that the command line asks for. Returns the exit code."""
-    return exit_code(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    return exit_code(lambda: _run(words(arguments)))
 
 
 def _run(arguments: Sequence[str]) -> None:
     config = tyro.cli(SampleConfig, args=list(arguments), prog="python -m study.sample")
-    out = config.out.expanduser()
-    if not out.parent.is_dir():
-        raise UsageError(f"the folder of --out must exist, but got {out}")
-    if not out.suffix and out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UsageError(f"the folder --out must be new or empty, but got {out}")
+    out = expanded(config.out, "--out")
+    _check_out(out)
+    from tracking.environment import check_environment
     from tracking.store import read_store
 
-    read_store(config.store, config.tracking_uri)
+    check_environment()
+    read_store(expanded(config.store, "--store"), config.tracking_uri)
 
     import torch
 
@@ -119,8 +123,26 @@ def _run(arguments: Sequence[str]) -> None:
     inputs, labels = _inputs(config, version)
     with torch.no_grad():
         images = to_pixels(apply(version.load(), inputs))
-    _write(config, out, images, {"inputs": inputs} | ({} if labels is None else {"labels": labels}))
+    with writing(out, "--out"):
+        _write(config, out, images, {"inputs": inputs} | ({} if labels is None else {"labels": labels}))
     print(f"{out}: {config.count} images from {version.uri}")
+
+
+def _check_out(out: Path) -> None:
+    """Check that the images can be written before they are drawn.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    with writing(out, "--out"):
+        if not out.parent.is_dir():
+            raise UsageError(f"the folder of --out must exist, but got {out}")
+        if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"the folder --out must be new or empty, but got {out}")
+    if out.suffix:
+        check_file(out, "--out")
+    else:
+        check_folder(out, "--out")
 
 
 def _inputs(config: SampleConfig, version: Version) -> tuple[Tensor, Tensor | None]:

@@ -1,6 +1,16 @@
-"""The only room that knows MLflow: the store, runs, figures and the model registry."""
+"""The only package that imports MLflow: the store, runs, figures and the model registry.
+
+`from tracking import load_model` gives users a registered model by its name.
+"""
+
+from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Read by MLflow as it is imported or used; what the user has set wins.
 for _name, _value in {
@@ -10,7 +20,33 @@ for _name, _value in {
     # A server that is away is waited for: 0 + 4 + 8 + 16 + 32 s (as a store is opened it is not, see store.py).
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    # Models are `pt2` archives (torch.export); a pickled one in the registry is refused.
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }.items():
     os.environ.setdefault(_name, _value)
+# Models are `pt2` archives (torch.export); a pickled one in the registry is refused, whatever the user has set.
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+
+
+def load_model(
+    name: str, version: int | None = None, *, store: str | Path = "mlruns", tracking_uri: str | None = None
+) -> nn.Module:
+    """A registered model, `mnist-autoencoder` say, in evaluation mode, on the CPU; `config` holds its settings.
+
+    Nothing is unpickled and no code that lies beside the model runs: only models that a study has logged, whose files
+    are as they were logged, are loaded, and only from the store itself. The store may be read-only.
+
+    Args:
+        version: Its number; None: the champion.
+        store: The study's folder.
+        tracking_uri: MLflow server in place of the folder.
+
+    Raises:
+        tracking.errors.StoreError: There is no such model, or it is not to be trusted; the message says why.
+    """
+    from tracking import registry
+    from tracking.store import read_store
+
+    read_store(Path(store), tracking_uri)
+    found = registry.require_version(name, version)
+    model = found.load()
+    model.config = found.config()  # type: ignore[assignment]
+    return model

@@ -35,6 +35,7 @@ def kept_arrays(run_id: str, name: str, make: Callable[[], Mapping[str, np.ndarr
         made = dict(make())
         path = Path(folder) / file
         np.savez(path, **made)  # type: ignore[arg-type]
-        mlflow.MlflowClient().log_artifact(run_id, str(path), FOLDER)
-        mlflow.MlflowClient().set_tag(run_id, tag, hashlib.sha256(path.read_bytes()).hexdigest())
+        with suppress(MlflowException):  # a run that was deleted, or is somebody else's: then nothing is kept
+            mlflow.MlflowClient().log_artifact(run_id, str(path), FOLDER)
+            mlflow.MlflowClient().set_tag(run_id, tag, hashlib.sha256(path.read_bytes()).hexdigest())
     return made

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from tracking.errors import StoreError
 from tracking.runs import gallery
 from tracking.stored import Stored, logged_model, model_root
 
 CHAMPION = "champion"  # the alias
+DATA = "data_digest"  # a run's tag: of the data that it was trained on
 PROTOCOL = "protocol"  # a version's tag: with which versions it may be compared
 Direction = Literal["minimize", "maximize"]
 log = logging.getLogger("study")
@@ -49,27 +52,42 @@ class Promotion:
     previous: Version | None
 
 
-def champion(name: str) -> Version | None:
-    """The version with the alias `champion`, None if there is none."""
+def champion(name: str, protocol: str | None = None) -> Version | None:
+    """The version with the alias `champion`, None if there is none.
+
+    Args:
+        protocol: That of a version, for the best of those that may be compared with it.
+    """
+    alias = CHAMPION if protocol is None else _alias_of(protocol)
+    number = _aliases(name).get(alias)
+    return None if number is None else version(name, number)
+
+
+def champion_on(name: str, data: str) -> Version | None:
+    """The champion that was trained on the data of this digest: that of all, or else the best of its protocol."""
+    aliases = _aliases(name)
+    for alias in sorted(aliases, key=lambda alias: (alias != CHAMPION, alias)):
+        if alias.startswith(CHAMPION):
+            found = version(name, aliases[alias])
+            if found.tags.get(DATA) == data:
+                return found
+    return None
+
+
+def _aliases(name: str) -> dict[str, int]:
+    """The versions with an alias, by the alias."""
     # A search, since to ask for a model that is not there is forbidden where a server asks for passwords.
     found = mlflow.MlflowClient().search_registered_models(f"name = '{name}'")
-    if not found or CHAMPION not in found[0].aliases:
-        return None
-    return version(name, int(found[0].aliases[CHAMPION]))
+    return {alias: int(number) for alias, number in found[0].aliases.items()} if found else {}
+
+
+def _alias_of(protocol: str) -> str:
+    return f"{CHAMPION}-{hashlib.sha256(protocol.encode()).hexdigest()[:8]}"
 
 
 def version(name: str, number: int) -> Version:
     """The registered version of this number."""
     return _version(mlflow.MlflowClient().get_model_version(name, str(number)))
-
-
-def require_champion(name: str) -> Version:
-    """Like `champion`, but a missing one is an error that names it.
-
-    Raises:
-        StoreError: No version of `name` has the alias.
-    """
-    return require_version(name, None)
 
 
 def require_version(name: str, number: int | None) -> Version:
@@ -96,7 +114,7 @@ def register(name: str, run_id: str, description: str, protocol: Mapping[str, An
     Args:
         protocol: What must be equal for two versions to be compared: data, labels, and so on.
     """
-    client = mlflow.MlflowClient()
+    client, text = mlflow.MlflowClient(), json.dumps(protocol, sort_keys=True)
     try:
         client.create_registered_model(name, description=description)
     except MlflowException as error:
@@ -104,10 +122,12 @@ def register(name: str, run_id: str, description: str, protocol: Mapping[str, An
             raise
     known = of_run(name, run_id)
     if known is not None:
-        return known
+        if known.protocol != text:  # another objective, say: it competes with others now
+            client.set_model_version_tag(name, str(known.number), PROTOCOL, text)
+        return replace(known, protocol=text)
     model = logged_model(run_id)
     model_id = model.uri.removeprefix("models:/")
-    tags = {PROTOCOL: json.dumps(protocol, sort_keys=True)}
+    tags = {PROTOCOL: text}
     return _version(client.create_model_version(name, model.source, run_id=run_id, model_id=model_id, tags=tags))
 
 
@@ -133,44 +153,53 @@ def promote(
 ) -> Promotion:
     """Move the alias `champion` to this version if it is better than today's champion on one metric.
 
-    Versions of different protocols are not compared: the champion stays. A tie keeps it too. Both values are kept
-    as tags of the version. A champion whose run was deleted for good cannot be loaded or compared: it gives way.
+    Versions compete within one protocol, whose best has an alias of its own (`champion-` and a fingerprint). `champion`
+    is the best of the protocol that had it first. A tie keeps today's. Both values are kept as tags of the version. A
+    champion whose run was deleted for good cannot be loaded or compared: it gives way.
 
     Args:
         version: The candidate.
         metric: A metric of both runs.
         direction: Whether less or more of it is better.
-        champions_value: The champion's value, where that in its run was measured otherwise (by another judge, say)
-            and had to be measured anew.
-        insist: Move the alias in any case, within the protocol.
+        champions_value: The value of the protocol's champion, where that in its run was measured otherwise (by another
+            judge, say) and had to be measured anew.
+        insist: Move the aliases in any case.
     """
-    client = mlflow.MlflowClient()
-    current = champion(version.name)
-    if current is not None and current.number == version.number:
-        return Promotion(version, current, current)
-    value = version.metrics[metric]
-    tags = {f"promotion.{metric}": str(value)}
-    if current is None or not current.metrics:
-        moves = True
-    elif current.protocol != version.protocol:
-        moves = False
-        log.warning(
-            "%s stays the champion: its protocol (%s) is another than that of %s (%s), so that they are not compared",
-            *(current.uri, current.protocol or "unknown", version.uri, version.protocol),
-        )
-    else:
+    current, overall = champion(version.name, version.protocol), champion(version.name)
+    best = version
+    if current is not None and current.metrics and current.number != version.number:
+        value = version.metrics[metric]
         against = current.metrics.get(metric, math.nan) if champions_value is None else champions_value
-        moves = insist or (value < against if direction == "minimize" else value > against)
-        tags |= {"promotion.champion": str(current.number), f"promotion.champion.{metric}": str(against)}
-    for key, entry in {**tags, "promotion.moved": str(moves).lower()}.items():
-        client.set_model_version_tag(version.name, str(version.number), key, entry)
-    if moves:  # last: whoever dies before has this done again
-        client.set_registered_model_alias(version.name, CHAMPION, str(version.number))
-    return Promotion(version, version if moves or current is None else current, current)
+        better = value < against if direction == "minimize" else value > against
+        best = version if better or insist else current
+        numbers = {metric: value, "champion": current.number, f"champion.{metric}": against}
+        for name, entry in {**numbers, "moved": str(best is version).lower()}.items():
+            tag = f"promotion.{name}"
+            mlflow.MlflowClient().set_model_version_tag(version.name, str(version.number), tag, str(entry))
+    elif current is not None and current.metrics:
+        best = current
+    takes = overall is None or not overall.metrics or overall.protocol == version.protocol or insist
+    if not takes and overall is not None:
+        log.warning(
+            "%s stays the champion: its protocol (%s) is another than that of %s (%s), which has the alias %s",
+            *(overall.uri, overall.protocol or "unknown", best.uri, version.protocol, _alias_of(version.protocol)),
+        )
+    # The aliases last: whoever dies before has this done again.
+    _set_alias(best, _alias_of(version.protocol), current)
+    if takes:
+        _set_alias(best, CHAMPION, overall)
+    return Promotion(version, best if takes or overall is None else overall, overall)
+
+
+def _set_alias(version: Version, alias: str, before: Version | None) -> None:
+    if before is None or before.number != version.number:
+        mlflow.MlflowClient().set_registered_model_alias(version.name, alias, str(version.number))
 
 
 def _version(found: Any) -> Version:
     try:
+        if not found.run_id:  # registered by hand, from files
+            raise MlflowException("no run", error_code=RESOURCE_DOES_NOT_EXIST)
         run = mlflow.MlflowClient().get_run(found.run_id)
         metrics, tags, root = dict(run.data.metrics), dict(run.data.tags), model_root(run.info.experiment_id)
     except MlflowException as error:

@@ -39,6 +39,10 @@ PARENT = "mlflow.parentRunId"  # MLflow's own
 log = logging.getLogger("study")
 
 
+Measured = Mapping[str, Mapping[str, float]]
+"""The metrics of trials, by run id."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What a run is made from: a data set, and models of other runs by their `models:/` addresses."""
@@ -237,12 +241,7 @@ def gallery(run_id: str) -> str:
     return "\n\n".join(f"![{file.stem}]({address.format(quote(str(file), safe=''), run_id)})" for file in files)
 
 
-def run_metrics(run: Run) -> dict[str, float]:
-    """The last values of all metrics of a run."""
-    return dict(mlflow.MlflowClient().get_run(run.run_id).data.metrics)
-
-
-def trial_metrics(parent: Run) -> dict[str, dict[str, float]]:
+def trial_metrics(parent: Run) -> Measured:
     """The last values of all metrics of the study's trials, by run id."""
     return {run.info.run_id: dict(run.data.metrics) for run in _trials(parent)}
 

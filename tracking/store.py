@@ -146,9 +146,9 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
 
 
 @event.listens_for(Engine, "before_cursor_execute", retval=True)
-def _be_as_patient(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+def _be_as_patient(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
     """MLflow gives up on a database that another process has locked after 20 s, and has no setting for it."""
-    if statement.startswith("PRAGMA busy_timeout"):
+    if statement.startswith("PRAGMA busy_timeout") and str(connection.engine.url.database).endswith("mlflow.db"):
         statement = f"PRAGMA busy_timeout = {int(1000 * LOCAL_TIMEOUT)}"
     return statement, parameters
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from tracking.errors import StoreError
 
-FILES, WEIGHTS = "model.sha256", "weights.sha256"  # a run's tags: of each file of its model, and of the weights alone
+FILES, WEIGHTS = "model.files", "weights.sha256"  # a run's tags: of each file of its model, and of the weights alone
+AGAIN = "it is not loaded; restore it, or delete its run in MLflow, so that it runs again"
 PYTORCH = "pytorch"  # the flavor of our models
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -87,16 +88,13 @@ class Stored:
             try:
                 folder = stack.enter_context(_local(self.source))
             except (MlflowException, OSError) as error:
-                raise StoreError(
-                    f"the files of {self.uri} are missing: restore them, or delete its run in MLflow, so that it runs"
-                    " again"
-                ) from error
+                raise StoreError(f"the files of {self.uri} are missing: {AGAIN}") from error
             for name, digest in json.loads(self.tags[FILES]).items():
                 file = folder / name
                 if not file.is_file():
-                    raise StoreError(f"the file {name} of {self.uri} is missing: it is not loaded")
+                    raise StoreError(f"the file {name} of {self.uri} is missing: {AGAIN}")
                 if _digest(file) != digest:
-                    raise StoreError(f"the file {name} of {self.uri} was changed since it was logged: it is not loaded")
+                    raise StoreError(f"the file {name} of {self.uri} was changed since it was logged: {AGAIN}")
             flavors = Model.load(str(folder)).flavors
             if any(flavor.get("code") for flavor in flavors.values()) or PYTORCH not in flavors:
                 raise StoreError(f"{self.uri} brings code along or is no PyTorch model: it is not loaded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import replace
@@ -30,13 +31,16 @@ def data_name(data: str) -> str:
     """The name of a data set in the names of experiments and models, from what `--data` takes.
 
     A built-in name stays as it is. Of a path it is the last part without `.npz`, every run of characters outside
-    [A-Za-z0-9_.-] replaced by "-"; where that is nothing or a built-in name, "-images" is added.
+    [A-Za-z0-9_.-] replaced by "-", with a fingerprint where it is in another script; where that is nothing or a
+    built-in name, "-images" is added.
     """
     if data in BUILT_IN:
         return data
     last = os.path.basename(os.path.abspath(os.path.expanduser(data)))
     last = re.sub(r"\.npz$", "", last, flags=re.IGNORECASE)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", last)
+    if not last.isascii():  # names in other scripts must stay different
+        name = f"{name.strip('-') or 'images'}-{hashlib.sha256(last.encode(errors='surrogateescape')).hexdigest()[:6]}"
     return f"{name}-images" if name in ("", *BUILT_IN) else name
 
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from study.data.checks import check_classes, listed
-from study.data.dataset import SPLIT_SEED, DataError, Dataset, Split, shuffled, stratified_split
+from study.data.dataset import SPLIT_SEED, VALIDATION_SHARE, DataError, Dataset, Split, shuffled, stratified_split
 from study.data.images import convert, tell_of_resizing
 
-VALIDATION_SHARE = 0.1
 LARGEST = 2**53  # up to here float64 holds every whole number
 MEDMNIST, KERAS = "{}_images {}_labels", "x_{} y_{}"
 NAMES = (

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from study.data.dataset import DataError, Dataset
 
 FEWEST_CLASSES, MOST_CLASSES = 2, 200
+FEWEST_IMAGES = 2
+"""Of each part: a correlation of fewer is undefined."""
 FEW_IMAGES = 1_000
 """With fewer training images than this a data set is loaded with a warning."""
-SHOWN = 5
+NAMED = 5
 """How many names a message lists at most."""
 
 
@@ -42,8 +44,8 @@ def check_dataset(dataset: Dataset) -> None:
     if dataset.classes:
         check_classes(dataset.name, dataset.classes)
     for part, split in (("training", dataset.train), ("validation", dataset.val), ("test", dataset.test)):
-        if not len(split):
-            raise DataError(f"{dataset.name} must have {part} images, but has none")
+        if len(split) < FEWEST_IMAGES:
+            raise DataError(f"{dataset.name} must have at least {FEWEST_IMAGES} {part} images, but has {len(split)}")
         there = set(split.labels.unique().tolist())
         missing = [each for label, each in enumerate(dataset.classes) if label not in there]
         if missing:
@@ -71,5 +73,5 @@ def warn_of_few_images(dataset: Dataset) -> None:
 def listed(names: Iterable[str]) -> str:
     """Names in quotes, a few of them: "'cat', 'dog' and 3 more"."""
     names = list(names)
-    shown = ", ".join(repr(name) for name in names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+    shown = ", ".join(repr(name) for name in names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 SPLIT_SEED = 0
+VALIDATION_SHARE = 0.1  # of images that come without a validation part
 """Seed of every split that we make ourselves: it never changes, or results of different days could not be compared."""
 
 

@@ -12,11 +12,17 @@ import numpy as np
 import torch
 
 from study.data.checks import check_classes, listed
-from study.data.dataset import SPLIT_SEED, DataError, Dataset, Split, shuffled, stratified_split
+from study.data.dataset import SPLIT_SEED, VALIDATION_SHARE, DataError, Dataset, Split, shuffled, stratified_split
 from study.data.images import convert, endings, read_image, tell_of_resizing
 
-TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
-LITTER = {"__MACOSX", "@eaDir"}  # what file managers and servers leave behind, beside names with a dot
+TEST_SHARE = 0.2
+IGNORED = {"__MACOSX", "@eaDir"}  # what file managers and servers leave behind, beside names with a dot
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What people call the parts, in whatever case."""
 NO_CLASS = ""
 """The only "class" of a folder whose images lie directly in it."""
 
@@ -73,7 +79,10 @@ def _find(path: Path) -> dict[str, Part]:
 
 def _parts(path: Path) -> dict[str, Path]:
     """The folders of the parts: train, test and perhaps val; or train alone, which is the folder itself."""
-    there = {folder.name: folder for folder in _entries(path)[0]}
+    folders = {folder.name: folder for folder in _entries(path)[0]}
+    there = {PART_NAMES.get(name.lower(), name): folder for name, folder in folders.items()}
+    if len(there) < len(folders):
+        raise DataError(f"{path} must have one folder of each part, but has {listed(sorted(folders))}")
     for part, other in (("train", "test"), ("test", "train")):
         # "train" may be a class beside "car" and "bus"; with class folders in it, or alone, it is a part.
         if part in there and other not in there and (there.keys() <= {part, "val"} or _entries(there[part])[0]):
@@ -106,7 +115,7 @@ def _classes(folder: Path, claimed: dict[str, Path]) -> Part:
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """The folders and the image files of a folder, each sorted by name; links count as what they lead to."""
     try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".") and name not in LITTER]
+        names = [name for name in os.listdir(folder) if not name.startswith(".") and name not in IGNORED]
     except OSError as error:
         raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
     paths = sorted((folder / name for name in names), key=_spelled)

@@ -33,7 +33,7 @@ CLASSES = {
     "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
 }
 IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
-MEND = "delete its folder and run again with a connection to download it anew"
+REMEDY = "delete its folder and run again with a connection to download it anew"
 
 
 def load_idx(name: str, root: Path) -> Dataset:
@@ -113,13 +113,13 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> Tensor:
             found = path.stat().st_size
             content = path.read_bytes() if found == size else b""
     except (OSError, EOFError, zlib.error) as error:  # the last two: a broken gzip file
-        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): {MEND}") from error
+        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): {REMEDY}") from error
     if found != size:
         has = f"more than {size}" if found > size and path.suffix == ".gz" else found
-        raise DataError(f"{path} must have {size} bytes, but has {has}: {MEND}")
+        raise DataError(f"{path} must have {size} bytes, but has {has}: {REMEDY}")
     if not content.startswith(header):
         got = content[: len(header)].hex()
-        raise DataError(f"{path} must begin with the IDX header {header.hex()}, but begins with {got}: {MEND}")
+        raise DataError(f"{path} must begin with the IDX header {header.hex()}, but begins with {got}: {REMEDY}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=len(header)).reshape(shape)
 
 

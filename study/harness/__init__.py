@@ -1,1 +1,1 @@
-"""How a study is run: searches, trials, processes. The only room that knows Optuna; it knows no stage by name."""
+"""How a study is run: searches, trials, processes. The only package that imports Optuna; it knows no stage by name."""

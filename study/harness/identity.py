@@ -43,6 +43,17 @@ def computed_with(device: Any) -> dict[str, str]:
 
 
 @cache
+def code_digest(*others: str) -> str:
+    """A digest of the code that makes trials, figures and rows: of our packages, and of these further files."""
+    root = Path(__file__).resolve().parents[2]
+    files = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    digest = hashlib.sha256()
+    for path in (*files, *map(Path, others)):
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
 def code_state() -> tuple[str, str]:
     """The commit of the code that runs, and whether it was changed since: "true" or "false".
 

@@ -31,7 +31,7 @@ class Request:
     versions: Mapping[str, int]
 
 
-def resolve_inputs(request: Request, dataset: str, known: Sequence[Stage]) -> dict[str, Version]:
+def resolve_inputs(request: Request, data: Dataset, known: Sequence[Stage]) -> dict[str, Version]:
     """The exact versions that no stage of this command makes: those that were asked for, else today's champions.
 
     Raises:
@@ -45,20 +45,15 @@ def resolve_inputs(request: Request, dataset: str, known: Sequence[Stage]) -> di
         for kind in stage.inputs:
             if kind in made or kind in found:
                 continue
-            name = model_name(dataset, kind)
+            name = model_name(data.name, kind)
             if kind in request.versions:
                 found[kind] = registry.require_version(name, request.versions[kind])
                 continue
-            champion = registry.champion(name)
+            champion = registry.champion_on(name, data.digest)
             if champion is None:
-                wanted = _with_makers(request.stages, known)
-                missing = " and ".join(
-                    f"{model_name(dataset, each)}@champion"
-                    for each in stage.inputs
-                    if each not in made and registry.champion(model_name(dataset, each)) is None
-                )
-                names = " ".join(each.name for each in wanted)
-                raise UsageError(f"stage {stage.name} needs {missing}, not in this store: run with --stages {names}")
+                wanted = " ".join(each.name for each in _with_makers(request.stages, known))
+                missing = _missing(stage, made, data)
+                raise UsageError(f"stage {stage.name} needs {missing}, not in this store: run with --stages {wanted}")
             found[kind] = champion
         made |= dict.fromkeys(stage.outputs, stage.name)
     for kind, number in request.versions.items():
@@ -70,6 +65,20 @@ def resolve_inputs(request: Request, dataset: str, known: Sequence[Stage]) -> di
         if kind not in found:
             raise UsageError(f"--inputs.{kind} {number} is used by none of the stages of this command")
     return found
+
+
+def _missing(stage: Stage, made: Mapping[str, str], data: Dataset) -> str:
+    """What a stage needs and the store lacks; with what it has instead, a model of other data of the same name."""
+    from tracking import registry
+
+    missing = []
+    for kind in stage.inputs:
+        name = model_name(data.name, kind)
+        if kind not in made and registry.champion_on(name, data.digest) is None:
+            other = registry.champion(name)
+            hint = "" if other is None else f" (of these very data: {other.uri} was trained on others of this name)"
+            missing.append(f"{name}@champion{hint}")
+    return " and ".join(missing)
 
 
 def _with_makers(stages: Sequence[Stage], known: Sequence[Stage]) -> list[Stage]:
@@ -132,7 +141,10 @@ def run_stages(request: Request, session: Session, inputs: Mapping[str, Version]
             stage=stage,
             session=session,
             config=request.configs[stage.name],
-            others={name: request.configs[name] for name in stage.reads},
+            others={
+                name: {setting: getattr(request.configs[name], setting) for setting in settings}
+                for name, settings in stage.reads.items()
+            },
             inputs={kind: made[kind] for kind in stage.inputs},
         )
         outcome = stage.run(context)

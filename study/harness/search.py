@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from study.harness.slots import Params, slot_name
 from tracking.registry import Direction
-from tracking.runs import Run
+from tracking.runs import Inputs, Run
 from tracking.stored import log_model
 
 Distribution = BaseDistribution
@@ -120,6 +120,23 @@ class Search:
     def slots(self) -> dict[str, Params]:
         """Every trial that is asked for, by name, and the parameters that are given beforehand."""
         return {**self.fixed, **{f"free {number}": {} for number in range(self.free)}}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the run of every trial of a search says of where it comes from.
+
+    Attributes:
+        title: What it is called, before the trial's number.
+        tags: Its tags.
+        inputs: Data and models that it is made from.
+        code: A digest of the code that runs: errors of other code do not count.
+    """
+
+    title: str = "trial"
+    tags: Mapping[str, str] = field(default_factory=dict)
+    inputs: Inputs | None = None
+    code: str = ""
 
 
 def named(trials: Sequence[Params]) -> dict[str, Params]:

@@ -31,6 +31,6 @@ def positive(**values: float) -> None:
             raise ValueError(f"`0 < {name} < inf` must hold, but got {value}")
 
 
-def listed(values: tuple[float, ...] | list[int]) -> str:
+def numbers(values: tuple[float, ...] | list[int]) -> str:
     """Numbers in words: `3, 10, 0.01`."""
     return ", ".join(f"{value:g}" for value in values)

@@ -25,7 +25,6 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from study.harness.identity import code_state
 from study.harness.progress import log
 from tracking.errors import StoreError, root_of, without_password
 from tracking.registry import Direction
@@ -52,6 +51,7 @@ class Slots:
         name: The study's.
         given: Every slot's parameters that are given beforehand, by the slot's name.
         space: All parameters and their ranges.
+        code: A digest of the code that runs.
         directions: "minimize" or "maximize", an entry an objective.
         pruner: Says which trials are hopeless.
         sampler: Proposes the parameters that are not given, from the number of attempts so far.
@@ -69,6 +69,7 @@ class Slots:
         store: Store,
         *,
         space: Mapping[str, BaseDistribution],
+        code: str,
         directions: Sequence[Direction],
         pruner: optuna.pruners.BasePruner,
         sampler: Callable[[int], optuna.samplers.BaseSampler],
@@ -97,8 +98,7 @@ class Slots:
                 )
         except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
             raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
-        commit, dirty = code_state()
-        self._code = commit if dirty == "false" else f"{commit}, changed, {self._worker}"
+        self._code = code
         self._alive = ExitStack()
         self._alive.enter_context(store.locks.alive(self._worker))
 
@@ -107,6 +107,11 @@ class Slots:
         self._alive.close()
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+    def look_again(self) -> None:
+        """Ask the store anew which runs it has: one may have been deleted since."""
+        self._here.clear()
+        self._elsewhere.clear()
 
     def attempts(self) -> list[FrozenTrial]:
         """All attempts, those at slots that are not asked for now among them."""
@@ -203,8 +208,7 @@ class Slots:
     def _deciding(self, attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
         """The attempt that decides a slot: the one that came to an end, or the last that may die or end in an error.
 
-        Errors count that this very code has made: those of other code may be mended, and so may those of code with
-        changes that were not committed, unless they are of this process.
+        Errors count that this very code has made: those of other code may be mended.
         """
         done = next(filter(is_done, attempts), None)
         dead = [attempt for attempt in attempts if attempt.user_attrs.get(WORKER) and _is_dead(attempt)]
@@ -252,7 +256,9 @@ def outcome(attempt: FrozenTrial) -> str:
     """What became of an attempt that decided its slot."""
     if _is_dead(attempt):
         return f"given up, since its process died {1 + RETRIES} times"
-    what = {"ERROR": f"failed {TRIES} times:"}.get(attempt.user_attrs[OUTCOME], attempt.user_attrs[OUTCOME].lower())
+    what = {"ERROR": f"failed {TRIES} times (with its runs deleted in MLflow it is tried again):"}.get(
+        attempt.user_attrs[OUTCOME], attempt.user_attrs[OUTCOME].lower()
+    )
     return f"{what} {attempt.user_attrs[REASON]}".rstrip()
 
 

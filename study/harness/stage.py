@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a study: all that the rest of the house knows of it.
+    """A part of a study: all that the rest of the project knows of it.
 
     Attributes:
         name: Lower-case words with hyphens; also the flag's prefix and the end of the experiment's name.
@@ -33,7 +34,7 @@ class Stage:
         outputs: The kinds of model that it registers, the most important one first.
         presets: Its configs in the presets by name; a preset that is not here takes that of `demo`, else the default.
         extent: The settings that say which trials there are, not what one of them computes.
-        reads: Stages whose settings it reads too.
+        reads: Settings of other stages that it uses too, by the stage's name.
         recipe: A number that is raised when its code changes what a trial computes.
         needs_classes: Whether it needs labelled images.
     """
@@ -48,13 +49,15 @@ class Stage:
     outputs: tuple[str, ...] = ()
     presets: Mapping[str, Any] = field(default_factory=dict)
     extent: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recipe: int = 1
     needs_classes: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
             raise ValueError(f"a stage's name must be lower-case words with hyphens, but got {self.name!r}")
+        if iskeyword(self.key):
+            raise ValueError(f"a stage cannot be called {self.name}: that is a word of Python's")
         if not is_dataclass(self.config):
             raise ValueError(f"the config of stage {self.name} must be a dataclass, but got {self.config!r}")
         unknown = set(self.extent) - {each.name for each in fields(self.config)}
@@ -113,14 +116,14 @@ class Context:
 
     Attributes:
         config: Its own settings.
-        others: The settings of the stages that it reads, by their names.
+        others: The settings of other stages that it reads, by the stage's and the setting's name.
         inputs: The exact versions that it builds on, by kind.
     """
 
     stage: Stage
     session: Session
     config: Any
-    others: Mapping[str, Any]
+    others: Mapping[str, Mapping[str, Any]]
     inputs: Mapping[str, Version]
 
     @property
@@ -153,8 +156,9 @@ class Context:
         from tracking.arrays import kept_arrays
 
         version, digest = self.inputs[kind], self.dataset.digest
-        with self.session.store.locks.hold(f"{version.uri}/{digest}"):
-            return kept_arrays(version.run_id, f"{version.weights_digest[:16]}-{digest}", make)
+        name = f"{version.weights_digest[:16]}-{digest}-{self.stage.recipe}"
+        with self.session.store.locks.hold(f"{version.uri}/{name}"):
+            return kept_arrays(version.run_id, name, make)
 
     def identity(self) -> dict[str, Any]:
         """All that decides what a trial of this stage computes, beside the trial's own parameters."""
@@ -162,7 +166,8 @@ class Context:
         return {
             "recipe": self.stage.recipe,
             "seed": self.session.seed,
-            "settings": settings | {name: asdict(config) for name, config in self.others.items()},
+            "settings": settings,
+            "others": {name: dict(read) for name, read in self.others.items()},
             "data": self.dataset.digest,
             "inputs": {kind: version.weights_digest for kind, version in self.inputs.items()},
         }

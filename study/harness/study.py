@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 import torch
 from optuna.distributions import distribution_to_json
 
-from study.harness.identity import code_state, computed_with, fingerprint, study_name
+from study.harness.identity import code_digest, code_state, computed_with, fingerprint, study_name
 from study.harness.progress import short
-from study.harness.search import Objective, Result, Search, Trial
+from study.harness.search import Objective, Origin, Result, Search, Trial
 from study.harness.stage import Context, Outcome, Row
 from study.harness.trials import importances, pruned, run_search
 from tracking import registry
@@ -67,17 +68,16 @@ class Study:
             trial.facts = self._model_facts()
             return objective(trial)
 
+        tags = {**self.facts, **computed_with(self.context.device), "code_digest": self._code()}
         results = run_search(
             search,
             seeded,
             self.context.session.store,
             self.parent,
             name=self._search_name(search, part),
-            title=part or "trial",
             label=f"{self.context.stage.name} {part}".rstrip(),
             seed=seed,
-            tags={**self.facts, **computed_with(self.context.device)},
-            inputs=self.inputs,
+            origin=Origin(part or "trial", tags, self.inputs, self._code()),
         )
         self.results.extend(results)
         return results
@@ -115,23 +115,23 @@ class Study:
     def _search_name(self, search: Search, part: str) -> str:
         """Optuna's name of a search. Another space is another search: Optuna keeps one space a study."""
         space = {name: distribution_to_json(each) for name, each in search.space.items()}
-        return f"{self.name}/{part or 'trials'}-{fingerprint(space)[:4]}"
+        return f"{self.name}/{part or 'trials'}-{fingerprint(space)}"
 
     def _register(self, kind: str, candidate: Candidate) -> Version:
         """The trial's version, made the champion if it is better."""
         result, metric = candidate.result, candidate.metric
-        protocol = {"data": self.context.dataset.digest, **candidate.protocol}
+        protocol = {"data": self.context.dataset.digest, "objective": metric, **candidate.protocol}
         name = self.context.session.model_name(kind)
-        known = registry.of_run(name, result.run_id)
-        version = known or registry.register(name, result.run_id, self.description, protocol)
-        if known is None:
-            registry.describe(version, self._pedigree(result, version, metric))
-        value = None
-        current = registry.champion(name)
-        rival = current is not None and current.number != version.number and current.metrics  # {}: its run is gone
-        if candidate.measure_again is not None and current is not None and rival:
-            value = candidate.measure_again(current) if current.protocol == version.protocol else None
-        registry.promote(version, metric, candidate.direction, champions_value=value, insist=candidate.insist)
+        with self.context.session.store.locks.hold(f"registry/{name}"):  # studies of other seeds promote too
+            known = registry.of_run(name, result.run_id)
+            version = registry.register(name, result.run_id, self.description, protocol)
+            if known is None:
+                registry.describe(version, self._pedigree(result, version, metric))
+            value = None
+            rival = registry.champion(name, version.protocol)
+            if candidate.measure_again is not None and rival is not None and rival.number != version.number:
+                value = candidate.measure_again(rival) if rival.metrics else None
+            registry.promote(version, metric, candidate.direction, champions_value=value, insist=candidate.insist)
         return version
 
     def _kept_rows(self) -> tuple[Row, ...] | None:
@@ -158,7 +158,11 @@ class Study:
     def _fingerprint(self) -> str:
         """Of all that figures and rows depend on."""
         trials = [(result.number, result.run_id) for result in self.results]
-        return fingerprint([trials, asdict(self.context.config), code_state()])
+        return fingerprint([trials, asdict(self.context.config), self._code()])
+
+    def _code(self) -> str:
+        """A digest of our code and of the stage's own file, which may be somebody else's."""
+        return code_digest(inspect.getfile(self.context.stage.run))
 
     def _model_facts(self) -> dict[str, object]:
         """What a model says of itself in its metadata."""
@@ -166,11 +170,12 @@ class Study:
 
     def _pedigree(self, result: Result, version: Version, metric: str) -> str:
         """Where a version comes from and how good it is, in Markdown."""
+        facts = [f"{name} {value}" for name, value in self.facts.items() if not name.endswith(".weights")]
         shown = [name for name in sorted(version.metrics) if name == metric or name.startswith(("test/", "sample/"))]
         return "\n\n".join(
             [
                 f"Trial {result.number} of {self.name}: {short(result.params)}",
-                f"Made from: {', '.join(f'{name} {value}' for name, value in self.facts.items())}",
+                f"Made from: {', '.join(facts)}",
                 "\n".join(f"- {name}: {version.metrics[name]:.4g}" for name in shown),
             ]
         )
@@ -187,6 +192,7 @@ def open_study(context: Context, description: str) -> Iterator[Study]:
         "data_digest": data.digest,
         "seed": str(session.seed),
         **{f"input.{kind}": version.uri for kind, version in context.inputs.items()},
+        **{f"input.{kind}.weights": version.weights_digest for kind, version in context.inputs.items()},
     }
     tags = {
         "preset": session.preset,

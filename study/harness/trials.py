@@ -17,10 +17,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from study.harness.progress import Progress, log, short
-from study.harness.search import Objective, Pruned, Result, Search, Trial
+from study.harness.search import Objective, Origin, Pruned, Result, Search, Trial
 from study.harness.slots import RUN_ID, SLOT, Slots, Superseded, is_done, load_study, outcome, slot_name
 from tracking.errors import StoreError, reason_of, store_errors
-from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end_killed, is_deleted, trial_ids, trial_run
+from tracking.runs import SEARCH, TRIAL, Run, correct_statuses, end_killed, is_deleted, trial_ids, trial_run
 from tracking.store import Store
 
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
@@ -34,11 +34,9 @@ def run_search(
     parent: Run,
     *,
     name: str,
-    title: str = "trial",
     label: str = "",
     seed: int = 0,
-    tags: Mapping[str, str] | None = None,
-    inputs: Inputs | None = None,
+    origin: Origin | None = None,
 ) -> list[Result]:
     """Run what is missing of the study's trials, each as a nested run of `parent`; give the complete ones, each once.
 
@@ -49,16 +47,14 @@ def run_search(
 
     Args:
         name: That of Optuna's study.
-        title: What a trial's run is called, before its number.
         label: What the progress display calls the search.
-        tags: Of every trial's run.
-        inputs: What every trial is made from.
+        origin: What every trial's run says of where it comes from.
 
     Raises:
         StoreError: Optuna's database cannot be opened, or no trial is complete at the end of a search not optional.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    trials = _Trials(name, search, store, parent, seed, title=title, tags=tags or {}, inputs=inputs)
+    trials = _Trials(name, search, store, parent, seed, origin=origin or Origin())
     try:
         return trials.run(objective, label)
     finally:
@@ -100,12 +96,10 @@ class _Trials:
         parent: Run,
         seed: int,
         *,
-        title: str,
-        tags: Mapping[str, str],
-        inputs: Inputs | None,
+        origin: Origin,
     ) -> None:
         self.name, self.search, self.store, self.parent = name, search, store, parent
-        self.title, self.tags, self.inputs = title, tags, inputs
+        self.origin = origin
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.prune_on:
             pruner = optuna.pruners.MedianPruner(len(search.fixed) + 2, search.prune_after)
@@ -121,6 +115,7 @@ class _Trials:
             search.slots,
             store,
             space=search.space,
+            code=origin.code,
             directions=list(search.objectives.values()),
             pruner=pruner,
             sampler=sampler,
@@ -150,13 +145,17 @@ class _Trials:
                 if time.monotonic() - looked > LOOK_EVERY:
                     look()
 
-            while look() < len(self.search.slots):
-                claimed = self.slots.claim()
-                if claimed is not None:
-                    self._attempt(*claimed, objective, show_epoch)
-                else:
-                    progress.doing("waiting for trials of other processes, or for them to count as dead")
-                    time.sleep(1)
+            ended = False
+            while not ended:
+                while look() < len(self.search.slots):
+                    claimed = self.slots.claim()
+                    if claimed is not None:
+                        self._attempt(*claimed, objective, show_epoch)
+                    else:
+                        progress.doing("waiting for trials of other processes, or for them to count as dead")
+                        time.sleep(1)
+                self.slots.look_again()
+                ended = look() == len(self.search.slots)
         self._correct_runs()
         decided = sorted(self.slots.decided().values(), key=lambda attempt: attempt.number)
         complete = [attempt for attempt in decided if attempt.state == TrialState.COMPLETE]
@@ -201,11 +200,11 @@ class _Trials:
             with self.slots.heartbeat(trial), store_errors():
                 params = {name: trial.params[name] for name in self.search.space}
                 values = ", ".join(short({"": value})[1:] for value in params.values())
-                title = f"{self.title} {trial.number}{values and ': '}{values}"
-                tags = {SEARCH: self.name, TRIAL: trial.number, "optuna.state": "RUNNING", **self.tags}
+                title = f"{self.origin.title} {trial.number}{values and ': '}{values}"
+                tags = {SEARCH: self.name, TRIAL: trial.number, "optuna.state": "RUNNING", **self.origin.tags}
                 with trial_run(self.parent, title, params, tags) as run:
-                    if self.inputs is not None:
-                        run.log_inputs(self.inputs)
+                    if self.origin.inputs is not None:
+                        run.log_inputs(self.origin.inputs)
                     seen = Trial(
                         number=trial.number,
                         slot=slot,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import study.ours  # noqa: F401 - first, since it looks whether what follows is ours
+
+# isort: split
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +12,8 @@ from pathlib import Path
 
 import tyro
 
-from study.cli import exit_code
-from study.harness.settings import UsageError
+from study.cli import exit_code, words
+from study.files import check_file, check_folder, expanded, writing
 
 
 @dataclass(frozen=True)
@@ -31,36 +34,37 @@ class ReportConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page that the command line asks for. Returns the exit code."""
-    return exit_code(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    return exit_code(lambda: _run(words(arguments)))
 
 
 def _run(arguments: Sequence[str]) -> None:
     config = tyro.cli(ReportConfig, args=list(arguments), prog="python -m study.report")
-    out = config.out.expanduser()
-    if not out.parent.is_dir():
-        raise UsageError(f"the folder of --out must exist, but got {out}")
+    out = expanded(config.out, "--out")
+    check_file(out, "--out")
+    pictures = None if config.pictures is None else expanded(config.pictures, "--pictures")
+    if pictures is not None:
+        check_folder(pictures, "--pictures")
+    from tracking.environment import check_environment
     from tracking.store import read_store
 
-    read_store(config.store, config.tracking_uri)
+    check_environment()
+    read_store(expanded(config.store, "--store"), config.tracking_uri)
 
+    from study.data import data_name
     from study.report.collect import collect
     from study.report.page import named_pictures, render
 
-    page = collect(None if config.data is None else _data_name(config.data))
-    out.write_text(render(page), encoding="utf-8")
+    page = collect(None if config.data is None else data_name(config.data))
+    text = render(page)
+    with writing(out, "--out"):
+        out.write_text(text, encoding="utf-8")
     print(f"{out}: {page.dataset}, {', '.join(section.stage for section in page.sections)}")
-    if config.pictures is not None:
-        folder = config.pictures.expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in named_pictures(page):
-            (folder / f"{name}.png").write_bytes(picture.png)
-        print(f"{folder}: its figures")
-
-
-def _data_name(data: str) -> str:
-    from study.data import data_name  # torch, which takes a second
-
-    return data_name(data) if "/" in data or data.endswith(".npz") else data
+    if pictures is not None:
+        with writing(pictures, "--pictures"):
+            pictures.mkdir(parents=True, exist_ok=True)
+            for name, picture in named_pictures(page):
+                (pictures / f"{name}.png").write_bytes(picture.png)
+        print(f"{pictures}: its figures")
 
 
 if __name__ == "__main__":

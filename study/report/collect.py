@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -51,7 +52,18 @@ def collect(dataset: str | None, runs: Sequence[str] = ()) -> Page:
         _section(stage, questions[stage], found, runs) for (name, stage), found in studies.items() if name == last
     ]
     missing = [stage for stage in questions if stage not in {section.stage for section in sections}]
-    return Page(last, _minute(datetime.now(UTC)), sections, missing)
+    return Page(last, _minute(datetime.now(UTC)), sections, missing, _data_flags(sections[-1].parent, last))
+
+
+def _data_flags(parent: Record, dataset: str) -> str:
+    """The flags that load the same data set again, from the recorded command."""
+    try:
+        words = shlex.split(parent.tags.get("command", ""))
+    except ValueError:  # somebody has changed it
+        words = []
+    found = [words[place : place + 2] for place, word in enumerate(words) if word in ("--data", "--image-size")]
+    colour = ["--colour"] if "--colour" in words else []
+    return shlex.join([word for pair in found for word in pair] + colour or ["--data", dataset])
 
 
 def keep(dataset: str, outcomes: Sequence[Outcome]) -> str:

@@ -78,6 +78,7 @@ class Page:
     written: str
     sections: Sequence[Section]
     missing: Sequence[str]
+    flags: str  # of a command on the same data set
 
 
 def render(page: Page) -> str:

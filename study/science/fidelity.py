@@ -99,9 +99,10 @@ def class_measures(logits: Tensor, expected: Tensor | None = None) -> dict[str, 
     confidence, guesses = logits.softmax(1).max(1)
     shares = torch.bincount(guesses, minlength=classes).double() / len(guesses)
     # A class that is generated but not expected costs much, but not infinitely much.
-    ratios = shares * classes if expected is None else shares / expected.to(shares).clamp(min=1e-12)
+    usual = torch.full_like(shares, 1 / classes) if expected is None else expected.to(shares)
+    ratios = shares / usual.clamp(min=1e-12)
     return {
-        "sample/modes": float((shares >= MODE_SHARE / classes).sum()),
+        "sample/modes": float((shares >= MODE_SHARE * usual).sum()),
         "sample/class_kl": float((shares * ratios.clamp(min=1e-12).log()).sum()),
         "sample/confidence": float(confidence.mean()),
         "sample/low_confidence": float((confidence < SURE).float().mean()),

@@ -113,13 +113,19 @@ class Evaluator:
         """The judge's probability of each class [N, classes]."""
         return apply(self.judge, images).softmax(1)
 
+    def _shares(self, labels: Tensor) -> Tensor:
+        """The share of each class among labels [N], [classes]."""
+        return torch.bincount(labels, minlength=self.classes).double() / len(labels)
+
     @torch.no_grad()
     def val_measures(self, images: Tensor) -> dict[str, float]:
         """`val/fd`, the Frechet distance to the validation images, and `val/modes`."""
         features = self.features(images)
         return {
             "val/fd": fidelity.frechet_distance(Moments.of(features), self.val_moments),
-            "val/modes": fidelity.class_measures(self.judge.head(features))["sample/modes"],
+            "val/modes": fidelity.class_measures(self.judge.head(features), self._shares(self.data.val.labels))[
+                "sample/modes"
+            ],
         }
 
     @torch.no_grad()
@@ -135,13 +141,13 @@ class Evaluator:
         guesses = logits.argmax(1)
         classes = guesses if labels is None else labels
         real, real_labels = self.real.test, self.data.test.labels
-        shares = torch.bincount(real_labels if labels is None else labels, minlength=self.classes).double()
+        shares = self._shares(real_labels if labels is None else labels)
         few = min(DIVERSITY_SAMPLES, len(features), len(real))
         nearest = fidelity.nearest_distance(features[:MEMORY_SAMPLES], self.real.train)
         found = {
             "sample/fd": fidelity.frechet_distance(Moments.of(features), self.test_moments),
             **fidelity.neighbourhood_measures(real, features, NEAREST, self.test_radius),
-            **fidelity.class_measures(logits, shares / shares.sum()),
+            **fidelity.class_measures(logits, shares),
             "sample/diversity": fidelity.diversity(
                 features[:few], classes[:few], real[:few], real_labels[:few], self.classes
             ),

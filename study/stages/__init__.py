@@ -1,11 +1,12 @@
-"""The stages in order; nothing else in the house knows one by name.
+"""The stages in order; nothing else in the project knows one by name.
 
 A stage of somebody else's plugs in as an entry point of the group `study.stages`: an object of type
-`study.harness.stage.Stage` in an installed package. It runs after ours, in the order of the names.
+`study.harness.stage.Stage` in an installed package. It runs after those that make what it needs.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -40,7 +41,30 @@ def all_stages() -> tuple[Stage, ...]:
             if kind in makers:
                 raise UsageError(f"{_origin(point)} registers the kind {kind!r}, as {makers[kind]} does: rename it")
         found.append(stage)
-    return tuple(found)
+    return _ordered(found)
+
+
+def _ordered(stages: list[Stage]) -> tuple[Stage, ...]:
+    """Each stage after those that make what it needs, otherwise in their own order.
+
+    Raises:
+        UsageError: A stage reads the settings of one that is not there, or two need what the other makes.
+    """
+    known = {stage.name: {each.name for each in fields(stage.config)} for stage in stages}
+    for stage in stages:
+        for other, settings in stage.reads.items():
+            if not set(settings) <= known.get(other, set()):
+                raise UsageError(f"the stage {stage.name} reads settings of {other} that are not there: {settings}")
+    ordered: list[Stage] = []
+    rest = list(stages)
+    while rest:
+        waiting = {kind for stage in rest for kind in stage.outputs}
+        ready = next((stage for stage in rest if not waiting & set(stage.inputs)), None)
+        if ready is None:
+            raise UsageError(f"these stages need what each other makes: {', '.join(stage.name for stage in rest)}")
+        ordered.append(ready)
+        rest.remove(ready)
+    return tuple(ordered)
 
 
 def _load(point: EntryPoint) -> Stage:

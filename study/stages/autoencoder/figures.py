@@ -16,14 +16,10 @@ from study.science.autoencoders import correlations, reconstruction_pairs, rotat
 from study.stages.autoencoder.config import REFERENCE_SIZE
 from study.stages.autoencoder.trial import Comparison
 from tracking import figures
-from tracking.runs import metric_history
+from tracking.runs import Measured, metric_history
 from tracking.stored import logged_model
 
 REFERENCE_LOSS = {"conv": 0.03, "conv+fc": 0.01}  # the reference's, at its latent size
-
-
-Measured = Mapping[str, Mapping[str, float]]
-"""The metrics of every trial, by run id."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from study.harness.settings import listed
+from study.harness.settings import numbers
 from study.harness.stage import Context, Outcome, Stage
 from study.stages.autoencoder.config import EXTENT, LATENT_DIM_RANGE, PRESETS, REFERENCE_SIZE, AutoencoderConfig
 
@@ -19,10 +19,10 @@ MAX_REPEATS = 100
 
 def plan(config: AutoencoderConfig) -> str:
     parts = [
-        f"latent sizes {listed(config.sizes)} without and with FC layers, {config.epochs} epochs each",
+        f"latent sizes {numbers(config.sizes)} without and with FC layers, {config.epochs} epochs each",
         f"{config.repeats} times each" if config.repeats > 1 else "",
         f"free trials: {config.free_trials}" if config.free_trials else "",
-        f"covariance penalties {listed(config.compared_weights)}" if config.compared_weights else "",
+        f"covariance penalties {numbers(config.compared_weights)}" if config.compared_weights else "",
     ]
     return "; ".join(filter(None, parts))
 

@@ -27,7 +27,7 @@ from study.science.loops import apply, eval_mode
 from study.stages.autoencoder.config import EXTENT, LATENT_DIM_RANGE, AutoencoderConfig
 from tracking import figures
 
-SHOWN = 10  # images in the pictures
+IMAGES_SHOWN = 10  # images in the pictures
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Comparison:
         """The first validation image of each of the first ten classes, without classes the first ten; uint8."""
         val = self.data.val
         if not self.data.classes:
-            return val.images[:SHOWN]
-        classes = range(min(SHOWN, len(self.data.classes)))
+            return val.images[:IMAGES_SHOWN]
+        classes = range(min(IMAGES_SHOWN, len(self.data.classes)))
         return torch.stack([val.images[val.labels == each][0] for each in classes])
 
     @cached_property

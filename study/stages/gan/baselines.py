@@ -11,7 +11,7 @@ from study.science.latents import max_abs_pcc
 from study.science.loops import apply, eval_mode
 from study.science.sampling import SAMPLES, VALIDATION_SAMPLES
 from study.stages.gan.settings import REAL, TEST_RECONSTRUCTIONS, TRAIN_RECONSTRUCTIONS
-from study.stages.gan.trial import SHOWN, GanInputs
+from study.stages.gan.trial import SAMPLES_IN_ROW, GanInputs
 from tracking import figures
 
 MOST_COMPONENTS = 1000
@@ -44,5 +44,7 @@ def run_baseline_trial(trial: Trial, *, inputs: GanInputs, seed_for: Callable[[i
             images = apply(autoencoder.decoder, latents) if source == "train" else real
     measures = inputs.judges.val_measures(images[:VALIDATION_SAMPLES]) | inputs.judges.measures(images)
     trial.run.log(measures | {"latent/max_abs_pcc": max_abs_pcc(latents)})
-    trial.run.log_image("samples", figures.grid(to_pixels(images[: SHOWN * SHOWN]), SHOWN), step=0)
+    trial.run.log_image(
+        "samples", figures.grid(to_pixels(images[: SAMPLES_IN_ROW * SAMPLES_IN_ROW]), SAMPLES_IN_ROW), step=0
+    )
     return (measures["val/fd"],)

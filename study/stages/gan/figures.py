@@ -17,7 +17,7 @@ from study.science.interpolation import CANDIDATES, PATHS, Interpolation, class_
 from study.science.loops import apply, eval_mode
 from study.science.sampling import noise
 from study.stages.gan.settings import BEST, PAPER_SETTINGS, REFERENCE_SETTINGS
-from study.stages.gan.trial import SHOWN, GanInputs, class_metric, shown_inputs
+from study.stages.gan.trial import SAMPLES_IN_ROW, GanInputs, class_metric, shown_inputs
 from tracking import figures
 from tracking.runs import metric_history
 from tracking.stored import logged_model
@@ -108,7 +108,7 @@ def _log_interpolations(study: Study, paths: Mapping[str, Interpolation]) -> Non
 def _samples_of(result: Result) -> np.ndarray:
     inputs = shown_inputs(result.params["noise_dim"], 0, torch.device("cpu"))  # where models are loaded
     with torch.no_grad():
-        return to_pixels(logged_model(result.run_id).load()(inputs[:SHOWN]))
+        return to_pixels(logged_model(result.run_id).load()(inputs[:SAMPLES_IN_ROW]))
 
 
 def log_conditional_figures(

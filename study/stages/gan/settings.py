@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 from study.harness.identity import fingerprint
 from study.harness.search import Params, Result, Space, choice, integer, log_uniform
-from study.science.gans import PAPER, REFERENCE, VANILLA, GanSettings
+from study.science.gans import PAPER, REFERENCE, GanSettings
 
 START = GanSettings(
     batch_size=256,
@@ -44,24 +44,6 @@ BEST, REFERENCE_SETTINGS, PAPER_SETTINGS, VANILLA_GAN = (
     "vanilla GAN",
 )
 
-__all__ = [
-    "BEST",
-    "BY_NAME",
-    "PAPER_SETTINGS",
-    "REAL",
-    "REFERENCE_SETTINGS",
-    "SPACE",
-    "START",
-    "TEST_RECONSTRUCTIONS",
-    "TRAIN_RECONSTRUCTIONS",
-    "VANILLA",
-    "VANILLA_GAN",
-    "ablations",
-    "params_of",
-    "part_of",
-    "settings_of",
-]
-
 
 def params_of(settings: GanSettings) -> Params:
     """The parameters of a trial with these settings."""
@@ -75,7 +57,7 @@ def settings_of(slot: str, params: Params) -> GanSettings:
 
 def part_of(result: Result) -> str:
     """What the search over seeds with a trial's settings is called."""
-    return f"seeds of settings {fingerprint(asdict(settings_of(result.slot, result.params)))[:4]}"
+    return f"seeds of settings {fingerprint(asdict(settings_of(result.slot, result.params)))}"
 
 
 def ablations(best: GanSettings) -> dict[str, GanSettings]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from study.harness.settings import listed
+from study.harness.settings import numbers
 from study.harness.stage import Context, Outcome, Stage
 from study.stages.gan.config import (
     CONDITIONAL_EXTENT,
@@ -32,7 +32,7 @@ def plan_search(config: LatentGanConfig) -> str:
         f"the best and the reference's with {config.repeats} seeds" if config.repeats > 1 else "",
         f"{config.vanilla_seeds} vanilla GANs" if config.vanilla_seeds else "",
         f"ablations of the best with {config.repeats} seeds each" if config.ablations else "",
-        f"reconstructions, and Gaussian mixtures of {listed(config.mixture_components)} components",
+        f"reconstructions, and Gaussian mixtures of {numbers(config.mixture_components)} components",
     ]
     return "; ".join(filter(None, parts))
 
@@ -166,7 +166,7 @@ def run_conditional(context: Context) -> Outcome:
     settings = GanSettings(**context.inputs["latent-gan"].config()["settings"])
     inputs = GanInputs(context)
     judge = context.others["judge"]
-    score = ClassifierSettings(SCORE_EPOCHS, judge.batch_size, judge.learning_rate)
+    score = ClassifierSettings(SCORE_EPOCHS, judge["batch_size"], judge["learning_rate"])
 
     def objective(trial: Trial) -> tuple[float]:
         torch.manual_seed(context.seed_for(trial.params["repeat"]))
@@ -215,5 +215,5 @@ CONDITIONAL_GAN = Stage(
     outputs=("conditional-gan",),
     presets=CONDITIONAL_PRESETS,
     extent=CONDITIONAL_EXTENT,
-    reads=("judge",),
+    reads={"judge": ("batch_size", "learning_rate")},
 )

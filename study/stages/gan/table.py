@@ -19,10 +19,9 @@ from study.stages.gan.settings import (
     VANILLA_GAN,
 )
 from study.stages.gan.trial import JUDGES, LAST_EPOCHS
+from tracking.runs import Measured
 
 REPORTED = ("fd", "precision", "recall", "density", "coverage", "modes", "class_kl", "low_confidence", "nearest")
-Measured = Mapping[str, Mapping[str, float]]
-"""The metrics of every trial, by run id."""
 
 
 def generator_table(groups: Mapping[str, Sequence[Result]], measured: Measured) -> dict[str, list[str]]:

@@ -32,7 +32,7 @@ from tracking.registry import Version
 
 JUDGES = ("judge", "second-judge")  # the kinds of model that measure
 NOISE_SEED = 0  # the same noise at each evaluation of each trial, so that pictures can be compared
-SHOWN = 10  # samples in a row of the sheets, and rows of those without labels
+SAMPLES_IN_ROW = 10  # samples in a row of the sheets, and rows of those without labels
 SHOWN_CLASSES = 20  # rows of the sheets with labels
 LAST_EPOCHS = 5  # of a conditional GAN, measured each, whatever `evaluate_every` says: is the end stable?
 SCORE_SAMPLES = 50_000  # generated images that a classifier is trained on, at most
@@ -130,8 +130,11 @@ def run_gan_trial(
     def show(epoch: int) -> None:
         with eval_mode(model):
             images = to_pixels(model(shown))
-        trial.run.log_image("samples", figures.grid(images, SHOWN), step=epoch)
-        over_training[epoch] = images[:: SHOWN + 1] if score else images[:SHOWN]  # of each class another noise
+        trial.run.log_image("samples", figures.grid(images, SAMPLES_IN_ROW), step=epoch)
+        diagonal = [
+            row * SAMPLES_IN_ROW + row % SAMPLES_IN_ROW for row in range(len(images) // SAMPLES_IN_ROW)
+        ]  # of each class another noise
+        over_training[epoch] = images[diagonal] if score else images[:SAMPLES_IN_ROW]
 
     def report(epoch: int, losses: Mapping[str, float]) -> None:
         nonlocal best_epoch, best_distance, best_weights
@@ -188,17 +191,17 @@ def run_gan_trial(
 
 def shown_inputs(noise_dim: int, classes: int, device: torch.device) -> Tensor:
     """The inputs [M, noise_dim (+ classes)] of every trial's sample sheet; with labels: a row a class, ten noises."""
-    vectors = noise(SHOWN * SHOWN, noise_dim, NOISE_SEED, device)
+    vectors = noise(SAMPLES_IN_ROW * SAMPLES_IN_ROW, noise_dim, NOISE_SEED, device)
     if not classes:
         return vectors
     rows = min(classes, SHOWN_CLASSES)
-    labels = torch.arange(rows, device=device).repeat_interleave(SHOWN)
-    return with_labels(vectors[:SHOWN].repeat(rows, 1), labels, classes)
+    labels = torch.arange(rows, device=device).repeat_interleave(SAMPLES_IN_ROW)
+    return with_labels(vectors[:SAMPLES_IN_ROW].repeat(rows, 1), labels, classes)
 
 
 def champions_distance(version: Version, inputs: GanInputs, judge: Version, classes: int) -> float | None:
     """The champion's `val/fd` by today's judge, if another judge measured it; None: its run's figure holds."""
-    if version.tags.get("input.judge") == judge.uri:
+    if version.tags.get(f"input.{JUDGES[0]}.weights") == judge.weights_digest:
         return None
     model = version.load().to(inputs.device)
     noise_dim = version.config()["settings"]["noise_dim"]
@@ -210,7 +213,8 @@ def champions_distance(version: Version, inputs: GanInputs, judge: Version, clas
 def class_metric(names: Sequence[str], label: int) -> str:
     """The metric of a class's label accuracy: by its name where MLflow takes it, else by its number."""
     name = names[label]
-    return f"label_accuracy/{name if re.fullmatch(r'[A-Za-z0-9_. -]+', name) else f'class {label}'}"
+    plain = re.fullmatch(r"\w([\w. -]*\w)?", name, re.ASCII) and not re.fullmatch(r"class \d+", name)
+    return f"label_accuracy/{name if plain else f'class {label}'}"
 
 
 def _last_epochs(trial: Trial) -> dict[str, float]:
@@ -256,7 +260,7 @@ def _log_figures(
     trial.run.log_figure("loss", figures.curves(losses, "epoch", "loss", what))
     distances = {"validation images": trial.history["val/fd"]}
     trial.run.log_figure("fd", figures.curves(distances, "epoch", "Frechet distance", what, log_y=True, markers=True))
-    rows = list(classes[:SHOWN_CLASSES]) if classes else [""] * SHOWN
+    rows = list(classes[:SHOWN_CLASSES]) if classes else [""] * SAMPLES_IN_ROW
     title = f"{what}; the first {SHOWN_CLASSES} of {len(classes)} classes" if len(classes) > SHOWN_CLASSES else what
     trial.run.log_figure("samples", figures.labelled_grid(sheet, rows, title))
     epochs = [f"epoch {epoch}" for epoch in over_training]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from study.harness.study import Study
 from study.harness.table import spread
 from study.stages.transfer.trial import FINE_TUNED, FROZEN, MODES, SCRATCH, SEMI
 from tracking import figures
-from tracking.runs import metric_history
+from tracking.runs import Measured, metric_history
 
 REFERENCE_ACCURACY = {FROZEN: 0.40, FINE_TUNED: 0.80}
 BASELINES = {
@@ -31,8 +31,6 @@ CURVES_CAPTION = (
     "Training is measured on jittered images, which are harder: that is why validation can be better. "
     "The reference's figures are of 80 test images."
 )
-
-Measured = Mapping[str, Mapping[str, float]]
 
 
 def of_mode(results: Sequence[Result], mode: str) -> list[Result]:

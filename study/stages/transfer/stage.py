@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from study.harness.settings import UsageError, listed
+from study.harness.settings import UsageError, numbers
 from study.harness.stage import Context, Outcome, Stage
 from study.stages.transfer.config import EXTENT, LABELS_PER_CLASS, PRESETS, TransferConfig
 
@@ -21,7 +21,7 @@ def plan(config: TransferConfig) -> str:
         f"frozen, fine-tuned, from scratch ({config.epochs} epochs) and self-trained ({config.semi_epochs} over"
         f" all images) on {config.draws} draws of {config.labels_per_class} labels a class"
     )
-    counts = f"; {config.count_draws} draws of each of {listed(config.label_counts)}" if config.label_counts else ""
+    counts = f"; {config.count_draws} draws of each of {numbers(config.label_counts)}" if config.label_counts else ""
     return main + counts
 
 
@@ -42,12 +42,12 @@ def run(context: Context) -> Outcome:
     from tracking.runs import trial_metrics
 
     config: TransferConfig = context.config
-    labels = labels_per_class(config, context.dataset)
+    counts = label_counts(config, context.dataset)
+    labels = list(counts)[-1]
     description = (
         "Classifiers from a few labels on the trained encoder: frozen under a small MLP, fine-tuned, from scratch, and "
         "self-trained on labels that were spread over a neighbour graph of the latents of all the training images."
     )
-    counts = dict.fromkeys(config.label_counts, config.count_draws) | {labels: config.draws}
     fixed = [
         {"mode": mode, "draw": draw, "labels_per_class": count}
         for count, draws in counts.items()
@@ -82,25 +82,30 @@ def run(context: Context) -> Outcome:
         return study.close({"classifier": Candidate(best, "val/accuracy", "maximize", protocol=protocol)}, finish)
 
 
-def labels_per_class(config: TransferConfig, data: Dataset) -> int:
-    """The number of labelled images of each class: what was asked for, but the default gives way to small classes.
+def label_counts(config: TransferConfig, data: Dataset) -> dict[int, int]:
+    """The numbers of labelled images of each class that are tried, each with its draws; the main one last.
+
+    Where a class has fewer training images, the default number gives way, and so do the numbers for the figure.
 
     Raises:
         UsageError: A class has fewer training images than were asked for.
     """
     fewest = int(data.train.labels.bincount().min())
-    asked = max((config.labels_per_class, *config.label_counts))
-    if asked > fewest and (asked != LABELS_PER_CLASS or config.label_counts):
+    main = min(config.labels_per_class, fewest)
+    if main < config.labels_per_class != LABELS_PER_CLASS:
+        asked = config.labels_per_class
         raise UsageError(f"`transfer.labels_per_class <= {fewest} images of a class` must hold, but got {asked}")
-    return min(config.labels_per_class, fewest)
+    counts = [count for count in config.label_counts if count <= fewest]
+    return {**dict.fromkeys(counts, config.count_draws), main: config.draws}
 
 
 def check(config: TransferConfig, data: Dataset) -> None:
-    labels = labels_per_class(config, data)
-    if labels < config.labels_per_class:
+    counts = label_counts(config, data)
+    left_out = sorted({config.labels_per_class, *config.label_counts} - counts.keys())
+    if left_out:
         logging.getLogger("study").warning(
-            "transfer takes %d labels a class in place of %d: a class of %s has no more training images",
-            *(labels, config.labels_per_class, data.name),
+            "transfer leaves out %s labels a class, since a class of %s has no more than %d training images",
+            *(numbers(left_out), data.name, int(data.train.labels.bincount().min())),
         )
 
 

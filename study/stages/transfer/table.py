@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from study.harness.search import Result
 from study.harness.stage import Context, Row
 from study.harness.table import with_spread
-from study.stages.transfer.figures import BASELINES, REFERENCE_ACCURACY, TITLES, Measured, of_mode
+from study.stages.transfer.figures import BASELINES, REFERENCE_ACCURACY, TITLES, of_mode
 from study.stages.transfer.trial import FINE_TUNED, FROZEN, MODES, REFERENCE_TEST
+from tracking.runs import Measured
 
 
 def rows(context: Context, main: Sequence[Result], measured: Measured) -> tuple[Row, ...]:
@@ -36,7 +37,7 @@ def rows(context: Context, main: Sequence[Result], measured: Measured) -> tuple[
         first = of_mode(main, mode)[:1]
         found += [
             Row(
-                f"{mode}, one draw, {REFERENCE_TEST} test images",
+                f"{mode}, one draw, {min(REFERENCE_TEST, len(context.dataset.test))} test images",
                 f"{measured[result.run_id]['test/accuracy_of_80']:.1%}",
                 reference(mode),
             )

@@ -26,7 +26,7 @@ COPIES, PASSES = 64, 10  # jittered copies of each image for the frozen encoder;
 WEAK_JITTER = 10, 1.5, 0.1  # degrees, pixels, scale: that of these copies
 REFERENCE_TEST = 80  # test images of the reference
 EVALUATE_EVERY = 10  # epochs
-SHOWN, SHOWN_COLUMNS = 40, 10
+GUESSES_SHOWN, GUESSES_IN_ROW = 40, 10
 
 
 def run_transfer_trial(
@@ -118,7 +118,7 @@ def _log_pictures(trial: Trial, classifier: TransferClassifier, data: Dataset) -
         parts = {"training": f"train/{quantity}", "validation": f"val/{quantity}"}
         series = {name: trial.history[metric] for name, metric in parts.items() if metric in trial.history}
         trial.run.log_figure(quantity, figures.curves(series, "epoch", label, f"Transfer, {title}"))
-    images, labels = data.test.images[:SHOWN], data.test.labels[:SHOWN].tolist()
+    images, labels = data.test.images[:GUESSES_SHOWN], data.test.labels[:GUESSES_SHOWN].tolist()
     with eval_mode(classifier):
         guesses = classifier(to_float(images)).argmax(1).tolist()
     names = data.classes
@@ -127,6 +127,6 @@ def _log_pictures(trial: Trial, classifier: TransferClassifier, data: Dataset) -
         for guess, label in zip(guesses, labels, strict=True)
     ]
     pixels = to_pixels(images)
-    rows = [""] * -(-len(pixels) // SHOWN_COLUMNS)
+    rows = [""] * -(-len(pixels) // GUESSES_IN_ROW)
     trial.run.log_figure("guesses", figures.labelled_grid(pixels, rows, f"The classifier's guesses, {title}", captions))
-    trial.run.log_image("guesses", figures.grid(pixels, SHOWN_COLUMNS), step=0)
+    trial.run.log_image("guesses", figures.grid(pixels, GUESSES_IN_ROW), step=0)
