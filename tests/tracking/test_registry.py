@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from tracking.stored import log_model
 MODULE = {"latent_dim": 4, "architecture": "conv", "image_shape": [1, 16, 16], "channels": [2, 4]}
 NAME = "tiny-autoencoder"
 PROTOCOL = {"data": "0123", "labels": "100"}
+PROTOCOL_TEXT = json.dumps(PROTOCOL, sort_keys=True)
 EXAMPLE = torch.zeros(2, 1, 16, 16)
 
 
@@ -43,7 +45,7 @@ def test_a_round_trip_by_name_without_pickle(store: Store, tmp_path: Path) -> No
     run_id = log_trial(store, 1.0, model)
     assert model.training, "logging leaves the mode alone"
     registry.promote(registry.register(NAME, run_id, "text", PROTOCOL), "val/loss", "minimize")
-    version = registry.require_champion(NAME)
+    version = registry.require_version(NAME, None)
     assert version.config() == {"module": MODULE}
     assert version.tags["input.judge"] == "models:/tiny-judge/1"
 
@@ -104,7 +106,7 @@ def test_the_champion_moves_only_if_better(
     for value in values:
         version = register(store, value)
         promotion = registry.promote(version, "val/loss", direction)
-    assert registry.require_champion(NAME).number == champion
+    assert registry.require_version(NAME, None).number == champion
     assert promotion.champion.number == champion
     assert promotion.previous is not None
     assert promotion.previous.number == 1
@@ -117,29 +119,43 @@ def test_the_champion_moves_only_if_better(
 def test_a_value_measured_anew_and_insistence_decide(store: Store) -> None:
     for value in (1.0, 2.0):
         registry.promote(register(store, value), "val/loss", "minimize", champions_value=3.0)
-    assert registry.require_champion(NAME).number == 2
+    assert registry.require_version(NAME, None).number == 2
     registry.promote(register(store, 9.0), "val/loss", "minimize", insist=True)
-    assert registry.require_champion(NAME).number == 3
+    assert registry.require_version(NAME, None).number == 3
 
 
-@pytest.mark.parametrize("insist", [False, True])
-def test_versions_of_different_protocols_are_not_compared(
-    store: Store, caplog: pytest.LogCaptureFixture, insist: bool
-) -> None:
+def test_versions_of_different_protocols_are_not_compared(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     registry.promote(register(store, 2.0), "val/loss", "minimize")
     better = register(store, 1.0, PROTOCOL | {"labels": "60000"})
     with caplog.at_level(logging.WARNING, "study"):
-        promotion = registry.promote(better, "val/loss", "minimize", insist=insist)
-    assert promotion.champion.number == registry.require_champion(NAME).number == 1
+        promotion = registry.promote(better, "val/loss", "minimize")
+    assert promotion.champion.number == registry.require_version(NAME, None).number == 1
     (told,) = [message for logger, _, message in caplog.record_tuples if logger == "study"]
     assert told.startswith(f"models:/{NAME}/1 stays the champion: its protocol")
     assert '"100"' in told
     assert '"60000"' in told
-    tags = mlflow.MlflowClient().get_model_version(NAME, "2").tags
-    assert tags["promotion.moved"] == "false"
-    assert "promotion.champion.val/loss" not in tags
+    assert registry.champion(NAME, better.protocol) == better, "the best of its own protocol, with an alias of its own"
     registry.promote(register(store, 1.5), "val/loss", "minimize")
-    assert registry.require_champion(NAME).number == 3, "of the champion's protocol, whatever the order of its keys"
+    assert registry.require_version(NAME, None).number == 3, "of the champion's protocol, whatever the order of its keys"
+    worse = register(store, 9.0, PROTOCOL | {"labels": "60000"})
+    assert registry.promote(worse, "val/loss", "minimize").champion.number == 3
+    assert registry.champion(NAME, better.protocol) == better
+    registry.promote(better, "val/loss", "minimize", insist=True)
+    assert registry.require_version(NAME, None) == better
+    assert registry.champion(NAME, PROTOCOL_TEXT) is not None
+
+
+def test_a_version_that_was_registered_by_hand_is_refused_and_gives_way(store: Store, tmp_path: Path) -> None:
+    """It has no run of ours."""
+    run_id = log_trial(store, 1.0)
+    version = registry.register(NAME, run_id, "", PROTOCOL)
+    created = mlflow.MlflowClient().create_model_version(NAME, version.source)
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", created.version)
+    by_hand = registry.require_version(NAME, None)
+    assert by_hand.metrics == {}
+    with pytest.raises(StoreError, match="was not logged by this study"):
+        by_hand.load()
+    assert registry.promote(version, "val/loss", "minimize").champion == version
 
 
 def test_registering_a_run_again_gives_the_same_version(store: Store) -> None:
@@ -155,7 +171,7 @@ def test_a_missing_champion_is_told_with_what_is_there(store: Store) -> None:
     assert registry.champion("tiny-judge") is None
     register(store, 1.0)
     with pytest.raises(StoreError, match=rf"tiny-judge@champion.*it has: {NAME}/1"):
-        registry.require_champion("tiny-judge")
+        registry.require_version("tiny-judge", None)
     with pytest.raises(StoreError, match=rf"{NAME}/7 .*it has: {NAME}/1"):
         registry.require_version(NAME, 7)
 
@@ -167,7 +183,7 @@ def test_a_champion_whose_run_was_deleted_for_good_gives_way(store: Store) -> No
     gc = ["mlflow", "gc", "--backend-store-uri", store.tracking_uri]
     done = subprocess.run([sys.executable, "-m", *gc], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    found = registry.require_champion(NAME)
+    found = registry.require_version(NAME, None)
     assert (found.number, found.metrics, found.tags) == (1, {}, {})
     for use in (found.load, found.config, lambda: found.weights_digest):
         with pytest.raises(StoreError, match=f"models:/{NAME}/1 .*its run was deleted for good"):
@@ -175,7 +191,7 @@ def test_a_champion_whose_run_was_deleted_for_good_gives_way(store: Store) -> No
     with pytest.raises(StoreError, match=rf"it has: {NAME}/1\)"):
         registry.require_version(NAME, 2)
     promotion = registry.promote(register(store, 5.0), "val/loss", "minimize")
-    assert promotion.champion.number == registry.require_champion(NAME).number == 2
+    assert promotion.champion.number == registry.require_version(NAME, None).number == 2
     assert promotion.previous == found
 
 
@@ -204,9 +220,9 @@ def _removed(data: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (_another_model, r"^the file data/model.pt2 of {} was changed since it was logged: it is not loaded$"),
-        (_pickled_weights, r"^the file data/model.pt2 of {} is missing: it is not loaded$"),
-        (_code_beside_it, r"^the file MLmodel of {} was changed since it was logged: it is not loaded$"),
+        (_another_model, r"^the file data/model.pt2 of {} was changed since it was logged: it is not loaded; restore it"),
+        (_pickled_weights, r"^the file data/model.pt2 of {} is missing: it is not loaded; restore it"),
+        (_code_beside_it, r"^the file MLmodel of {} was changed since it was logged: it is not loaded; restore it"),
         (_removed, r"^the files of {} are missing: .*runs again$"),
     ],
 )
@@ -215,9 +231,9 @@ def test_files_that_were_changed_or_removed_are_told_and_not_loaded(
 ) -> None:
     registry.promote(register(store, 1.0), "val/loss", "minimize")
     (data,) = {path.parent for path in (tmp_path / "store" / "artifacts").rglob("model.pt2")}
-    registry.require_champion(NAME).load()
+    registry.require_version(NAME, None).load()
     harm(data)
-    version = registry.require_champion(NAME)
+    version = registry.require_version(NAME, None)
     logged = registry.logged_model(version.run_id)
     for model in (version, logged):
         for use in (model.load, model.config, model.state_dict):

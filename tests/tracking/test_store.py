@@ -99,7 +99,7 @@ def test_a_moved_store_knows_its_artifacts(tmp_path: Path) -> None:
     store = open_store(new)
     assert str(old) not in _dump(new / "mlflow.db")
     assert mlflow.artifacts.load_text(f"{mlflow.get_run(run.run_id).info.artifact_uri}/note.txt") == "kept"
-    version = registry.require_champion("mnist-judge")
+    version = registry.require_version("mnist-judge", None)
     assert version.config() == {"width": 2}
     assert version.state_dict()["weight"].shape == (1, 2)
     assert store.experiment("mnist/judge") == experiment

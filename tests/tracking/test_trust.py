@@ -82,7 +82,7 @@ def test_code_beside_a_model_is_never_run(store: Store, tmp_path: Path, monkeypa
     with pytest.raises(StoreError, match=r"the file MLmodel of .* was changed"):
         version.load()
     monkeypatch.setattr("tracking.stored._digest", lambda _: "x")
-    tags = {**version.tags, "model.sha256": '{"MLmodel": "x"}'}
+    tags = {**version.tags, "model.files": '{"MLmodel": "x"}'}
     forged = Version(version.name, 1, version.run_id, version.source, version.metrics, tags, "", version.root)
     with pytest.raises(StoreError, match="brings code along"):
         forged.load()

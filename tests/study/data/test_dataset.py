@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -132,7 +133,7 @@ def test_a_class_too_small_to_split_is_named() -> None:
         ("mnist.npz", "mnist-images"),
         ("/", "-images"),
         ("~/MNIST", "MNIST"),
-        ("/data/Äpfel", "-pfel"),
+        ("/data/Äpfel", "pfel-ebf241"),
         ("v1.2", "v1.2"),
     ],
 )
@@ -207,3 +208,9 @@ def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
     code = f"import sys, study.data; print(sorted({slow} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_names_in_other_scripts_stay_different() -> None:
+    found = [data_name(f"/data/{name}") for name in ("葉", "花", "葉.npz", "яблоки", "груши")]
+    assert len(set(found)) == 4, "an array file is called as its folder would be"
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in found)
