@@ -25,6 +25,9 @@ from tracking.errors import StoreError, root_of, without_password
 from tracking.locks import LOCAL_TIMEOUT, Locks
 from tracking.servers import check_database, check_tracking_server, sqlite_url
 
+for _noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
+    logging.getLogger(_noisy).setLevel(logging.CRITICAL)  # What they say at length becomes one sentence.
+
 EXPERIMENT = "study.experiment"  # the tag of an experiment of ours: its name as we gave it
 ABSOLUTE_PATHS = (
     ("experiments", "artifact_location"),
@@ -157,8 +160,6 @@ def _connect(folder: Path, tracking_uri: str, storage: str | None) -> Store:
     """The store with these databases, after MLflow's first answer."""
     import mlflow
 
-    for noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # What they say at length becomes one sentence.
     on_server = not tracking_uri.startswith("sqlite")
     store = Store(
         tracking_uri=tracking_uri,

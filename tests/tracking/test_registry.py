@@ -136,7 +136,7 @@ def test_versions_of_different_protocols_are_not_compared(store: Store, caplog: 
     assert '"60000"' in told
     assert registry.champion(NAME, better.protocol) == better, "the best of its own protocol, with an alias of its own"
     registry.promote(register(store, 1.5), "val/loss", "minimize")
-    assert registry.require_version(NAME, None).number == 3, "of the champion's protocol, whatever the order of its keys"
+    assert registry.require_version(NAME, None).number == 3, "whatever the order of the protocol's keys"
     worse = register(store, 9.0, PROTOCOL | {"labels": "60000"})
     assert registry.promote(worse, "val/loss", "minimize").champion.number == 3
     assert registry.champion(NAME, better.protocol) == better
@@ -220,9 +220,9 @@ def _removed(data: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (_another_model, r"^the file data/model.pt2 of {} was changed since it was logged: it is not loaded; restore it"),
-        (_pickled_weights, r"^the file data/model.pt2 of {} is missing: it is not loaded; restore it"),
-        (_code_beside_it, r"^the file MLmodel of {} was changed since it was logged: it is not loaded; restore it"),
+        (_another_model, r"^the file data/model.pt2 of {} was changed since it was logged: it is not loaded"),
+        (_pickled_weights, r"^the file data/model.pt2 of {} is missing: it is not loaded"),
+        (_code_beside_it, r"^the file MLmodel of {} was changed since it was logged: it is not loaded"),
         (_removed, r"^the files of {} are missing: .*runs again$"),
     ],
 )

@@ -123,10 +123,10 @@ def choose(results: Sequence[Result], measured: Mapping[str, Mapping[str, float]
 
 
 def _is_of_another_size(context: Context, latent_dim: int) -> bool:
-    """Whether today's champion has another latent size than was asked for."""
+    """Whether today's champion on these data has another latent size than was asked for."""
     from tracking import registry
 
-    champion = registry.champion(context.session.model_name("autoencoder"))
+    champion = registry.champion_on(context.session.model_name("autoencoder"), context.dataset.digest)
     if champion is None or not champion.metrics:  # Without its run, which was deleted for good, it gives way anyway.
         return False
     return champion.config()["module"]["latent_dim"] != latent_dim

@@ -211,6 +211,6 @@ def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
 
 
 def test_names_in_other_scripts_stay_different() -> None:
-    found = [data_name(f"/data/{name}") for name in ("葉", "花", "葉.npz", "яблоки", "груши")]
+    found = [data.data_name(f"/data/{name}") for name in ("葉", "花", "葉.npz", "яблоки", "груши")]
     assert len(set(found)) == 4, "an array file is called as its folder would be"
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in found)

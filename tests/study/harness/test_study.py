@@ -145,4 +145,4 @@ def test_candidates_of_other_data_do_not_compete(context: Context, tiny: Dataset
     changed = replace(context.session, dataset=replace(tiny, train=tiny.val))
     version = run_stage(replace(context, session=changed), []).made["line"]
     assert version.number == 2
-    assert registry.require_champion("tiny-line").number == 1
+    assert registry.require_version("tiny-line", None).number == 1

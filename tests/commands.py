@@ -1,0 +1,22 @@
+"""Our commands, called in the test's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from study import run, sample
+from study.report import __main__ as report
+
+MAINS: dict[str, Callable[..., int]] = {"run": run.main, "sample": sample.main, "report": report.main}
+
+
+def call(module: str, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """A command in this process: its exit code, output and errors."""
+    capsys.readouterr()
+    try:
+        code = MAINS[module]([str(each) for each in arguments])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    return code, *capsys.readouterr()
