@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import study.ours  # noqa: F401 - first, since it looks whether what follows is ours
+import study.shadowing  # noqa: F401 - first: what follows must be found
 
 # isort: split
 import re
