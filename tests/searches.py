@@ -9,7 +9,7 @@ from typing import Any
 
 import mlflow
 
-from study.harness.search import Objective, Result, Search, Trial, choice, integer, log_uniform, named
+from study.harness.search import Objective, Origin, Result, Search, Trial, choice, integer, log_uniform, named
 from study.harness.trials import run_search
 from tracking.runs import Run, study_run
 from tracking.store import Store
@@ -24,11 +24,11 @@ def search(fixed: Sequence[Mapping[str, Any]] = FIXED, free: int = 0, **options:
     return Search({"loss": "minimize"}, SPACE, named([dict(params) for params in fixed]), free, **options)
 
 
-def run(store: Store, searched: Search, objective: Objective, name: str = NAME) -> list[Result]:
+def run(store: Store, searched: Search, objective: Objective, name: str = NAME, *, code: str = "") -> list[Result]:
     """What a stage does: the parent run, and the search under it."""
     about: dict[str, Any] = {"title": "a study", "description": "", "tags": {}}
     with study_run(store, store.experiment("tiny/test"), name, **about) as parent:
-        return run_search(searched, objective, store, parent, name=name, label="test")
+        return run_search(searched, objective, store, parent, name=name, label="test", origin=Origin(code=code))
 
 
 def parent_of(store: Store, name: str = NAME) -> Run:

@@ -76,7 +76,11 @@ def _missing(stage: Stage, made: Mapping[str, str], data: Dataset) -> str:
         name = model_name(data.name, kind)
         if kind not in made and registry.champion_on(name, data.digest) is None:
             other = registry.champion(name)
-            hint = "" if other is None else f" (of these very data: {other.uri} was trained on others of this name)"
+            hint = ""
+            if other is not None and not other.metrics:
+                hint = f" ({other.uri} has lost its run, which was deleted for good)"
+            elif other is not None:
+                hint = f" (of these very data: {other.uri} was trained on others of this name)"
             missing.append(f"{name}@champion{hint}")
     return " and ".join(missing)
 

@@ -100,12 +100,18 @@ def label_counts(config: TransferConfig, data: Dataset) -> dict[int, int]:
 
 
 def check(config: TransferConfig, data: Dataset) -> None:
-    counts = label_counts(config, data)
-    left_out = sorted({config.labels_per_class, *config.label_counts} - counts.keys())
+    log, counts = logging.getLogger("study"), label_counts(config, data)
+    *_, main = counts
+    if main < config.labels_per_class:
+        log.warning(
+            "transfer takes %d labels a class in place of %d: a class of %s has no more training images",
+            *(main, config.labels_per_class, data.name),
+        )
+    left_out = sorted(set(config.label_counts) - counts.keys())
     if left_out:
-        logging.getLogger("study").warning(
-            "transfer leaves out %s labels a class, since a class of %s has no more than %d training images",
-            *(numbers(left_out), data.name, int(data.train.labels.bincount().min())),
+        log.warning(
+            "transfer leaves %s labels a class out of its figure: a class of %s has fewer training images",
+            *(numbers(left_out), data.name),
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
+from pictures import arrays_of_letters
 
 from study.harness.progress import Progress, log
 
@@ -61,9 +62,10 @@ def test_a_log_gets_lines_only_and_quiet_shows_nothing(terminal: io.StringIO, le
     ("flags", "told"), [(["--quiet"], ""), (["--log-level", "warning"], ""), ([], "judge ...\njudge: trial 0 complete")]
 )
 def test_the_flags_decide_what_is_told(command: Command, tmp_path: Path, flags: list[str], told: str) -> None:
+    letters = arrays_of_letters(tmp_path / "abcd.npz", 300, 10, "ABCD")
     stages = ["--stages", "judge", "--judge.epochs", 1, "--store", tmp_path / "store"]
-    done = command("study.run", "smoke", "--data", "digits", *stages, *flags)
+    done = command("study.run", "smoke", "--data", letters, *stages, *flags)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith(told)
     assert bool(done.stderr) == bool(told)
-    assert "digits-judge v1" in done.stdout
+    assert "abcd-judge v1" in done.stdout

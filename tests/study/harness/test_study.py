@@ -83,7 +83,7 @@ def test_a_study_is_known_by_what_decides_its_trials(context: Context, tiny: Dat
         "seed": replace(context, session=replace(context.session, seed=1)),
         "recipe": replace(context, stage=replace(STAGE, recipe=2)),
         "settings": replace(context, config=Settings(epochs=4)),
-        "another stage's settings": replace(context, others={"judge": Settings()}),
+        "another stage's settings": replace(context, others={"judge": {"batch_size": 3}}),
         "training data": replace(context, session=replace(context.session, dataset=replace(tiny, train=tiny.val))),
         "test data": replace(context, session=replace(context.session, dataset=replace(tiny, test=tiny.val))),
     }

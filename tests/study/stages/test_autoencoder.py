@@ -12,7 +12,7 @@ from study.harness.search import Result
 from study.science.autoencoders import knee_distance
 from study.stages.autoencoder.config import AutoencoderConfig
 from study.stages.autoencoder.stage import choose, plan
-from study.stages.autoencoder.trial import SHOWN, Comparison
+from study.stages.autoencoder.trial import IMAGES_SHOWN, Comparison
 from tracking.errors import StoreError
 
 
@@ -52,7 +52,7 @@ def test_shown_are_the_first_image_of_each_class_and_without_classes_the_first_o
         assert torch.equal(image, tiny.val.images[first])
     few = replace(tiny, val=Split(tiny.val.images[:4], tiny.val.labels[:4]), classes=())
     assert torch.equal(Comparison(few).shown, tiny.val.images[:4])
-    assert len(Comparison(replace(tiny, classes=())).shown) == SHOWN
+    assert len(Comparison(replace(tiny, classes=())).shown) == IMAGES_SHOWN
 
 
 def test_principal_components_are_compared_with_at_every_size(tiny: Dataset) -> None:
