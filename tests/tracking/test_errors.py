@@ -150,3 +150,27 @@ def test_a_read_only_file_system_is_told(small_disk: Path, empty_store: Path) ->
         open_store(folder)
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     open_store(folder).experiment("mnist/judge")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:pa/ss@host/x", "http://user:***@host/x"),
+        ("http://user:p@ss@host/x", "http://user:***@host/x"),
+        ("postgresql+psycopg://me:s:e/c?r#et@h:1/d", "postgresql+psycopg://me:***@h:1/d"),
+        ("https://TOKEN@host/x", "https://***@host/x"),
+        ("postgresql://h/d?user=me&sslpassword=secret&x=1", "postgresql://h/d?user=me&sslpassword=***&x=1"),
+        ("https://h/x?access_token=secret;y=2", "https://h/x?access_token=***;y=2"),
+        ("postgresql://me@host/d", "postgresql://me@host/d"),
+        ("sqlite:////tmp/a@b:c/x.db", "sqlite:////tmp/a@b:c/x.db"),
+        ("see http://a:b@c and http://d:e@f", "see http://a:***@c and http://d:***@f"),
+    ],
+)
+def test_no_secret_of_a_url_is_shown(text: str, shown: str) -> None:
+    assert without_password(text) == shown
+
+
+def test_an_address_with_a_slash_in_its_password_is_no_traceback(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="does not answer") as caught:
+        open_store(tmp_path, "http://user:pa/ss@127.0.0.1:9")
+    assert "pa/ss" not in str(caught.value)
