@@ -147,15 +147,17 @@ class _Trials:
 
             ended = False
             while not ended:
+                ended = True
                 while look() < len(self.search.slots):
+                    ended = False
                     claimed = self.slots.claim()
                     if claimed is not None:
                         self._attempt(*claimed, objective, show_epoch)
                     else:
                         progress.doing("waiting for trials of other processes, or for them to count as dead")
                         time.sleep(1)
-                self.slots.look_again()
-                ended = look() == len(self.search.slots)
+                if not ended:  # trials took their time: a run may have been deleted meanwhile
+                    self.slots.look_again()
         self._correct_runs()
         decided = sorted(self.slots.decided().values(), key=lambda attempt: attempt.number)
         complete = [attempt for attempt in decided if attempt.state == TrialState.COMPLETE]
