@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from keyword import iskeyword
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tracking.store import Store
 
     ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+Verdict = Literal["held", "did not hold", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Stage:
         reads: Settings of other stages that it uses too, by the stage's name.
         recipe: A number that is raised when its code changes what a trial computes.
         needs_classes: Whether it needs labelled images.
+        headline: The figure that stands for it at the top of the report: the name of one on its parent run, or
+            `best/<name>` of one of its best trial. "": none.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Stage:
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recipe: int = 1
     needs_classes: bool = True
+    headline: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
@@ -76,12 +81,31 @@ class Stage:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the final table. None: there is none."""
+    """One line of the final table. None: there is none.
+
+    Attributes:
+        claim: A sentence that could turn out false: "A WGAN comes nearer to the test images than 200 Gaussians".
+        verdict: What the study says of the claim (see `study.harness.table.verdict`).
+
+    Raises:
+        ValueError: There is only one of claim and verdict, or the verdict is none of the three.
+    """
 
     figure: str
     ours: str
     reference: str | None = None
     baseline: str | None = None
+    claim: str | None = None
+    verdict: Verdict | None = None
+
+    def __post_init__(self) -> None:
+        if self.verdict is not None and self.verdict not in get_args(Verdict):
+            known = ", ".join(get_args(Verdict))
+            raise ValueError(f"a verdict must be one of {known}, but row {self.figure!r} has {self.verdict!r}")
+        if self.verdict is not None and not self.claim:
+            raise ValueError(f"a verdict needs a claim, but row {self.figure!r} has only the verdict {self.verdict!r}")
+        if self.claim is not None and self.verdict is None:
+            raise ValueError(f"a claim needs a verdict, but row {self.figure!r} has only the claim {self.claim!r}")
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class Study:
     def _kept_rows(self) -> tuple[Row, ...] | None:
         """The rows of an earlier call, if trials, settings and code are the same."""
         kept = self.parent.read_json("outcome")
-        with suppress(KeyError, TypeError, AttributeError):  # a file that somebody has changed
+        with suppress(KeyError, TypeError, AttributeError, ValueError):  # a file that somebody has changed
             if kept is not None and kept["of"] == self._fingerprint():
                 return tuple(Row(**row) for row in kept["rows"])
         return None

@@ -1,11 +1,15 @@
-"""The table at the end of a study: figures on the test set, the reference's and the baseline's beside them."""
+"""The table at the end of a study: figures on the test set, what they are held against, and what became of claims."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import mean, stdev
+from math import isclose, isfinite, sqrt
+from statistics import mean, stdev, variance
+from typing import Literal
 
-from study.harness.stage import Outcome
+from study.harness.stage import Outcome, Verdict
+
+ERRORS = 2  # standard errors of the difference by which a claim is decided
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -19,17 +23,73 @@ def with_spread(values: Sequence[float], form: str) -> str:
     return f"{middle} ± {width}" if len(values) > 1 else middle
 
 
+def verdict(
+    ours: Sequence[float],
+    against: Sequence[float],
+    *,
+    better: Literal["less", "more"] = "less",
+    factor: float = 1.0,
+) -> Verdict:
+    """Whether the mean of ours is on the better side of `factor` times the mean of what it is held against.
+
+    It held, or did not hold, if the two are apart by more than two standard errors of their difference, sqrt(variance
+    of ours / their number + factor^2 * variance of the others / their number), as in Welch's test; else it is
+    undecided. Both sides are taken for independent repeats. This is a rule of thumb: with two or three repeats, chance
+    alone passes it more often than one time in twenty.
+
+    Args:
+        ours: One value a repeat. One alone has no spread: undecided.
+        against: One value a repeat; one alone counts as exact, for a fixed goal. None at all: undecided.
+        better: Which side is the better one.
+        factor: "at most half of it" is a factor of 0.5, with `better="less"`.
+
+    Returns:
+        The verdict; undecided too if some value is not finite, or both means are equal.
+
+    Raises:
+        ValueError: `better` is neither of the two, or the factor is not a positive number.
+    """
+    if better not in ("less", "more"):
+        raise ValueError(f"`better` must be 'less' or 'more', but got {better!r}")
+    if not (isfinite(factor) and factor > 0):
+        raise ValueError(f"`0 < factor < inf` must hold, but got {factor}")
+    if len(ours) < 2 or not against or not all(map(isfinite, (*ours, *against))):
+        return "undecided"
+    middle, goal = mean(ours), factor * mean(against)
+    ahead = goal - middle if better == "less" else middle - goal
+    exact = len(against) == 1
+    error = sqrt(variance(ours) / len(ours) + (0.0 if exact else factor**2 * variance(against) / len(against)))
+    if isclose(middle, goal, rel_tol=1e-9) or abs(ahead) <= ERRORS * error:
+        return "undecided"
+    return "held" if ahead > 0 else "did not hold"
+
+
+def findings(outcomes: Sequence[Outcome]) -> str:
+    """What became of the claims of all stages, one a line; "" if there are none."""
+    return "\n".join(
+        f"{row.verdict}: {row.claim} ({' against '.join(filter(None, (row.ours, row.baseline or row.reference)))})"
+        for outcome in outcomes
+        for row in outcome.rows
+        if row.claim
+    )
+
+
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The rows of all stages as text, each stage beside the version that it registered."""
-    lines = [("stage", "registered as", "figure", "ours", "reference", "baseline")]
+    """The rows of all stages as text, each stage beside the version that it registered; verdicts, if there are any."""
+    lines = [("stage", "registered as", "figure", "ours", "reference", "baseline", "verdict")]
     for outcome in outcomes:
         models = [f"{version.name} v{version.number}" for version in outcome.made.values()]
         for number, row in enumerate(outcome.rows):
             first = (outcome.stage, models[0] if models else "-") if number == 0 else ("", "")
-            lines.append((*first, row.figure, row.ours, row.reference or "-", row.baseline or "-"))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            held_against = (row.reference or "-", row.baseline or "-")
+            lines.append((*first, row.figure, row.ours, *held_against, row.verdict or "-"))
+    columns = list(zip(*lines, strict=True))
+    if not any(row.verdict for outcome in outcomes for row in outcome.rows):
+        del columns[-1]
+    widths = [max(map(len, column)) for column in columns]
     printed = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in zip(*columns, strict=True)
     ]
     printed.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(printed)

@@ -109,7 +109,8 @@ def run_stage(context: Context, made: list[int], weight: float = 1.0) -> Outcome
 
     def finish(versions: Mapping[str, Version]) -> list[Row]:
         made.append(1)
-        return [Row("loss", f"{versions['line'].metrics['loss']:.1f}", baseline="2.0")]
+        loss = f"{versions['line'].metrics['loss']:.1f}"
+        return [Row("loss", loss, baseline="2.0", claim="It is less", verdict="undecided")]
 
     with open_study(context, "") as study:
         results = study.search(search(), objective)
@@ -119,7 +120,7 @@ def run_stage(context: Context, made: list[int], weight: float = 1.0) -> Outcome
 def test_figures_and_rows_are_made_once_for_the_same_trials(context: Context) -> None:
     made: list[int] = []
     first = run_stage(context, made)
-    assert first.rows == (Row("loss", "1.0", baseline="2.0"),)
+    assert first.rows == (Row("loss", "1.0", None, "2.0", "It is less", "undecided"),)
     assert run_stage(context, made) == first
     assert len(made) == 1
     mlflow.MlflowClient().delete_run(first.made["line"].run_id)
@@ -127,6 +128,23 @@ def test_figures_and_rows_are_made_once_for_the_same_trials(context: Context) ->
     assert len(made) == 2, "a trial was run again"
     assert second.made["line"].number == 2
     assert second.made["line"].weights_digest == first.made["line"].weights_digest
+
+
+@pytest.mark.parametrize(
+    ("fields", "times"),
+    [({}, 1), ({"claim": "It is less", "verdict": "perhaps"}, 2), ({"verdict": "held"}, 2)],
+    ids=["of before there were claims", "unknown verdict", "verdict without a claim"],
+)
+def test_rows_of_another_time(context: Context, fields: dict[str, str], times: int) -> None:
+    """Rows without claims are read; rows that cannot be are made again."""
+    made: list[int] = []
+    run_stage(context, made)
+    row = {"figure": "loss", "ours": "1.0", "reference": None, "baseline": "2.0"}
+    with open_study(context, "") as study:
+        study.parent.log_json("outcome", study.parent.read_json("outcome") | {"rows": [row | fields]})
+    claims = {found.claim for found in run_stage(context, made).rows}
+    assert len(made) == times
+    assert claims == ({None} if times == 1 else {"It is less"})
 
 
 def test_an_input_is_known_by_its_weights_not_by_its_number(context: Context) -> None:

@@ -1,0 +1,113 @@
+"""The rule by which a claim is decided, against SciPy; and how claims and verdicts are kept and printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, nan
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from study.harness.stage import Outcome, Row
+from study.harness.table import findings, table, verdict
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5, 1.3])
+@pytest.mark.parametrize("better", ["less", "more"])
+def test_the_rule_is_two_standard_errors_of_welch(factor: float, better: str) -> None:
+    """SciPy's statistic is the difference over the standard error of Welch's test."""
+    generator = np.random.default_rng(0)
+    found = set()
+    for _ in range(200):
+        ours = list(generator.normal(1, generator.uniform(0.01, 1), generator.integers(2, 8)))
+        against = list(generator.normal(1 / factor, generator.uniform(0.01, 1), generator.integers(2, 8)))
+        scaled = [factor * value for value in against]
+        sides = [(mean(side), stdev(side), len(side)) for side in (ours, scaled)]
+        statistic = stats.ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False).statistic
+        ahead = -statistic if better == "less" else statistic
+        expected = "held" if ahead > 2 else "did not hold" if ahead < -2 else "undecided"
+        assert verdict(ours, against, better=better, factor=factor) == expected
+        found.add(expected)
+    assert found == {"held", "did not hold", "undecided"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "against", "expected"),
+    [
+        ([1.0, 1.2, 1.1], [2.0], "held"),  # a fixed goal
+        ([1.0, 1.2, 1.1], [1.15], "undecided"),
+        ([1.0, 1.2, 1.1], [0.5], "did not hold"),
+        ([1.0, 1.0], [2.0, 2.0], "held"),  # no spread at all
+        ([1.0, 1.0], [1.0], "undecided"),
+        ([0.3, 0.3], [0.1 + 0.2], "undecided"),  # equal but for rounding
+        ([1.0], [2.0], "undecided"),  # one seed has no spread
+        ([1.0], [2.0, 2.1], "undecided"),
+        ([], [2.0], "undecided"),
+        ([1.0, 1.1], [], "undecided"),
+        ([], [], "undecided"),
+        ([1.0, nan], [2.0], "undecided"),
+        ([1.0, 1.1], [nan], "undecided"),
+        ([1.0, inf], [2.0, 2.1], "undecided"),
+        ([1.0, 1.1], [inf], "undecided"),
+    ],
+)
+def test_edge_cases(ours: Sequence[float], against: Sequence[float], expected: str) -> None:
+    assert verdict(ours, against) == expected
+    mirrored = verdict([-value for value in ours], [-value for value in against], better="more")
+    assert mirrored == expected
+
+
+def test_a_spread_of_a_baseline_counts() -> None:
+    ours = [1.0, 1.1, 0.9]
+    assert verdict(ours, [1.5]) == "held"
+    assert verdict(ours, [1.0, 2.0]) == "undecided"
+
+
+@pytest.mark.parametrize("wrong", [{"better": "minimize"}, {"factor": 0.0}, {"factor": nan}, {"factor": inf}])
+def test_what_the_rule_refuses(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="but got"):
+        verdict([1.0, 1.1], [2.0], **wrong)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"verdict": "held"}, "a verdict needs a claim"),
+        ({"verdict": "held", "claim": ""}, "a verdict needs a claim"),
+        ({"claim": "Less is more"}, "a claim needs a verdict"),
+        ({"claim": "Less is more", "verdict": "true"}, "must be one of held, did not hold, undecided"),
+        ({"claim": "Less is more", "verdict": ["held"]}, "must be one of held, did not hold, undecided"),
+    ],
+)
+def test_claim_and_verdict_go_together(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Row("loss", "1.0", **fields)
+
+
+PLAIN = Row("size", "3")
+CLAIMED = Row("loss", "1.0 ± 0.1", "1.5", "2.0", "Ours is less", "held")
+OTHER = Row("error", "4%", "5%", claim="It errs less than the reference", verdict="did not hold")
+ALONE = Row("error", "4%", claim="It never errs", verdict="undecided")
+
+
+def test_the_table_has_verdicts_only_if_there_are_some() -> None:
+    plain = table([Outcome("first", {}, (PLAIN,))]).splitlines()
+    assert plain[0].split() == ["stage", "registered", "as", "figure", "ours", "reference", "baseline"]
+    assert plain[2].split() == ["first", "-", "size", "3", "-", "-"]
+    both = table([Outcome("first", {}, (PLAIN, OTHER))]).splitlines()
+    assert both[0].endswith("baseline  verdict")
+    assert both[2].split() == ["first", "-", "size", "3", "-", "-", "-"]
+    assert both[3].endswith("did not hold")
+    assert len(both[1].split()) == 7
+
+
+def test_findings_are_a_line_a_claim() -> None:
+    assert findings([Outcome("first", {}, (PLAIN,))]) == ""
+    assert findings([Outcome("first", {}, (PLAIN, CLAIMED)), Outcome("second", {}, (OTHER, ALONE))]).splitlines() == [
+        "held: Ours is less (1.0 ± 0.1 against 2.0)",
+        "did not hold: It errs less than the reference (4% against 5%)",
+        "undecided: It never errs (4%)",
+    ]
