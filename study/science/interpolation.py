@@ -22,10 +22,18 @@ Between = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Images on P paths between pairs of classes, STEPS of them a path, the ends included."""
+    """Images on P paths between pairs of classes, STEPS of them a path, the ends included.
 
-    images: Tensor  # [P, STEPS, C, H, W], in [0, 1]
-    measures: Mapping[str, float]  # confidence and no_class (share below SURE) between the ends, smoothness
+    Attributes:
+        images: [P, STEPS, C, H, W], in [0, 1].
+        measures: Of the steps between the ends, `confidence` (mean) and `no_class`, the share whose confidence is below
+            SURE; `third_class`, the share of paths of which some step between the ends is, at a confidence of SURE or
+            more, of neither of the two wanted classes; `smoothness`, see `path_smoothness`. A path that jumps from one
+            class to the other has the best `no_class` and `third_class`, and the worst smoothness.
+    """
+
+    images: Tensor
+    measures: Mapping[str, float]
 
 
 def slerp(starts: Tensor, ends: Tensor, share: Tensor) -> Tensor:
@@ -76,13 +84,15 @@ def interpolate(
     starts, ends = points[places[:, 0], None], points[places[:, 1], None]
     images = apply(decode, between(starts, ends, share).flatten(0, 1))
     paths = (len(wanted), STEPS)
-    confidence = evaluator.probabilities(images).max(1).values
+    confidence, classes = evaluator.probabilities(images).max(1)
     inner = confidence.unflatten(0, paths)[:, 1:-1]  # the ends are sure by choice
+    of_ends = (classes.unflatten(0, paths)[:, 1:-1, None] == wanted.to(classes.device)[:, None]).any(2)
     return Interpolation(
         images.unflatten(0, paths),
         {
             "confidence": float(inner.mean()),
             "no_class": float((inner < SURE).float().mean()),
+            "third_class": float(((inner >= SURE) & ~of_ends).any(1).float().mean()),
             "smoothness": path_smoothness(evaluator.features(images).unflatten(0, paths)),
         },
     )

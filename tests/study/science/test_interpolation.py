@@ -37,6 +37,44 @@ def test_paths_begin_and_end_with_their_classes_and_pass_what_lies_between() -> 
     doubtful = ((inner - inner.round()).abs() > 0.5 - np.log(9) / 120).float().mean()
     assert found.measures["no_class"] == pytest.approx(float(doubtful), abs=0.02)
     assert found.measures["smoothness"] == pytest.approx(1, rel=1e-3)
+    # The middle step lies on a digit or between two; of a path that is longer than 1 some step comes near a third one.
+    distance = (
+        (inner - inner.round()).abs().masked_fill((inner.round()[:, :, None] == wanted.float()[:, None]).any(2), 1.0)
+    )
+    third = (distance.min(1).values < 0.5 - np.log(9) / 120).float().mean()
+    assert 0.5 < found.measures["third_class"] == pytest.approx(float(third))
+
+
+PATHS = {
+    # From 2 to 4: the brightness of each of the 11 steps, and what the paths must score.
+    "straight, past 3": (torch.linspace(2, 4, 11), {"third_class": 1, "smoothness": 1}),
+    "a jump": (torch.tensor([2.0] * 5 + [4.0] * 6), {"third_class": 0, "no_class": 0, "smoothness": 0.1}),
+    "by way of 9": (torch.tensor([2.0] * 5 + [9.0] + [4.0] * 5), {"third_class": 1, "no_class": 0}),
+    "doubtful between": (torch.tensor([2.0] + [2.5] * 9 + [4.0]), {"third_class": 0, "no_class": 1}),
+    "a third class, unsurely": (torch.tensor([2.0] * 5 + [3.485] + [4.0] * 5), {"third_class": 0, "no_class": 1 / 9}),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_measures_of_paths_made_by_hand(name: str) -> None:
+    """Points are shares of the way; the decoder has the path of each share."""
+    path, expected = PATHS[name]
+
+    def decode(points: torch.Tensor) -> torch.Tensor:
+        return uniform(path[(points[:, 0] * 10).round().long()])
+
+    points, wanted = torch.tensor([[0.0], [1.0]]), torch.tensor([[2, 4]] * 4)
+    found = interpolation.interpolate(points, decode, torch.lerp, wanted, Brightness())
+    for measure, value in expected.items():
+        assert found.measures[measure] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_third_class_is_a_share_of_the_paths_and_the_way_back_counts_alike() -> None:
+    """Of the straight paths 2 to 4, 4 to 2, 2 to 3 and 7 to 8 the first two come past a third class."""
+    wanted = torch.tensor([[2, 4], [4, 2], [2, 3], [7, 8]])
+    points = torch.arange(10.0)[:, None]
+    found = interpolation.interpolate(points, lambda x: uniform(x[:, 0]), torch.lerp, wanted, Brightness())
+    assert found.measures["third_class"] == 0.5
 
 
 def test_few_candidates_of_other_images(make_dataset) -> None:
@@ -49,7 +87,7 @@ def test_few_candidates_of_other_images(make_dataset) -> None:
             torch.randn(5, 4), decode, interpolation.slerp, wanted, Evaluator(judge, data)
         )
     assert found.images.shape == (6, interpolation.STEPS, 3, 32, 32)
-    assert set(found.measures) == {"confidence", "no_class", "smoothness"}
+    assert set(found.measures) == {"confidence", "no_class", "third_class", "smoothness"}
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7, 8, 10, 26])
