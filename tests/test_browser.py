@@ -15,7 +15,11 @@ import pytest
 from servers import free_port
 
 from study.report import __main__ as report
-from tracking.store import read_store
+from study.report.collect import collect
+from study.report.page import render
+from study.stages import all_stages
+from tracking.runs import study_run
+from tracking.store import Store, read_store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -148,4 +152,31 @@ def test_the_report_reads_at_every_width(
         assert cells == sorted(cells, key=float, reverse=order == "descending")
         assert len(set(cells)) > 1
     assert complaints == []
+    context.close()
+
+
+def test_claims_fit_a_phone_and_are_told_apart_by_colour_and_word(
+    browser: playwright.Browser, store: Store, tmp_path: Path
+) -> None:
+    verdicts = ("held", "did not hold", "undecided")
+    rows = [
+        {"figure": f"sample/a_rather_long_name_of_a_measure_{number}", "ours": "0.123 ± 0.004", "reference": None}
+        | {"baseline": "0.456 ± 0.007", "claim": "One comes nearer than another, " * 5, "verdict": verdict}
+        for number, verdict in enumerate(verdicts)
+    ]
+    about = {"title": "a study", "description": "", "tags": {}}
+    stage = all_stages()[0].name
+    with study_run(store, store.experiment(f"tiny/{stage}"), "tiny/0", **about) as parent:
+        parent.log_json("outcome", {"champion": "", "rows": rows})
+    out = tmp_path / "report.html"
+    out.write_text(render(collect("tiny")), encoding="utf-8")
+    context = browser.new_context(viewport={"width": 320, "height": 800})
+    page = context.new_page()
+    page.goto(out.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    words = page.locator(".claims .verdict").all()
+    assert [word.inner_text()[2:] for word in words] == list(verdicts)
+    assert len({word.evaluate("word => getComputedStyle(word).color") for word in words}) == 3
+    page.locator(".claims a").first.click()
+    assert page.url.endswith(f"#{stage}")
     context.close()

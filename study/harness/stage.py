@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -33,6 +33,7 @@ class Stage:
         run: Runs it. What only it needs is imported inside, so that `--help` stays fast.
         check: Refuses, by a `UsageError`, settings that do not fit the data set, before anything is trained.
         inputs: The kinds of model that it builds on: `autoencoder` is `<data>-autoencoder` in the registry.
+        inputs_with_classes: Those of the inputs that it does without where the images have no classes.
         outputs: The kinds of model that it registers, the most important one first.
         presets: Its configs in the presets by name; a preset that is not here takes that of `demo`, else the default.
         extent: The settings that say which trials there are, not what one of them computes.
@@ -50,6 +51,7 @@ class Stage:
     run: Callable[[Context], Outcome]
     check: Callable[[Any, Dataset], None] | None = None
     inputs: tuple[str, ...] = ()
+    inputs_with_classes: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     presets: Mapping[str, Any] = field(default_factory=dict)
     extent: tuple[str, ...] = ()
@@ -68,6 +70,11 @@ class Stage:
         unknown = set(self.extent) - {each.name for each in fields(self.config)}
         if unknown:
             raise ValueError(f"stage {self.name} names settings that its config lacks: {', '.join(sorted(unknown))}")
+        strangers = set(self.inputs_with_classes) - set(self.inputs)
+        if strangers:
+            raise ValueError(
+                f"`inputs_with_classes` must be among the inputs of stage {self.name}, but got {sorted(strangers)}"
+            )
 
     @property
     def key(self) -> str:
@@ -77,6 +84,13 @@ class Stage:
     def preset(self, name: str) -> Any:
         """Its config in the preset of this name."""
         return self.presets.get(name, self.presets.get("demo", self.config()))
+
+    def on(self, data: Dataset) -> Stage:
+        """Itself as it runs on a data set: without classes, fewer inputs."""
+        if data.classes or not self.inputs_with_classes:
+            return self
+        kept = tuple(kind for kind in self.inputs if kind not in self.inputs_with_classes)
+        return replace(self, inputs=kept, inputs_with_classes=())
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,11 @@ class Row:
             raise ValueError(f"a verdict needs a claim, but row {self.figure!r} has only the verdict {self.verdict!r}")
         if self.claim is not None and self.verdict is None:
             raise ValueError(f"a claim needs a verdict, but row {self.figure!r} has only the claim {self.claim!r}")
+
+    @property
+    def against(self) -> str | None:
+        """What ours is held against: the baseline, else the reference."""
+        return self.baseline or self.reference
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def verdict(
 def findings(outcomes: Sequence[Outcome]) -> str:
     """What became of the claims of all stages, one a line; "" if there are none."""
     return "\n".join(
-        f"{row.verdict}: {row.claim} ({' against '.join(filter(None, (row.ours, row.baseline or row.reference)))})"
+        f"{row.verdict}: {row.claim} ({' against '.join(filter(None, (row.ours, row.against)))})"
         for outcome in outcomes
         for row in outcome.rows
         if row.claim

@@ -7,7 +7,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from io import BytesIO
@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from study.harness.settings import UsageError
-from study.harness.stage import Outcome, Row
+from study.harness.stage import Outcome, Row, Stage
 from study.report.page import Cell, Page, Picture, Section, Trials, render
 from study.stages import all_stages
 from tracking.errors import reason_of
@@ -47,11 +47,9 @@ def collect(dataset: str | None, runs: Sequence[str] = ()) -> Page:
         has = ", ".join(sorted(known)) or "none"
         raise UsageError(f"no study of {dataset or 'any data set'} is in this store (it has: {has})")
     last, _ = max(studies, key=lambda key: max(map(_age, studies[key])))
-    questions = {stage.name: stage.question for stage in stages}
-    sections = [
-        _section(stage, questions[stage], found, runs) for (name, stage), found in studies.items() if name == last
-    ]
-    missing = [stage for stage in questions if stage not in {section.stage for section in sections}]
+    known_stages = {stage.name: stage for stage in stages}
+    sections = [_section(known_stages[stage], found, runs) for (name, stage), found in studies.items() if name == last]
+    missing = [stage for stage in known_stages if stage not in {section.stage for section in sections}]
     return Page(last, _minute(datetime.now(UTC)), sections, missing, _data_flags(sections[-1].parent, last))
 
 
@@ -92,7 +90,7 @@ class _Notes:
             return None
 
 
-def _section(stage: str, question: str, studies: Sequence[Record], runs: Sequence[str]) -> Section:
+def _section(stage: Stage, studies: Sequence[Record], runs: Sequence[str]) -> Section:
     from tracking import reading
 
     parent = next((study for study in studies if study.run_id in runs), None) or max(studies, key=_age)
@@ -101,17 +99,21 @@ def _section(stage: str, question: str, studies: Sequence[Record], runs: Sequenc
     best = next((trial for trial in trials if trial.run_id == parent.tags.get("best.run_id")), None)
     champion, rows = notes.attempt("the table", lambda: _outcome(parent)) or ("", None)
     settings = notes.attempt("the list of settings", lambda: json.loads(parent.tags.get("settings", "{}"))) or {}
+    pictures, best_pictures = _pictures(parent, notes), _pictures(best, notes) if best else []
+    named = {picture.name: picture for picture in pictures}
+    named |= {f"best/{picture.name}": picture for picture in best_pictures}
     return Section(
-        stage=stage,
-        question=question,
-        about=[text for text in parent.description.split("\n\n") if text != question],
+        stage=stage.name,
+        question=stage.question,
+        about=[text for text in parent.description.split("\n\n") if text != stage.question],
         parent=parent,
         champion=_version(champion or parent.tags.get("best.version", "")),
         rows=rows,
-        pictures=_pictures(parent, notes),
+        headline=named.get(stage.headline),
+        pictures=pictures,
         tables=_tables(parent, notes),
         best=best.name if best else "",
-        best_pictures=_pictures(best, notes) if best else [],
+        best_pictures=best_pictures,
         trials=_trials(trials, parent.tags.get("best.metric", "")),
         made=_made(parent, trials),
         settings=json.dumps(settings, indent=1),
@@ -120,12 +122,12 @@ def _section(stage: str, question: str, studies: Sequence[Record], runs: Sequenc
     )
 
 
-def _outcome(parent: Record) -> tuple[str, list[dict[str, str | None]] | None]:
+def _outcome(parent: Record) -> tuple[str, list[Row] | None]:
     """The champion and the rows that a closed study has kept; none of an open one."""
     kept = parent.read_json("outcome")
     if kept is None:
         return "", None
-    return str(kept["champion"]), [asdict(Row(**row)) for row in kept["rows"]]
+    return str(kept["champion"]), [Row(**row) for row in kept["rows"]]
 
 
 def _tables(record: Record, notes: _Notes) -> dict[str, list[list[str]]]:

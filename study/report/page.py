@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
+
+from study.harness.stage import Verdict
 
 if TYPE_CHECKING:
+    from study.harness.stage import Row
     from tracking.reading import Record
 
 TEMPLATE = Path(__file__).with_name("page.html")
+MOST_HEADLINES = 4
+SIGNS: Mapping[Verdict, str] = {"held": "✓", "did not hold": "✗", "undecided": "?"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Section:
     about: Sequence[str]  # paragraphs
     parent: Record
     champion: str  # the registered version, "" before there is one
-    rows: Sequence[dict[str, str | None]] | None  # of the final table; None: not recorded
+    rows: Sequence[Row] | None  # of the final table; None: not recorded
+    headline: Picture | None  # that of its pictures which stands for it; None: it names none, or there is none yet
     pictures: Sequence[Picture]
     tables: Mapping[str, Sequence[Sequence[str]]]  # the first row of each has the columns' names
     best: str  # the name of the study's best trial
@@ -80,6 +87,23 @@ class Page:
     missing: Sequence[str]
     flags: str  # of a command on the same data set
 
+    @property
+    def claims(self) -> list[tuple[Section, Row]]:
+        """The rows that have a claim, with their sections."""
+        return [(section, row) for section in self.sections for row in section.rows or () if row.claim]
+
+    @property
+    def verdicts(self) -> list[tuple[str, int]]:
+        """How many claims have each verdict, those that no claim has left out."""
+        counted = Counter(row.verdict for _, row in self.claims)
+        return [(name, counted[name]) for name in get_args(Verdict) if counted[name]]
+
+    @property
+    def headlines(self) -> list[tuple[Section, Picture]]:
+        """The pictures of the first sections that have a headline, with their sections."""
+        found = [(section, section.headline) for section in self.sections if section.headline is not None]
+        return found[:MOST_HEADLINES]
+
 
 def render(page: Page) -> str:
     """The HTML page; whatever comes from the store is escaped."""
@@ -89,7 +113,7 @@ def render(page: Page) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template(TEMPLATE.name).render(page=page)
+    return environment.get_template(TEMPLATE.name).render(page=page, signs=SIGNS)
 
 
 def named_pictures(page: Page) -> Iterable[tuple[str, Picture]]:

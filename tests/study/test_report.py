@@ -59,9 +59,9 @@ def page(smoke_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_it_has_the_rows_that_the_study_printed(smoke_store: Path, page: str) -> None:
     printed = (smoke_store / "output.txt").read_text().strip().split("\n\n")[0].splitlines()
-    starts = [match.start() for match in re.finditer(r"-+", printed[1])][2:]  # of figure, ours, reference, baseline
-    ends = [*starts[1:], None]
-    table = [[line[a:b].strip() for a, b in zip(starts, ends, strict=True)] for line in printed[2:]]
+    starts = [match.start() for match in re.finditer(r"-+", printed[1])]
+    columns = list(zip(starts, [*starts[1:], None], strict=True))[2:6]  # figure, ours, reference, baseline
+    table = [[line[a:b].strip() for a, b in columns] for line in printed[2:]]
     assert len(table) > 15
     assert [row for row in Reader(page).rows if row] == table
 
@@ -116,7 +116,8 @@ def test_a_store_with_one_stage_unfinished_and_hostile(store: Store, tmp_path: P
     with study_run(
         store, store.experiment("mnist/judge", EVIL), "mnist/judge/0", title=EVIL, description=EVIL, tags=tags
     ) as parent:
-        rows = [{"figure": EVIL, "ours": EVIL, "reference": None, "baseline": EVIL}]
+        row = {"figure": EVIL, "ours": EVIL, "reference": None, "baseline": EVIL}
+        rows = [row, row | {"claim": EVIL, "verdict": "held"}]
         parent.log_json("outcome", {"champion": EVIL, "rows": rows})
         parent.log_figure(
             "f", figures.curves({EVIL: ([1, 2], [3.0, 4.0]), "b": ([1], [2.0])}, "x", "y", EVIL), f"caption {EVIL}"
