@@ -73,12 +73,17 @@ def test_it_runs_reports_and_loads_by_name(command: Command, installed: dict[str
     done = command("study.run", "smoke", *stages, *where, env=installed)
     assert done.returncode == 0, done.stderr
     assert re.search(r"linear-probe +digits-linear-probe v1 +test accuracy, linear layer +\d", done.stdout)
+    claim = "Averaged over learning rates, a linear layer reads more of the class than chance"
+    found = re.search(r"mean over the trials +(\d.*% ± \d.*?%) .* chance 10\.0% +(held|undecided)", done.stdout)
+    assert found is not None
     again = command("study.run", "smoke", *stages, *where, env=installed)
     assert "trial" not in again.stderr, "the same command trains nothing"
     report = command("study.report", "--store", tmp_path / "s", "--out", tmp_path / "r.html", env=installed)
     assert report.returncode == 0, report.stderr
     page = (tmp_path / "r.html").read_text()
     assert "How much of the class can a linear layer read from the latents?" in page
+    for text in (claim, found[1], found[2]):
+        assert text in page.partition("All figures")[0]
 
     read_store(tmp_path / "s")
     model = mlflow.pyfunc.load_model("models:/digits-linear-probe@champion")
