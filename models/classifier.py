@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from models.autoencoder import Architecture, Encoder, check_image_shape
+from models.autoencoder import Architecture, Encoder, Shape, check_image_shape
 
-JudgeKind = Literal["conv", "mlp"]
+JudgeKind = Literal["conv", "mlp", "residual"]
 JUDGE_KINDS: tuple[JudgeKind, ...] = get_args(JudgeKind)
 
 
@@ -21,7 +21,8 @@ class Judge(nn.Module):
     Inception's last pooling layer does for photographs (Heusel et al. 2017, https://arxiv.org/abs/1706.08500).
 
     Args:
-        kind: Three convolutional layers, the first of `width` channels, or two fully connected ones of 32 * `width`.
+        kind: "conv": three convolutional layers with pooling, the first of `width` channels. "mlp": two fully connected
+            ones of 32 * `width`. "residual": strided convolutions, a residual block after each, then the mean.
         image_shape: (C, S, S), as `models.autoencoder.Encoder` takes them.
 
     Raises:
@@ -42,22 +43,7 @@ class Judge(nn.Module):
             raise ValueError(f"`kind in {JUDGE_KINDS}` must hold, but got {kind!r}")
         _check_classes(classes)
         shape = check_image_shape(image_shape)
-        if kind == "conv":
-            layers: list[nn.Module] = []
-            for into, out in [(shape[0], width), (width, 2 * width), (2 * width, 2 * width)]:
-                layers += [
-                    nn.Conv2d(into, out, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(out),
-                    nn.SiLU(),
-                    nn.MaxPool2d(2),
-                ]
-            layers += [nn.Flatten()]
-            last = 2 * width * (shape[1] // 8) ** 2  # each pooling rounds down: 28, 14, 7, 3
-        else:
-            last = 32 * width
-            layers = [nn.Flatten()]
-            for into, out in [(prod(shape), last), (last, last)]:
-                layers += [nn.Linear(into, out, bias=False), nn.BatchNorm1d(out), nn.SiLU()]
+        layers, last = _JUDGE_LAYERS[kind](shape, width)
         self.features = nn.Sequential(
             *layers,  # [N, last]
             nn.Linear(last, feature_dim, bias=False),
@@ -68,6 +54,46 @@ class Judge(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
+
+
+class _ResidualBlock(nn.Module):
+    """x + f(x) of two convolutions, as in He et al. 2016 (https://arxiv.org/abs/1603.05027)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False)]
+        self.residual = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.residual(x)
+
+
+def _conv_layers(shape: Shape, width: int) -> tuple[list[nn.Module], int]:
+    """Layers from images [N, C, S, S] to vectors, and how long these are; so the next two."""
+    layers: list[nn.Module] = []
+    for into, out in [(shape[0], width), (width, 2 * width), (2 * width, 2 * width)]:
+        layers += [nn.Conv2d(into, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.SiLU(), nn.MaxPool2d(2)]
+    return [*layers, nn.Flatten()], 2 * width * (shape[1] // 8) ** 2  # each pooling rounds down: 28, 14, 7, 3
+
+
+def _mlp_layers(shape: Shape, width: int) -> tuple[list[nn.Module], int]:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for into, out in [(prod(shape), 32 * width), (32 * width, 32 * width)]:
+        layers += [nn.Linear(into, out, bias=False), nn.BatchNorm1d(out), nn.SiLU()]
+    return layers, 32 * width
+
+
+def _residual_layers(shape: Shape, width: int) -> tuple[list[nn.Module], int]:
+    layers: list[nn.Module] = []
+    for into, out in [(shape[0], width), (width, 2 * width)]:
+        layers += [nn.Conv2d(into, out, 4, stride=2, padding=1, bias=False), _ResidualBlock(out)]
+    layers += [nn.BatchNorm2d(2 * width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return layers, 2 * width
+
+
+_JUDGE_LAYERS = {"conv": _conv_layers, "mlp": _mlp_layers, "residual": _residual_layers}
 
 
 class TransferClassifier(nn.Module):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from models.autoencoder import Architecture, Decoder
 
+KNOTS = 257  # of a tone curve
+
 
 class Generator(nn.Sequential):
     """Inputs [N, noise_dim (+ classes)] to standardised latents [N, latent_dim].
@@ -37,25 +39,43 @@ class Critic(nn.Sequential):
     """Standardised latents [N, latent_dim (+ classes)] to one score each, [N, 1]; the vanilla GAN's discriminator
     reads it as a logit.
 
-    No BatchNorm here: it would make the score of one latent depend on the others in the batch.
+    Args:
+        norm: BatchNorm in its hidden layers. It makes the score of one latent depend on the others in the batch, and is
+            there for comparison.
     """
 
-    def __init__(self, input_dim: int, width: int) -> None:
-        super().__init__(
-            nn.Linear(input_dim, width),
-            nn.LeakyReLU(0.2),
-            nn.Linear(width, width),
-            nn.LeakyReLU(0.2),
-            nn.Linear(width, 1),
-        )
+    def __init__(self, input_dim: int, width: int, *, norm: bool = False) -> None:
+        layers: list[nn.Module] = []
+        for into in (input_dim, width):
+            layers += [nn.Linear(into, width), *([nn.BatchNorm1d(width)] if norm else []), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, nn.Linear(width, 1))
+
+
+class ToneCurve(nn.Module):
+    """A rising map of pixel values [0, 1] to [0, 1], straight between equidistant knots; at first the identity.
+
+    `levels` [KNOTS] are its values at the knots, to be filled in (see `study.science.tone`).
+    """
+
+    levels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("levels", torch.linspace(0, 1, KNOTS))
+
+    def forward(self, images: Tensor) -> Tensor:
+        place = images * (KNOTS - 1)
+        below = place.floor().clamp(0, KNOTS - 2)
+        index = below.long()
+        return torch.lerp(self.levels[index], self.levels[index + 1], place - below)
 
 
 class LatentGenerator(nn.Module):
-    """The whole way from noise to images: generator, de-standardisation, frozen decoder.
+    """The whole way from noise to images: generator, de-standardisation, frozen decoder, tone curve.
 
     Inputs are the noise [N, noise_dim], or noise and one-hot label side by side [N, noise_dim + classes]; outputs
     are images [N, C, S, S] in [0, 1]. `mean` and `std` [latent_dim] are those of the training latents, to be filled
-    in like the decoder's weights.
+    in like the decoder's weights and the tone curve's levels.
 
     Raises:
         ValueError: As `Generator` and `models.autoencoder.Decoder`.
@@ -77,6 +97,7 @@ class LatentGenerator(nn.Module):
         super().__init__()
         self.generator = Generator(input_dim, latent_dim, width, depth)
         self.decoder = Decoder(latent_dim, architecture, image_shape).requires_grad_(False)
+        self.tone = ToneCurve()
         self.register_buffer("mean", torch.zeros(latent_dim))
         self.register_buffer("std", torch.ones(latent_dim))
 
@@ -85,7 +106,7 @@ class LatentGenerator(nn.Module):
         return self.generator(inputs) * self.std + self.mean
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.decoder(self.latents(inputs))
+        return self.tone(self.decoder(self.latents(inputs)))
 
 
 def with_labels(vectors: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.gan import Critic, Generator
-from study.science.loops import Report, autocast, batches, check_finite
+from study.science.loops import Report, autocast, batches, check_finite, steps_per_epoch
 
 AUTOCAST_BATCH = 128  # vectors from which on a GAN's multiplications outweigh the casts to bfloat16
 
@@ -30,6 +30,8 @@ class GanSettings:
     depth: int = 2  # hidden layers of the generator
     averaging: float = 0.0  # decay of the generator's weight average; 0: none
     falling: bool = False  # the learning rate falls linearly to zero, else it is constant
+    saturating: bool = False  # a vanilla generator minimises log(1 - D) (Goodfellow et al. 2014, eq. 1)
+    critic_norm: bool = False  # BatchNorm in the critic or discriminator
 
 
 PAPER = GanSettings(batch_size=64, learning_rate=5e-5, clip_value=0.01, n_critic=5, width=256, noise_dim=10)
@@ -37,8 +39,13 @@ PAPER = GanSettings(batch_size=64, learning_rate=5e-5, clip_value=0.01, n_critic
 REFERENCE = GanSettings(batch_size=256, learning_rate=5e-4, clip_value=0.12, n_critic=5, width=256, noise_dim=10)
 """Batch, rate, clip and n_critic of the reference, the course report that the README is compared with."""
 VANILLA = GanSettings(batch_size=256, learning_rate=2e-4, clip_value=None, n_critic=1, width=256, noise_dim=10)
-"""The loss of Goodfellow et al. 2014 (https://arxiv.org/abs/1406.2661); Adam's rate as in DCGAN (Radford et al. 2015,
-https://arxiv.org/abs/1511.06434)."""
+"""The non-saturating loss of Goodfellow et al. 2014 (https://arxiv.org/abs/1406.2661); Adam's rate as in DCGAN (Radford
+et al. 2015, https://arxiv.org/abs/1511.06434)."""
+
+
+def generator_steps(settings: GanSettings, count: int, epochs: int) -> int:
+    """Steps of the generator in so many epochs over `count` latents: one to `n_critic` batches."""
+    return epochs * steps_per_epoch(count, settings.batch_size) // settings.n_critic
 
 
 def describe(settings: GanSettings) -> str:
@@ -61,9 +68,10 @@ def train_gan(
     *,
     epochs: int,
     report: Report,
+    learner: Generator | None = None,
 ) -> None:
     """Train a WGAN with weight clipping (Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875, algorithm 1) or a
-    vanilla GAN with the non-saturating loss (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661).
+    vanilla GAN (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661).
 
     Args:
         latents: Standardised latents [N, latent_dim].
@@ -71,6 +79,8 @@ def train_gan(
         epochs: Passes over the latents; each batch is one critic step.
         report: Gets `critic/loss`, `critic/gradient_norm`, `generator/loss` (in epochs with a generator step), and of a
             WGAN `critic/wasserstein` and `critic/at_clip`.
+        learner: With `averaging`, a copy of the generator to be trained, to look at it beside its average; None: one
+            that is not kept.
 
     With `averaging`, `generator` holds the moving average of the weights that are trained (Yazici et al. 2018,
     https://arxiv.org/abs/1806.04498).
@@ -79,7 +89,10 @@ def train_gan(
         FloatingPointError: A loss is not finite.
     """
     wgan, device = settings.clip_value is not None, latents.device
-    learner = copy.deepcopy(generator) if settings.averaging else generator
+    if not settings.averaging:
+        learner = generator
+    elif learner is None:
+        learner = copy.deepcopy(generator)
     optimizers = _optimizers(critic, learner, settings)
     critic_optimizer, generator_optimizer = optimizers
     learner.train()
@@ -102,7 +115,9 @@ def train_gan(
                 fake = fakes(condition)
             real = torch.cat([latents[index], condition], 1)
             with _precision(len(index), device):
-                real_scores, fake_scores = critic(torch.cat([real, fake])).float().chunk(2)
+                # Statistics of BatchNorm are of real or of made vectors, never of both: DCGAN's way.
+                groups = (real, fake) if settings.critic_norm else (torch.cat([real, fake]),)
+                real_scores, fake_scores = torch.cat([critic(group) for group in groups]).float().chunk(2)
             critic_loss = _critic_loss(real_scores, fake_scores, wgan)
             _step(critic_optimizer, critic_loss)
             if settings.clip_value is not None:
@@ -115,7 +130,7 @@ def train_gan(
             fake = fakes(condition)
             with _precision(len(index), device):
                 scores = critic(fake).float()
-            generator_loss = _generator_loss(scores, wgan)
+            generator_loss = -scores.mean() if wgan else _vanilla_generator_loss(scores, settings.saturating)
             _step(generator_optimizer, generator_loss)
             critic.requires_grad_(True)
             generator_losses.append(generator_loss.detach())
@@ -161,8 +176,9 @@ def _critic_loss(real: Tensor, fake: Tensor, wgan: bool) -> Tensor:
     return F.softplus(-real).mean() + F.softplus(fake).mean()  # binary cross entropy on logits
 
 
-def _generator_loss(fake: Tensor, wgan: bool) -> Tensor:
-    return -fake.mean() if wgan else F.softplus(-fake).mean()
+def _vanilla_generator_loss(fake: Tensor, saturating: bool) -> Tensor:
+    """log(1 - D) as in the paper's equation, or its non-saturating form -log D; D is the sigmoid of the scores."""
+    return -F.softplus(fake).mean() if saturating else F.softplus(-fake).mean()
 
 
 def _epoch_metrics(

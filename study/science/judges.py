@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -23,7 +24,9 @@ DIVERSITY_SAMPLES = 2_000  # images whose distances to all others of their class
 COLLAPSED_SHARE = 0.8
 """A generator counts as collapsed if fewer than this share of the classes are modes, ..."""
 COLLAPSED_KL = 0.5
-"""... or if its class histogram's KL to that of the test images, or of the labels asked for, is above this (nats)."""
+"""... or if its class histogram's KL to that of the real images is above this (nats), ..."""
+COLLAPSED_REACH = 0.1
+"""... or if its recall or its coverage is below this: all classes, but of each the same few images."""
 HOPELESS_SHARE = 0.5
 """A training may be given up if fewer than this share of the classes are modes."""
 WEAK_ACCURACY = 0.95
@@ -37,10 +40,21 @@ def weakness(accuracy: float) -> str | None:
     return f"{accuracy:.1%} on validation, under {WEAK_ACCURACY:.0%}: its measures are weak"
 
 
-def is_collapsed(measures: Mapping[str, float], classes: int) -> bool:
-    """Whether the generator with these `sample/` measures makes too few of the classes."""
-    few = measures["sample/modes"] < COLLAPSED_SHARE * classes
-    return few or measures["sample/class_kl"] > COLLAPSED_KL
+def collapse(measures: Mapping[str, float], classes: int, part: str = "val") -> str | None:
+    """In which way the generator with these measures has collapsed; None: it has not.
+
+    Args:
+        part: Where the measures' names begin: `val` for validation images.
+    """
+    modes, kl = measures[f"{part}/modes"], measures[f"{part}/class_kl"]
+    if modes < COLLAPSED_SHARE * classes:
+        return f"{modes:.0f} of {classes} classes"
+    if kl > COLLAPSED_KL:
+        return f"class KL {kl:.2f}"
+    for reach in ("recall", "coverage"):
+        if measures[f"{part}/{reach}"] < COLLAPSED_REACH:
+            return f"{reach} {measures[f'{part}/{reach}']:.3f}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,11 @@ class Evaluator:
         return Moments.of(self.real.test)
 
     @cached_property
+    def val_radius(self) -> Tensor:
+        """The distance of each validation image to its fifth neighbour, [N]."""
+        return fidelity.kth_neighbour(self.real.val, NEAREST)
+
+    @cached_property
     def test_radius(self) -> Tensor:
         """The distance of each test image to its fifth neighbour, [N]."""
         return fidelity.kth_neighbour(self.real.test, NEAREST)
@@ -119,14 +138,16 @@ class Evaluator:
 
     @torch.no_grad()
     def val_measures(self, images: Tensor) -> dict[str, float]:
-        """`val/fd`, the Frechet distance to the validation images, and `val/modes`."""
-        features = self.features(images)
-        return {
-            "val/fd": fidelity.frechet_distance(Moments.of(features), self.val_moments),
-            "val/modes": fidelity.class_measures(self.judge.head(features), self._shares(self.data.val.labels))[
-                "sample/modes"
-            ],
-        }
+        """Measures against the validation images, for every choice: `val/fd`, classes, recall and coverage."""
+        features, real = self.features(images), self.real.val
+        reach = fidelity.neighbourhood_measures(real, features, NEAREST, self.val_radius)
+        classes = fidelity.class_measures(self.judge.head(features), self._shares(self.data.val.labels))
+        found = {"sample/fd": fidelity.frechet_distance(Moments.of(features), self.val_moments), **reach, **classes}
+        return {name.replace("sample/", "val/"): value for name, value in found.items()}
+
+    def val_distance(self, images: Tensor) -> float:
+        """Frechet distance to the validation images."""
+        return fidelity.frechet_distance(Moments.of(self.features(images)), self.val_moments)
 
     @torch.no_grad()
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
@@ -159,25 +180,47 @@ class Evaluator:
         return found
 
 
-class TwoJudges(Evaluator):
-    """An evaluator by a first judge, with a second one beside it: a generator selected by the first may suit its
-    features only, and the second shows it.
+PARTS = ("sample", "second", "third")
+"""Where the names of the three judges' measures begin."""
+SELECTING = 2
+"""How many of the judges take part in choices. The rest only report: what they say of a generator that was chosen is
+not flattered by the choice."""
+
+
+class Judges:
+    """Three judges of different make. The first two select, by the geometric mean of their Frechet distances: halving
+    either counts the same, whatever the scale of its features. The third only reports.
+
+    Args:
+        judges: Trained, in evaluation mode; one for each of `PARTS`.
+        real: Of each judge, what gives its features of the real images; None: computes them.
     """
 
     def __init__(
         self,
-        first: Judge,
-        second: Judge,
+        judges: Sequence[Judge],
         data: Dataset,
         *,
-        real: Sequence[Callable[[], RealFeatures] | None] = (None, None),
+        real: Sequence[Callable[[], RealFeatures] | None] = (None,) * len(PARTS),
     ) -> None:
-        super().__init__(first, data, real[0])
-        self.second = Evaluator(second, data, real[1])
+        self.all = [Evaluator(judge, data, features) for judge, features in zip(judges, real, strict=True)]
+
+    @property
+    def first(self) -> Evaluator:
+        """The one that looks at single images and classes."""
+        return self.all[0]
+
+    def val_measures(self, images: Tensor) -> dict[str, float]:
+        """The first judge's measures against the validation images; `val/fd` is both selecting judges' mean."""
+        found = self.first.val_measures(images)
+        distances = [found["val/fd"], *(judge.val_distance(images) for judge in self.all[1:SELECTING])]
+        apart = {f"val/fd_{number}": distance for number, distance in enumerate(distances, 1)}
+        return found | apart | {"val/fd": math.prod(distances) ** (1 / len(distances))}
 
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
-        """The `sample/` measures by the first judge, and the second's by the same names under `second/`."""
-        others = self.second.measures(images, labels)
-        return super().measures(images, labels) | {
-            name.replace("sample/", "second/"): value for name, value in others.items()
+        """The measures against the test images by every judge: `sample/fd`, `second/fd`, `third/fd`, ..."""
+        return {
+            name.replace("sample/", f"{part}/"): value
+            for part, judge in zip(PARTS, self.all, strict=True)
+            for name, value in judge.measures(images, labels).items()
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
 from study.data.dataset import Split
@@ -85,15 +85,16 @@ def latent_measures(latents: Tensor, rotated: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """The latents of a split, standardised for a GAN, with what turns them back."""
+    """The latents of a split as a GAN is trained on them, with what turns them back."""
 
-    standardised: Tensor  # [N, latent_dim], mean 0 and standard deviation 1 in each coordinate
+    vectors: Tensor  # [N, latent_dim]; standardised: mean 0 and standard deviation 1 in each coordinate
     mean: Tensor  # [latent_dim]
     std: Tensor  # [latent_dim]
     labels: Tensor  # [N]
 
     @classmethod
     def encode(cls, autoencoder: Autoencoder, split: Split) -> EncodedImages:
+        """Standardised latents."""
         with eval_mode(autoencoder):
             latents = apply(autoencoder.encoder, split.images)
         mean, std = latents.mean(0), latents.std(0)
@@ -102,4 +103,14 @@ class EncodedImages:
     @property
     def latents(self) -> Tensor:
         """[N, latent_dim], in the autoencoder's own scale."""
-        return self.standardised * self.std + self.mean
+        return self.vectors * self.std + self.mean
+
+    def raw(self, autoencoder: Autoencoder) -> EncodedImages:
+        """The same latents in the scale that they have before the encoder's last BatchNorm, not standardised."""
+        norm = autoencoder.encoder[-1]
+        assert isinstance(norm, nn.BatchNorm1d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = (norm.running_var + norm.eps).sqrt()
+        vectors = self.latents * scale + norm.running_mean
+        return EncodedImages(vectors, -norm.running_mean / scale, 1 / scale, self.labels)

@@ -6,10 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.gan import with_labels
+FEWEST, MOST = 1_000, 10_000
+"""Images that are generated to be measured: as many as the real ones that they are compared with, in these bounds."""
 
-SAMPLES, VALIDATION_SAMPLES = 10_000, 5_000
-"""How many images are generated to be measured at the end, and during training."""
+
+def sample_count(real: int) -> int:
+    """How many images are generated to be compared with so many real ones: 10,000 for MNIST's test, 5,000 for its
+    validation images.
+    """
+    return min(max(real, FEWEST), MOST)
 
 
 def noise(count: int, noise_dim: int, seed: int, device: torch.device) -> Tensor:
@@ -26,11 +31,9 @@ def balanced_labels(count: int, classes: int, device: torch.device) -> Tensor:
     return torch.arange(count, device=device) % classes
 
 
-def generator_inputs(count: int, noise_dim: int, seed: int, device: torch.device, *, classes: int = 0) -> Tensor:
-    """Inputs [count, noise_dim + classes] of a generator.
+def labels_like(real: Tensor, count: int) -> Tensor:
+    """Labels [count] in which each class has its share among real ones [N]: those, from the start again if need be.
 
-    Args:
-        classes: Of a conditional generator, whose inputs are balanced over them; 0: the generator takes noise only.
+    A conditional generator that was asked for other shares than the real images have would be measured for that.
     """
-    vectors = noise(count, noise_dim, seed, device)
-    return with_labels(vectors, balanced_labels(count, classes, device), classes) if classes else vectors
+    return real[torch.arange(count, device=real.device) % len(real)]

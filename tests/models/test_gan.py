@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from models.autoencoder import Autoencoder
-from models.gan import Critic, Generator, LatentGenerator, with_labels
+from models.gan import KNOTS, Critic, Generator, LatentGenerator, ToneCurve, with_labels
 
 
 @pytest.mark.parametrize("classes", [10, 26])
@@ -39,3 +40,25 @@ def test_latent_generator_is_generator_then_scale_then_decoder(image_shape: tupl
     assert expected.shape == (6, *image_shape)
     assert torch.equal(model(noise), expected)
     assert not any(parameter.requires_grad for parameter in model.decoder.parameters())
+
+
+def test_a_tone_curve_is_straight_between_its_knots() -> None:
+    curve, values = ToneCurve(), torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(curve(values), values)
+    levels = np.sort(np.random.default_rng(0).random(KNOTS)).astype(np.float32)
+    curve.levels.copy_(torch.from_numpy(levels))
+    values[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    expected = np.interp(values.numpy(), np.linspace(0, 1, KNOTS), levels)
+    np.testing.assert_allclose(curve(values), expected, atol=1e-5)
+
+
+def test_the_tone_curve_comes_after_the_decoder() -> None:
+    model = LatentGenerator(4, 3, architecture="conv", image_shape=(1, 28, 28), width=8).eval()
+    plain = model(torch.ones(2, 4))
+    model.tone.levels.copy_(torch.linspace(0, 1, KNOTS).square())
+    torch.testing.assert_close(model(torch.ones(2, 4)), plain.square(), atol=1e-4, rtol=0)
+
+
+def test_a_critic_with_batch_norm_looks_at_the_whole_batch() -> None:
+    critic, latents = Critic(15, 32, norm=True), torch.randn(8, 15)
+    assert not torch.allclose(critic(latents)[:2], critic(latents[:2]), atol=1e-3)

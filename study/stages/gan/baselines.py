@@ -1,50 +1,147 @@
-"""What a latent GAN is compared with: real images, reconstructions, Gaussian mixtures on the latents; a trial each."""
+"""What GANs are compared with, a trial each: real images, reconstructions, densities fitted to the same latents.
+
+All of them are decoded, with the same tone curve, and measured as a GAN's samples are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from study.data.dataset import to_float, to_pixels
-from study.harness.search import Params, Search, Trial, choice, integer
-from study.science.baselines import mixture_latents
+from study.harness.search import Params, Search, Trial, choice, integer, log_uniform
+from study.science.classifiers import ClassifierSettings
+from study.science.densities import Drawn, copying_bandwidth, kernel_density, mixture, smote
 from study.science.latents import max_abs_pcc
-from study.science.loops import apply, eval_mode
-from study.science.sampling import SAMPLES, VALIDATION_SAMPLES
-from study.stages.gan.settings import REAL, TEST_RECONSTRUCTIONS, TRAIN_RECONSTRUCTIONS
-from study.stages.gan.trial import SAMPLES_IN_ROW, GanInputs
+from study.science.sampling import labels_like, sample_count
+from study.stages.gan.inputs import GanInputs
+from study.stages.gan.settings import KERNEL_DENSITY, REAL, SMOTE, TEST_RECONSTRUCTIONS, TRAIN_RECONSTRUCTIONS
+from study.stages.gan.watch import SAMPLES_IN_ROW
 from tracking import figures
 
 MOST_COMPONENTS = 1000
+BANDWIDTH_RANGE = (0.01, 2.0)
+CLASS_COMPONENTS = 20  # of a class's mixture, beside a conditional GAN
 
 
 def baseline_search(mixture_components: Sequence[int], latents: int) -> Search:
     """The baselines as trials, by the names that tables give them; no mixture of more components than latents."""
-    names = {REAL: "real", TRAIN_RECONSTRUCTIONS: "train", TEST_RECONSTRUCTIONS: "test"}
-    fixed: dict[str, Params] = {name: {"source": source, "components": 0} for name, source in names.items()}
+    sources = {REAL: "real", TRAIN_RECONSTRUCTIONS: "train", TEST_RECONSTRUCTIONS: "test", SMOTE: "smote"}
+    fixed: dict[str, Params] = {name: {"source": source, "components": 0} for name, source in sources.items()}
     for count in filter(lambda count: count <= latents, mixture_components):
-        name = "Gaussian (whitened latents)" if count == 1 else f"Gaussian mixture, {count}"
-        fixed[name] = {"source": "mixture", "components": count}
-    space = {"source": choice("real", "train", "test", "mixture"), "components": integer(0, MOST_COMPONENTS)}
+        fixed[mixture_name(count)] = {"source": "mixture", "components": count}
+    space = {"source": choice(*sources.values(), "mixture"), "components": integer(0, MOST_COMPONENTS)}
     return Search({"val/fd": "minimize"}, space, fixed)
+
+
+def mixture_name(components: int) -> str:
+    """What tables call a mixture; one component is N(0, I) on whitened latents."""
+    return "Gaussian (whitened latents)" if components == 1 else f"Gaussian mixture, {components}"
+
+
+def kernel_search(inputs: GanInputs, nearest: float, seed: int) -> Search:
+    """A kernel density at the bandwidth at which it copies no more than a GAN of this `latent/nearest`."""
+    bandwidth = copying_bandwidth(inputs.encoded.vectors, inputs.encode(inputs.data.val), nearest, seed)
+    return Search(
+        {"val/fd": "minimize"}, {"bandwidth": log_uniform(*BANDWIDTH_RANGE)}, {KERNEL_DENSITY: {"bandwidth": bandwidth}}
+    )
+
+
+def class_search() -> Search:
+    """The baselines of a conditional GAN: each class's own images, reconstructions and mixture."""
+    names = {REAL: "real", TRAIN_RECONSTRUCTIONS: "train", f"{mixture_name(CLASS_COMPONENTS)} a class": "mixture"}
+    fixed: dict[str, Params] = {name: {"source": source} for name, source in names.items()}
+    return Search({"val/fd": "minimize"}, {"source": choice(*names.values())}, fixed)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Images of a baseline, with what there is to say of them."""
+
+    images: Tensor  # [M, C, S, S], floats
+    latents: Tensor  # [M, latent_dim], standardised
+    loss: float | None = None
+    labels: Tensor | None = None  # [M]; None: not conditional
 
 
 def run_baseline_trial(trial: Trial, *, inputs: GanInputs, seed_for: Callable[[int], int]) -> tuple[float]:
     """Measure and log a baseline. Returns `val/fd`."""
-    source, data, autoencoder = trial.params["source"], inputs.data, inputs.autoencoder
-    with eval_mode(autoencoder):
+    source, train, seed = trial.params.get("source"), inputs.encoded.vectors, seed_for(0)
+    val, count = inputs.encode(inputs.data.val), sample_count(len(inputs.data.test))
+    if source == "real":
+        samples = _Samples(to_float(inputs.data.train.images[:count]), train[:count])
+    elif source in ("train", "test"):
+        samples = _reconstructions(inputs, train[:count] if source == "train" else inputs.test_latents)
+    elif source == "smote":
+        samples = _decoded(inputs, smote(train, count, seed))
+    elif source == "mixture":
+        samples = _decoded(inputs, mixture(train, val, trial.params["components"], count, seed))
+    else:
+        samples = _decoded(inputs, kernel_density(train, val, trial.params["bandwidth"], count, seed))
+    return _measure(trial, inputs, samples)
+
+
+def run_class_trial(
+    trial: Trial, *, inputs: GanInputs, seed_for: Callable[[int], int], score: ClassifierSettings
+) -> tuple[float]:
+    """Measure and log a baseline of a conditional GAN, asked for the same labels. Returns `val/fd`."""
+    source, train, data = trial.params["source"], inputs.encoded, inputs.data
+
+    def samples(labels: Tensor) -> _Samples:
+        """As many as labels [M], of these classes."""
         if source == "mixture":
-            latents = mixture_latents(inputs.encoded.latents, trial.params["components"], SAMPLES, seed_for(0))
-            images = apply(autoencoder.decoder, latents)
-        elif source == "test":
-            latents = apply(autoencoder.encoder, data.test.images)
-            images = apply(autoencoder.decoder, latents)
-        else:
-            latents = inputs.encoded.latents[:SAMPLES]
-            real = to_float(data.train.images[:SAMPLES])
-            images = apply(autoencoder.decoder, latents) if source == "train" else real
-    measures = inputs.judges.val_measures(images[:VALIDATION_SAMPLES]) | inputs.judges.measures(images)
-    trial.run.log(measures | {"latent/max_abs_pcc": max_abs_pcc(latents)})
-    trial.run.log_image(
-        "samples", figures.grid(to_pixels(images[: SAMPLES_IN_ROW * SAMPLES_IN_ROW]), SAMPLES_IN_ROW), step=0
-    )
+            points, loss = torch.empty(len(labels), train.vectors.shape[1]).to(train.vectors), 0.0
+            for each in labels.unique().tolist():
+                ours, wanted = train.vectors[train.labels == each], labels == each
+                held_out = inputs.encode(data.val.take((data.val.labels == each).nonzero()[:, 0]))
+                drawn = mixture(ours, held_out, CLASS_COMPONENTS, int(wanted.sum()), seed_for(each))
+                points[wanted] = drawn.points
+                loss += (drawn.loss or 0.0) * int(wanted.sum()) / len(labels)
+            return _decoded(inputs, Drawn(points, loss), labels)
+        places = _places(train.labels, labels)
+        if source == "real":
+            return _Samples(to_float(data.train.images[places]), train.vectors[places], labels=labels)
+        return _reconstructions(inputs, train.vectors[places], labels)
+
+    found = samples(labels_like(data.test.labels, sample_count(len(data.test))))
+    many = samples(train.labels)
+    assert many.labels is not None
+    trial.run.log(inputs.accuracy_score(many.images, many.labels, score))
+    return _measure(trial, inputs, found)
+
+
+def _places(labels: Tensor, wanted: Tensor) -> Tensor:
+    """Places [M] of labels [N] at which the wanted ones [M] stand, each place once until all of a class were used."""
+    places = torch.empty_like(wanted)
+    for each in wanted.unique().tolist():
+        slots, ours = (wanted == each).nonzero()[:, 0], (labels == each).nonzero()[:, 0]
+        places[slots] = ours[torch.arange(len(slots), device=ours.device) % len(ours)]
+    return places
+
+
+def _decoded(inputs: GanInputs, drawn: Drawn, labels: Tensor | None = None) -> _Samples:
+    return _Samples(inputs.decode(drawn.points), drawn.points, drawn.loss, labels)
+
+
+def _reconstructions(inputs: GanInputs, latents: Tensor, labels: Tensor | None = None) -> _Samples:
+    """Their loss is that of the validation images' reconstructions, tone curve and all: MSE per pixel."""
+    val = inputs.data.val
+    loss = float(F.mse_loss(inputs.decode(inputs.encode(val)), to_float(val.images)))
+    return _decoded(inputs, Drawn(latents, loss), labels)
+
+
+def _measure(trial: Trial, inputs: GanInputs, samples: _Samples) -> tuple[float]:
+    measures = inputs.judges.val_measures(samples.images[: sample_count(len(inputs.data.val))])
+    measures |= inputs.judges.measures(samples.images, samples.labels)
+    measures |= inputs.latent_fidelity(samples.latents)
+    measures["latent/max_abs_pcc"] = max_abs_pcc(samples.latents)
+    if samples.loss is not None:
+        measures["val/loss"] = samples.loss
+    trial.run.log(measures)
+    images = to_pixels(samples.images[: SAMPLES_IN_ROW * SAMPLES_IN_ROW])
+    trial.run.log_image("samples", figures.grid(images, SAMPLES_IN_ROW), step=0)
     return (measures["val/fd"],)

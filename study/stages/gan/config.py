@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from study.harness.settings import at_least
 
+JUDGES = ("judge", "second-judge", "third-judge")  # the kinds of model that measure, in their order
+MOST_REPEATS = 999
+
 
 @dataclass(frozen=True)
 class LatentGanConfig:
@@ -16,20 +19,28 @@ class LatentGanConfig:
     repeats: int = 1
     """Trainings with the best and with the reference's settings, each with its own seed; the figures are means. With
     more than one, those of the best are new ones: the trial that was picked as the best is not among them."""
+    final_epochs: int = 20
+    """Passes in those trainings with the best settings; the reference's keep `epochs`."""
     vanilla_seeds: int = 1
-    """Vanilla GANs trained beside them for comparison, each with its own seed: how many of them collapse?"""
+    """Vanilla GANs trained beside them for comparison, each with its own seed."""
+    recipes: int = 0
+    """Random recipes of a vanilla GAN (latents, loss, BatchNorm, rate, steps, depth), each trained as a WGAN too: which
+    of them collapse?"""
+    recipe_epochs: int = 20
+    """Passes in each of those trainings."""
     ablations: bool = False
     """Whether to train with the best settings less what they have beyond the WGAN paper, piece by piece."""
     epochs: int = 20
     """Passes over the training latents, in every trial."""
     evaluate_every: int = 5
     """Epochs between two measurements on the validation images, at which a searched trial can be pruned."""
-    mixture_components: tuple[int, ...] = (1, 10)
-    """Components of the Gaussian mixtures that are the baseline; 1: N(0, I) on whitened latents."""
+    mixture_components: tuple[int, ...] = (1, 50)
+    """Components of the Gaussian mixtures that are among the baselines; 1: N(0, I) on whitened latents."""
 
     def __post_init__(self) -> None:
-        at_least(0, free_trials=self.free_trials, vanilla_seeds=self.vanilla_seeds)
+        at_least(0, free_trials=self.free_trials, vanilla_seeds=self.vanilla_seeds, recipes=self.recipes)
         at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
+        at_least(1, final_epochs=self.final_epochs, recipe_epochs=self.recipe_epochs)
         at_least(1, mixture_components=min(self.mixture_components, default=1))
 
 
@@ -48,25 +59,37 @@ class ConditionalGanConfig:
         at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
 
 
-LATENT_EXTENT = ("free_trials", "repeats", "vanilla_seeds", "ablations", "mixture_components")
+LATENT_EXTENT = ("free_trials", "repeats", "vanilla_seeds", "recipes", "ablations", "mixture_components")
 LATENT_PRESETS = {
-    "smoke": LatentGanConfig(free_trials=1, epochs=2, evaluate_every=2, mixture_components=(1, 2)),
+    "smoke": LatentGanConfig(
+        free_trials=1,
+        epochs=2,
+        final_epochs=2,
+        recipes=1,
+        recipe_epochs=1,
+        evaluate_every=2,
+        mixture_components=(1, 2),
+    ),
     "exercise": LatentGanConfig(
-        free_trials=6,
+        free_trials=5,
         repeats=3,
-        vanilla_seeds=5,
+        vanilla_seeds=3,
+        recipes=4,
         epochs=70,
+        final_epochs=150,
         evaluate_every=10,
-        mixture_components=(1, 10, 50, 200),
+        mixture_components=(1, 50, 200, 500),
     ),
     "full": LatentGanConfig(
         free_trials=100,
         repeats=5,
         vanilla_seeds=10,
+        recipes=40,
         ablations=True,
         epochs=70,
+        final_epochs=150,
         evaluate_every=10,
-        mixture_components=(1, 10, 50, 200),
+        mixture_components=(1, 10, 50, 200, 500, 1000),
     ),
 }
 CONDITIONAL_EXTENT = ("repeats",)

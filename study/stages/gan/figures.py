@@ -14,12 +14,17 @@ from study.harness.stage import Context
 from study.harness.study import Study
 from study.harness.table import spread
 from study.science.interpolation import CANDIDATES, PATHS, Interpolation, class_pairs, interpolate, slerp
+from study.science.judges import PARTS
 from study.science.loops import apply, eval_mode
 from study.science.sampling import noise
+from study.stages.gan.collapse import KINDS, collapse_shares, collapse_table
+from study.stages.gan.comparisons import Found
+from study.stages.gan.inputs import GanInputs
 from study.stages.gan.settings import BEST, PAPER_SETTINGS, REFERENCE_SETTINGS
-from study.stages.gan.trial import SAMPLES_IN_ROW, GanInputs, class_metric, shown_inputs
+from study.stages.gan.trial import class_metric
+from study.stages.gan.watch import SAMPLES_IN_ROW, shown_inputs
 from tracking import figures
-from tracking.runs import metric_history
+from tracking.runs import Measured, metric_history
 from tracking.stored import logged_model
 
 FIGURE_PATHS = 4  # paths of each kind in the interpolation figure
@@ -37,9 +42,9 @@ def interpolations(context: Context, inputs: GanInputs, best: Result) -> dict[st
     with eval_mode(inputs.autoencoder, model):
         latents = apply(inputs.autoencoder.encoder, context.dataset.val.images[:CANDIDATES])
         return {
-            "noise linear": interpolate(vectors, model, torch.lerp, wanted, inputs.judges),
-            "noise spherical": interpolate(vectors, model, slerp, wanted, inputs.judges),
-            "latents linear": interpolate(latents, inputs.autoencoder.decoder, torch.lerp, wanted, inputs.judges),
+            "noise linear": interpolate(vectors, model, torch.lerp, wanted, inputs.judges.first),
+            "noise spherical": interpolate(vectors, model, slerp, wanted, inputs.judges.first),
+            "latents linear": interpolate(latents, inputs.autoencoder.decoder, torch.lerp, wanted, inputs.judges.first),
         }
 
 
@@ -48,11 +53,15 @@ def log_figures(
     search: Search,
     results: Sequence[Result],
     *,
-    groups: Mapping[str, Sequence[Result]],
+    found: Found,
+    measured: Measured,
     paths: Mapping[str, Interpolation],
 ) -> None:
     """Log all figures of the search."""
-    firsts = {name: groups[name][0] for name in (BEST, REFERENCE_SETTINGS, PAPER_SETTINGS) if groups[name]}
+    groups = found.groups
+    firsts = {name: groups[name][0] for name in (BEST, REFERENCE_SETTINGS, PAPER_SETTINGS) if groups.get(name)}
+    _log_generators(study, groups, measured)
+    _log_collapse(study, found.recipes, measured)
     curves = {
         metric: {name: metric_history(result.run_id, metric) for name, result in firsts.items()} for metric in LOSSES
     }
@@ -73,6 +82,34 @@ def log_figures(
     caption = "Ten samples of each complete trial, the best on top; the number is its Frechet distance."
     study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title), caption)
     _log_interpolations(study, paths)
+
+
+def _log_generators(study: Study, groups: Mapping[str, Sequence[Result]], measured: Measured) -> None:
+    """All generators and baselines, by the judge that chose none of them."""
+    points = {
+        name: [(run[f"{PARTS[-1]}/fd"], run[f"{PARTS[-1]}/recall"], "") for run in runs]
+        for name, results in groups.items()
+        if (runs := [measured[result.run_id] for result in results])
+    }
+    title = "Generators and what they are held against\n(judge 3, which took no part in any choice; test images)"
+    figure = figures.scatter(points, "Frechet distance (less is better)", "recall (more is better)", title, log_x=True)
+    caption = (
+        "The upper left is better: near to the real images, and no kind of them left out. Real images are the floor of "
+        "the distance, reconstructions what the decoder can do at best."
+    )
+    study.parent.log_figure("generators", figure, caption)
+
+
+def _log_collapse(study: Study, recipes: Sequence[Result], measured: Measured) -> None:
+    """Which choices of a recipe make a GAN collapse."""
+    if not recipes:
+        return
+    study.parent.log_table("collapse", collapse_table(recipes, measured))
+    shares = {f"{choice}: {kind}": share for choice, kind, share in collapse_shares(recipes, measured) if share.n}
+    title = f"Trainings that end collapsed, of {len(recipes) // len(KINDS)} random recipes, each with either loss"
+    values = {f"{name} ({share.k} of {share.n})": share.k / share.n for name, share in shares.items()}
+    caption = "Too few classes, or nearly the same images of each. The table collapse.csv has Wilson's intervals."
+    study.parent.log_figure("collapse", figures.bars(values, "share that collapses", title), caption)
 
 
 def _log_scatter(study: Study, search: Search, results: Sequence[Result]) -> None:
@@ -99,8 +136,8 @@ def _log_interpolations(study: Study, paths: Mapping[str, Interpolation]) -> Non
     images = torch.cat([path.images[:FIGURE_PATHS].flatten(0, 1) for path in paths.values()])
     title = "Interpolation between the same classes, through noise and through latents"
     caption = (
-        "Each row goes from one class to another in ten equal steps. Through the generator's noise, in-between images "
-        "tend to stay of a class; through the autoencoder's latents they are often of none."
+        "Each row goes from one class to another in ten equal steps, through the generator's noise or through the "
+        "autoencoder's latents. The table says how many images are of no class, and how many paths pass a third one."
     )
     study.parent.log_figure("interpolation", figures.labelled_grid(to_pixels(images), rows, title), caption)
 

@@ -37,8 +37,10 @@ REAL, TRAIN_RECONSTRUCTIONS, TEST_RECONSTRUCTIONS = (
     "reconstructions, training",
     "reconstructions, test",
 )
-BEST, REFERENCE_SETTINGS, PAPER_SETTINGS, VANILLA_GAN = (
+SMOTE, KERNEL_DENSITY = "SMOTE, 10 neighbours", "kernel density"
+BEST, FEW_STEPS, REFERENCE_SETTINGS, PAPER_SETTINGS, VANILLA_GAN = (
     "WGAN, best settings",
+    "WGAN, best settings, the reference's generator steps",
     "WGAN, reference settings",
     "WGAN, paper settings",
     "vanilla GAN",

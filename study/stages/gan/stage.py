@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from study.harness.settings import numbers
 from study.harness.stage import Context, Outcome, Stage
 from study.stages.gan.config import (
     CONDITIONAL_EXTENT,
     CONDITIONAL_PRESETS,
+    JUDGES,
     LATENT_EXTENT,
     LATENT_PRESETS,
+    MOST_REPEATS,
     ConditionalGanConfig,
     LatentGanConfig,
 )
 
-if TYPE_CHECKING:
-    from study.harness.search import Result
-    from study.harness.study import Study
-    from study.stages.gan.trial import GanInputs
-
-MOST_REPEATS = 999
 SCORE_EPOCHS = 3  # of the classifier that is trained on generated images
 
 
@@ -29,34 +24,41 @@ def plan_search(config: LatentGanConfig) -> str:
     parts = [
         f"the paper's, the reference's and our own settings, {config.epochs} epochs each",
         f"free trials: {config.free_trials}" if config.free_trials else "",
-        f"the best and the reference's with {config.repeats} seeds" if config.repeats > 1 else "",
-        f"{config.vanilla_seeds} vanilla GANs" if config.vanilla_seeds else "",
+        f"the best ({config.final_epochs} epochs) and the reference's with seeds: {config.repeats}",
+        f"vanilla GANs: {config.vanilla_seeds}" if config.vanilla_seeds else "",
+        f"random recipes, each as vanilla GAN and WGAN: {config.recipes}" if config.recipes else "",
         f"ablations of the best with {config.repeats} seeds each" if config.ablations else "",
-        f"reconstructions, and Gaussian mixtures of {numbers(config.mixture_components)} components",
+        f"real images, reconstructions, SMOTE, a kernel density, mixtures of {numbers(config.mixture_components)}",
     ]
     return "; ".join(filter(None, parts))
 
 
 def plan_conditional(config: ConditionalGanConfig) -> str:
-    return f"the best settings, {config.epochs} epochs each; seeds: {config.repeats}"
+    return f"the best settings, {config.epochs} epochs each; seeds: {config.repeats}; baselines of each class"
 
 
 def run_search(context: Context) -> Outcome:
-    """Search WGAN settings for the least Frechet distance to the validation images; hopeless trials are pruned."""
+    """Search WGAN settings for the least Frechet distance to the validation images; hopeless trials are pruned.
+
+    The best settings are then trained anew, longer and with other seeds; the best of those is registered.
+    """
     import torch
 
     from study.harness.search import Search, Trial
     from study.harness.study import Candidate, open_study
+    from study.stages.gan.comparisons import compare
     from study.stages.gan.figures import interpolations, log_figures
-    from study.stages.gan.settings import BY_NAME, SPACE, params_of, settings_of
+    from study.stages.gan.inputs import GanInputs
+    from study.stages.gan.settings import BEST, BY_NAME, SPACE, params_of, settings_of
     from study.stages.gan.table import generator_table, rows
-    from study.stages.gan.trial import GanInputs, champions_distance, run_gan_trial
+    from study.stages.gan.trial import champions_distance, run_gan_trial
     from tracking.runs import trial_metrics
 
     config: LatentGanConfig = context.config
     description = (
         "WGANs with weight clipping in the autoencoder's latent space, the WGAN paper's and the reference's settings "
-        "among them; the objective is the Frechet distance to the validation images in the judge's features."
+        "among them; the objective is the Frechet distance to the validation images in the features of the first two "
+        "judges (their geometric mean). The third judge takes no part in any choice."
     )
     inputs = GanInputs(context)
     search = Search(
@@ -70,92 +72,43 @@ def run_search(context: Context) -> Outcome:
 
     def objective(trial: Trial) -> tuple[float]:
         torch.manual_seed(context.seed_for(0))
-        return run_gan_trial(trial, settings_of(trial.slot, trial.params), inputs=inputs, config=config)
+        settings = settings_of(trial.slot, trial.params)
+        every = config.evaluate_every
+        return run_gan_trial(trial, settings, inputs=inputs, epochs=config.epochs, evaluate_every=every)
 
     with open_study(context, description) as study:
         results = study.search(search, objective)
-        best = min(results, key=lambda result: result.values[0])
-        groups = _comparisons(study, inputs, results, best)
+        found = compare(study, inputs, results, min(results, key=lambda result: result.values[0]))
+        best = min(found.groups[BEST], key=lambda result: result.values[0])
 
         def finish(made: Mapping[str, object]) -> Sequence:
             measured = trial_metrics(study.parent)
-            study.parent.log_table("generators", generator_table(groups, measured))
+            study.parent.log_table("generators", generator_table(found.groups, measured))
             paths = interpolations(context, inputs, best)
             for name, path in paths.items():
                 study.parent.log({f"interpolation/{name}/{key}": value for key, value in path.measures.items()})
-            log_figures(study, search, results, groups=groups, paths=paths)
-            return rows(context, groups, measured, paths)
+            log_figures(study, search, results, found=found, measured=measured, paths=paths)
+            return rows(context, found, measured, paths)
 
-        judge = context.inputs["judge"]
-        candidate = Candidate(
-            best, "val/fd", measure_again=lambda version: champions_distance(version, inputs, judge, 0)
-        )
+        candidate = Candidate(best, "val/fd", measure_again=lambda version: champions_distance(version, inputs, 0))
         return study.close({"latent-gan": candidate}, finish)
-
-
-def _comparisons(study: Study, inputs: GanInputs, results: Sequence[Result], best: Result) -> dict[str, list[Result]]:
-    """Trainings and baselines by the names that tables give them: the best settings, and what they are held against."""
-    from functools import partial
-
-    import torch
-
-    from study.harness.search import Search, Trial, integer
-    from study.science.gans import VANILLA, GanSettings
-    from study.stages.gan import settings as named
-    from study.stages.gan.baselines import baseline_search, run_baseline_trial
-    from study.stages.gan.trial import run_gan_trial
-
-    context, config = study.context, study.context.config
-
-    def seeds(part: str, settings: GanSettings, repeats: range) -> list[Result]:
-        """The same settings with several seeds; trainings that break down are missing."""
-
-        def objective(trial: Trial) -> tuple[float]:
-            torch.manual_seed(context.seed_for(trial.params["repeat"]))
-            return run_gan_trial(trial, settings, inputs=inputs, config=config)
-
-        fixed = {f"repeat {number}": {"repeat": number} for number in repeats}
-        space = {"repeat": integer(0, MOST_REPEATS)}
-        return study.search(Search({"val/fd": "minimize"}, space, fixed, optional=True), objective, part)
-
-    def seeds_of(result: Result, count: int) -> list[Result]:
-        settings = named.settings_of(result.slot, result.params)
-        return seeds(named.part_of(result), settings, range(1, count + 1))
-
-    by_slot = {result.slot: [result] for result in results}
-    groups = {
-        named.BEST: [best],
-        named.REFERENCE_SETTINGS: by_slot.get("reference", []),
-        named.PAPER_SETTINGS: by_slot.get("paper", []),
-    }
-    if config.repeats > 1:
-        # The best trial was picked for its luck too: new seeds stand for its settings.
-        groups[named.BEST] = seeds_of(best, config.repeats) or [best]
-        for result in by_slot.get("reference", []):
-            groups[named.REFERENCE_SETTINGS] = [result, *seeds_of(result, config.repeats - 1)]
-    if config.vanilla_seeds:
-        groups[named.VANILLA_GAN] = seeds(named.VANILLA_GAN, VANILLA, range(config.vanilla_seeds))
-    if config.ablations:
-        for name, settings in named.ablations(named.settings_of(best.slot, best.params)).items():
-            part = f"{named.part_of(best)}, {name}"
-            groups[f"best settings, {name}"] = seeds(part, settings, range(config.repeats))
-    search = baseline_search(config.mixture_components, len(context.dataset.train))
-    measure = partial(run_baseline_trial, inputs=inputs, seed_for=context.seed_for)
-    found = {result.slot: [result] for result in study.search(search, measure, "baselines")}
-    return groups | {name: found.get(name, []) for name in search.fixed}
 
 
 def run_conditional(context: Context) -> Outcome:
     """Train the conditional WGAN once a seed; the one with the least Frechet distance is registered."""
+    from functools import partial
+
     import torch
 
     from study.harness.search import Search, Trial, integer
     from study.harness.study import Candidate, open_study
     from study.science.classifiers import ClassifierSettings
     from study.science.gans import GanSettings
+    from study.stages.gan.baselines import class_search, run_class_trial
+    from study.stages.gan.conditional_table import conditional_rows
     from study.stages.gan.figures import log_conditional_figures
-    from study.stages.gan.table import conditional_rows
-    from study.stages.gan.trial import GanInputs, champions_distance, run_gan_trial
+    from study.stages.gan.inputs import GanInputs
+    from study.stages.gan.trial import champions_distance, run_gan_trial
     from tracking.runs import trial_metrics
 
     config: ConditionalGanConfig = context.config
@@ -170,7 +123,8 @@ def run_conditional(context: Context) -> Outcome:
 
     def objective(trial: Trial) -> tuple[float]:
         torch.manual_seed(context.seed_for(trial.params["repeat"]))
-        return run_gan_trial(trial, settings, inputs=inputs, config=config, score=score)
+        schedule = {"epochs": config.epochs, "evaluate_every": config.evaluate_every}
+        return run_gan_trial(trial, settings, inputs=inputs, score=score, **schedule)
 
     search = Search(
         objectives={"val/fd": "minimize"},
@@ -180,15 +134,17 @@ def run_conditional(context: Context) -> Outcome:
     with open_study(context, description) as study:
         results = study.search(search, objective)
         best = min(results, key=lambda result: result.values[0])
+        measure = partial(run_class_trial, inputs=inputs, seed_for=context.seed_for, score=score)
+        baselines = {result.slot: result for result in study.search(class_search(), measure, "baselines")}
 
         def finish(made: Mapping[str, object]) -> Sequence:
             measured = trial_metrics(study.parent)
             log_conditional_figures(study, results, measured)
-            return conditional_rows(context, results, measured)
+            return conditional_rows(context, results, baselines, measured)
 
-        version, classes = context.inputs["judge"], len(context.dataset.classes)
+        classes = len(context.dataset.classes)
         candidate = Candidate(
-            best, "val/fd", measure_again=lambda champion: champions_distance(champion, inputs, version, classes)
+            best, "val/fd", measure_again=lambda champion: champions_distance(champion, inputs, classes)
         )
         return study.close({"conditional-gan": candidate}, finish)
 
@@ -200,10 +156,12 @@ LATENT_GAN = Stage(
     config=LatentGanConfig,
     plan=plan_search,
     run=run_search,
-    inputs=("judge", "second-judge", "autoencoder"),
+    inputs=(*JUDGES, "autoencoder"),
     outputs=("latent-gan",),
     presets=LATENT_PRESETS,
     extent=LATENT_EXTENT,
+    recipe=2,
+    headline="generators",
 )
 CONDITIONAL_GAN = Stage(
     name="conditional-gan",
@@ -211,9 +169,11 @@ CONDITIONAL_GAN = Stage(
     config=ConditionalGanConfig,
     plan=plan_conditional,
     run=run_conditional,
-    inputs=("judge", "second-judge", "autoencoder", "latent-gan"),
+    inputs=(*JUDGES, "autoencoder", "latent-gan"),
     outputs=("conditional-gan",),
     presets=CONDITIONAL_PRESETS,
     extent=CONDITIONAL_EXTENT,
+    recipe=2,
+    headline="best/samples",
     reads={"judge": ("batch_size", "learning_rate")},
 )

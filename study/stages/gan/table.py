@@ -3,152 +3,184 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from study.harness.search import Result
 from study.harness.stage import Context, Row
-from study.harness.table import with_spread
+from study.harness.table import verdict, with_spread
 from study.science.interpolation import Interpolation
-from study.science.judges import is_collapsed, weakness
-from study.stages.gan.config import LatentGanConfig
+from study.science.judges import PARTS
+from study.stages.gan.cells import Cells, judge_name, short, weak_judges
+from study.stages.gan.collapse import KINDS, collapsed, share_verdict
+from study.stages.gan.comparisons import Found
 from study.stages.gan.settings import (
     BEST,
+    FEW_STEPS,
+    KERNEL_DENSITY,
     PAPER_SETTINGS,
+    REAL,
     REFERENCE_SETTINGS,
-    TEST_RECONSTRUCTIONS,
+    SMOTE,
     TRAIN_RECONSTRUCTIONS,
     VANILLA_GAN,
 )
-from study.stages.gan.trial import JUDGES, LAST_EPOCHS
 from tracking.runs import Measured
 
-REPORTED = ("fd", "precision", "recall", "density", "coverage", "modes", "class_kl", "low_confidence", "nearest")
+REPORTED = (
+    *("fd", "intra_fd", "precision", "recall", "density", "coverage", "diversity"),
+    *("modes", "class_kl", "low_confidence", "nearest"),
+)
+LATENT = ("two_sample_accuracy", "sliced_wasserstein", "nearest")
+COPYING = 0.95
+"""The least distance to the nearest training latent, as a share of test latents', that counts as no copying."""
 
 
 def generator_table(groups: Mapping[str, Sequence[Result]], measured: Measured) -> dict[str, list[str]]:
-    """Every measure of every generator and baseline, mean ± standard deviation over seeds, by both judges."""
-    table: dict[str, list[str]] = {"generator": [], "seeds": []}
+    """Every measure of every generator and baseline, mean ± standard deviation over seeds, by all judges."""
+    table: dict[str, list[str]] = {"generator": [], "seeds": [], "generator steps": []}
+    columns = [(part, measure) for part in PARTS for measure in REPORTED] + [("latent", name) for name in LATENT]
     for name, results in groups.items():
         if not results:
             continue
+        runs = [measured[result.run_id] for result in results]
         table["generator"].append(name)
         table["seeds"].append(str(len(results)))
-        for judge in ("sample", "second"):
-            for measure in REPORTED:
-                values = [measured[result.run_id][f"{judge}/{measure}"] for result in results]
-                form = "{:.0f}" if measure == "modes" else "{:.4f}" if measure == "class_kl" else "{:.3f}"
-                table.setdefault(f"{judge}/{measure}", []).append(with_spread(values, form))
+        table["generator steps"].append(f"{runs[0]['generator/steps']:.0f}" if "generator/steps" in runs[0] else "-")
+        for part, measure in columns:
+            form = "{:.0f}" if measure == "modes" else "{:.4f}" if measure == "class_kl" else "{:.3f}"
+            cell = with_spread([run[f"{part}/{measure}"] for run in runs], form)
+            table.setdefault(f"{part}/{measure}", []).append(cell)
     return table
 
 
-def rows(
-    context: Context,
-    groups: Mapping[str, Sequence[Result]],
-    measured: Measured,
-    paths: Mapping[str, Interpolation],
-) -> tuple[Row, ...]:
-    """The best settings by both judges, and what they are held against."""
-    config: LatentGanConfig = context.config
+def rows(context: Context, found: Found, measured: Measured, paths: Mapping[str, Interpolation]) -> tuple[Row, ...]:
+    """The best settings by every judge, each beside the floor, the ceiling and the baselines; the claims."""
+    cells, rival = Cells(found.groups, measured), found.rival
+    held_against = [REAL, TRAIN_RECONSTRUCTIONS, *found.mixtures, KERNEL_DENSITY, SMOTE]
 
-    def value(name: str, measure: str, form: str = "{:.2f}") -> str | None:
-        found = [measured[result.run_id][measure] for result in groups.get(name, ())]
-        return with_spread(found, form) if found else None
+    def quality(figure: str, measure: str, form: str = "{:.2f}", **claim: Any) -> Row:
+        ours, reference = cells.cell(BEST, measure, form), cells.cell(REFERENCE_SETTINGS, measure, form)
+        its = f"{reference} (its settings)" if reference else None
+        return Row(figure, ours or "failed", its, cells.baselines(held_against, measure, form), **claim)
 
-    def distance(name: str, asked: int) -> str:
-        """`sample/fd`, and how many of the trainings that were asked for came to an end, if not all did."""
-        if not asked:
-            return "not run"
-        ended = len(groups[name])
-        missing = "" if ended == asked else f" ({ended} of {asked} seeds)"
-        return f"{value(name, 'sample/fd') or 'none'}{missing}"
+    def against_rival(sentence: str, measure: str, **rule: Any) -> dict[str, str]:
+        if rival is None:
+            return {}
+        decided = verdict(cells.values(BEST, measure), cells.values(rival, measure), **rule)
+        return {"claim": sentence.format(rival=short(rival)), "verdict": decided}
 
-    def several(name: str, *measures: str) -> str | None:
-        found = [value(name, measure, "{:.0f}" if measure.endswith("modes") else "{:.2f}") for measure in measures]
-        return ", ".join(map(str, found)) if all(found) else None
-
-    def baselines(measure: str) -> str:
-        short = {name: name.replace("Gaussian mixture, ", "GMM-") for name in groups if name.startswith("Gaussian mix")}
-        return ", ".join(f"{label} {value(name, measure)}" for name, label in short.items())
-
-    vanillas = [measured[result.run_id] for result in groups.get(VANILLA_GAN, ())]
-    fallen = [measures for measures in vanillas if is_collapsed(measures, len(context.dataset.classes))]
-    collapsed = f"{len(fallen)} of {len(vanillas)} collapsed" if vanillas else None
-    reference = groups[REFERENCE_SETTINGS] and distance(REFERENCE_SETTINGS, config.repeats)
-    collapses = "collapses" if context.has_reference else None
-    quality = ("sample/precision", "sample/recall", "sample/density", "sample/coverage")
+    found_rows = weak_judges(context)
+    for number, part in enumerate(PARTS):
+        judge = judge_name(number)
+        sentence = f"The WGAN comes nearer to the test images than {{rival}}, by {judge}"
+        found_rows += [
+            quality(f"FD, {judge}", f"{part}/fd", **against_rival(sentence, f"{part}/fd")),
+            quality(
+                f"recall, {judge}",
+                f"{part}/recall",
+                **against_rival(
+                    f"Its recall is at least 0.97 of {{rival}}'s, by {judge}",
+                    f"{part}/recall",
+                    better="more",
+                    factor=0.97,
+                ),
+            ),
+            quality(
+                f"low confidence, {judge}",
+                f"{part}/low_confidence",
+                "{:.1%}",
+                **against_rival(
+                    f"Fewer of its images than of {{rival}}'s are of no class, by {judge}", f"{part}/low_confidence"
+                ),
+            ),
+        ]
+    last = PARTS[-1]
+    kept = cells.values(BEST, "latent/nearest")
     return (
-        *weak_judges(context),
-        Row(
-            "sample/fd, best settings",
-            distance(BEST, config.repeats),
-            f"{reference} (its settings)" if reference else None,
-            baselines("sample/fd"),
+        *found_rows,
+        quality(f"FD within a class, {judge_name(len(PARTS) - 1)}", f"{last}/intra_fd"),
+        quality(f"diversity within a class, {judge_name(len(PARTS) - 1)}", f"{last}/diversity"),
+        quality(
+            "latents: two-sample accuracy (50% is perfect)",
+            "latent/two_sample_accuracy",
+            "{:.1%}",
+            **against_rival(
+                "Its latents are harder to tell from real ones than {rival}'s", "latent/two_sample_accuracy"
+            ),
         ),
-        Row(
-            "the same, second judge",
-            value(BEST, "second/fd") or "",
-            value(REFERENCE_SETTINGS, "second/fd"),
-            baselines("second/fd"),
+        quality("latents: sliced Wasserstein distance (training latents 1)", "latent/sliced_wasserstein"),
+        quality(
+            "latents: distance to the nearest training latent (test latents 1)",
+            "latent/nearest",
+            claim=f"The WGAN copies no training images (at least {COPYING} of the distance of test images)",
+            verdict=verdict(kept, [COPYING], better="more"),
         ),
-        Row("sample/fd, paper's settings", value(PAPER_SETTINGS, "sample/fd") or "failed"),
-        Row("sample/fd, vanilla GAN", distance(VANILLA_GAN, config.vanilla_seeds), collapses, collapsed),
-        *(
-            Row(f"sample/fd, {name}", distance(name, config.repeats))
-            for name in groups
-            if name.startswith("best settings, ")
-        ),
-        Row(
-            "sample/fd, reconstructions, training / test",
-            "-",
-            None,
-            f"{value(TRAIN_RECONSTRUCTIONS, 'sample/fd')} / {value(TEST_RECONSTRUCTIONS, 'sample/fd')}",
-        ),
-        Row(
-            "precision, recall, density, coverage",
-            several(BEST, *quality) or "",
-            several(REFERENCE_SETTINGS, *quality),
-            f"reconstructions, training {several(TRAIN_RECONSTRUCTIONS, *quality)}",
-        ),
-        Row(
-            "modes, class KL, low confidence",
-            several(BEST, "sample/modes", "sample/class_kl", "sample/low_confidence") or "",
-        ),
-        Row("distance to nearest training image", value(BEST, "sample/nearest") or "", None, "real test images 1"),
-        Row(
-            f"interpolation, steps that are no {'digit' if context.has_reference else 'class'}",
-            f"{paths['noise linear'].measures['no_class']:.1%}"
-            f" (spherical {paths['noise spherical'].measures['no_class']:.1%})",
-            None,
-            f"latents {paths['latents linear'].measures['no_class']:.1%}",
-        ),
+        *_settings_rows(context, cells),
+        *_collapse_rows(context, found, measured),
+        *_interpolation_rows(context, paths),
     )
 
 
-def conditional_rows(context: Context, results: Sequence[Result], measured: Measured) -> tuple[Row, ...]:
-    """Whether the generator makes what it is asked for, and how well."""
-    digit = "digit" if context.has_reference else "class"
+def _settings_rows(context: Context, cells: Cells) -> list[Row]:
+    """Other settings, by the judge that chose none of them, with the steps that their generators took."""
+    measure = f"{PARTS[-1]}/fd"
+    names = [FEW_STEPS, REFERENCE_SETTINGS, PAPER_SETTINGS, VANILLA_GAN]
+    names += [name for name in cells.groups if name.startswith("best settings, ")]
 
-    def ours(metric: str, form: str) -> str:
-        return with_spread([measured[result.run_id][metric] for result in results], form)
+    def described(name: str) -> str:
+        steps = cells.values(name, "generator/steps")
+        return f"{cells.cell(name, measure)} ({steps[0]:,.0f} generator steps)" if steps else "failed"
 
-    stable = "stable" if context.has_reference else None
-    return (
-        *weak_judges(context),
-        Row("sample/label_accuracy", ours("sample/label_accuracy", "{:.1%}")),
-        Row(f"the same, worst {digit}", ours("sample/label_accuracy_worst", "{:.1%}")),
-        Row("the same, second judge", ours("second/label_accuracy", "{:.1%}")),
-        Row("sample/fd", ours("sample/fd", "{:.2f}")),
-        Row(f"sample/intra_fd, within a {digit}", ours("sample/intra_fd", "{:.2f}")),
-        Row("sample/diversity", ours("sample/diversity", "{:.2f}"), None, "real images 1"),
-        Row("classification accuracy score", ours("sample/classification_accuracy_score", "{:.1%}")),
-        Row(f"range of val/fd over the last {LAST_EPOCHS} epochs", ours("val/fd_last_epochs_range", "{:.1%}"), stable),
-    )
-
-
-def weak_judges(context: Context) -> list[Row]:
-    """A row for each judge whose measures say little."""
-    found = []
-    for kind in JUDGES:
-        weak = weakness(context.inputs[kind].metrics["val/accuracy"])
-        if weak:
-            found.append(Row(f"note: {kind}", weak))
+    found = [
+        Row(f"FD, judge 3, {name}", described(name), None, f"best settings {described(BEST)}")
+        for name in names
+        if name in cells.groups and (cells.groups[name] or name == PAPER_SETTINGS)
+    ]
+    if context.has_reference and cells.values(PAPER_SETTINGS, measure):
+        decided = verdict(cells.values(REFERENCE_SETTINGS, measure), cells.values(PAPER_SETTINGS, measure))
+        claim = "The reference's settings of the WGAN are better than the WGAN paper's"
+        cell = f"paper {cells.cell(PAPER_SETTINGS, measure)}"
+        ours = cells.cell(REFERENCE_SETTINGS, measure) or "failed"
+        found.append(Row("the reference's settings against the paper's", ours, "better", cell, claim, decided))
     return found
+
+
+def _collapse_rows(context: Context, found: Found, measured: Measured) -> list[Row]:
+    """How many vanilla GANs collapse, of one recipe with several seeds and of random recipes; the WGANs beside them."""
+    vanillas, wgans = found.groups.get(VANILLA_GAN, []), found.groups.get(BEST, [])
+    rows = []
+    if vanillas:
+        ours, theirs = collapsed(measured, vanillas), collapsed(measured, wgans)
+        rows.append(Row("collapsed: vanilla GAN, one recipe, several seeds", str(ours), None, f"WGAN {theirs}"))
+    if found.recipes:
+        by_kind = {kind: [r for r in found.recipes if r.params["kind"] == kind] for kind in KINDS}
+        ours, theirs = (collapsed(measured, by_kind[kind]) for kind in KINDS)
+        claims = {
+            "A vanilla GAN collapses, whatever the recipe": share_verdict(ours, 0.5),
+            "A vanilla GAN collapses more often than a WGAN of the same recipe": share_verdict(ours, theirs),
+        }
+        reference = "collapses" if context.has_reference else None
+        for sentence, decided in claims.items():
+            figure = "collapsed: vanilla GANs of random recipes"
+            rows.append(Row(figure, str(ours), reference, f"WGANs {theirs}", sentence, decided))
+    return rows
+
+
+def _interpolation_rows(context: Context, paths: Mapping[str, Interpolation]) -> list[Row]:
+    """A path that jumps has few images of no class: the smoothness and the third classes tell it from a good one."""
+    digit = "digit" if context.has_reference else "class"
+    ours, arc, latents = (paths[name].measures for name in ("noise linear", "noise spherical", "latents linear"))
+    figures = {
+        f"interpolation, images that are no {digit}": ("no_class", "{:.1%}"),
+        f"interpolation, paths through a third {digit}": ("third_class", "{:.0%}"),
+        "interpolation, smoothness (1: equal steps)": ("smoothness", "{:.2f}"),
+    }
+    return [
+        Row(
+            figure,
+            f"{form.format(ours[key])} (spherical {form.format(arc[key])})",
+            None,
+            f"latents {form.format(latents[key])}",
+        )
+        for figure, (key, form) in figures.items()
+    ]

@@ -1,6 +1,7 @@
 """The judges: two classifiers of real images, in whose features and labels generated images are measured.
 
-The first, convolutional, selects; the second, fully connected, shows that nobody has fitted the first.
+The first, convolutional, and the second, fully connected, select together; the third, a residual network trained on
+images that were moved otherwise, only reports: what it says of a generator is not flattered by the choice.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from study.stages.judge.config import PRESETS, JudgeConfig
 
 
 def plan(config: JudgeConfig) -> str:
-    return f"2 classifiers, {config.epochs} epochs each"
+    return f"3 classifiers, {config.epochs} epochs each"
 
 
 def run(context: Context) -> Outcome:
@@ -42,6 +43,6 @@ JUDGE = Stage(
     config=JudgeConfig,
     plan=plan,
     run=run,
-    outputs=("judge", "second-judge"),
+    outputs=("judge", "second-judge", "third-judge"),
     presets=PRESETS,
 )

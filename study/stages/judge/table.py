@@ -11,11 +11,14 @@ from tracking.registry import Version
 
 
 def rows(made: Mapping[str, Version]) -> tuple[Row, ...]:
-    """Test accuracy of both, and whether one is weak."""
-    first, second = (made[kind] for kind in KINDS)
-    names = {"": first, f", second judge ({second.name} v{second.number})": second}
-    found = [Row(f"test accuracy{name}", f"{version.metrics['test/accuracy']:.2%}") for name, version in names.items()]
-    for name, version in {"judge": first, "second judge": second}.items():
+    """Test accuracy of each, and whether one is weak."""
+    found = []
+    for kind in KINDS:
+        version = made[kind]
+        name = kind.replace("-", " ")
+        role = "reports only" if kind == list(KINDS)[-1] else "selects"
+        label = f"test accuracy, {name} ({role}; {version.name} v{version.number})"
+        found.append(Row(label, f"{version.metrics['test/accuracy']:.2%}"))
         weak = weakness(version.metrics["val/accuracy"])
         if weak:
             found.append(Row(f"note: the {name} is weak", weak))

@@ -5,20 +5,27 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from models.classifier import Judge
+from models.classifier import Judge, JudgeKind
 from study.data.dataset import Dataset, to_float, to_pixels
 from study.harness.search import Trial
-from study.science.classifiers import ClassifierSettings, accuracy, train_judge
+from study.science.classifiers import ClassifierSettings, accuracy, jitter, shift, train_judge
 from study.science.latents import max_abs_pcc
 from study.science.loops import apply, eval_mode
 from study.stages.judge.config import JudgeConfig
 from tracking import figures
 
 SIZES = {"width": 16, "feature_dim": 64}
-KINDS = {"judge": "conv", "second-judge": "mlp"}  # the registered kinds of model, and what each is built of
+KINDS: dict[str, JudgeKind] = {"judge": "conv", "second-judge": "mlp", "third-judge": "residual"}
+"""The registered kinds of model, and what each is built of; in the order of `study.science.judges.PARTS`."""
+THIRD_JITTER = 10, 1.5, 0.1  # degrees, pixels, share of the size: the third differs in its training too
 MISTAKES, MISTAKES_ROWS = 24, 3
+
+
+def gently_jittered(images: Tensor) -> Tensor:
+    return jitter(images, *THIRD_JITTER)
 
 
 def run_judge_trial(trial: Trial, *, config: JudgeConfig, data: Dataset, device: torch.device) -> tuple[float]:
@@ -27,7 +34,8 @@ def run_judge_trial(trial: Trial, *, config: JudgeConfig, data: Dataset, device:
     module = {**trial.params, **SIZES, "image_shape": list(data.image_shape), "classes": len(data.classes)}
     judge = Judge(**module).to(device)
     settings = ClassifierSettings(config.epochs, config.batch_size, config.learning_rate)
-    train_judge(judge, data.train, data.val, settings, trial.report)
+    augment = gently_jittered if trial.params["kind"] == KINDS["third-judge"] else shift
+    train_judge(judge, data.train, data.val, settings, trial.report, augment=augment)
     with eval_mode(judge):
         logits = apply(judge, data.val.images)
         features = apply(judge.features, data.val.images)

@@ -1,3 +1,4 @@
+import copy
 import math
 from dataclasses import replace
 
@@ -153,3 +154,55 @@ def test_settings_in_words() -> None:
     assert gans.describe(replace(gans.VANILLA, averaging=0.9)) == (
         "vanilla GAN: batch 256, lr 0.0002, n_critic 1, width 256, depth 2, noise 10, averaged"
     )
+
+
+def test_the_learner_is_what_is_trained_and_the_generator_its_average() -> None:
+    settings, latents = replace(SETTINGS, averaging=0.9), torch.randn(640, 5)
+    torch.manual_seed(0)
+    generator, critic = Generator(4, 5, 32), Critic(5, 32)
+    learner = copy.deepcopy(generator)
+    gans.train_gan(
+        generator,
+        critic,
+        latents,
+        torch.empty(640, 0),
+        settings,
+        epochs=2,
+        report=lambda *_: None,
+        learner=learner,
+    )
+    averaged, plain = train(settings, 2, latents)[0], train(replace(settings, averaging=0.0), 2, latents)[0]
+    for ours, theirs in ((generator, averaged), (learner, plain)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_the_saturating_loss_is_the_papers_equation_and_saturates() -> None:
+    """log(1 - D) and -log D, and their slopes where the discriminator is sure that the sample was made."""
+    scores = torch.tensor([-8.0, 0.0, 3.0], dtype=torch.float64, requires_grad=True)
+    made = torch.sigmoid(scores)
+    torch.testing.assert_close(gans._vanilla_generator_loss(scores, True), torch.log(1 - made).mean())
+    torch.testing.assert_close(gans._vanilla_generator_loss(scores, False), -torch.log(made).mean())
+    slopes = [
+        torch.autograd.grad(gans._vanilla_generator_loss(scores, saturating), scores)[0][0]
+        for saturating in (True, False)
+    ]
+    assert abs(slopes[0]) < abs(slopes[1]) / 1000
+
+
+def test_statistics_of_batch_norm_are_never_of_real_and_made_vectors_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = Critic.forward
+    monkeypatch.setattr(Critic, "forward", lambda self, x: sizes.append(len(x)) or plain(self, x))
+    torch.manual_seed(0)
+    for norm in (False, True):
+        settings = replace(SETTINGS, critic_norm=norm, n_critic=100)
+        critic = Critic(5, 32, norm=norm)
+        latents, nothing = torch.randn(64, 5), torch.empty(64, 0)
+        gans.train_gan(Generator(4, 5, 32), critic, latents, nothing, settings, epochs=1, report=lambda *_: None)
+    assert sizes == [128, 64, 64]
+
+
+@pytest.mark.parametrize(("n_critic", "steps"), [(1, 20), (3, 6), (5, 4)])
+def test_generator_steps_are_counted(n_critic: int, steps: int) -> None:
+    assert gans.generator_steps(replace(SETTINGS, n_critic=n_critic), 640, 2) == steps

@@ -6,7 +6,7 @@ import torch
 from models.classifier import Judge
 from study.data.dataset import Dataset, to_float
 from study.science.classifiers import ClassifierSettings, train_judge
-from study.science.judges import Evaluator, TwoJudges, is_collapsed
+from study.science.judges import PARTS, Evaluator, Judges, collapse
 from study.science.sampling import balanced_labels
 
 DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
@@ -31,15 +31,15 @@ class Brightness(Judge):
 
 
 @pytest.fixture
-def judges(tiny: Dataset) -> TwoJudges:
-    return TwoJudges(Brightness(), Brightness(), tiny)
+def judges(tiny: Dataset) -> Judges:
+    return Judges([Brightness() for _ in PARTS], tiny)
 
 
 def uniform(values: torch.Tensor) -> torch.Tensor:
     return (values / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
 
 
-def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: TwoJudges) -> None:
+def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: Judges) -> None:
     labels = balanced_labels(200, 10, torch.device("cpu"))
     found = judges.measures(uniform(labels.float()), labels)
     assert found["sample/label_accuracy"] == 1
@@ -47,26 +47,36 @@ def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: TwoJu
     assert found["sample/class_kl"] == pytest.approx(0, abs=1e-9)
     assert found["sample/low_confidence"] == 0
     assert found["sample/diversity"] == pytest.approx(0, abs=1e-4)  # each class always the same
-    assert {name.replace("sample/", "second/") for name in found if name.startswith("sample/")} < set(found)
-    assert found["second/fd"] == found["sample/fd"]
+    names = {name.removeprefix("sample/") for name in found if name.startswith("sample/")}
+    assert set(found) == {f"{part}/{name}" for part in PARTS for name in names}
+    assert found["third/fd"] == found["second/fd"] == found["sample/fd"]
     assert judges.measures(uniform(labels.float()), labels.roll(1))["sample/label_accuracy"] == 0
 
 
-def test_test_images_are_as_near_to_the_training_images_as_themselves(judges: TwoJudges, tiny: Dataset) -> None:
+def test_test_images_are_as_near_to_the_training_images_as_themselves(judges: Judges, tiny: Dataset) -> None:
     found = judges.measures(to_float(tiny.test.images))
     assert found["sample/nearest"] == pytest.approx(1, rel=1e-4)
     assert found["sample/fd"] == pytest.approx(0, abs=1e-6)
 
 
-def test_two_judges_select_by_the_first(tiny: Dataset) -> None:
+def test_two_judges_select_and_the_third_only_reports(tiny: Dataset) -> None:
     torch.manual_seed(0)
-    first, second = (Judge(kind, **DIGITS, width=4).eval() for kind in ("conv", "mlp"))
-    both, images = TwoJudges(first, second, tiny), tiny.train.images[:50]
-    alone, other = Evaluator(first, tiny).measures(images), Evaluator(second, tiny).measures(images)
-    assert both.val_measures(images) == Evaluator(first, tiny).val_measures(images)
-    expected = alone | {name.replace("sample/", "second/"): value for name, value in other.items()}
-    assert both.measures(images) == pytest.approx(expected, nan_ok=True)
-    assert not torch.equal(both.features(images), both.second.features(images))
+    kinds = ("conv", "mlp", "residual")
+    three = [Judge(kind, **DIGITS, width=4).eval() for kind in kinds]
+    images = tiny.train.images[:50]
+    alone = [Evaluator(judge, tiny) for judge in three]
+    found = Judges(three, tiny).val_measures(images)
+    distances = [judge.val_measures(images)["val/fd"] for judge in alone]
+    assert found["val/fd"] == pytest.approx(math.sqrt(distances[0] * distances[1]))
+    assert [found["val/fd_1"], found["val/fd_2"]] == pytest.approx(distances[:2])
+    other_third = Judge("residual", **DIGITS, width=4).eval()
+    assert Judges([*three[:2], other_third], tiny).val_measures(images) == pytest.approx(found)
+    expected = {
+        name.replace("sample/", f"{part}/"): value
+        for part, judge in zip(PARTS, alone, strict=True)
+        for name, value in judge.measures(images).items()
+    }
+    assert Judges(three, tiny).measures(images) == pytest.approx(expected, nan_ok=True)
 
 
 def test_classes_are_compared_with_their_shares_of_the_test_images(make_dataset) -> None:
@@ -96,10 +106,25 @@ def test_few_images_crash_no_measure(count: int, tiny: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modes", "kl", "classes", "collapsed"),
-    [(8, 0.5, 10, False), (7, 0.1, 10, True), (10, 0.6, 10, True), (3, 0.1, 3, False), (2, 0.1, 3, True)],
+    ("modes", "kl", "recall", "coverage", "classes", "way"),
+    [
+        (8, 0.5, 0.5, 0.5, 10, None),
+        (7, 0.1, 0.5, 0.5, 10, "7 of 10 classes"),
+        (10, 0.6, 0.5, 0.5, 10, "class KL 0.60"),
+        (10, 0.1, 0.003, 0.5, 10, "recall 0.003"),  # all classes, but of each the same image
+        (10, 0.1, 0.5, 0.05, 10, "coverage 0.050"),
+        (3, 0.1, 0.1, 0.1, 3, None),
+        (2, 0.1, 0.5, 0.5, 3, "2 of 3 classes"),
+    ],
 )
-def test_a_generator_has_collapsed_below_eight_of_ten_classes(
-    modes: int, kl: float, classes: int, collapsed: bool
+def test_how_a_generator_has_collapsed(
+    modes: int, kl: float, recall: float, coverage: float, classes: int, way: str | None
 ) -> None:
-    assert is_collapsed({"sample/modes": modes, "sample/class_kl": kl}, classes) is collapsed
+    measures = {"val/modes": modes, "val/class_kl": kl, "val/recall": recall, "val/coverage": coverage}
+    assert collapse(measures, classes) == way
+
+
+def test_constant_images_are_a_collapse(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    judges = Judges([Judge(kind, **DIGITS, width=4).eval() for kind in ("conv", "mlp", "residual")], tiny)
+    assert collapse(judges.val_measures(tiny.val.images[:1].expand(50, -1, -1, -1)), 10) is not None

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models.autoencoder import Autoencoder
 from study.data.dataset import Dataset
@@ -78,6 +79,18 @@ def test_encoded_images_are_standardised_and_turned_back(count: int, tiny: Datas
         expected = apply(model.encoder, tiny.train.images[:count])
     assert model.training
     torch.testing.assert_close(encoded.latents, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(encoded.standardised.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
-    torch.testing.assert_close(encoded.standardised.std(0), torch.ones(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(encoded.vectors.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(encoded.vectors.std(0), torch.ones(6), atol=1e-4, rtol=0)
     assert torch.equal(encoded.labels, tiny.train.labels[:count])
+
+
+def test_raw_latents_are_those_before_the_last_batch_norm(tiny: Dataset) -> None:
+    model = Autoencoder(6, "conv", (1, 28, 28))
+    model.encoder[-1].running_var.fill_(9.0)
+    model.encoder[-1].running_mean.fill_(2.0)
+    raw = EncodedImages.encode(model, tiny.train).raw(model)
+    with eval_mode(model):
+        before = apply(nn.Sequential(*list(model.encoder)[:-1]), tiny.train.images)
+        expected = apply(model.encoder, tiny.train.images)
+    torch.testing.assert_close(raw.vectors, before, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(raw.latents, expected, atol=1e-3, rtol=1e-3)

@@ -1,19 +1,29 @@
 import pytest
 import torch
 
-from study.science.sampling import balanced_labels, generator_inputs, noise
+from study.science.sampling import balanced_labels, labels_like, noise, sample_count
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("classes", [3, 10, 26])
-def test_generator_inputs(classes: int) -> None:
+def test_the_same_seed_gives_the_same_noise() -> None:
     assert torch.equal(noise(5, 3, 1, CPU), noise(5, 3, 1, CPU))
-    assert generator_inputs(20, 3, 0, CPU).shape == (20, 3)
-    inputs = generator_inputs(20, 3, 0, CPU, classes=classes)
-    assert inputs.shape == (20, 3 + classes)
-    assert torch.equal(inputs[:, 3:].argmax(1), balanced_labels(20, classes, CPU))
-    assert torch.equal(inputs[:, :3], noise(20, 3, 0, CPU))
+    assert not torch.equal(noise(5, 3, 1, CPU), noise(5, 3, 2, CPU))
+
+
+@pytest.mark.parametrize("count", [4, 8, 6])
+def test_labels_have_the_shares_of_real_ones(count: int) -> None:
+    """Of an uneven set, a generator is asked for as many of each class as there are, not for as many of all."""
+    real = torch.tensor([2, 0, 0, 0])
+    found = labels_like(real, count)
+    assert found.shape == (count,)
+    assert torch.bincount(found[:4]).tolist() == [3, 0, 1]
+    assert set(found.tolist()) == {0, 2}
+
+
+@pytest.mark.parametrize(("real", "expected"), [(10_000, 10_000), (5_000, 5_000), (360, 1_000), (60_000, 10_000)])
+def test_as_many_samples_as_real_images_within_bounds(real: int, expected: int) -> None:
+    assert sample_count(real) == expected
 
 
 def test_labels_are_balanced() -> None:

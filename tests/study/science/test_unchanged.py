@@ -19,7 +19,7 @@ from study.science.autoencoders import AutoencoderSettings, train_autoencoder
 from study.science.classifiers import ClassifierSettings, draw_labelled, train_classifier, train_judge
 from study.science.gans import GanSettings, train_gan
 from study.science.judges import Evaluator
-from study.science.sampling import generator_inputs, noise
+from study.science.sampling import noise
 
 SHAPE = (1, 28, 28)
 DIGITS = {"image_shape": SHAPE, "classes": 10}
@@ -153,7 +153,10 @@ def test_measures_of_generated_images() -> None:
             "sample/label_accuracy": 0.1,
         }
     )
-    assert evaluator.val_measures(generated.images) == same({"val/fd": 3.6907613148840055e-05, "val/modes": 1.0})
+    found = evaluator.val_measures(generated.images)
+    assert {name: found[name] for name in ("val/fd", "val/modes")} == same(
+        {"val/fd": 3.6907613148840055e-05, "val/modes": 1.0}
+    )
 
 
 def test_drawn_labels_and_noise() -> None:
@@ -161,4 +164,3 @@ def test_drawn_labels_and_noise() -> None:
     assert known.tolist() == [40, 60, 21, 11, 2, 22, 3, 33, 44, 4, 35, 15, 46, 6, 17, 47, 28, 8, 19, 9]
     expected = [[1.1176220178604126, -0.4265716075897217], [-1.3871248960494995, -0.8035872578620911]]
     torch.testing.assert_close(noise(2, 2, 0, CPU), torch.tensor(expected))
-    assert float(generator_inputs(7, 3, 0, CPU, classes=10).sum()) == pytest.approx(2.524624567478895, rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -12,16 +13,29 @@ from torch import nn
 
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
+from models.gan import LatentGenerator, ToneCurve
 from study.data.dataset import Dataset
 from study.harness.search import Params, Search, Trial, choice
 from study.harness.stage import Context, Session
 from study.harness.study import open_study
 from study.science.gans import PAPER, REFERENCE, GanSettings
-from study.science.judges import TwoJudges
+from study.science.judges import PARTS, Judges
+from study.science.loops import Diverged, Report
+from study.stages.gan.collapse import (
+    KINDS,
+    Share,
+    collapse_table,
+    recipe_search,
+    recipe_settings,
+    run_recipe_trial,
+    share_verdict,
+)
 from study.stages.gan.config import LatentGanConfig
+from study.stages.gan.inputs import GanInputs
 from study.stages.gan.settings import BY_NAME, SPACE, START, ablations, params_of, settings_of
 from study.stages.gan.stage import LATENT_GAN
-from study.stages.gan.trial import GanInputs, class_metric, run_gan_trial, shown_inputs
+from study.stages.gan.trial import class_metric, run_gan_trial
+from study.stages.gan.watch import Watch, shown_inputs
 from tracking.runs import trial_metrics
 from tracking.store import Store, read_store
 
@@ -50,9 +64,9 @@ def inputs_of(context: Context) -> GanInputs:
     """An untrained decoder makes all images alike, so that the judge sees a single class whatever is generated."""
     torch.manual_seed(0)
     inputs = GanInputs(context)
-    judges = TwoJudges(brightness_judge(), brightness_judge(), context.dataset)
+    judges = Judges([brightness_judge() for _ in PARTS], context.dataset)
     autoencoder = Autoencoder(3, "conv", DIGITS).eval()
-    inputs.__dict__.update(autoencoder=autoencoder, architecture="conv", judges=judges)
+    inputs.__dict__.update(autoencoder=autoencoder, architecture="conv", judges=judges, tone=ToneCurve())
     return inputs
 
 
@@ -72,19 +86,20 @@ class Free(Search):
 def test_a_collapsed_wgan_is_given_up_a_collapsed_vanilla_gan_measured_and_the_study_goes_on(
     store: Store, tiny: Dataset
 ) -> None:
-    config = LatentGanConfig(epochs=4, evaluate_every=2)
-    context = context_of(store, tiny, config)
+    context = context_of(store, tiny, LatentGanConfig())
     inputs = inputs_of(context)
 
     def objective(trial: Trial) -> tuple[float]:
         settings = GanSettings(64, 1e-3, trial.params["clip_value"], 1, width=8, noise_dim=4)
-        return run_gan_trial(trial, settings, inputs=inputs, config=config)
+        return run_gan_trial(trial, settings, inputs=inputs, epochs=4, evaluate_every=2)
 
     with open_study(context, "A test.") as study:
         (vanilla,) = study.search(Free({"val/fd": "minimize"}, {"clip_value": choice(0.1, None)}), objective)
         measured = trial_metrics(study.parent)[vanilla.run_id]
     assert vanilla.params == {"clip_value": None}
-    assert measured["sample/modes"] == measured["second/modes"] == 1
+    assert measured["sample/modes"] == measured["second/modes"] == measured["third/modes"] == 1
+    assert measured["collapse/last"] == measured["collapse/epochs"] == 1
+    assert measured["generator/steps"] == 4 * (len(tiny.train) // 64)
     assert measured["sample/class_kl"] == pytest.approx(np.log(10))
     assert 0 <= measured["sample/diversity"] < 1
     assert all(np.isfinite(value) for value in measured.values())
@@ -94,12 +109,12 @@ def test_a_collapsed_wgan_is_given_up_a_collapsed_vanilla_gan_measured_and_the_s
 
 def test_a_fixed_trial_is_not_given_up(store: Store, tiny: Dataset) -> None:
     """The others are compared with it: a table without the reference's settings would say nothing."""
-    config = LatentGanConfig(epochs=2, evaluate_every=1)
-    context = context_of(store, tiny, config)
+    context = context_of(store, tiny, LatentGanConfig())
     inputs = inputs_of(context)
 
     def objective(trial: Trial) -> tuple[float]:
-        return run_gan_trial(trial, GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4), inputs=inputs, config=config)
+        settings = GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4)
+        return run_gan_trial(trial, settings, inputs=inputs, epochs=2, evaluate_every=1)
 
     with open_study(context, "A test.") as study:
         search = Search({"val/fd": "minimize"}, {"clip_value": choice(0.1)}, {"reference": {"clip_value": 0.1}})
@@ -150,3 +165,113 @@ def test_every_class_has_its_label_accuracy(smoke_store: Path) -> None:
     accuracies = [metrics[f"label_accuracy/{digit}"] for digit in range(10)]
     assert min(accuracies) == metrics["sample/label_accuracy_worst"]
     assert np.mean(accuracies) == pytest.approx(metrics["sample/label_accuracy"], abs=0.01)
+
+
+def test_the_epoch_that_is_kept_is_measured_again_on_fresh_noise(store: Store, tiny: Dataset) -> None:
+    """The least of several distances is too good by luck."""
+    context = context_of(store, tiny, LatentGanConfig())
+    inputs = inputs_of(context)
+    seen: dict[str, tuple[list[int], list[float]]] = {}
+
+    def objective(trial: Trial) -> tuple[float]:
+        settings = GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4)
+        found = run_gan_trial(trial, settings, inputs=inputs, epochs=3, evaluate_every=1)
+        seen.update(trial.history)
+        return found
+
+    with open_study(context, "A test.") as study:
+        search = Search({"val/fd": "minimize"}, {"clip_value": choice(0.1)}, {"reference": {"clip_value": 0.1}})
+        (result,) = study.search(search, objective)
+        measured = trial_metrics(study.parent)[result.run_id]
+    assert result.values[0] == measured["val/fd"]
+    assert result.values[0] not in seen["val/fd"][1]
+    assert measured["val/best_epoch"] == 1 + int(np.argmin(seen["val/fd"][1]))
+
+
+def recipe_trials(store: Store, data: Dataset, recipes: int) -> tuple[list, dict]:
+    context = context_of(store, data, LatentGanConfig())
+    inputs = inputs_of(context)
+    with open_study(context, "A test.") as study:
+        objective = partial(run_recipe_trial, inputs=inputs, epochs=2, evaluate_every=1)
+        return study.search(recipe_search(recipes, 0), objective, "recipes"), trial_metrics(study.parent)
+
+
+def test_a_constant_generator_and_one_that_breaks_down_count_as_collapsed(
+    store: Store, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Constant output has no correlation, and a broken training no samples: both are the plainest collapse."""
+    constant = iter((True, False))
+
+    def broken_training(generator: nn.Module, *args: object, epochs: int, report: Report) -> None:
+        if not next(constant):
+            raise Diverged("critic/loss is nan after epoch 1")
+        with torch.no_grad():
+            for parameter in generator.parameters():
+                parameter.zero_()
+        for epoch in range(1, epochs + 1):
+            report(epoch, {"critic/loss": 0.0})
+
+    monkeypatch.setattr("study.stages.gan.collapse.train_gan", broken_training)
+    results, measured = recipe_trials(store, tiny, 1)
+    assert [result.values for result in results] == [(1.0,), (1.0,)]
+    first = measured[results[0].run_id]
+    assert "latent/max_abs_pcc" not in first
+    assert first["val/recall"] < 0.1
+    assert Share(2, 2) == Share(sum(run["collapse/last"] > 0 for run in measured.values()), len(results))
+
+
+def test_each_recipe_is_tried_as_both_kinds_and_stays_the_same_among_more() -> None:
+    few, many = recipe_search(2, 7).fixed, recipe_search(30, 7).fixed
+    assert len(many) == 60
+    assert {name: many[name] for name in few} == few
+    for number in range(30):
+        vanilla, wgan = (many[f"recipe {number}, {kind}"] for kind in KINDS)
+        assert {**vanilla, "kind": "WGAN"} == wgan
+        assert recipe_settings(vanilla).clip_value is None
+        assert recipe_settings(wgan).clip_value == 0.1
+        assert not recipe_settings(wgan).saturating
+    for name in ("latents", "loss", "critic_norm", "n_critic", "depth"):
+        assert len({params[name] for params in many.values()}) > 1, name
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    """Wilson 1927: (p + z^2 / 2n ± z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
+    for k, n in ((0, 5), (3, 5), (17, 30), (30, 30)):
+        z, p = 1.959964, k / n
+        middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        expected = (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+        assert Share(k, n).interval == pytest.approx(expected, abs=1e-6)
+    assert Share(0, 0).interval == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("ours", "against", "expected"),
+    [
+        (Share(28, 30), 0.5, "held"),
+        (Share(2, 30), 0.5, "did not hold"),
+        (Share(2, 3), 0.5, "undecided"),
+        (Share(20, 30), Share(2, 30), "held"),
+        (Share(2, 30), Share(20, 30), "did not hold"),
+        (Share(10, 30), Share(8, 30), "undecided"),
+    ],
+)
+def test_a_share_is_decided_where_the_intervals_are_apart(ours: Share, against: Share | float, expected: str) -> None:
+    assert share_verdict(ours, against) == expected
+
+
+def test_the_table_of_choices_counts_every_recipe_once_a_choice(store: Store, tiny: Dataset) -> None:
+    results, measured = recipe_trials(store, tiny, 3)
+    table = collapse_table(results, measured)
+    assert table["vanilla GAN, collapsed"][0].startswith("3 of 3")  # the untrained decoder's images are all alike
+    for name in ("latents", "loss", "critic norm", "learning rate", "n critic", "depth"):
+        rows = [place for place, choice in enumerate(table["choice"]) if choice.startswith(name)]
+        counted = [int(table["WGAN, collapsed"][place].split()[2]) for place in rows]
+        assert sum(counted) == 3, name
+
+
+def test_collapse_is_looked_for_after_the_first_quarter(store: Store, tiny: Dataset) -> None:
+    inputs = inputs_of(context_of(store, tiny, LatentGanConfig()))
+    model = LatentGenerator(4, 3, architecture="conv", image_shape=DIGITS, width=8)
+    watch = Watch(inputs, model, GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4), 0, epochs=20)
+    watch.collapses = {1: "1 of 10 classes", 5: None, 10: "recall 0.003", 15: None, 20: None}
+    assert watch.collapse_measures() == {"collapse/last": 0, "collapse/epochs": 0.25}

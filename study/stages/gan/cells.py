@@ -1,0 +1,65 @@
+"""Cells of the GAN stages' rows: figures of groups of runs, each beside its floor, its ceiling and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from study.harness.search import Result
+from study.harness.stage import Context, Row
+from study.harness.table import with_spread
+from study.science.judges import SELECTING, weakness
+from study.stages.gan.config import JUDGES
+from study.stages.gan.settings import KERNEL_DENSITY, REAL, SMOTE, TEST_RECONSTRUCTIONS, TRAIN_RECONSTRUCTIONS
+from tracking.runs import Measured
+
+SHORT = {
+    REAL: "real images",
+    TRAIN_RECONSTRUCTIONS: "reconstructions",
+    TEST_RECONSTRUCTIONS: "of test images",
+    KERNEL_DENSITY: "kernel density",
+    SMOTE: "SMOTE",
+}
+"""What the baselines are called in a cell."""
+
+
+class Cells:
+    """Cells of the table, from groups of runs by name."""
+
+    def __init__(self, groups: Mapping[str, Sequence[Result]], measured: Measured) -> None:
+        self.groups, self.measured = groups, measured
+
+    def values(self, name: str | None, measure: str) -> list[float]:
+        """One of each run in the group that has it."""
+        runs = [self.measured[result.run_id] for result in self.groups.get(name or "", ())]
+        return [run[measure] for run in runs if measure in run]
+
+    def cell(self, name: str, measure: str, form: str = "{:.2f}") -> str | None:
+        values = self.values(name, measure)
+        return with_spread(values, form) if values else None
+
+    def baselines(self, names: Sequence[str], measure: str, form: str = "{:.2f}") -> str:
+        """What the figure is held against: the floor and the ceiling first, then the baselines."""
+        found = {name: self.cell(name, measure, form) for name in names}
+        return ", ".join(f"{short(name)} {cell}" for name, cell in found.items() if cell)
+
+
+def short(name: str) -> str:
+    if name.startswith("Gaussian mixture, "):
+        count, _, of = name.removeprefix("Gaussian mixture, ").partition(" ")
+        return f"GMM-{count}{' ' if of else ''}{of}"
+    return SHORT.get(name, name)
+
+
+def judge_name(number: int) -> str:
+    """How a row calls a judge by its number from 0, with what it does."""
+    return f"judge {number + 1} ({'selects' if number < SELECTING else 'reports only'})"
+
+
+def weak_judges(context: Context) -> list[Row]:
+    """A row for each judge whose measures say little."""
+    found = []
+    for kind in JUDGES:
+        weak = weakness(context.inputs[kind].metrics["val/accuracy"])
+        if weak:
+            found.append(Row(f"note: {kind}", weak))
+    return found

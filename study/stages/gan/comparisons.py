@@ -1,0 +1,92 @@
+"""What the best settings are held against: other seeds, other settings, vanilla GANs, recipes, baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from study.harness.search import Result, Search, Trial, integer
+from study.harness.study import Study
+from study.science.gans import REFERENCE, VANILLA, GanSettings, generator_steps
+from study.science.loops import steps_per_epoch
+from study.stages.gan import settings as named
+from study.stages.gan.baselines import baseline_search, kernel_search, run_baseline_trial
+from study.stages.gan.collapse import recipe_search, run_recipe_trial
+from study.stages.gan.config import MOST_REPEATS, LatentGanConfig
+from study.stages.gan.inputs import GanInputs
+from study.stages.gan.trial import run_gan_trial
+from tracking.runs import trial_metrics
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the study has found.
+
+    Attributes:
+        groups: Trainings and baselines by the names that tables give them; repeats stand together.
+        mixtures: The names of those among them that are Gaussian mixtures.
+        recipes: The random recipes' trainings.
+    """
+
+    groups: dict[str, list[Result]]
+    mixtures: Sequence[str]
+    recipes: Sequence[Result]
+
+    @property
+    def rival(self) -> str | None:
+        """The mixture with the least `val/fd`: the best baseline that copies nothing."""
+        known = [name for name in self.mixtures if self.groups[name]]
+        return min(known, key=lambda name: self.groups[name][0].values[0], default=None)
+
+
+def compare(study: Study, inputs: GanInputs, results: Sequence[Result], best: Result) -> Found:
+    """Train and measure all that the best trial's settings are held against."""
+    context = study.context
+    config: LatentGanConfig = context.config
+
+    def seeds(part: str, settings: GanSettings, repeats: range, epochs: int) -> list[Result]:
+        """The same settings with several seeds; trainings that break down are missing."""
+
+        def objective(trial: Trial) -> tuple[float]:
+            torch.manual_seed(context.seed_for(trial.params["repeat"]))
+            every = config.evaluate_every
+            return run_gan_trial(trial, settings, inputs=inputs, epochs=epochs, evaluate_every=every)
+
+        fixed = {f"repeat {number}": {"repeat": number} for number in repeats}
+        space = {"repeat": integer(0, MOST_REPEATS)}
+        return study.search(Search({"val/fd": "minimize"}, space, fixed, optional=True), objective, part)
+
+    settings, part = named.settings_of(best.slot, best.params), named.part_of(best)
+    by_slot = {result.slot: result for result in results}
+    # The best trial was picked for its luck too: new seeds stand for its settings.
+    groups = {named.BEST: seeds(part, settings, range(1, config.repeats + 1), config.final_epochs) or [best]}
+    # With as many steps of the generator as the reference's settings take, which spend five batches on one.
+    count = len(context.dataset.train)
+    wanted = generator_steps(REFERENCE, count, config.epochs) * settings.n_critic
+    few = max(1, round(wanted / steps_per_epoch(count, settings.batch_size)))
+    groups[named.FEW_STEPS] = seeds(f"{part}, few steps", settings, range(1, 2), few)
+    reference = by_slot.get("reference")
+    if reference:
+        more = seeds(named.part_of(reference), REFERENCE, range(1, config.repeats), config.epochs)
+        groups[named.REFERENCE_SETTINGS] = [reference, *more]
+    groups[named.PAPER_SETTINGS] = [by_slot["paper"]] if "paper" in by_slot else []
+    groups[named.VANILLA_GAN] = seeds(named.VANILLA_GAN, VANILLA, range(config.vanilla_seeds), config.epochs)
+    if config.ablations:
+        for name, without in named.ablations(settings).items():
+            groups[f"best settings, {name}"] = seeds(
+                f"{part}, {name}", without, range(config.repeats), config.final_epochs
+            )
+    search = baseline_search(config.mixture_components, len(context.dataset.train))
+    measure = partial(run_baseline_trial, inputs=inputs, seed_for=context.seed_for)
+    found = {result.slot: [result] for result in study.search(search, measure, "baselines")}
+    copied = trial_metrics(study.parent)[groups[named.BEST][0].run_id]["latent/nearest"]
+    kernels = kernel_search(inputs, copied, context.seed_for(0))
+    groups[named.KERNEL_DENSITY] = study.search(kernels, measure, "kernel density")
+    groups |= {name: found.get(name, []) for name in search.fixed}
+    mixtures = [name for name, params in search.fixed.items() if params["source"] == "mixture"]
+    recipe = partial(run_recipe_trial, inputs=inputs, epochs=config.recipe_epochs, evaluate_every=config.evaluate_every)
+    recipes = recipe_search(config.recipes, context.session.seed)
+    return Found(groups, mixtures, study.search(recipes, recipe, "recipes") if config.recipes else [])

@@ -1,0 +1,99 @@
+"""The conditional stage's rows of the final table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from study.harness.search import Result
+from study.harness.stage import Context, Row
+from study.harness.table import verdict
+from study.science.judges import PARTS
+from study.stages.gan.cells import Cells, judge_name, weak_judges
+from study.stages.gan.settings import BEST, TRAIN_RECONSTRUCTIONS
+from study.stages.gan.trial import LAST_EPOCHS
+from tracking.runs import Measured
+
+
+def conditional_rows(
+    context: Context, results: Sequence[Result], baselines: Mapping[str, Result], measured: Measured
+) -> tuple[Row, ...]:
+    """Whether the generator makes what it is asked for, and how well; the claims."""
+    digit = "digit" if context.has_reference else "class"
+    cells = Cells({BEST: results, **{name: [result] for name, result in baselines.items()}}, measured)
+
+    def row(figure: str, measure: str, form: str, **claim: Any) -> Row:
+        return Row(
+            figure, cells.cell(BEST, measure, form) or "-", None, cells.baselines([*baselines], measure, form), **claim
+        )
+
+    def goal(sentence: str, measure: str, value: float, ceiling: str | None = None) -> dict[str, str]:
+        """At least this value, of a baseline's if one is named."""
+        against = cells.values(ceiling, measure) if ceiling else [1.0]
+        decided = verdict(cells.values(BEST, measure), against, better="more", factor=value)
+        return {"claim": sentence, "verdict": decided}
+
+    accuracy, score = "sample/label_accuracy", "sample/classification_accuracy_score"
+    last = PARTS[-1]
+    unconditional = context.inputs["latent-gan"].metrics.get(f"{last}/fd")
+    rows = [
+        *weak_judges(context),
+        row(
+            "label accuracy, judge 1",
+            accuracy,
+            "{:.1%}",
+            **goal(f"The {digit} asked for is drawn, 99.5 % of the time", accuracy, 0.995),
+        ),
+        row("label accuracy, judge 2", "second/label_accuracy", "{:.1%}"),
+        row("label accuracy, judge 3", "third/label_accuracy", "{:.1%}"),
+        Row(f"label accuracy, worst {digit}", cells.cell(BEST, f"{accuracy}_worst", "{:.1%}") or "-"),
+    ]
+    for number, part in enumerate(PARTS):
+        rows.append(row(f"FD, {judge_name(number)}", f"{part}/fd", "{:.2f}"))
+    rows += [
+        row("FD within a class, judge 3", f"{last}/intra_fd", "{:.2f}"),
+        row(
+            "diversity within a class, judge 3",
+            f"{last}/diversity",
+            "{:.3f}",
+            **goal(
+                "Its diversity is at least 0.95 of that of reconstructions",
+                f"{last}/diversity",
+                0.95,
+                TRAIN_RECONSTRUCTIONS,
+            ),
+        ),
+        row("recall, judge 3", f"{last}/recall", "{:.2f}"),
+        row(
+            "classification accuracy score",
+            score,
+            "{:.1%}",
+            **goal("A classifier of its images reads 98.7 % of the real ones", score, 0.987),
+        ),
+        row("latents: two-sample accuracy (50% is perfect)", "latent/two_sample_accuracy", "{:.1%}"),
+        row("latents: distance to the nearest training latent", "latent/nearest", "{:.2f}"),
+    ]
+    ranges = {"": "val/fd_last_epochs_range", ", weights not averaged": "val/fd_not_averaged_last_epochs_range"}
+    for name, measure in ranges.items():
+        if cells.values(BEST, measure):
+            figure = f"range of val/fd over the last {LAST_EPOCHS} epochs{name}"
+            stable = "stable" if context.has_reference else None
+            claim = f"Training is stable near the end: the FD moves by less than 10 %{name}"
+            decided = verdict(cells.values(BEST, measure), [0.1])
+            rows.append(Row(figure, cells.cell(BEST, measure, "{:.1%}") or "-", stable, "goal 10%", claim, decided))
+    if unconditional is not None:
+        decided = verdict(cells.values(BEST, f"{last}/fd"), [unconditional])
+        claim = "The conditional WGAN makes better images than the one without labels (FD, judge 3)"
+        reference = "better" if context.has_reference else None
+        cell = f"without labels {unconditional:.2f}"
+        rows.append(
+            Row(
+                "FD, judge 3, with and without labels",
+                cells.cell(BEST, f"{last}/fd") or "-",
+                reference,
+                cell,
+                claim,
+                decided,
+            )
+        )
+    return tuple(rows)
