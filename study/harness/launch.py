@@ -34,6 +34,10 @@ class Request:
 def resolve_inputs(request: Request, data: Dataset, known: Sequence[Stage]) -> dict[str, Version]:
     """The exact versions that no stage of this command makes: those that were asked for, else today's champions.
 
+    Args:
+        request: With its stages as they run on these data.
+        known: All stages that there are.
+
     Raises:
         UsageError: One is not in the registry, or is asked for and made by the same command.
     """
@@ -51,7 +55,7 @@ def resolve_inputs(request: Request, data: Dataset, known: Sequence[Stage]) -> d
                 continue
             champion = registry.champion_on(name, data.digest)
             if champion is None:
-                wanted = " ".join(each.name for each in _with_makers(request.stages, known))
+                wanted = " ".join(each.name for each in _with_makers(request.stages, [each.on(data) for each in known]))
                 missing = _missing(stage, made, data)
                 raise UsageError(f"stage {stage.name} needs {missing}, not in this store: run with --stages {wanted}")
             found[kind] = champion
@@ -118,14 +122,14 @@ def check_inputs(inputs: Mapping[str, Version], data: Dataset) -> None:
 
 
 def leave_out_unlabelled(stages: Sequence[Stage], data: Dataset) -> tuple[Stage, ...]:
-    """The stages that can work on the data set: without classes, only those that need none.
+    """The stages that can work on the data set, as they run on it: without classes, only those that need none.
 
     Raises:
         UsageError: None of them can.
     """
     if data.classes:
         return tuple(stages)
-    kept = tuple(stage for stage in stages if not stage.needs_classes)
+    kept = tuple(stage.on(data) for stage in stages if not stage.needs_classes)
     rest = ", ".join(stage.name for stage in stages if stage.needs_classes)
     sentence = f"{data.name} has no labels, but these stages need class folders: {rest}"
     if not kept:

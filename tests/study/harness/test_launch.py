@@ -1,0 +1,50 @@
+"""Inputs that a stage takes only where the images have classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from study.data.dataset import Dataset
+from study.harness.launch import Request, leave_out_unlabelled, resolve_inputs
+from study.harness.settings import UsageError
+from study.harness.stage import Stage
+from tracking.store import Store
+
+
+@dataclass(frozen=True)
+class Settings:
+    epochs: int = 1
+
+
+def stage(name: str, **what: object) -> Stage:
+    return Stage(name, "?", Settings, lambda _: "", lambda _: None, **what)  # type: ignore[arg-type]
+
+
+RULER = stage("ruler-maker", outputs=("ruler",))
+DRAWN = stage("drawer", inputs=("ruler",), inputs_with_classes=("ruler",), outputs=("line",), needs_classes=False)
+
+
+def test_without_classes_a_stage_does_without_these_inputs(store: Store, tiny: Dataset) -> None:
+    flat = replace(tiny, classes=())
+    assert leave_out_unlabelled([RULER, DRAWN], tiny) == (RULER, DRAWN)
+    (alone,) = leave_out_unlabelled([RULER, DRAWN], flat)
+    assert (alone.name, alone.inputs) == ("drawer", ())
+    assert resolve_inputs(Request((alone,), {}, {}), flat, [RULER, DRAWN]) == {}
+    follower = stage("follower", inputs=("line",), needs_classes=False)
+    with pytest.raises(UsageError, match=r"run with --stages drawer follower$"):
+        resolve_inputs(Request((follower,), {}, {}), flat, [RULER, DRAWN, follower])
+
+
+def test_with_classes_it_needs_them_and_says_so(store: Store, tiny: Dataset) -> None:
+    with pytest.raises(
+        UsageError, match=r"stage drawer needs tiny-ruler@champion, .*: run with --stages ruler-maker drawer"
+    ):
+        resolve_inputs(Request((DRAWN,), {}, {}), tiny, [RULER, DRAWN])
+    assert resolve_inputs(Request((RULER, DRAWN), {}, {}), tiny, [RULER, DRAWN]) == {}
+
+
+def test_they_must_be_inputs() -> None:
+    with pytest.raises(ValueError, match="`inputs_with_classes` must be among the inputs of stage drawer"):
+        stage("drawer", inputs_with_classes=("ruler",))
