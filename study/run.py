@@ -17,7 +17,7 @@ from study.config import StudyConfig
 from study.files import expanded
 from study.harness.launch import Request, check_inputs, leave_out_unlabelled, resolve_inputs, run_stages
 from study.harness.settings import UsageError
-from study.harness.table import table
+from study.harness.table import findings, table
 from study.harness.workers import divide_cores, workers
 from study.report.collect import keep
 from study.stages import all_stages
@@ -46,6 +46,9 @@ def _run(arguments: Sequence[str]) -> None:
     with workers(config.workers - 1, work, prepared.arguments):
         outcomes = run_stages(prepared.request, session, prepared.inputs)
     print(f"\n{table(outcomes)}\n")
+    found = findings(outcomes)
+    if found:
+        print(f"what was found:\n{found}\n")
     print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s")
     print(f"the report: {shlex.quote(keep(session.dataset.name, outcomes))}")
     print(f"look at the runs: {session.store.ui_command}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,14 @@ FAST = (
     *("--autoencoder.free-trials", "0", "--autoencoder.batch-size", "32"),
     *("--transfer.draws", "1", "--transfer.epochs", "1", "--transfer.semi-epochs", "1"),
 )
-"""A preset and flags with which the stages of `TRIALS` train eight small models."""
-TRIALS = {"judge": 2, "autoencoder": 2, "transfer": 4}
+"""A preset and flags with which the stages of `TRIALS` train nine small models."""
+TRIALS = {"judge": 3, "autoencoder": 2, "transfer": 4}
 ALL = ("--stages", *TRIALS)
+
+
+def figures_of(line: str) -> list[str]:
+    """The last three columns of figures in a line of the table, whatever verdict follows them."""
+    return re.sub(r"\s+(held|did not hold|undecided|-)$", "", line).split()[-3:]
 
 
 @dataclass(frozen=True)

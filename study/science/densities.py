@@ -31,9 +31,13 @@ def mixture(train: Tensor, held_out: Tensor, components: int, count: int, seed: 
 
     wanted = min(components, len(train))
     fitted = GaussianMixture(wanted, random_state=seed, max_iter=50, tol=1e-2, reg_covar=1e-4)
-    points, _ = fitted.fit(train.double().cpu().numpy()).sample(count)  # in the components' order
+    fitted.fit(train.double().cpu().numpy())
+    random = np.random.default_rng(seed)
+    which = random.choice(wanted, count, p=fitted.weights_)
+    roots = np.linalg.cholesky(fitted.covariances_)[which]  # [count, D, D]
+    points = fitted.means_[which] + np.einsum("nij,nj->ni", roots, random.standard_normal((count, train.shape[1])))
     loss = -float(fitted.score(held_out.double().cpu().numpy()))
-    return Drawn(torch.from_numpy(np.random.default_rng(seed).permutation(points)).to(train), loss)
+    return Drawn(torch.from_numpy(points).to(train), loss)
 
 
 def kernel_density(train: Tensor, held_out: Tensor, bandwidth: float, count: int, seed: int) -> Drawn:

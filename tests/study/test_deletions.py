@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
-from studies import ALL, FAST, TRIALS, Studies, copied
+from studies import ALL, FAST, TRIALS, Studies, copied, figures_of
 
 
 def collect_garbage(store: Path) -> None:
@@ -45,8 +45,8 @@ def test_runs_that_were_deleted(
     assert all(after[run_id].info.status == "FINISHED" for run_id in new)
     (now,) = studies.parents("autoencoder")
     assert {run.data.tags["mlflow.parentRunId"] for run in studies.trials("autoencoder").values()} == {now.info.run_id}
-    figures = [line.split()[-3:] for line in finished[1].splitlines()]
-    assert [line.split()[-3:] for line in done.table.splitlines()] == figures, "the same seed, the same figures"
+    figures = [figures_of(line) for line in finished[1].splitlines()]
+    assert [figures_of(line) for line in done.table.splitlines()] == figures, "the same seed, the same figures"
     again = studies.run(*FAST, "--data", letters, *ALL)
     assert studies.trials().keys() == after.keys()
     assert again.table == done.table

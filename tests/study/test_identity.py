@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import Command
 from pictures import arrays_of_letters
-from studies import ALL, FAST, TRIALS, Studies, copied
+from studies import ALL, FAST, TRIALS, Studies, copied, figures_of
 
 COMPUTED_WITH = ("git_commit", "git_dirty", "versions", "device", "threads")
 
@@ -160,8 +160,8 @@ def test_numbers_of_labels_are_not_compared(studies: Studies, letters: Path, fin
     default = studies.run(*given)
     assert len(studies.trials("transfer")) == len(before) + TRIALS["transfer"]
     assert default.table.splitlines()[2:] != more.table.splitlines()[2:]
-    accuracy = [line.split()[-3:] for line in finished[1].splitlines() if "encoder frozen" in line]
-    assert [line.split()[-3:] for line in default.table.splitlines() if "encoder frozen" in line] == accuracy
+    accuracy = [figures_of(line) for line in finished[1].splitlines() if "encoder frozen" in line]
+    assert [figures_of(line) for line in default.table.splitlines() if "encoder frozen" in line] == accuracy
 
 
 def test_versions_that_are_not_there_or_not_used_are_refused(studies: Studies, letters: Path) -> None:

@@ -50,7 +50,7 @@ EVERY_TRIAL = {
         "label_accuracy/7",
     },
 }
-TRIALS = {"judge": 2, "autoencoder": 5, "transfer": 4, "latent-gan": 10, "conditional-gan": 1}
+TRIALS = {"judge": 3, "autoencoder": 5, "transfer": 4, "latent-gan": 15, "conditional-gan": 4}
 HANGING = 300.0  # seconds after which a process counts as hanging
 
 

@@ -99,6 +99,8 @@ def run_recipe_trial(trial: Trial, *, inputs: GanInputs, epochs: int, evaluate_e
     trial.run.set_tags({"collapse": way or "none", "what": describe(settings)})
     found = watch.collapse_measures()
     trial.run.log(found)
+    if "val/fd" in trial.history:  # else it broke down before it was looked at
+        watch.log_figures(trial, describe(settings))
     return (found["collapse/last"],)
 
 

@@ -54,9 +54,12 @@ class ConditionalGanConfig:
     """Passes over the training latents."""
     evaluate_every: int = 5
     """Epochs between two measurements on the validation images."""
+    score_epochs: int = 3
+    """Passes of the classifier that is trained on samples, for the classification accuracy score."""
 
     def __post_init__(self) -> None:
         at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
+        at_least(1, score_epochs=self.score_epochs)
 
 
 LATENT_EXTENT = ("free_trials", "repeats", "vanilla_seeds", "recipes", "ablations", "mixture_components")
@@ -65,6 +68,7 @@ LATENT_PRESETS = {
         free_trials=1,
         epochs=2,
         final_epochs=2,
+        vanilla_seeds=0,
         recipes=1,
         recipe_epochs=1,
         evaluate_every=2,
@@ -94,7 +98,7 @@ LATENT_PRESETS = {
 }
 CONDITIONAL_EXTENT = ("repeats",)
 CONDITIONAL_PRESETS = {
-    "smoke": ConditionalGanConfig(epochs=4, evaluate_every=4),
-    "exercise": ConditionalGanConfig(repeats=3, epochs=70),
-    "full": ConditionalGanConfig(repeats=5, epochs=70),
+    "smoke": ConditionalGanConfig(epochs=4, evaluate_every=4, score_epochs=1),
+    "exercise": ConditionalGanConfig(repeats=3, epochs=100),
+    "full": ConditionalGanConfig(repeats=5, epochs=150),
 }

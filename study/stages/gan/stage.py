@@ -17,8 +17,6 @@ from study.stages.gan.config import (
     LatentGanConfig,
 )
 
-SCORE_EPOCHS = 3  # of the classifier that is trained on generated images
-
 
 def plan_search(config: LatentGanConfig) -> str:
     parts = [
@@ -119,7 +117,7 @@ def run_conditional(context: Context) -> Outcome:
     settings = GanSettings(**context.inputs["latent-gan"].config()["settings"])
     inputs = GanInputs(context)
     judge = context.others["judge"]
-    score = ClassifierSettings(SCORE_EPOCHS, judge["batch_size"], judge["learning_rate"])
+    score = ClassifierSettings(config.score_epochs, judge["batch_size"], judge["learning_rate"])
 
     def objective(trial: Trial) -> tuple[float]:
         torch.manual_seed(context.seed_for(trial.params["repeat"]))
