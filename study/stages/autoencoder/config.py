@@ -8,6 +8,7 @@ from study.harness.settings import at_least, positive
 
 LATENT_DIM_RANGE = (3, 100)
 REFERENCE_SIZE = 15  # the reference's choice
+JUDGES = ("judge", "second-judge")  # the kinds of model that measure what follows, where the images have classes
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class AutoencoderConfig:
     free_trials: int = 2
     """Trials after those, of a size and an architecture that Optuna picks."""
     latent_dim: int | None = None
-    """Latent size of the champion; None: the knee of the Pareto front decides."""
+    """Latent size of the champion; None: what follows from the latents decides (Frechet distance of a Gaussian mixture
+    on them, accuracy with 10 labels a class); without classes, the knee of the Pareto front."""
     epochs: int = 20
     """Passes over the training images, in every trial."""
     batch_size: int = 128

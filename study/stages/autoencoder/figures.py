@@ -14,6 +14,7 @@ from study.harness.study import Study
 from study.harness.table import spread
 from study.science.autoencoders import correlations, reconstruction_pairs, rotate_to_principal_axes
 from study.stages.autoencoder.config import REFERENCE_SIZE
+from study.stages.autoencoder.consequences import consequences_figure
 from study.stages.autoencoder.trial import Comparison
 from tracking import figures
 from tracking.runs import Measured, metric_history
@@ -60,6 +61,15 @@ def log_figures(study: Study, comparison: Comparison, trained: Trained) -> None:
             series[f"{label}{kind}"] = (list(by_size), [m for m, _ in found], [s for _, s in found])
         return series
 
+    shares = {r.params["latent_dim"]: measured[r.run_id]["baseline/pca_val_loss"] for r in results}
+    study.parent.log_figure(
+        "consequences",
+        consequences_figure(results, measured, best, trained.rule, shares),
+        "Each latent size, on validation images: what a reconstruction loses; how far images drawn from a mixture of "
+        "50 Gaussians on the latents are from real ones; how often a classifier tells these from real latents; the "
+        "error of a classifier on the latents with 10 labels a class; the largest correlation of two latents. "
+        "A ring marks the training that was chosen; curves are means over trainings.",
+    )
     pca = sorted({r.params["latent_dim"]: measured[r.run_id]["baseline/pca_loss"] for r in results}.items())
     references = study.context.references(REFERENCE_LOSS)
     study.parent.log_figure(

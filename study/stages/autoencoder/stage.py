@@ -1,4 +1,4 @@
-"""The autoencoder study: how the latent size trades reconstruction against correlation."""
+"""The autoencoder study: what the latent size decides, from reconstructions to what can be done with the latents."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 from study.harness.settings import numbers
 from study.harness.stage import Context, Outcome, Stage
-from study.stages.autoencoder.config import EXTENT, LATENT_DIM_RANGE, PRESETS, REFERENCE_SIZE, AutoencoderConfig
+from study.stages.autoencoder.config import (
+    EXTENT,
+    JUDGES,
+    LATENT_DIM_RANGE,
+    PRESETS,
+    REFERENCE_SIZE,
+    AutoencoderConfig,
+)
 
 if TYPE_CHECKING:
-    from study.harness.search import Result
     from tracking.registry import Direction
 
-KNEE_RULE = "knee, (loss / loss of 3-PCA, max |PCC|) nearest to (0, 0)"
 MAX_REPEATS = 100
 
 
@@ -23,6 +28,9 @@ def plan(config: AutoencoderConfig) -> str:
         f"{config.repeats} times each" if config.repeats > 1 else "",
         f"free trials: {config.free_trials}" if config.free_trials else "",
         f"covariance penalties {numbers(config.compared_weights)}" if config.compared_weights else "",
+        "the champion by the mixture's FD and the error with 10 labels a class, without classes by the knee"
+        if config.latent_dim is None
+        else f"the champion of size {config.latent_dim}",
     ]
     return "; ".join(filter(None, parts))
 
@@ -30,7 +38,9 @@ def plan(config: AutoencoderConfig) -> str:
 def run(context: Context) -> Outcome:
     """Search latent size and architecture, two objectives: validation loss and largest |off-diagonal PCC|.
 
-    The best trial is the knee of the Pareto front by `knee_distance`. With `latent_dim` given, the trade-off is
+    Which trial becomes the champion is decided by what follows from its latents (`choice.choose`): the root of (FD of a
+    Gaussian mixture on them, decoded, x error with 10 labels a class), both on validation images. Where the images have
+    no classes it is the knee of the Pareto front, the reference's rule. With `latent_dim` given, the trade-off is
     settled, and it is the trial of that size with the least validation loss.
     """
     from functools import partial
@@ -38,6 +48,8 @@ def run(context: Context) -> Outcome:
     from models.autoencoder import ARCHITECTURES
     from study.harness.search import Search, choice, integer, log_uniform, named
     from study.harness.study import Candidate, open_study
+    from study.science.consequences import COST
+    from study.stages.autoencoder.choice import champions_cost, choose, judges
     from study.stages.autoencoder.figures import Trained, log_figures
     from study.stages.autoencoder.table import rows
     from study.stages.autoencoder.trial import Comparison, run_autoencoder_trial
@@ -45,8 +57,10 @@ def run(context: Context) -> Outcome:
 
     config: AutoencoderConfig = context.config
     description = (
-        "Convolutional autoencoders: latent size and architecture against validation loss and correlation. "
-        "The best is the knee of the Pareto front: the trial nearest to the corner where nothing is lost and "
+        "Convolutional autoencoders: latent size and architecture against validation loss, correlation, and what "
+        "follows from the latents. The best has the least cost, the root of (Frechet distance of a Gaussian mixture on "
+        "its latents, decoded, x error of a classifier with 10 labels a class): halving either counts the same. "
+        "Without classes: the knee of the Pareto front, the trial nearest to the corner where nothing is lost and "
         "nothing correlates, the loss as a share of that of three principal components."
     )
     objectives: dict[str, Direction] = {"val/loss": "minimize", "latent/max_abs_pcc": "minimize"}
@@ -76,7 +90,7 @@ def run(context: Context) -> Outcome:
             optional=True,
         ),
     }
-    comparison = Comparison(context.dataset)
+    comparison = Comparison(context.dataset, partial(judges, context))
     with open_study(context, description) as study:
         objective = partial(
             run_autoencoder_trial,
@@ -88,38 +102,22 @@ def run(context: Context) -> Outcome:
         found = {part: study.search(each, objective, part) for part, each in searches.items() if each.slots}
         results = [*found.get("", ()), *found.get("repeats", ())]
         measured = trial_metrics(study.parent)
-        best = choose(results, measured, config.latent_dim)
-        if config.latent_dim is None:
-            candidate, rule = Candidate(best, "latent/knee_distance"), KNEE_RULE
-        else:
-            candidate = Candidate(best, "val/loss", insist=_is_of_another_size(context, config.latent_dim))
-            rule = f"least loss of size {config.latent_dim}, as asked for"
+        chosen = choose(results, measured, config.latent_dim)
+        candidate = Candidate(
+            chosen.best,
+            chosen.metric,
+            insist=config.latent_dim is not None and _is_of_another_size(context, config.latent_dim),
+            measure_again=None
+            if chosen.metric != COST
+            else lambda version: champions_cost(version, context, comparison.distance),
+        )
 
         def finish(made: Mapping[str, object]) -> Sequence:
-            trained = Trained(results, found.get("penalty", []), measured, best, rule)
+            trained = Trained(results, found.get("penalty", []), measured, chosen.best, chosen.rule)
             log_figures(study, comparison, trained)
             return rows(context, trained)
 
         return study.close({"autoencoder": candidate}, finish)
-
-
-def choose(results: Sequence[Result], measured: Mapping[str, Mapping[str, float]], latent_dim: int | None) -> Result:
-    """The trial with the least knee distance, which lies on the Pareto front; of one size: with the least loss.
-
-    Args:
-        measured: The metrics of every trial, by run id.
-
-    Raises:
-        StoreError: No trial of the size that was asked for is complete.
-    """
-    from tracking.errors import StoreError
-
-    if latent_dim is None:
-        return min(results, key=lambda result: measured[result.run_id]["latent/knee_distance"])
-    of_size = [result for result in results if result.params["latent_dim"] == latent_dim]
-    if not of_size:
-        raise StoreError(f"no trial of latent size {latent_dim} is complete: it failed, see its run")
-    return min(of_size, key=lambda result: result.values[0])
 
 
 def _is_of_another_size(context: Context, latent_dim: int) -> bool:
@@ -134,13 +132,17 @@ def _is_of_another_size(context: Context, latent_dim: int) -> bool:
 
 AUTOENCODER = Stage(
     name="autoencoder",
-    question="How many numbers does an image need? The more of them, the better the reconstruction, "
-    "and the more they correlate.",
+    question="How many numbers does an image need? The more of them, the better the reconstruction; "
+    "but what else can be done with them?",
     config=AutoencoderConfig,
     plan=plan,
     run=run,
+    inputs=JUDGES,
+    inputs_with_classes=JUDGES,
     outputs=("autoencoder",),
     presets=PRESETS,
     extent=EXTENT,
+    recipe=2,
     needs_classes=False,
+    headline="consequences",
 )

@@ -5,12 +5,21 @@ from __future__ import annotations
 from models.autoencoder import ARCHITECTURES
 from study.harness.stage import Context, Row
 from study.harness.table import with_spread
+from study.science.consequences import FD, FEW_LABELS, TOLD_APART
 from study.stages.autoencoder.config import REFERENCE_SIZE
+from study.stages.autoencoder.consequences import claims
 from study.stages.autoencoder.figures import REFERENCE_LOSS, Trained
+
+FOLLOWS = {
+    FD: ("FD of a mixture on its latents (validation)", "{:.2f}"),
+    TOLD_APART: ("that mixture told from real latents", "{:.1%}"),
+    FEW_LABELS: ("accuracy with 10 labels a class (validation)", "{:.1%}"),
+}
+"""What the table says of the measures of what follows, with their formats."""
 
 
 def rows(context: Context, trained: Trained) -> tuple[Row, ...]:
-    """Test loss of each size and architecture, and the best trial's correlation."""
+    """Test loss of each size and architecture, the best trial's measures, and what became of the claims."""
     references = context.references(REFERENCE_LOSS)
     groups, measured = trained.groups, trained.measured
     found = []
@@ -44,4 +53,10 @@ def rows(context: Context, trained: Trained) -> tuple[Row, ...]:
         Row("the chosen one, test MSE", f"{best['test/loss']:.4f}", None, f"PCA {best['baseline/pca_loss']:.4f}"),
         Row("the chosen one, max |PCC|", f"{best['latent/max_abs_pcc']:.3f}", None, pcc),
         Row("the chosen one, effective rank", f"{best['latent/effective_rank']:.1f}"),
+        *(
+            Row(f"the chosen one, {what}", form.format(best[name]))
+            for name, (what, form) in FOLLOWS.items()
+            if name in best
+        ),
+        *claims(trained.results, measured, reference=context.has_reference),
     )

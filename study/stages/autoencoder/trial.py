@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.autoencoder import Autoencoder
+from models.classifier import Judge
 from study.data.dataset import Dataset, to_float, to_pixels
 from study.harness.search import Trial
 from study.science.autoencoders import (
@@ -22,6 +23,7 @@ from study.science.autoencoders import (
     rotate_to_principal_axes,
     train_autoencoder,
 )
+from study.science.consequences import JudgedDistance, consequences
 from study.science.latents import latent_measures
 from study.science.loops import apply, eval_mode
 from study.stages.autoencoder.config import EXTENT, LATENT_DIM_RANGE, AutoencoderConfig
@@ -32,9 +34,14 @@ IMAGES_SHOWN = 10  # images in the pictures
 
 @dataclass(frozen=True)
 class Comparison:
-    """What every trial of a study is compared by: the same few images, and principal components."""
+    """What every trial of a study is compared by: the same few images, principal components, and judges.
+
+    Attributes:
+        judges: Gives the judges that select; none without classes.
+    """
 
     data: Dataset
+    judges: Callable[[], Sequence[Judge]] = tuple
 
     @cached_property
     def shown(self) -> Tensor:
@@ -52,6 +59,12 @@ class Comparison:
         val, test = pca_losses(data.train.images, data.val.images, data.test.images, components=LATENT_DIM_RANGE[1])
         return val, test
 
+    @cached_property
+    def distance(self) -> JudgedDistance | None:
+        """Of images to the validation images, by the judges; None without classes."""
+        judges = self.judges()
+        return JudgedDistance(judges, self.data.val.images) if judges else None
+
 
 def run_autoencoder_trial(
     trial: Trial,
@@ -61,7 +74,10 @@ def run_autoencoder_trial(
     device: torch.device,
     seed_for: Callable[[int], int],
 ) -> tuple[float, float]:
-    """Train and log an autoencoder. Returns `val/loss` and `latent/max_abs_pcc`."""
+    """Train and log an autoencoder. Returns `val/loss` and `latent/max_abs_pcc`.
+
+    What follows from its latents is measured too (see `study.science.consequences`), but for those with a penalty.
+    """
     data = comparison.data
     latent_dim, architecture = trial.params["latent_dim"], trial.params["architecture"]
     settings = {name: value for name, value in asdict(config).items() if name not in EXTENT}
@@ -96,7 +112,10 @@ def run_autoencoder_trial(
         "latent/knee_distance": knee_distance(val_loss, pca_val[LATENT_DIM_RANGE[0] - 1], max_pcc),
         "test/loss": reconstruction_loss(model, data.test.images),
         "baseline/pca_loss": pca_test[latent_dim - 1],
+        "baseline/pca_val_loss": pca_val[latent_dim - 1],
     }
+    if "covariance_weight" not in trial.params:
+        measures |= consequences(model, data, comparison.distance)
     trial.run.log(measures)
     _log_figures(trial, model, rotated, comparison)
     trial.log_model(model, to_float(data.val.images[:2]), {"module": module})
