@@ -26,14 +26,20 @@ class Interpolation:
 
     Attributes:
         images: [P, STEPS, C, H, W], in [0, 1].
-        measures: Of the steps between the ends, `confidence` (mean) and `no_class`, the share whose confidence is below
-            SURE; `third_class`, the share of paths of which some step between the ends is, at a confidence of SURE or
-            more, of neither of the two wanted classes; `smoothness`, see `path_smoothness`. A path that jumps from one
-            class to the other has the best `no_class` and `third_class`, and the worst smoothness.
+        of_paths: One value a path, [P], of each measure. Of the steps between the ends: `confidence`, their mean one,
+            and `no_class`, the share whose confidence is below SURE; `third_class`, 1 if one of these steps is, at a
+            confidence of SURE or more, of neither of the two wanted classes, else 0; `smoothness`, see
+            `path_smoothness`. A path that jumps from one class to the other has the best `no_class` and `third_class`,
+            and the worst smoothness.
     """
 
     images: Tensor
-    measures: Mapping[str, float]
+    of_paths: Mapping[str, Tensor]
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """Means over the paths."""
+        return {name: float(values.mean()) for name, values in self.of_paths.items()}
 
 
 def slerp(starts: Tensor, ends: Tensor, share: Tensor) -> Tensor:
@@ -90,19 +96,19 @@ def interpolate(
     return Interpolation(
         images.unflatten(0, paths),
         {
-            "confidence": float(inner.mean()),
-            "no_class": float((inner < SURE).float().mean()),
-            "third_class": float(((inner >= SURE) & ~of_ends).any(1).float().mean()),
+            "confidence": inner.mean(1),
+            "no_class": (inner < SURE).float().mean(1),
+            "third_class": ((inner >= SURE) & ~of_ends).any(1).float(),
             "smoothness": path_smoothness(evaluator.features(images).unflatten(0, paths)),
         },
     )
 
 
-def path_smoothness(features: Tensor) -> float:
-    """How even the steps of paths are: length of a path over the longest step times their number, averaged; 0 to 1.
+def path_smoothness(features: Tensor) -> Tensor:
+    """How even the steps of each path are, [P]: its length over its longest step times their number; 0 to 1.
 
     Args:
         features: [P, S, D] of P paths of S points. 1: equal steps; 1 / (S - 1): all the path in one step.
     """
     steps = features.diff(dim=1).norm(dim=2)  # [P, S - 1]
-    return float((steps.sum(1) / (steps.max(1).values * steps.shape[1])).mean())
+    return steps.sum(1) / (steps.max(1).values * steps.shape[1])

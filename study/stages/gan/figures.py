@@ -39,12 +39,16 @@ def interpolations(context: Context, inputs: GanInputs, best: Result) -> dict[st
     seed = context.session.seed
     vectors = noise(CANDIDATES, noise_dim, seed, context.device)
     wanted = class_pairs(PATHS, len(context.dataset.classes), seed)
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        return inputs.tone(inputs.autoencoder.decoder(latents))
+
     with eval_mode(inputs.autoencoder, model):
         latents = apply(inputs.autoencoder.encoder, context.dataset.val.images[:CANDIDATES])
         return {
             "noise linear": interpolate(vectors, model, torch.lerp, wanted, inputs.judges.first),
             "noise spherical": interpolate(vectors, model, slerp, wanted, inputs.judges.first),
-            "latents linear": interpolate(latents, inputs.autoencoder.decoder, torch.lerp, wanted, inputs.judges.first),
+            "latents linear": interpolate(latents, decode, torch.lerp, wanted, inputs.judges.first),
         }
 
 

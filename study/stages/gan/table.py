@@ -178,7 +178,7 @@ def _interpolation_rows(context: Context, paths: Mapping[str, Interpolation]) ->
         f"interpolation, paths through a third {digit}": ("third_class", "{:.0%}"),
         "interpolation, smoothness (1: equal steps)": ("smoothness", "{:.2f}"),
     }
-    return [
+    found = [
         Row(
             figure,
             f"{form.format(ours[key])} (spherical {form.format(arc[key])})",
@@ -187,3 +187,10 @@ def _interpolation_rows(context: Context, paths: Mapping[str, Interpolation]) ->
         )
         for figure, (key, form) in figures.items()
     ]
+    through_noise, through_latents = (
+        paths[name].of_paths["no_class"].tolist() for name in ("noise linear", "latents linear")
+    )
+    claim = f"On the way through the noise fewer images are no {digit} than on the way through the latents"
+    decided = verdict(through_noise, through_latents)
+    first = found[0]
+    return [Row(first.figure, first.ours, first.reference, first.baseline, claim, decided), *found[1:]]
