@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from study.data.dataset import to_float
 from study.science.classifiers import ClassifierSettings, jitter
-from study.science.loops import Report, autocast, batches, check_finite, one_cycle, steps_per_epoch
+from study.science.loops import (
+    EVAL_BATCH,
+    Report,
+    apply,
+    autocast,
+    batches,
+    check_finite,
+    eval_mode,
+    one_cycle,
+    steps_per_epoch,
+)
 
 NEIGHBOURS, ALPHA, ITERATIONS = 10, 0.99, 100  # of label spreading
 SHARPENING = 3  # power of the spread labels, which then sum to 1 again
 CONFIDENCE = 0.6  # images whose label is less sure are left out
 MEMORY = 0.7  # of a target, when it is moved towards the network's own prediction
 FIRST_MOVE = 3  # the epoch in which targets begin to move
+SPREAD_AGAIN = (2, 4)  # the epochs after which labels are spread anew, on the network's own features
+AVERAGED = 1 / 8  # of all steps: how far the moving average of the weights looks back
+RENEWED = 50  # batches that BatchNorm statistics are taken from anew
 CHUNK = 1000  # points at a time, for the memory that their distances take
 
 
@@ -72,10 +88,16 @@ def train_on_spread_labels(
     *,
     settings: ClassifierSettings,
     report: Report,
+    augment: Callable[[Tensor], Tensor] = jitter,
+    features: nn.Module | None = None,
 ) -> None:
     """Self-training on jittered images: each image's target starts from its spread label and follows, slowly, what the
     network says of it (temporal ensembling, Laine & Aila 2017, https://arxiv.org/abs/1610.02242), as a pseudo-label
-    (Lee 2013) where it is sure enough.
+    (Lee 2013) where it is sure enough. After some epochs the known labels are spread anew, over the neighbour graph of
+    the network's features (Iscen et al. 2019, https://arxiv.org/abs/1904.04717), and targets start again from there.
+
+    At the end the weights are their exponential moving average over the steps, with BatchNorm statistics of images as
+    they are.
 
     Reports `train/loss`, and `train/used`, the share of the images whose label is sure enough.
 
@@ -84,15 +106,17 @@ def train_on_spread_labels(
         images: uint8 [N, C, H, W].
         probabilities: From `NeighbourGraph.spread`, [N, classes].
         known: Indices of the labelled images, whose targets never move.
+        augment: Images [N, C, H, W] to the same, floats.
+        features: A part of the model, images to features [N, D]; None: labels are spread no second time.
 
     Raises:
         FloatingPointError: A loss is not finite.
     """
-    targets = probabilities**SHARPENING
-    targets /= targets.sum(1, keepdim=True)
+    targets = _sharpened(probabilities)
     truth = targets[known].clone()
     steps = settings.epochs * steps_per_epoch(len(images), settings.batch_size)
     optimizer, step = one_cycle(model, settings.learning_rate, steps)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(1.0, AVERAGED * steps)))
     model.train()
     for epoch in range(1, settings.epochs + 1):
         losses, used = [], []
@@ -100,17 +124,23 @@ def train_on_spread_labels(
             sure, labels = targets[index].max(1)
             sure = (sure >= CONFIDENCE).float()
             with autocast(images.device):
-                logits = model(jitter(to_float(images[index])))
+                logits = model(augment(to_float(images[index])))
             logits = logits.float()
             loss = (F.cross_entropy(logits, labels, reduction="none") * sure).sum() / sure.sum().clamp(min=1)
             optimizer.zero_grad()
             loss.backward()
             step()
+            averaged.update_parameters(model)
             losses.append(loss.detach())
             used.append(sure.mean())
             if epoch >= FIRST_MOVE:
                 targets[index] = targets[index].lerp(logits.detach().softmax(1), 1 - MEMORY)
                 targets[known] = truth
+        if features is not None and epoch in SPREAD_AGAIN and epoch < settings.epochs:
+            targets = _sharpened(_spread_on(features, images, known, truth))
+        if epoch == settings.epochs:
+            model.load_state_dict(averaged.module.state_dict())
+            renew_statistics(model, images)
         metrics = {
             "train/loss": float(torch.stack(losses).mean()),
             "train/used": float(torch.stack(used).mean()),
@@ -119,15 +149,39 @@ def train_on_spread_labels(
         report(epoch, metrics)
 
 
+def renew_statistics(model: nn.Module, images: Tensor) -> None:
+    """Take BatchNorm's statistics anew, from up to 10,000 of these images, uint8, as they are, drawn at random."""
+    drawn = islice(batches(len(images), EVAL_BATCH, images.device), RENEWED)
+    update_bn((to_float(images[index]) for index in drawn), model)
+
+
+def _sharpened(probabilities: Tensor) -> Tensor:
+    """Probabilities [N, classes] to a power, summing to 1 again."""
+    powers = probabilities**SHARPENING
+    return powers / powers.sum(1, keepdim=True)
+
+
+def _spread_on(features: nn.Module, images: Tensor, known: Tensor, truth: Tensor) -> Tensor:
+    """Probabilities [N, classes] from the known labels, one-hot [M, classes], over the graph of the images' features.
+
+    The graph's distances are those of directions: features less their mean, of length 1.
+    """
+    renew_statistics(features, images)
+    with eval_mode(features):
+        found = apply(features, images)
+    graph = NeighbourGraph.of(F.normalize(found - found.mean(0), dim=1))
+    return graph.spread(known, truth.argmax(1), truth.shape[1])
+
+
 def _nearest(points: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Squared distances [N, k], ascending, and indices [N, k] of each point's nearest others."""
     squares = points.square().sum(1)
     distances, indices = [], []
     for start in range(0, len(points), CHUNK):
         part = points[start : start + CHUNK]
-        found = squares[start : start + CHUNK, None] + squares - 2 * part @ points.T
+        found = torch.addmm(squares[None], part, points.T, alpha=-2)  # but for its own square
         found[torch.arange(len(part)), start + torch.arange(len(part))] = torch.inf  # not itself
         values, places = found.topk(k, largest=False)
-        distances.append(values.clamp(min=0).cpu().numpy())
+        distances.append((values + squares[start : start + CHUNK, None]).clamp(min=0).cpu().numpy())
         indices.append(places.cpu().numpy())
     return np.concatenate(distances), np.concatenate(indices)

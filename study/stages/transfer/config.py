@@ -23,7 +23,7 @@ class TransferConfig:
     """Draws of each of those."""
     epochs: int = 50
     """Epochs over the labelled images; one of the head on the frozen encoder takes each image ten times."""
-    semi_epochs: int = 10
+    semi_epochs: int = 8
     """Passes over all the training images in self-training, which uses those without a label too."""
     hidden: int = 128
     """Neurons of the MLP's hidden layer."""
@@ -38,6 +38,6 @@ EXTENT = ("draws", "labels_per_class", "label_counts", "count_draws")
 PRESETS = {
     "smoke": TransferConfig(draws=1, epochs=10, semi_epochs=2),
     "demo": TransferConfig(draws=2, semi_epochs=4),
-    "exercise": TransferConfig(draws=10, semi_epochs=10, label_counts=(1, 2, 5, 30, 100)),
-    "full": TransferConfig(draws=30, semi_epochs=10, label_counts=(1, 2, 5, 30, 100), count_draws=10),
+    "exercise": TransferConfig(draws=10, semi_epochs=8, label_counts=(1, 2, 5, 30, 100)),
+    "full": TransferConfig(draws=30, semi_epochs=8, label_counts=(1, 2, 5, 30, 100), count_draws=10),
 }

@@ -35,10 +35,10 @@ def run(context: Context) -> Outcome:
     from models.autoencoder import Autoencoder
     from study.harness.search import Search, choice, integer, named
     from study.harness.study import Candidate, open_study
-    from study.science.baselines import EncodedDataset
+    from study.science.few_labels import EncodedDataset
     from study.stages.transfer.figures import log_figures
     from study.stages.transfer.table import rows
-    from study.stages.transfer.trial import MODES, run_transfer_trial
+    from study.stages.transfer.trial import MODES, WEAK_JITTER, run_transfer_trial
     from tracking.runs import trial_metrics
 
     config: TransferConfig = context.config
@@ -46,7 +46,8 @@ def run(context: Context) -> Outcome:
     labels = list(counts)[-1]
     description = (
         "Classifiers from a few labels on the trained encoder: frozen under a small MLP, fine-tuned, from scratch, and "
-        "self-trained on labels that were spread over a neighbour graph of the latents of all the training images."
+        "a network of the judge's build, self-trained on labels that were spread over neighbour graphs of all the "
+        "training images: of their latents first, of its own features then."
     )
     fixed = [
         {"mode": mode, "draw": draw, "labels_per_class": count}
@@ -59,7 +60,7 @@ def run(context: Context) -> Outcome:
         "draw": integer(0, MOST_DRAWS),
         "labels_per_class": integer(1, MOST_LABELS),
     }
-    encoded = EncodedDataset(context.dataset, context.module("autoencoder", Autoencoder).encoder)
+    encoded = EncodedDataset(context.dataset, context.module("autoencoder", Autoencoder).encoder, WEAK_JITTER)
     module = {
         **context.inputs["autoencoder"].config()["module"],
         "classes": len(context.dataset.classes),
@@ -127,4 +128,5 @@ TRANSFER = Stage(
     outputs=("classifier",),
     presets=PRESETS,
     extent=EXTENT,
+    recipe=2,
 )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.classifier import TransferClassifier
+from models.classifier import Judge, TransferClassifier
 from study.data.dataset import Dataset, Split, to_float, to_pixels
 from study.harness.search import Trial
-from study.science.baselines import EncodedDataset, baselines
 from study.science.classifiers import ClassifierSettings, draw_labelled, jitter, train_classifier, train_head
+from study.science.few_labels import EncodedDataset, baselines, train_by_default
 from study.science.latents import max_abs_pcc
 from study.science.loops import Report, apply, eval_mode
 from study.science.self_training import train_on_spread_labels
@@ -20,12 +23,17 @@ from study.stages.transfer.config import TransferConfig
 from tracking import figures
 
 FROZEN, FINE_TUNED, SCRATCH, SEMI = MODES = ("frozen", "fine-tuned", "from scratch", "semi-supervised")
-LEARNING_RATES = {FROZEN: 5e-3, FINE_TUNED: 3e-3, SCRATCH: 5e-3, SEMI: 3e-3}  # peaks of the one-cycle schedule
+LEARNING_RATES = {FROZEN: 5e-3, FINE_TUNED: 1e-2, SCRATCH: 1e-2, SEMI: 1e-2}  # peaks of the one-cycle schedule
+SMOOTHING = 0.1  # of few labels
 BATCH_SIZE, SEMI_BATCH_SIZE = 20, 256
 COPIES, PASSES = 64, 10  # jittered copies of each image for the frozen encoder; passes over the images an epoch
-WEAK_JITTER = 10, 1.5, 0.1  # degrees, pixels, scale: that of these copies
+STRONG_JITTER = partial(jitter, degrees=20, pixels=3, scale=0.2, shear=0.3)  # of fine-tuned and from scratch alike
+MEDIUM_JITTER = partial(jitter, degrees=15, pixels=2, scale=0.1, shear=0.3, ratio=0.1)  # of self-training
+WEAK_JITTER = partial(jitter, degrees=10, pixels=1.5, scale=0.1, shear=0.4, ratio=0.15)  # of latents, baselines too
 REFERENCE_TEST = 80  # test images of the reference
 EVALUATE_EVERY = 10  # epochs
+CONSISTENT, PLAIN = "consistent/test_accuracy", "default_recipe/test_accuracy"
+"""Metrics of a second head in a frozen trial, and of a second training in a fine-tuned one."""
 GUESSES_SHOWN, GUESSES_IN_ROW = 40, 10
 
 
@@ -45,32 +53,28 @@ def run_transfer_trial(
     data, mode = encoded.data, trial.params["mode"]
     seed = seed_for(trial.params["draw"])
     known = draw_labelled(data.train.labels, trial.params["labels_per_class"], seed, classes=len(data.classes))
-    settings = _settings(config, mode, len(known))
+    settings = _settings(config, mode, len(known), len(data.train))
     recipe = {"epochs": settings.epochs, "hidden": config.hidden, "learning_rate": settings.learning_rate}
     recipe |= {"batch_size": settings.batch_size, "labels": len(known), "uses_unlabelled": mode != SCRATCH}
     trial.run.log_params(recipe)
     torch.manual_seed(seed)
-    classifier = TransferClassifier(**module).to(data.train.images.device)
-    if mode != SCRATCH:
-        classifier.encoder.load_state_dict(encoded.encoder.state_dict())
+    classifier = _untrained(mode, module, encoded)
 
     def report(epoch: int, losses: Mapping[str, float]) -> None:
         if mode == SEMI or epoch % EVALUATE_EVERY == 0 or epoch in (1, settings.epochs):
             losses = {**losses, **_measure(classifier, data.val, "val")}
         trial.report(epoch, losses)
 
-    found: dict[str, float] = {}
-    if mode == SEMI:
-        spread = encoded.graph.spread(known, data.train.labels[known], len(data.classes))
-        found["train/spread_accuracy"] = float((spread.argmax(1) == data.train.labels).float().mean())
-        train_on_spread_labels(classifier, data.train.images, spread, known, settings=settings, report=report)
-    else:
-        _train(classifier, mode, Split(data.train.images[known], data.train.labels[known]), settings, report)
-    if mode == FROZEN:
-        found = baselines(encoded, known)
-    with eval_mode(classifier.encoder):
-        found["latent/max_abs_pcc"] = max_abs_pcc(apply(classifier.encoder, data.val.images))
+    few = Split(data.train.images[known], data.train.labels[known])
+    found = _train(classifier, mode, encoded, known, settings=settings, report=report)
     found |= _measure(classifier, data.test, "test")
+    if mode == FROZEN:
+        found |= baselines(encoded, known)
+        found[CONSISTENT] = _consistent(_on_encoder(module, encoded), encoded, few, settings)
+    if mode == FINE_TUNED:
+        plain = _on_encoder(module, encoded)
+        train_by_default(plain, few, epochs=settings.epochs, batch_size=settings.batch_size)
+        found[PLAIN] = _measure(plain, data.test, "plain")["plain/accuracy"]
     reference_test = Split(data.test.images[:REFERENCE_TEST], data.test.labels[:REFERENCE_TEST])
     found["test/accuracy_of_80"] = _measure(classifier, reference_test, "of_80")["of_80/accuracy"]
     trial.run.log(found)
@@ -81,28 +85,76 @@ def run_transfer_trial(
     return (trial.history["val/accuracy"][1][-1],)
 
 
-def _settings(config: TransferConfig, mode: str, labels: int) -> ClassifierSettings:
-    """What a classifier of this mode is trained with on so many labels."""
+def _settings(config: TransferConfig, mode: str, labels: int, images: int) -> ClassifierSettings:
+    """What a classifier of this mode is trained with on so many labels of so many training images."""
     if mode == SEMI:
-        return ClassifierSettings(config.semi_epochs, SEMI_BATCH_SIZE, LEARNING_RATES[mode])
-    batch_size = max(BATCH_SIZE, labels // 20)
-    return ClassifierSettings(config.epochs, batch_size, LEARNING_RATES[mode], PASSES if mode == FROZEN else 1)
+        batch_size = min(SEMI_BATCH_SIZE, max(BATCH_SIZE, images // 50))
+        return ClassifierSettings(config.semi_epochs, batch_size, LEARNING_RATES[mode])
+    batch_size, passes = max(BATCH_SIZE, labels // 20), PASSES if mode == FROZEN else 1
+    return ClassifierSettings(config.epochs, batch_size, LEARNING_RATES[mode], passes, SMOOTHING)
 
 
-def _train(classifier: TransferClassifier, mode: str, few: Split, settings: ClassifierSettings, report: Report) -> None:
-    """Train the classifier on a few labelled images, with its encoder frozen or not."""
+def _untrained(mode: str, module: Mapping[str, Any], encoded: EncodedDataset) -> TransferClassifier | Judge:
+    """A classifier on the trained encoder, or on one of its own; that of self-training is built like a judge."""
+    images = encoded.data.train.images
+    if mode == SEMI:
+        return Judge("conv", image_shape=module["image_shape"], classes=module["classes"]).to(images.device)
+    return _on_encoder(module, encoded, trained=mode != SCRATCH)
+
+
+def _on_encoder(module: Mapping[str, Any], encoded: EncodedDataset, *, trained: bool = True) -> TransferClassifier:
+    """An untrained head on the trained encoder, or on an untrained one."""
+    classifier = TransferClassifier(**module).to(encoded.data.train.images.device)
+    if trained:
+        classifier.encoder.load_state_dict(encoded.encoder.state_dict())
+    return classifier
+
+
+def _train(
+    classifier: TransferClassifier | Judge,
+    mode: str,
+    encoded: EncodedDataset,
+    known: Tensor,
+    *,
+    settings: ClassifierSettings,
+    report: Report,
+) -> dict[str, float]:
+    """Train the classifier with the labels of these training images. Returns what else was measured, by name."""
+    images, labels = encoded.data.train.images, encoded.data.train.labels
+    few, found = Split(images[known], labels[known]), {}
+    if isinstance(classifier, Judge):
+        spread = encoded.graph.spread(known, few.labels, len(encoded.data.classes))
+        found["train/spread_accuracy"] = float((spread.argmax(1) == labels).float().mean())
+        train_on_spread_labels(
+            *(classifier, images, spread, known),
+            settings=settings,
+            report=report,
+            augment=MEDIUM_JITTER,
+            features=classifier.features,
+        )
+        return found
     if mode == FROZEN:
         classifier.eval()
-        with torch.no_grad():
-            copies = [classifier.encoder(jitter(to_float(few.images), *WEAK_JITTER)) for _ in range(COPIES)]
-        train_head(classifier.head, torch.stack(copies), few.labels, settings, report)
-        return
-    # A trained encoder keeps its BatchNorm statistics, which are those of all the training images.
-    classifier.train(mode == SCRATCH)
-    train_classifier(classifier, few, settings, report)
+        train_head(classifier.head, encoded.copies(few.images, COPIES), few.labels, settings, report)
+    else:
+        train_classifier(classifier.train(), few, settings, report, augment=STRONG_JITTER)
+    with eval_mode(classifier.encoder):
+        found["latent/max_abs_pcc"] = max_abs_pcc(apply(classifier.encoder, encoded.data.val.images))
+    return found
 
 
-def _measure(classifier: TransferClassifier, split: Split, name: str) -> dict[str, float]:
+def _consistent(
+    classifier: TransferClassifier, encoded: EncodedDataset, few: Split, settings: ClassifierSettings
+) -> float:
+    """Test accuracy of a head on the frozen encoder whose training uses the unlabelled images' latents too."""
+    classifier.eval()
+    copies, unlabelled = encoded.copies(few.images, COPIES), (encoded.latents[0], encoded.moved_latents)
+    settings = replace(settings, smoothing=0.0)
+    train_head(classifier.head, copies, few.labels, settings, lambda *_: None, unlabelled=unlabelled)
+    return _measure(classifier, encoded.data.test, "test")["test/accuracy"]
+
+
+def _measure(classifier: nn.Module, split: Split, name: str) -> dict[str, float]:
     with eval_mode(classifier):
         logits = apply(classifier, split.images)
     return {
@@ -111,7 +163,7 @@ def _measure(classifier: TransferClassifier, split: Split, name: str) -> dict[st
     }
 
 
-def _log_pictures(trial: Trial, classifier: TransferClassifier, data: Dataset) -> None:
+def _log_pictures(trial: Trial, classifier: nn.Module, data: Dataset) -> None:
     mode = trial.params["mode"]
     title = f"{mode}, draw {trial.params['draw']}, {trial.params['labels_per_class']} labels a class"
     for quantity, label in (("loss", "cross entropy"), ("accuracy", "accuracy")):

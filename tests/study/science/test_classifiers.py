@@ -67,7 +67,7 @@ def test_one_image_a_class_trains_a_transfer_classifier(per_class: int, make_dat
     assert list(reported) == [1, 2, 3]
 
 
-def test_head_learns_clusters_from_noisy_mixed_copies() -> None:
+def test_head_learns_clusters_from_noisy_copies() -> None:
     torch.manual_seed(0)
     labels = torch.arange(10).repeat(10)
     centres = 3 * torch.eye(10)
@@ -95,6 +95,64 @@ def test_jitter_turns_shifts_and_scales_within_its_bounds() -> None:
     turned = classifiers.jitter(square, 45, 0, 0)
     torch.testing.assert_close(turned.sum((1, 2, 3)), square.sum((1, 2, 3)), atol=1.5, rtol=0)
     assert float((turned - square).abs().amax((1, 2, 3)).max()) > 0.5
+
+
+def test_jitter_shears_and_changes_the_ratio() -> None:
+    bar = torch.zeros(500, 1, 28, 28)
+    bar[:, :, 4:24, 12:16] = 1
+    place = torch.arange(28.0) - 13.5
+    sheared = classifiers.jitter(bar, 0, 0, 0, shear=0.5)
+    across = (sheared[:, 0] * place).sum(2) / sheared[:, 0].sum(2).clamp(min=1e-6)  # middle of each row [N, 28]
+    slope = (across[:, 18] - across[:, 9]) / 9
+    assert 0.4 < float(slope.abs().max()) <= 0.51
+    assert abs(float(slope.mean())) < 0.05
+    torch.testing.assert_close(sheared.sum((1, 2, 3)), bar.sum((1, 2, 3)), atol=1.5, rtol=0)
+    square = torch.zeros(500, 1, 28, 28)
+    square[:, :, 8:20, 8:20] = 1
+    flat = classifiers.jitter(square, 0, 0, 0, ratio=0.3)[:, 0]
+    wide, high = flat.amax(1).sum(1), flat.amax(2).sum(1)
+    assert float(wide.max()) > 14
+    assert float(high.max()) > 14
+    assert bool(((wide >= 12) != (high >= 12)).float().mean() > 0.9), "wider is less high"
+
+
+def test_few_labels_are_smoothed_and_moved_as_asked(tiny: Dataset) -> None:
+    """Of images alike, the best prediction under smoothing is the smoothed target itself."""
+    few, seen = Split(tiny.train.images[:40], torch.zeros(40, dtype=torch.long)), []
+
+    def blank(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return torch.zeros_like(images)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    settings = ClassifierSettings(300, 20, 5e-2, smoothing=0.2)
+    classifiers.train_classifier(model, few, settings, lambda *_: None, augment=blank)
+    expected = torch.tensor([0.82, *9 * [0.02]])
+    torch.testing.assert_close(model[1].bias.detach().softmax(0), expected, atol=5e-3, rtol=0)
+    assert seen == 600 * [20]
+
+
+def test_unlabelled_latents_teach_a_head_what_their_copies_are() -> None:
+    """The copies of class 0 lie where labelled latents alone would say class 1, and the other way round."""
+    labels = torch.arange(2).repeat(20)
+    latents = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])[labels]
+    copies = torch.tensor([[-3.0, 4.0], [3.0, -4.0]])[labels]
+    right = []
+    for unlabelled in (None, (latents, copies)):
+        torch.manual_seed(0)
+        head, reported = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 2)), {}
+        settings = ClassifierSettings(20, 20, 2e-2, passes=5)
+        classifiers.train_head(head, latents[None], labels, settings, reported.__setitem__, unlabelled=unlabelled)
+        right.append(float((head(copies).argmax(1) == labels).float().mean()))
+        assert reported[20]["train/accuracy"] > 0.9
+    assert right == [0.0, 1.0]
+
+
+def test_latents_of_which_a_head_is_not_sure_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "HEAD_NOISE", 0.0)
+    latents, copies = torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.tensor([[1.0, 0.0], [-5.0, 0.0]])
+    found = classifiers._inconsistency(nn.Identity(), latents, copies)
+    assert float(found) == pytest.approx(float(torch.tensor(1 + torch.e**-1).log()) / 2), "that of the first alone"
 
 
 def test_larger_images_are_shifted_by_the_same_share() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from models.classifier import TransferClassifier
 from study.data.dataset import Dataset
 from study.science import self_training
-from study.science.classifiers import ClassifierSettings
+from study.science.classifiers import ClassifierSettings, accuracy
 from study.science.self_training import NeighbourGraph
 
 
@@ -78,6 +78,66 @@ def test_self_training_mends_wrong_labels(tiny: Dataset) -> None:
     assert accuracy > float((given == labels).float().mean()) + 0.1
     assert len(reported) == 15
     assert 0 < reported[-1]["train/used"] <= 1
+
+
+def untrained() -> nn.Sequential:
+    features = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784, affine=False))
+    return nn.Sequential(features, nn.Linear(784, 10))
+
+
+def test_labels_spread_again_on_the_features_mend_a_useless_start(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_training, "SPREAD_AGAIN", (1,))
+    labels = tiny.train.labels
+    known = torch.cat([(labels == digit).nonzero()[:3, 0] for digit in range(10)])
+    torch.manual_seed(0)
+    useless = nn.functional.one_hot(torch.randint(10, labels.shape), 10).float()
+    useless[known] = nn.functional.one_hot(labels[known], 10).float()
+    right = []
+    for again in (False, True):
+        model = untrained()
+        self_training.train_on_spread_labels(
+            *(model, tiny.train.images, useless, known),
+            settings=ClassifierSettings(4, 32, 1e-2),
+            report=lambda *_: None,
+            features=model[0] if again else None,
+        )
+        right.append(accuracy(model, tiny.test))
+    assert right[1] > 0.9
+    assert right[1] > right[0] + 0.3
+
+
+def test_the_weights_are_averaged_over_the_last_steps(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_training, "AVERAGED", 1 / 4)
+    weights: list[torch.Tensor] = []  # before each step
+    torch.manual_seed(0)
+    model, spread = untrained(), nn.functional.one_hot(tiny.train.labels, 10).float()
+
+    def watch(images: torch.Tensor) -> torch.Tensor:
+        weights.append(model[1].weight.detach().clone())
+        return images
+
+    self_training.train_on_spread_labels(
+        *(model, tiny.train.images, spread, torch.arange(5)),
+        settings=ClassifierSettings(2, 32, 1e-2),
+        report=lambda *_: None,
+        augment=watch,
+    )
+    assert len(weights) == 40
+    average = weights[1]
+    for each in [*weights[2:], weights[-1]]:  # the last step, at a rate of almost nothing, hardly moves them
+        average = 0.9 * average + 0.1 * each
+    torch.testing.assert_close(model[1].weight.detach(), average, atol=1e-5, rtol=0)
+    assert float((average - weights[-1]).abs().max()) > 1e-4
+
+
+def test_statistics_are_renewed_from_the_images_as_they_are(tiny: Dataset) -> None:
+    norm = nn.BatchNorm2d(1).eval()
+    self_training.renew_statistics(norm, tiny.train.images[:600])
+    assert norm.running_mean is not None
+    assert float(norm.running_mean) == pytest.approx(float(tiny.train.images[:600].float().mean()) / 255, rel=1e-4)
+    assert not norm.training
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

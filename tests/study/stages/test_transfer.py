@@ -1,16 +1,29 @@
-"""The transfer stage's check of the number of labels, before anything is trained."""
+"""The transfer stage: its check of the number of labels, one trial of each mode, and its claims."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 
+from models.autoencoder import Encoder
+from models.classifier import Judge
 from study.data.dataset import Dataset, Split
+from study.harness.search import Result
 from study.harness.settings import UsageError
+from study.harness.stage import Row
+from study.science.few_labels import EncodedDataset
+from study.science.self_training import renew_statistics
 from study.stages.transfer.config import TransferConfig
+from study.stages.transfer.figures import BASELINES
 from study.stages.transfer.stage import TRANSFER, label_counts
+from study.stages.transfer.table import rows
+from study.stages.transfer.trial import CONSISTENT, MODES, PLAIN, WEAK_JITTER, run_transfer_trial
 
 
 @pytest.fixture
@@ -55,3 +68,114 @@ def test_numbers_for_the_figure_give_way(few: Dataset, caplog: pytest.LogCapture
 
 def test_as_many_labels_as_there_are_images_are_enough(few: Dataset) -> None:
     assert list(label_counts(TransferConfig(labels_per_class=7), few)) == [7]
+
+
+class Logged:
+    """A trial that keeps what it is told."""
+
+    def __init__(self, mode: str) -> None:
+        self.params = {"mode": mode, "draw": 0, "labels_per_class": 5}
+        self.run, self.module = MagicMock(), None
+        self.history: dict[str, tuple[list[int], list[float]]] = {}
+
+    def report(self, epoch: int, losses: Mapping[str, float]) -> None:
+        for name, value in losses.items():
+            epochs, values = self.history.setdefault(name, ([], []))
+            epochs.append(epoch)
+            values.append(value)
+
+    def log_model(self, module: torch.nn.Module, *_: object) -> None:
+        self.module = module
+
+
+def trained(mode: str, data: Dataset, encoder: Encoder, epochs: int = 20) -> tuple[Logged, float, Mapping[str, float]]:
+    """The trial, its objective and the figures that it logged."""
+    trial = Logged(mode)
+    (value,) = run_transfer_trial(
+        trial,
+        config=TransferConfig(epochs=epochs, semi_epochs=4),
+        module={"latent_dim": 10, "architecture": "conv", "image_shape": (1, 28, 28), "classes": 10, "hidden": 32},
+        encoded=EncodedDataset(data, encoder, WEAK_JITTER),
+        seed_for=lambda draw: 1000 + draw,
+    )
+    (logged,) = (call.args[0] for call in trial.run.log.call_args_list)
+    return trial, value, logged
+
+
+@pytest.fixture
+def encoder(tiny: Dataset) -> Encoder:
+    """Not trained, but its latents have variance 1, as a trained one's have."""
+    torch.manual_seed(0)
+    encoder = Encoder(10, "conv", (1, 28, 28))
+    renew_statistics(encoder, tiny.train.images)
+    return encoder.eval()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_learns_and_measures_what_it_is_held_against(mode: str, tiny: Dataset, encoder: Encoder) -> None:
+    trial, value, logged = trained(mode, tiny, encoder)
+    assert trial.module is not None
+    trial.module.eval()
+    with torch.no_grad():
+        right = [
+            float((trial.module(part.images / 255).argmax(1) == part.labels).float().mean())
+            for part in (tiny.val, tiny.test)
+        ]
+    assert [value, logged["test/accuracy"]] == pytest.approx(right), "it is the logged model that was measured"
+    assert value > 0.5
+    assert (BASELINES.keys() <= logged.keys()) == (CONSISTENT in logged) == (mode == "frozen")
+    assert (PLAIN in logged) == (mode == "fine-tuned")
+    assert isinstance(trial.module, Judge) == ("train/spread_accuracy" in logged) == (mode == "semi-supervised")
+
+
+def test_fine_tuning_renews_the_encoders_statistics_and_freezing_keeps_them(tiny: Dataset, encoder: Encoder) -> None:
+    for mode, same in (("frozen", True), ("fine-tuned", False)):
+        trial, _, _ = trained(mode, tiny, encoder, epochs=2)
+        assert trial.module is not None
+        assert torch.equal(trial.module.encoder[1].running_mean, encoder[1].running_mean) == same
+
+
+def found_rows(name: str, labels: int = 10, **accuracies: float) -> dict[str, Row]:
+    """Rows by their claims, else by their figures, of three draws near these accuracies."""
+    modes = {"frozen": "frozen", "tuned": "fine-tuned", "scratch": "from scratch", "spread": "semi-supervised"}
+    results, measured = [], {}
+    for short, mode in modes.items():
+        for draw in range(3):
+            run = f"{mode} {draw}"
+            results.append(Result(0, run, {"mode": mode, "draw": draw, "labels_per_class": labels}, (0.0,), run))
+            accuracy = accuracies[short] + 0.001 * (draw - 1)
+            others = dict.fromkeys([*BASELINES, CONSISTENT, PLAIN, "test/accuracy_of_80"], accuracies["others"])
+            measured[run] = {**others, "test/accuracy": accuracy}
+    part = Split(torch.zeros(100, 1, 28, 28), torch.zeros(100))
+    known = name == "mnist"
+    context = SimpleNamespace(
+        dataset=Dataset(name, part, part, part, classes=tuple("0123456789")),
+        has_reference=known,
+        references=lambda figures: figures if known else {},
+    )
+    return {row.claim or row.figure: row for row in rows(context, results, measured)}
+
+
+def test_claims_hold_or_not_by_what_refutes_them() -> None:
+    found = found_rows("mnist", frozen=0.90, tuned=0.95, scratch=0.95, spread=0.985, others=0.8)
+    claims = {claim: (row.verdict, row.reference) for claim, row in found.items() if row.claim}
+    svm = "A head on the frozen encoder beats an SVM on the same latents with the same jitter"
+    assert claims == {
+        svm: ("held", "40%"),
+        f"{svm}, if unlabelled ones train it too": ("undecided", None),
+        "Fine-tuning beats training from scratch by the same recipe": ("undecided", "80%"),
+        "Fine-tuning beats the frozen encoder, as the reference says": ("held", "80%"),
+        "Self-training on spread labels beats the published 99.1% of 100 labels": ("did not hold", None),
+    }
+    assert found[svm].against == "SVM on the latents 80.0% ± 0.0%"
+    assert found["Fine-tuning beats the frozen encoder, as the reference says"].against == "frozen 90.0% ± 0.1%"
+    assert "note: what 100 validation labels chose" in found
+
+
+def test_figures_of_mnist_are_cited_on_mnist_alone() -> None:
+    other = found_rows("leaves", frozen=0.90, tuned=0.85, scratch=0.84, spread=0.995, others=0.8)
+    assert {row.reference for row in other.values()} == {None}
+    assert other["Fine-tuning beats the frozen encoder"].verdict == "did not hold"
+    assert not any("published" in claim for claim in other)
+    more_labels = found_rows("mnist", 30, frozen=0.90, tuned=0.85, scratch=0.84, spread=0.995, others=0.8)
+    assert not any("published" in claim for claim in more_labels)
