@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from models.autoencoder import Autoencoder
+from models.classifier import Judge
 from study.data.dataset import Dataset, Split
 from study.harness.search import Result
 from study.science.autoencoders import knee_distance
-from study.stages.autoencoder.choice import by_size, choose, knees
+from study.science.consequences import JudgedDistance, consequences
+from study.stages.autoencoder.choice import by_size, champions_cost, choose, knees
 from study.stages.autoencoder.config import AutoencoderConfig
 from study.stages.autoencoder.consequences import agreement, claims, consequences_figure, necessity
 from study.stages.autoencoder.stage import AUTOENCODER, plan
@@ -131,6 +135,21 @@ def test_the_figure_has_every_measure_of_every_size() -> None:
     assert values["15"]["validation MSE per pixel, PCA"] == "0.2"
     without = {run: {name: one[name] for name in one if "fd" not in name} for run, one in measured.items()}
     assert len(consequences_figure(results, without, results[0], "knee", pca).axes) == 3, "no judges, no classes"
+
+
+def test_a_champion_of_other_judges_is_measured_again_by_todays(tiny: Dataset) -> None:
+    model = Autoencoder(3, "conv", (1, 28, 28), channels=(2, 4)).eval()
+    judged = JudgedDistance([Judge("mlp", image_shape=(1, 28, 28), classes=10, width=1).eval()], tiny.val.images)
+    tags = {"input.judge.weights": "a", "input.second-judge.weights": "b"}
+    champion = SimpleNamespace(tags=tags, rebuild=lambda _: model)
+
+    def context(second: str) -> SimpleNamespace:
+        inputs = {"judge": SimpleNamespace(weights_digest="a"), "second-judge": SimpleNamespace(weights_digest=second)}
+        return SimpleNamespace(inputs=inputs, dataset=tiny, device=torch.device("cpu"))
+
+    assert champions_cost(champion, context("b"), judged) is None, "its own figure holds"  # type: ignore[arg-type]
+    again = champions_cost(champion, context("c"), judged)  # type: ignore[arg-type]
+    assert again == consequences(model, tiny, judged)["consequences/cost"]
 
 
 def test_the_judges_that_select_are_inputs_where_there_are_classes(tiny: Dataset) -> None:
