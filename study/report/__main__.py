@@ -24,6 +24,8 @@ class ReportConfig:
     """Data set, by name or by the path that the study was given; None: the one that the store was last used for."""
     out: Path = Path("report.html")
     """The page to write."""
+    markdown: Path | None = None
+    """File to write the claims and tables to as well, as Markdown."""
     pictures: Path | None = None
     """Folder to write the page's figures to as well, a PNG file each."""
     store: Path = Path("mlruns")
@@ -41,6 +43,9 @@ def _run(arguments: Sequence[str]) -> None:
     config = tyro.cli(ReportConfig, args=list(arguments), prog="python -m study.report")
     out = expanded(config.out, "--out")
     check_file(out, "--out")
+    tables = None if config.markdown is None else expanded(config.markdown, "--markdown")
+    if tables is not None:
+        check_file(tables, "--markdown")
     pictures = None if config.pictures is None else expanded(config.pictures, "--pictures")
     if pictures is not None:
         check_folder(pictures, "--pictures")
@@ -52,6 +57,7 @@ def _run(arguments: Sequence[str]) -> None:
 
     from study.data import data_name
     from study.report.collect import collect
+    from study.report.markdown import markdown
     from study.report.page import named_pictures, render
 
     page = collect(None if config.data is None else data_name(config.data))
@@ -59,6 +65,10 @@ def _run(arguments: Sequence[str]) -> None:
     with writing(out, "--out"):
         out.write_text(text, encoding="utf-8")
     print(f"{out}: {page.dataset}, {', '.join(section.stage for section in page.sections)}")
+    if tables is not None:
+        with writing(tables, "--markdown"):
+            tables.write_text(markdown(page), encoding="utf-8")
+        print(f"{tables}: its tables")
     if pictures is not None:
         with writing(pictures, "--pictures"):
             pictures.mkdir(parents=True, exist_ok=True)

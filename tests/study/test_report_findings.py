@@ -10,6 +10,7 @@ import pytest
 
 from study.report import collect as collecting
 from study.report.collect import collect
+from study.report.markdown import markdown
 from study.report.page import render
 from study.stages import all_stages
 from tracking import figures
@@ -114,3 +115,15 @@ def test_a_headline_that_is_not_there_is_left_out(store: Store, monkeypatch: pyt
     assert [section.stage for section, _ in page.headlines] == [NAMES[1]]
     assert page.sections[0].notes == []
     assert "Main of" in render(page)
+
+
+def test_the_tables_as_markdown_have_every_row_and_nothing_that_acts(store: Store) -> None:
+    add_study(store, NAMES[0], HELD, {**PLAIN, "figure": "a|b <script>*x*\nnext"})
+    text = markdown(collect("tiny"))
+    lines = text.splitlines()
+    assert "| held | Ours is less | 1.0 ± 0.1 | 2.0 | judge |" in lines
+    assert "| loss | 1.0 ± 0.1 | 1.5 | 2.0 | held |" in lines
+    assert r"| a\|b \<script\>\*x\* next | 3 |  |  |  |" in lines
+    assert lines.index("## Claims") < lines.index(f"## {NAMES[0]}")
+    cells = [len(re.split(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")]
+    assert set(cells) == {7}, "five columns in each line"
