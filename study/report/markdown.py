@@ -16,8 +16,8 @@ def markdown(page: Page) -> str:
     parts = [
         f"# Results on {page.dataset}",
         f"Written by `python -m study.report --markdown FILE` on {page.written}. ± is the standard deviation over "
-        "seeds or draws. A claim held, or did not hold, if both sides are apart by more than two standard errors of their "
-        "difference; else, and with one seed only, it is undecided.",
+        "seeds or draws. A claim held, or did not hold, if both sides are apart by more than two standard errors of "
+        "their difference; else, and with one seed only, it is undecided.",
     ]
     if page.claims:
         claims = [
