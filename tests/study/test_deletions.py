@@ -90,7 +90,10 @@ def test_a_registered_model_that_was_deleted_is_registered_again(
     studies.client.delete_registered_model(model)
     if model == "abcd-autoencoder":
         refused = studies.call(*FAST, "--data", letters, "--stages", "transfer")
-        assert "abcd-autoencoder@champion, not in this store: run with --stages autoencoder transfer" in refused.error
+        assert (
+            "abcd-autoencoder@champion, not in this store: run with --stages judge autoencoder transfer"
+            in refused.error
+        )
     done = studies.run(*FAST, "--data", letters, *ALL)
     assert done.table == finished[1]
     assert studies.trials().keys() == before

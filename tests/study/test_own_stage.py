@@ -68,7 +68,7 @@ def test_flags_and_plan_follow_from_the_object(command: Command, installed: dict
 
 
 def test_it_runs_reports_and_loads_by_name(command: Command, installed: dict[str, str], tmp_path: Path) -> None:
-    stages = ["--stages", "autoencoder", "linear-probe", "--autoencoder.latent-dims", 5]
+    stages = ["--stages", "judge", "autoencoder", "linear-probe", "--autoencoder.latent-dims", 5]
     where = ["--data", "digits", "--store", tmp_path / "s"]
     done = command("study.run", "smoke", *stages, *where, env=installed)
     assert done.returncode == 0, done.stderr

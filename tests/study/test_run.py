@@ -193,7 +193,9 @@ def test_the_same_seed_gives_the_same_trial(smoke_store: Path, command: Command,
     assert metrics[0] == metrics[1]
 
 
-@pytest.mark.parametrize(("stage", "missing"), [("transfer", "autoencoder"), ("conditional-gan", "judge autoencoder")])
+@pytest.mark.parametrize(
+    ("stage", "missing"), [("transfer", "judge autoencoder"), ("conditional-gan", "judge autoencoder")]
+)
 def test_a_missing_input_fails_before_any_training(command: Command, tmp_path: Path, stage: str, missing: str) -> None:
     done = command("study.run", "smoke", "--data", "digits", "--store", tmp_path / "s", "--stages", stage)
     assert done.returncode == 2
@@ -207,7 +209,7 @@ def test_a_signal_ends_the_runs_as_killed_and_the_same_command_goes_on(
     tmp_path: Path, stop: signal.Signals, workers: int
 ) -> None:
     store = tmp_path / "store"
-    arguments = ["smoke", "--data", "digits", "--stages", "autoencoder", "--autoencoder.epochs", "500"]
+    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--judge.epochs", "500"]
     options = ["--workers", str(workers), "--store", str(store)]
     process = subprocess.Popen(
         [sys.executable, "-m", "study.run", *arguments, *options],
@@ -224,7 +226,7 @@ def test_a_signal_ends_the_runs_as_killed_and_the_same_command_goes_on(
     assert "Traceback" not in errors
     _wait_until(lambda: not _group_lives(process.pid))
     read_store(store)
-    killed = runs(mlflow.MlflowClient(), "autoencoder")
+    killed = runs(mlflow.MlflowClient(), "judge")
     assert [run.info.status for run in killed] == ["KILLED"] * (1 + workers)
     epochs = [run.data.params["epochs"] for run in killed[1:]]
     assert epochs == ["500"] * workers, "stopped long before their end"

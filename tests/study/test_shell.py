@@ -80,7 +80,7 @@ def test_handlers_of_the_calling_program_stay_and_come_back() -> None:
 
 def test_a_closed_terminal_ends_the_runs_of_all_workers(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    arguments = ["smoke", "--data", "digits", "--stages", "autoencoder", "--autoencoder.epochs", "500"]
+    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--judge.epochs", "500"]
     process = start("-m", "study.run", *arguments, "--workers", "2", "--store", str(store))
     assert process.stderr is not None
     began: set[str] = set()

@@ -14,8 +14,8 @@ START = GanSettings(
     clip_value=0.1,
     n_critic=1,
     width=256,
-    noise_dim=10,
-    depth=4,
+    noise_dim=32,
+    depth=3,
     averaging=0.999,
     falling=True,
 )
@@ -27,9 +27,9 @@ SPACE: Space = {
     "learning_rate": log_uniform(5e-5, 5e-3),
     "clip_value": log_uniform(0.01, 0.5),
     "n_critic": integer(1, 5),
-    "width": choice(128, 256, 384),
+    "width": choice(128, 256, 384, 512),
     "depth": integer(2, 5),
-    "noise_dim": choice(10, 16, 32),
+    "noise_dim": choice(10, 16, 32, 64),
 }
 
 REAL, TRAIN_RECONSTRUCTIONS, TEST_RECONSTRUCTIONS = (
