@@ -17,8 +17,8 @@ from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from models.gan import ToneCurve
 from study.data.dataset import Dataset, Split
-from study.science.baselines import SVM_PENALTY
 from study.science.classifiers import draw_labelled
+from study.science.few_labels import SVM_PENALTY
 from study.science.fidelity import Moments, frechet_distance
 from study.science.loops import apply, eval_mode
 from study.science.tone import fit_tone_curve

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from models.autoencoder import Encoder
 from study.data.dataset import Dataset, Split, to_float
 from study.science.autoencoders import fit_pca, flat_pixels
-from study.science.baselines import SVM_PENALTY
 from study.science.loops import EVAL_BATCH, apply, batches, eval_mode
 from study.science.self_training import NeighbourGraph
 
+SVM_PENALTY = 10.0  # C of scikit-learn's support vector machines
 SVM_IMAGES, SVM_LATENTS = 1600, 6400  # jittered copies of all labelled images together, at most; they set the time
 DEFAULT_RATE = 1e-3  # torch's, of AdamW
 

@@ -132,6 +132,8 @@ def _train(
             augment=MEDIUM_JITTER,
             features=classifier.features,
         )
+        with eval_mode(classifier):
+            found["latent/max_abs_pcc"] = max_abs_pcc(apply(classifier.features, encoded.data.val.images))
         return found
     if mode == FROZEN:
         classifier.eval()
