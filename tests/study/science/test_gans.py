@@ -94,7 +94,8 @@ def test_averaged_weights_lag_behind() -> None:
     nn.init.constant_(average.weight, 1.0)
     nn.init.constant_(module.weight, 3.0)
     module.running_mean += 4.0
-    gans.average_weights(average, module, 0.75)
+    pairs = [[each.weight, *gans._statistics(each)] for each in (average, module)]
+    gans.move_averages(*pairs, 0.75)
     assert average.weight.tolist() == [1.5, 1.5]
     assert average.running_mean.tolist() == [1.0, 1.0]
     latents = torch.randn(640, 5)
