@@ -26,17 +26,22 @@ class Drawn:
 
 
 def mixture(train: Tensor, held_out: Tensor, components: int, count: int, seed: int) -> Drawn:
-    """A Gaussian mixture with full covariances, fitted to points [N, D]; as many components as points at most."""
+    """A Gaussian mixture with full covariances, fitted to points [N, D]; as many components as points at most.
+
+    Its loss is None if there are no held-out points.
+    """
     from sklearn.mixture import GaussianMixture
 
     wanted = min(components, len(train))
+    if len(train) == 1:
+        train = train.expand(2, -1)  # scikit-learn wants two
     fitted = GaussianMixture(wanted, random_state=seed, max_iter=50, tol=1e-2, reg_covar=1e-4)
     fitted.fit(train.double().cpu().numpy())
     random = np.random.default_rng(seed)
     which = random.choice(wanted, count, p=fitted.weights_)
     roots = np.linalg.cholesky(fitted.covariances_)[which]  # [count, D, D]
     points = fitted.means_[which] + np.einsum("nij,nj->ni", roots, random.standard_normal((count, train.shape[1])))
-    loss = -float(fitted.score(held_out.double().cpu().numpy()))
+    loss = -float(fitted.score(held_out.double().cpu().numpy())) if len(held_out) else None
     return Drawn(torch.from_numpy(points).to(train), loss)
 
 

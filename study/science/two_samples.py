@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,9 +38,12 @@ def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int = 0) -> float
 
     The classifier two-sample test (Lopez-Paz & Oquab 2017, https://arxiv.org/abs/1610.06545). The classifier is always
     the same small network; each half of the points is classified by one that was trained on the other half. With
-    10,000 points of both kinds, chance alone moves the result by 0.0035 (a standard deviation).
+    10,000 points of both kinds, chance alone moves the result by 0.0035 (a standard deviation). NaN with fewer than
+    four points in all.
     """
     points = torch.cat([generated, real])
+    if len(points) < 2 * FOLDS:
+        return math.nan
     labels = torch.cat([torch.zeros(len(generated)), torch.ones(len(real))]).to(points)
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed)).to(points.device)
     folds = order.chunk(FOLDS)

@@ -65,3 +65,10 @@ def test_smote_draws_on_lines_between_neighbours() -> None:
         share = np.clip(((point - a) * (b - a)).sum(1) / ((b - a) ** 2).sum(1), 0, 1)
         assert np.linalg.norm(a + share[:, None] * (b - a) - point, axis=1).min() < 1e-4
     assert smote(train, 5, seed=0).loss is None
+
+
+def test_a_class_of_one_image_and_none_held_out_is_no_error() -> None:
+    alone = torch.tensor([[3.0, -1.0]])
+    drawn = mixture(alone, alone[:0], 20, 50, seed=0)
+    assert drawn.loss is None
+    torch.testing.assert_close(drawn.points, alone.expand(50, -1), atol=0.1, rtol=0)

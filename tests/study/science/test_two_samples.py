@@ -56,3 +56,10 @@ def test_copies_lie_on_training_latents_and_others_do_not() -> None:
     neighbours = NearestNeighbors(n_neighbors=1).fit(train.numpy())
     wanted = neighbours.kneighbors(fresh.numpy())[0].mean() / neighbours.kneighbors(held_out.numpy())[0].mean()
     assert latent_fidelity(fresh, train, held_out)["latent/nearest"] == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_latents_crash_no_measure(count: int) -> None:
+    found = latent_fidelity(points(count, 3, 0), points(5, 3, 1), points(count, 3, 2))
+    assert math.isnan(found["latent/two_sample_accuracy"]) == (count < 2)
+    assert math.isfinite(found["latent/nearest"])
