@@ -75,7 +75,7 @@ LATENT_PRESETS = {
         mixture_components=(1, 2),
     ),
     "exercise": LatentGanConfig(
-        free_trials=5,
+        free_trials=3,
         repeats=3,
         vanilla_seeds=3,
         recipes=4,

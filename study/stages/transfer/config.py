@@ -38,6 +38,6 @@ EXTENT = ("draws", "labels_per_class", "label_counts", "count_draws")
 PRESETS = {
     "smoke": TransferConfig(draws=1, epochs=10, semi_epochs=2),
     "demo": TransferConfig(draws=2, semi_epochs=4),
-    "exercise": TransferConfig(draws=10, semi_epochs=8, label_counts=(1, 2, 5, 30, 100)),
-    "full": TransferConfig(draws=30, semi_epochs=8, label_counts=(1, 2, 5, 30, 100), count_draws=10),
+    "exercise": TransferConfig(draws=5, label_counts=(1, 5, 30), count_draws=1),
+    "full": TransferConfig(draws=30, label_counts=(1, 2, 5, 30, 100), count_draws=10),
 }
