@@ -58,6 +58,7 @@ def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int = 0) -> float
     return right / len(points)
 
 
+@torch.enable_grad()
 def _train_classifier(points: Tensor, labels: Tensor) -> nn.Module:
     """A classifier of points [N, D] to logits [N, 1], in evaluation mode."""
     layers: list[nn.Module] = []

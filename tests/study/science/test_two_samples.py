@@ -63,3 +63,8 @@ def test_few_latents_crash_no_measure(count: int) -> None:
     found = latent_fidelity(points(count, 3, 0), points(5, 3, 1), points(count, 3, 2))
     assert math.isnan(found["latent/two_sample_accuracy"]) == (count < 2)
     assert math.isfinite(found["latent/nearest"])
+
+
+def test_it_works_where_nothing_else_is_trained() -> None:
+    with torch.no_grad():
+        assert two_sample_accuracy(points(50, 2, 0), points(50, 2, 1) + 9) > 0.9
