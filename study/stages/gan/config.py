@@ -77,7 +77,7 @@ LATENT_PRESETS = {
     "exercise": LatentGanConfig(
         free_trials=3,
         repeats=3,
-        vanilla_seeds=3,
+        vanilla_seeds=1,
         recipes=4,
         epochs=70,
         final_epochs=150,
