@@ -75,7 +75,7 @@ LATENT_PRESETS = {
         mixture_components=(1, 2),
     ),
     "exercise": LatentGanConfig(
-        free_trials=3,
+        free_trials=2,
         repeats=3,
         vanilla_seeds=1,
         recipes=4,
