@@ -116,7 +116,7 @@ def test_the_recorded_commands_of_all_five_stages_find_their_trials(
     assert all(line in whole for line in (smoke_store / "output.txt").read_text().split("\n\n")[0].splitlines())
     given = ("smoke", "--data", "digits", "--stages", "latent-gan", "conditional-gan")
     part = studies.run(*given).table
-    inputs = "--inputs.judge 1 --inputs.second-judge 1 --inputs.autoencoder 1"
+    inputs = "--inputs.judge 1 --inputs.second-judge 1 --inputs.third-judge 1 --inputs.autoencoder 1"
     assert replay(studies, f"python -m study.run {shlex.join(given)} {inputs}") == part
 
 
