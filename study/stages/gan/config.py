@@ -99,6 +99,6 @@ LATENT_PRESETS = {
 CONDITIONAL_EXTENT = ("repeats",)
 CONDITIONAL_PRESETS = {
     "smoke": ConditionalGanConfig(epochs=4, evaluate_every=4, score_epochs=1),
-    "exercise": ConditionalGanConfig(repeats=3, epochs=100),
+    "exercise": ConditionalGanConfig(repeats=3, epochs=70),
     "full": ConditionalGanConfig(repeats=5, epochs=150),
 }
