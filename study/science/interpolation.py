@@ -38,8 +38,8 @@ class Interpolation:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Means over the paths."""
-        return {name: float(values.mean()) for name, values in self.of_paths.items()}
+        """Means over the paths; those that do not move have no smoothness."""
+        return {name: float(values.nanmean()) for name, values in self.of_paths.items()}
 
 
 def slerp(starts: Tensor, ends: Tensor, share: Tensor) -> Tensor:
@@ -108,7 +108,8 @@ def path_smoothness(features: Tensor) -> Tensor:
     """How even the steps of each path are, [P]: its length over its longest step times their number; 0 to 1.
 
     Args:
-        features: [P, S, D] of P paths of S points. 1: equal steps; 1 / (S - 1): all the path in one step.
+        features: [P, S, D] of P paths of S points. 1: equal steps; 1 / (S - 1): all the path in one step; NaN: both
+            ends are the same point.
     """
     steps = features.diff(dim=1).norm(dim=2)  # [P, S - 1]
     return steps.sum(1) / (steps.max(1).values * steps.shape[1])

@@ -117,3 +117,11 @@ def test_path_smoothness_of_a_straight_line_and_of_a_jump() -> None:
     assert interpolation.path_smoothness(line).tolist() == pytest.approx([1, 1, 1])
     jump = (torch.arange(11) >= 5).float()[None, :, None]
     assert interpolation.path_smoothness(jump).tolist() == pytest.approx([0.1])
+
+
+def test_a_path_that_does_not_move_has_no_smoothness_and_does_not_count() -> None:
+    line = torch.linspace(0, 1, 11)[:, None].expand(11, 4)
+    paths = interpolation.path_smoothness(torch.stack([line, torch.ones(11, 4)]))
+    assert paths.isnan().tolist() == [False, True]
+    found = interpolation.Interpolation(torch.zeros(2, 11, 1, 4, 4), {"smoothness": paths})
+    assert found.measures["smoothness"] == pytest.approx(1)
