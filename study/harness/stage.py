@@ -100,6 +100,7 @@ class Row:
     Attributes:
         claim: A sentence that could turn out false: "A WGAN comes nearer to the test images than 200 Gaussians".
         verdict: What the study says of the claim (see `study.harness.table.verdict`).
+        rival: What the claim is held against, where the baseline's cell holds more than that.
 
     Raises:
         ValueError: There is only one of claim and verdict, or the verdict is none of the three.
@@ -111,6 +112,7 @@ class Row:
     baseline: str | None = None
     claim: str | None = None
     verdict: Verdict | None = None
+    rival: str | None = None
 
     def __post_init__(self) -> None:
         if self.verdict is not None and self.verdict not in get_args(Verdict):
@@ -123,8 +125,8 @@ class Row:
 
     @property
     def against(self) -> str | None:
-        """What ours is held against: the baseline, else the reference."""
-        return self.baseline or self.reference
+        """What ours is held against: the rival, else the baseline, else the reference."""
+        return self.rival or self.baseline or self.reference
 
 
 @dataclass(frozen=True)

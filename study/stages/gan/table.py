@@ -58,16 +58,17 @@ def rows(context: Context, found: Found, measured: Measured, paths: Mapping[str,
     cells, rival = Cells(found.groups, measured), found.rival
     held_against = [REAL, TRAIN_RECONSTRUCTIONS, *found.mixtures, KERNEL_DENSITY, SMOTE]
 
-    def quality(figure: str, measure: str, form: str = "{:.2f}", **claim: Any) -> Row:
+    def quality(figure: str, measure: str, form: str = "{:.3f}", **claim: Any) -> Row:
         ours, reference = cells.cell(BEST, measure, form), cells.cell(REFERENCE_SETTINGS, measure, form)
         its = f"{reference} (its settings)" if reference else None
         return Row(figure, ours or "failed", its, cells.baselines(held_against, measure, form), **claim)
 
-    def against_rival(sentence: str, measure: str, **rule: Any) -> dict[str, str]:
+    def against_rival(sentence: str, measure: str, form: str = "{:.3f}", **rule: Any) -> dict[str, str]:
         if rival is None:
             return {}
-        decided = verdict(cells.values(BEST, measure), cells.values(rival, measure), **rule)
-        return {"claim": sentence.format(rival=short(rival)), "verdict": decided}
+        decided, name = verdict(cells.values(BEST, measure), cells.values(rival, measure), **rule), short(rival)
+        figure = f"{name} {cells.cell(rival, measure, form)}"
+        return {"claim": sentence.format(rival=name), "verdict": decided, "rival": figure}
 
     found_rows = weak_judges(context)
     for number, part in enumerate(PARTS):
@@ -90,7 +91,9 @@ def rows(context: Context, found: Found, measured: Measured, paths: Mapping[str,
                 f"{part}/low_confidence",
                 "{:.1%}",
                 **against_rival(
-                    f"Fewer of its images than of {{rival}}'s are of no class, by {judge}", f"{part}/low_confidence"
+                    f"Fewer of its images than of {{rival}}'s are of no class, by {judge}",
+                    f"{part}/low_confidence",
+                    "{:.1%}",
                 ),
             ),
         ]
@@ -105,7 +108,9 @@ def rows(context: Context, found: Found, measured: Measured, paths: Mapping[str,
             "latent/two_sample_accuracy",
             "{:.1%}",
             **against_rival(
-                "Its latents are harder to tell from real ones than {rival}'s", "latent/two_sample_accuracy"
+                "Its latents are harder to tell from real ones than {rival}'s",
+                "latent/two_sample_accuracy",
+                "{:.1%}",
             ),
         ),
         quality("latents: sliced Wasserstein distance (training latents 1)", "latent/sliced_wasserstein"),
@@ -114,6 +119,7 @@ def rows(context: Context, found: Found, measured: Measured, paths: Mapping[str,
             "latent/nearest",
             claim=f"The WGAN copies no training images (at least {COPYING} of the distance of test images)",
             verdict=verdict(kept, [COPYING], better="more"),
+            rival=f"goal {COPYING}",
         ),
         *_settings_rows(context, cells),
         *_collapse_rows(context, found, measured),

@@ -111,3 +111,9 @@ def test_findings_are_a_line_a_claim() -> None:
         "did not hold: It errs less than the reference (4% against 5%)",
         "undecided: It never errs (4%)",
     ]
+
+
+def test_a_claim_is_shown_against_its_rival_and_not_against_all_baselines() -> None:
+    row = Row("FD", "0.3", None, "real 0.1, GMM 0.2, SMOTE 0.4", "It is less than GMM's", "did not hold", "GMM 0.2")
+    assert row.against == "GMM 0.2"
+    assert findings([Outcome("gan", {}, (row,))]) == "did not hold: It is less than GMM's (0.3 against GMM 0.2)"
