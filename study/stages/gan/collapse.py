@@ -22,6 +22,7 @@ CLIP_VALUE = 0.1
 RATES, DEPTHS, STEPS = (5e-5, 5e-3), (1, 4), (1, 5)
 BROKE_DOWN = "broke down"  # its numbers were no longer finite
 CONFIDENCE = 0.95
+ALL_RECIPES = "all recipes"
 
 
 def recipe_search(recipes: int, seed: int) -> Search:
@@ -131,14 +132,14 @@ def collapsed(measured: Measured, results: Sequence[Result]) -> Share:
 
 def collapse_shares(results: Sequence[Result], measured: Measured) -> list[tuple[str, str, Share]]:
     """How many collapse with each choice of a recipe, by kind of GAN; numbers are halved at their middle."""
-    options: dict[str, list[Result]] = {"all recipes": list(results)}
+    options: dict[str, list[Result]] = {ALL_RECIPES: list(results)}
     for name in ("latents", "loss", "critic_norm", "learning_rate", "n_critic", "depth"):
         values = [result.params[name] for result in results]
         halved = isinstance(values[0], int | float) and not isinstance(values[0], bool)
         middle = float(np.median(values)) if halved else 0.0
         for result in results:
             value = result.params[name]
-            option = f"{'at most' if value <= middle else 'above'} {middle:.2g}" if halved else str(value)
+            option = f"{'<=' if value <= middle else '>'} {middle:.2g}" if halved else str(value)
             options.setdefault(f"{name} {option}".replace("_", " "), []).append(result)
     return [
         (option, kind, collapsed(measured, [result for result in ours if result.params["kind"] == kind]))

@@ -17,7 +17,7 @@ from study.science.interpolation import CANDIDATES, PATHS, Interpolation, class_
 from study.science.judges import PARTS
 from study.science.loops import apply, eval_mode
 from study.science.sampling import noise
-from study.stages.gan.collapse import KINDS, collapse_shares, collapse_table
+from study.stages.gan.collapse import ALL_RECIPES, KINDS, collapse_shares, collapse_table
 from study.stages.gan.comparisons import Found
 from study.stages.gan.inputs import GanInputs
 from study.stages.gan.settings import BEST, PAPER_SETTINGS, REFERENCE_SETTINGS
@@ -109,10 +109,17 @@ def _log_collapse(study: Study, recipes: Sequence[Result], measured: Measured) -
     if not recipes:
         return
     study.parent.log_table("collapse", collapse_table(recipes, measured))
-    shares = {f"{choice}: {kind}": share for choice, kind, share in collapse_shares(recipes, measured) if share.n}
-    title = f"Trainings that end collapsed, of {len(recipes) // len(KINDS)} random recipes, each with either loss"
-    values = {f"{name} ({share.k} of {share.n})": share.k / share.n for name, share in shares.items()}
-    caption = "Too few classes, or nearly the same images of each. The table collapse.csv has Wilson's intervals."
+    shares = collapse_shares(recipes, measured)
+    values = {
+        choice if kind == KINDS[0] else f"the same as {kind}s": share.k / share.n
+        for choice, kind, share in shares
+        if share.n and (kind == KINDS[0] or choice == ALL_RECIPES)
+    }
+    title = f"Vanilla GANs that end collapsed, of {len(recipes) // len(KINDS)} random recipes, by the recipe's choices"
+    caption = (
+        "Too few classes, or nearly the same images of each. The table collapse.csv has the numbers, Wilson's "
+        "intervals, and the WGANs of the same recipes."
+    )
     study.parent.log_figure("collapse", figures.bars(values, "share that collapses", title), caption)
 
 

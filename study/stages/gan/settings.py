@@ -40,7 +40,7 @@ REAL, TRAIN_RECONSTRUCTIONS, TEST_RECONSTRUCTIONS = (
 SMOTE, KERNEL_DENSITY = "SMOTE, 10 neighbours", "kernel density"
 BEST, FEW_STEPS, REFERENCE_SETTINGS, PAPER_SETTINGS, VANILLA_GAN = (
     "WGAN, best settings",
-    "WGAN, best settings, the reference's generator steps",
+    "WGAN, best, few steps",
     "WGAN, reference settings",
     "WGAN, paper settings",
     "vanilla GAN",
