@@ -69,7 +69,7 @@ def test_two_workers_run_a_study_through_both(
     assert PASSWORD not in done.stdout + done.stderr
     open_store(tmp_path / "s", tracking.url, postgres.url)
     client = mlflow.MlflowClient()
-    for stage, asked in (("judge", 2), ("autoencoder", 5)):
+    for stage, asked in (("judge", 3), ("autoencoder", 5)):
         experiment = client.get_experiment_by_name(f"digits/{stage}")
         assert [r.info.status for r in client.search_runs([experiment.experiment_id])] == ["FINISHED"] * (1 + asked)
         assert client.get_model_version_by_alias(f"digits-{stage}", "champion").version == "1"
