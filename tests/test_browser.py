@@ -100,6 +100,13 @@ def test_the_comparison_of_a_study_shows_trials_metrics_and_images(
         page.get_by_role("link", name=trial.info.run_name, exact=True).wait_for()
     page.get_by_text("test/loss", exact=True).first.wait_for()
     page.get_by_text("latent/max_abs_pcc", exact=True).first.wait_for()
+    pictures = page.locator("img[src*='reconstructions']")
+    page.mouse.move(900, 500)
+    for _ in range(40):  # the pictures come after all charts, and are loaded when they come into view
+        if pictures.count() >= len(trials):
+            break
+        page.mouse.wheel(0, 600)
+        page.wait_for_timeout(500)
     for trial in trials:
         assert is_shown(page.locator(f"img[src*='reconstructions'][src*='{trial.info.run_id}']").first)
     assert page.get_by_role("slider").count() > 0
@@ -107,13 +114,13 @@ def test_the_comparison_of_a_study_shows_trials_metrics_and_images(
 
 def test_parallel_coordinates_have_numeric_axes(ui: str, page: playwright.Page, client: mlflow.MlflowClient) -> None:
     experiment = client.get_experiment_by_name("digits/latent-gan").experiment_id
-    trials = client.search_runs([experiment], "tags.`optuna.state` = 'COMPLETE' AND params.noise_dim != ''")
-    ids = ",".join(f'"{trial.info.run_id}"' for trial in trials)  # the search's, no baselines and no recipes
+    trials = client.search_runs([experiment], "tags.`optuna.state` = 'COMPLETE'")
+    ids = ",".join(f'"{trial.info.run_id}"' for trial in trials)
     page.goto(f'{ui}/compare-runs?runs=[{ids}]&experiments=["{experiment}"]')
     axes = page.locator("g.parcoords, g.y-axis")
     axes.first.wait_for()
     shown = " ".join(axes.all_text_contents())
-    for name in ("batch_size", "clip_value", "val/fd"):  # the first that differ are chosen
+    for name in ("batch_size", "val/fd"):  # the first that differ are chosen
         assert name in shown
     assert "None" not in shown, "one that is no number would make the axis a list of names"
 
