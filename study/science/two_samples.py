@@ -16,7 +16,7 @@ PROJECTIONS = 500
 COMPARED = 2_000  # latents whose nearest training latent is looked up
 
 
-def latent_fidelity(generated: Tensor, train: Tensor, held_out: Tensor, *, part: str = "latent") -> dict[str, float]:
+def latent_fidelity(generated: Tensor, train: Tensor, held_out: Tensor) -> dict[str, float]:
     """All measures of generated latents [M, D] against held-out ones [N, D], by their names in MLflow.
 
     All in the same coordinates, those of variance 1 over the training latents [T, D]. Of `generated` and `held_out` as
@@ -27,9 +27,9 @@ def latent_fidelity(generated: Tensor, train: Tensor, held_out: Tensor, *, part:
     floor = sliced_wasserstein(train[:count], theirs)
     copied = nearest_distance(theirs[:COMPARED], train)
     return {
-        f"{part}/two_sample_accuracy": two_sample_accuracy(ours, theirs),
-        f"{part}/sliced_wasserstein": sliced_wasserstein(ours, theirs) / floor if floor else float("nan"),
-        f"{part}/nearest": nearest_distance(ours[:COMPARED], train) / copied if copied else float("nan"),
+        "latent/two_sample_accuracy": two_sample_accuracy(ours, theirs),
+        "latent/sliced_wasserstein": sliced_wasserstein(ours, theirs) / floor if floor else float("nan"),
+        "latent/nearest": nearest_distance(ours[:COMPARED], train) / copied if copied else float("nan"),
     }
 
 

@@ -45,7 +45,7 @@ def mixture_name(components: int) -> str:
 
 def kernel_search(inputs: GanInputs, nearest: float, seed: int) -> Search:
     """A kernel density at the bandwidth at which it copies no more than a GAN of this `latent/nearest`."""
-    bandwidth = copying_bandwidth(inputs.encoded.vectors, inputs.encode(inputs.data.val), nearest, seed)
+    bandwidth = copying_bandwidth(inputs.encoded.vectors, inputs.val_latents, nearest, seed)
     return Search(
         {"val/fd": "minimize"}, {"bandwidth": log_uniform(*BANDWIDTH_RANGE)}, {KERNEL_DENSITY: {"bandwidth": bandwidth}}
     )
@@ -71,7 +71,7 @@ class _Samples:
 def run_baseline_trial(trial: Trial, *, inputs: GanInputs, seed_for: Callable[[int], int]) -> tuple[float]:
     """Measure and log a baseline. Returns `val/fd`."""
     source, train, seed = trial.params.get("source"), inputs.encoded.vectors, seed_for(0)
-    val, count = inputs.encode(inputs.data.val), sample_count(len(inputs.data.test))
+    val, count = inputs.val_latents, sample_count(len(inputs.data.test))
     if source == "real":
         samples = _Samples(to_float(inputs.data.train.images[:count]), train[:count])
     elif source in ("train", "test"):
@@ -97,7 +97,7 @@ def run_class_trial(
             points, loss = torch.empty(len(labels), train.vectors.shape[1]).to(train.vectors), 0.0
             for each in labels.unique().tolist():
                 ours, wanted = train.vectors[train.labels == each], labels == each
-                held_out = inputs.encode(data.val.take((data.val.labels == each).nonzero()[:, 0]))
+                held_out = inputs.val_latents[data.val.labels == each]
                 drawn = mixture(ours, held_out, CLASS_COMPONENTS, int(wanted.sum()), seed_for(each))
                 points[wanted] = drawn.points
                 loss += (drawn.loss or 0.0) * int(wanted.sum()) / len(labels)
@@ -130,7 +130,7 @@ def _decoded(inputs: GanInputs, drawn: Drawn, labels: Tensor | None = None) -> _
 def _reconstructions(inputs: GanInputs, latents: Tensor, labels: Tensor | None = None) -> _Samples:
     """Their loss is that of the validation images' reconstructions, tone curve and all: MSE per pixel."""
     val = inputs.data.val
-    loss = float(F.mse_loss(inputs.decode(inputs.encode(val)), to_float(val.images)))
+    loss = float(F.mse_loss(inputs.decode(inputs.val_latents), to_float(val.images)))
     return _decoded(inputs, Drawn(latents, loss), labels)
 
 

@@ -78,6 +78,10 @@ class GanInputs:
             return self.standardised(apply(self.autoencoder.encoder, split.images))
 
     @cached_property
+    def val_latents(self) -> Tensor:
+        return self.encode(self.data.val)
+
+    @cached_property
     def test_latents(self) -> Tensor:
         return self.encode(self.data.test)
 
