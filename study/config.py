@@ -45,8 +45,9 @@ class StudyConfig:
     threads (OMP_NUM_THREADS, which --workers sets): sums in another order differ in their last digits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a GPU if PyTorch sees one."""
-    workers: int = 1
-    """Processes that share the trials, and the processor's cores; other machines may join with the same command."""
+    workers: int | Literal["auto"] = "auto"
+    """Processes that share the trials, and the processor's cores; other machines may join with the same command.
+    auto: $STUDY_WORKERS, else one a core, as far as the memory carries them (1.5 GiB each); on a GPU, one."""
     quiet: bool = False
     """No progress, only the table at the end, warnings and errors."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -60,7 +61,7 @@ class StudyConfig:
         at_least(0, seed=self.seed)
         if self.seed >= MOST_SEEDS:
             raise ValueError(f"`seed < {MOST_SEEDS}` must hold, but got {self.seed}")
-        at_least(1, stages=len(self.stages), workers=self.workers)
+        at_least(1, stages=len(self.stages), workers=1 if self.workers == "auto" else self.workers)
         if not 16 <= self.image_size <= 64 or self.image_size % 4:
             raise ValueError(f"`image_size` must be a multiple of 4 from 16 to 64, but got {self.image_size}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import study.shadowing  # noqa: F401 - first: what follows must be found
 
 # isort: split
+import os
 import shlex
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from study.cli import INTERRUPTED, arguments_of, command_of, exit_code, parse_study, set_log_level, words
 from study.config import StudyConfig
 from study.files import expanded
+from study.harness.capacity import Capacity, capacity, on_gpu
 from study.harness.launch import Request, check_inputs, leave_out_unlabelled, resolve_inputs, run_stages
 from study.harness.settings import UsageError
 from study.harness.table import findings, table
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from study.harness.stage import Session
     from tracking.registry import Version
 
+WORKERS = "STUDY_WORKERS"  # of the environment
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for. Returns the exit code."""
@@ -35,15 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     preset, config = parse_study(arguments)
+    machine = capacity()
+    count = _workers(config, machine)
     if config.dry_run:
-        print(plan(preset, config))
+        print(plan(preset, config, f"{count} ({machine})"))
         return
     began = time.monotonic()
     set_log_level("warning" if config.quiet else config.log_level)
-    divide_cores(config.workers)
+    divide_cores(count, machine.cores)
     prepared = prepare(preset, config)
     session = prepared.session
-    with workers(config.workers - 1, work, prepared.arguments):
+    with workers(count - 1, work, prepared.arguments):
         outcomes = run_stages(prepared.request, session, prepared.inputs)
     print(f"\n{table(outcomes)}\n")
     found = findings(outcomes)
@@ -74,11 +80,22 @@ def work(arguments: Sequence[str]) -> int:
     return exit_code(run)
 
 
-def plan(preset: str, config: StudyConfig) -> str:
+def _workers(config: StudyConfig, machine: Capacity) -> int:
+    """How many processes the command starts, itself among them."""
+    if config.workers != "auto":
+        return config.workers
+    if given := os.environ.get(WORKERS):
+        if not (given.isascii() and given.isdecimal() and int(given)):
+            raise UsageError(f"{WORKERS} must be a number from 1, but got {given!r}")
+        return int(given)
+    return 1 if on_gpu(config.device) else machine.workers()
+
+
+def plan(preset: str, config: StudyConfig, workers: str) -> str:
     """What would run, in words."""
     store = without_password(config.tracking_uri or str(config.store))
     request = config.request()
-    lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}"]
+    lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}", f"workers: {workers}"]
     return "\n".join(
         [*lines, *(f"{stage.name}: {stage.plan(request.configs[stage.name])}" for stage in request.stages)]
     )

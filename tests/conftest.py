@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Two test processes of one thread each; also those that they start. Set before torch is imported.
+# Several test processes of one thread each, also those that they start. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("STUDY_WORKERS", "1")
+
+import study  # noqa: F401 - it says how OpenMP's threads wait
+
+# isort: split
 
 import pytest
 import torch

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
+from study.harness.capacity import THREADS
+
 START = "spawn"  # nothing inherited: no open connection, no thread's lock
 STOPPING = 10.0  # seconds that a worker has to end its runs
 
@@ -19,11 +21,9 @@ Work = Callable[[Sequence[str]], int]
 """What a worker does with the command line that it was started with; gives its exit code."""
 
 
-def divide_cores(workers: int) -> None:
+def divide_cores(workers: int, cores: int) -> None:
     """Give each worker its share of the threads, unless the user has set it; comes before packages read it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+    os.environ.setdefault(THREADS, str(max(1, cores // workers)))
 
 
 @contextmanager

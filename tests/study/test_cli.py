@@ -154,5 +154,5 @@ def test_a_bug_is_no_users_mistake() -> None:
 def test_the_dry_run_names_the_chosen_stages_only(command: Command, tmp_path: Path) -> None:
     done = command("study.run", "exercise", "--dry-run", "--stages", "judge", "transfer", "--store", tmp_path / "s")
     assert done.returncode == 0
-    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:]] == ["judge", "transfer"]
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:]] == ["workers", "judge", "transfer"]
     assert not (tmp_path / "s").exists()
