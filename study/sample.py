@@ -18,12 +18,13 @@ import tyro
 from study.cli import exit_code, words
 from study.files import check_file, check_folder, expanded, writing
 from study.harness.settings import UsageError, at_least
+from study.harness.stage import model_name
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from tracking.registry import Version
+    from tracking.stored import Stored
 
 MOST = 10_000  # images
 MOST_NAMED = 30  # classes that a message lists
@@ -105,27 +106,55 @@ def _run(arguments: Sequence[str]) -> None:
     config = tyro.cli(SampleConfig, args=list(arguments), prog="python -m study.sample")
     out = expanded(config.out, "--out")
     _check_out(out)
+
+    import torch
+
+    from study.data import to_pixels
+    from study.science.loops import apply
+
+    version = _version(config)
+    inputs, labels = _inputs(config, version)
+    with torch.no_grad():
+        images = to_pixels(apply(_generator(version), inputs))
+    with writing(out, "--out"):
+        _write(config, out, images, {"inputs": inputs} | ({} if labels is None else {"labels": labels}))
+    print(f"{out}: {config.count} images from {version.uri}")
+
+
+def _version(config: SampleConfig) -> Stored:
+    """The model that is asked for, or that fits the data and the label.
+
+    Raises:
+        StoreError: There is none.
+    """
+    from study.data import data_name
+    from tracking.local import find_version
+
+    kind = "conditional-gan" if config.classes else "latent-gan"
+    name, folder = config.model or model_name(data_name(config.data), kind), expanded(config.store, "--store")
+    found = None if config.tracking_uri else find_version(folder, name, config.version)
+    if found is not None:
+        return found
+
     from tracking.environment import check_environment
     from tracking.store import read_store
 
     check_environment()
-    read_store(expanded(config.store, "--store"), config.tracking_uri)
+    read_store(folder, config.tracking_uri)
 
-    import torch
-
-    from study.data import data_name, to_pixels
-    from study.harness.stage import model_name
-    from study.science.loops import apply
     from tracking import registry
 
-    kind = "conditional-gan" if config.classes else "latent-gan"
-    version = registry.require_version(config.model or model_name(data_name(config.data), kind), config.version)
-    inputs, labels = _inputs(config, version)
-    with torch.no_grad():
-        images = to_pixels(apply(version.load(), inputs))
-    with writing(out, "--out"):
-        _write(config, out, images, {"inputs": inputs} | ({} if labels is None else {"labels": labels}))
-    print(f"{out}: {config.count} images from {version.uri}")
+    return registry.require_version(name, config.version)
+
+
+def _generator(version: Stored) -> nn.Module:
+    """The model itself; one that is no generator of ours, but of a stage of somebody else's, as it was exported."""
+    from models.gan import LatentGenerator
+
+    try:
+        return version.rebuild(LatentGenerator)
+    except (KeyError, TypeError, RuntimeError):  # built from other settings, or with other weights
+        return version.load()
 
 
 def _check_out(out: Path) -> None:
@@ -145,7 +174,7 @@ def _check_out(out: Path) -> None:
         check_folder(out, "--out")
 
 
-def _inputs(config: SampleConfig, version: Version) -> tuple[Tensor, Tensor | None]:
+def _inputs(config: SampleConfig, version: Stored) -> tuple[Tensor, Tensor | None]:
     """What the generator is given, [N, noise_dim (+ classes)], and the labels in it, [N] or [N, classes]; None: none.
 
     Raises:
@@ -197,10 +226,10 @@ def _write(config: SampleConfig, out: Path, images: np.ndarray, arrays: dict[str
     import numpy as np
     from PIL import Image
 
-    from tracking import figures
+    from tracking.grids import grid
 
     if out.suffix.lower() == ".png":
-        Image.fromarray(figures.grid(images, config.columns)).save(out)
+        Image.fromarray(grid(images, config.columns)).save(out)
     elif out.suffix:
         plain = {name: values.numpy() for name, values in arrays.items()}
         np.savez_compressed(out, images=images, **plain)  # type: ignore[arg-type]

@@ -23,14 +23,14 @@ def store_errors() -> Iterator[None]:
     Raises:
         StoreError: In place of such an error; others pass.
     """
-    import requests
-    from sqlalchemy.exc import DBAPIError
-
     try:
         yield
     except StoreError:
         raise
     except Exception as error:
+        import requests
+        from sqlalchemy.exc import DBAPIError
+
         for cause in reversed(list(_causes(error))):  # the first of them says it best
             full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
             if full or isinstance(cause, requests.RequestException | DBAPIError | sqlite3.Error):

@@ -1,4 +1,7 @@
-"""Models in the store: how they are logged, and how they are loaded again, with a check that nobody changed them."""
+"""Models in the store: how they are logged, and how they are loaded again, with a check that nobody changed them.
+
+MLflow and torch.export are imported where they are used: a command that only needs the weights does without.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-import mlflow
-import mlflow.pytorch
 import torch
-from mlflow.entities import RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.models import Model
+import yaml
 from torch import Tensor, nn
 
+from tracking.archive import read_weights
 from tracking.errors import StoreError
 
 FILES, WEIGHTS = "model.files", "weights.sha256"  # a run's tags: of each file of its model, and of the weights alone
 AGAIN = "it is not loaded; restore it, or delete its run in MLflow, so that it runs again"
 PYTORCH = "pytorch"  # the flavor of our models
+ARCHIVE = "data/model.pt2"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -41,7 +45,7 @@ class Stored:
     def metadata(self) -> Mapping[str, Any]:
         """What the model was logged with: its config, data set, class names, seed."""
         with self._files() as folder:
-            return dict(Model.load(str(folder)).metadata or {})
+            return dict(_description(folder).get("metadata") or {})
 
     def config(self) -> dict[str, Any]:
         """The keyword arguments and settings that the model was logged with."""
@@ -56,13 +60,21 @@ class Stored:
 
     def load(self) -> nn.Module:
         """The module itself, in evaluation mode, with `forward` only (a torch.export program)."""
+        import mlflow.pytorch
+
         logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)
-        with self._files() as folder:
+        with self._files() as folder, TemporaryDirectory() as plain:
+            if "%" in str(folder):  # MLflow reads it as a URL's, and would look elsewhere
+                folder = Path(copytree(folder, Path(plain) / "model"))
             return mlflow.pytorch.load_model(str(folder))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights, to put into a module rebuilt from `config`, which can then be trained further."""
-        return self.load().state_dict()
+        with self._files() as folder:
+            weights = read_weights(folder / ARCHIVE)
+        if weights is None or weights_digest(weights) != self.weights_digest:
+            return self.load().state_dict()
+        return weights
 
     def rebuild(self, factory: type[ModuleT]) -> ModuleT:
         """The module as it was built, with its weights, in evaluation mode; can be trained, has its submodules."""
@@ -87,7 +99,7 @@ class Stored:
         with ExitStack() as stack:
             try:
                 folder = stack.enter_context(_local(self.source))
-            except (MlflowException, OSError) as error:
+            except OSError as error:
                 raise StoreError(f"the files of {self.uri} are missing: {AGAIN}") from error
             for name, digest in json.loads(self.tags[FILES]).items():
                 file = folder / name
@@ -95,7 +107,7 @@ class Stored:
                     raise StoreError(f"the file {name} of {self.uri} is missing: {AGAIN}")
                 if _digest(file) != digest:
                     raise StoreError(f"the file {name} of {self.uri} was changed since it was logged: {AGAIN}")
-            flavors = Model.load(str(folder)).flavors
+            flavors = _description(folder)["flavors"]
             if any(flavor.get("code") for flavor in flavors.values()) or PYTORCH not in flavors:
                 raise StoreError(f"{self.uri} brings code along or is no PyTorch model: it is not loaded")
             yield folder
@@ -122,6 +134,9 @@ def log_model(module: nn.Module, example: Tensor, config: Mapping[str, Any], fac
         config: What it takes to rebuild the module.
         facts: Data set, class names, seed, git commit, kept beside the config.
     """
+    import mlflow.pytorch
+    from mlflow.entities import RunTag
+
     training, device = module.training, example.device
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logged = mlflow.pytorch.log_model(
@@ -155,13 +170,16 @@ def logged_model(run_id: str) -> LoggedModel:
     Raises:
         StoreError: It has logged none, or the model was deleted.
     """
-    run = mlflow.MlflowClient().get_run(run_id)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    run = MlflowClient().get_run(run_id)
     outputs = run.outputs
     if outputs is None or not outputs.model_outputs:
         raise StoreError(f"run {run_id} has logged no model")
     model_id = outputs.model_outputs[0].model_id
     try:
-        source = mlflow.MlflowClient().get_logged_model(model_id).artifact_location
+        source = MlflowClient().get_logged_model(model_id).artifact_location
     except MlflowException as error:
         raise StoreError(
             f"the model of run {run_id} was deleted: restore it, or delete the run in MLflow too, so that it runs again"
@@ -171,18 +189,39 @@ def logged_model(run_id: str) -> LoggedModel:
 
 def model_root(experiment_id: str) -> str:
     """Where the models of an experiment's runs are."""
-    return mlflow.MlflowClient().get_experiment(experiment_id).artifact_location.rstrip("/")
+    from mlflow import MlflowClient
+
+    return MlflowClient().get_experiment(experiment_id).artifact_location.rstrip("/")
 
 
 @contextmanager
 def _local(source: str) -> Iterator[Path]:
-    """A model's folder: where it lies, or a copy of it from a server, which does not stay."""
+    """A model's folder: where it lies, or a copy of it from a server, which does not stay.
+
+    Raises:
+        OSError: It is not there.
+    """
     if source.startswith(("file:", "/")):
-        folder = Path(mlflow.artifacts.download_artifacts(source))
+        folder = Path(url2pathname(urlsplit(source).path) if source.startswith("file:") else source)
+        if not folder.is_dir():
+            raise FileNotFoundError(folder)
         yield folder
         return
+
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
     with TemporaryDirectory() as copy:
-        yield Path(mlflow.artifacts.download_artifacts(source, dst_path=copy))
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(source, dst_path=copy))
+        except MlflowException as error:
+            raise FileNotFoundError(source) from error
+        yield folder
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """What MLflow has written down of a model: flavors, metadata."""
+    return yaml.safe_load((folder / "MLmodel").read_text())
 
 
 def _digest(file: Path) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from study import sample
@@ -138,3 +141,16 @@ def test_samples_that_cannot_be_drawn(
     assert message in " ".join(errors.replace("│", " ").split())
     assert "Traceback" not in errors
     assert not (tmp_path / "out.png").exists()
+
+
+def test_drawing_imports_only_what_it_needs(smoke_store: Path, tmp_path: Path) -> None:
+    """Each of the others takes half a second or more, and the whole command not much longer."""
+    heavy = ("mlflow", "optuna", "matplotlib", "sqlalchemy", "sklearn", "pandas", "torch._dynamo", "torchvision")
+    code = "import sys; from study import sample; sample.main(sys.argv[1:]); "
+    code += f"print(set({heavy}) & sys.modules.keys())"
+    arguments = ["--data", "digits", "--store", smoke_store, "--digit", 3, "--out", tmp_path / "three.png"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "set()", done.stdout
+    assert (tmp_path / "three.png").exists()

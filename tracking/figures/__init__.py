@@ -6,8 +6,9 @@ Figures are made without pyplot: no global state, nothing to close.
 from matplotlib.figure import Figure
 
 from tracking.figures.charts import Series, bars, confusion, curves, heat_maps, scatter, side_by_side
-from tracking.figures.sheets import GAP, SHEET_ZOOM, ZOOM, grid, labelled_grid
+from tracking.figures.sheets import SHEET_ZOOM, labelled_grid
 from tracking.figures.style import Chart, facts
+from tracking.grids import GAP, ZOOM, grid
 
 __all__ = [
     "GAP",

@@ -1,4 +1,4 @@
-"""Sheets: many images in one picture, row by row, without and with words."""
+"""Sheets: many images in one picture, row by row, with words."""
 
 from __future__ import annotations
 
@@ -10,23 +10,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from tracking.figures.style import DPI, STYLE, TINY, short_names, text_width, wrap
+from tracking.grids import GAP, cells
 
-GAP, ZOOM = 2, 2  # pixels between two images of a grid; screen pixels per image pixel
 SHEET_ZOOM = 3  # of a sheet with labels
 CAPTION, NEXT_LINE = 10, 7  # image pixels that a caption of one line takes, and each further line
 CHARACTER, LINE = 12, 30  # screen pixels of a character's width and of a line of a sheet's title
 LABEL, LABEL_PIXELS = 28, 340  # how long the label of a row may get: characters, screen pixels
 CAPTION_PIXELS, CAPTION_LINES = 130, 3  # how wide a caption may make its column, in screen pixels, and its lines
-
-
-def grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images side by side, row by row, as one image.
-
-    From grey uint8 [N, H, W] comes uint8 [rows * ..., columns * ...], from colour uint8 [N, H, W, 3] the same [..., 3].
-    """
-    height, width = images.shape[1:3]
-    sheet = _sheet(images, columns, height + GAP, width + GAP, 128)[:-GAP, :-GAP]
-    return sheet.repeat(ZOOM, 0).repeat(ZOOM, 1)
 
 
 def labelled_grid(images: np.ndarray, rows: Sequence[str], title: str, captions: Sequence[str] = ()) -> Figure:
@@ -39,7 +29,7 @@ def labelled_grid(images: np.ndarray, rows: Sequence[str], title: str, captions:
     images, captions, below = _with_room(images, captions)
     height, cell = images.shape[1:3]
     pitch_x, pitch_y = cell + GAP, height + GAP + below  # captions stand in the gap
-    sheet = _sheet(images, columns, pitch_y, pitch_x, 255).repeat(SHEET_ZOOM, 0).repeat(SHEET_ZOOM, 1)
+    sheet = cells(images, columns, pitch_y, pitch_x, 255).repeat(SHEET_ZOOM, 0).repeat(SHEET_ZOOM, 1)
     rows = short_names(rows, LABEL, LABEL_PIXELS)
     left = max(CHARACTER * len(row) + 12 for row in rows)
     left = max(left, *(int(text_width(row)) + 10 for row in rows))  # a row of wide letters
@@ -73,13 +63,3 @@ def _with_room(images: np.ndarray, captions: Sequence[str]) -> tuple[np.ndarray,
     beside = [(0, 0), (0, 0), (side, side), (0, 0)][: images.ndim]
     below = CAPTION + NEXT_LINE * max(text.count("\n") for text in lines) if lines else 0
     return np.pad(images, beside, constant_values=255), lines, below
-
-
-def _sheet(images: np.ndarray, columns: int, pitch_y: int, pitch_x: int, background: int) -> np.ndarray:
-    """Images, uint8 [N, H, W] or [N, H, W, 3], at the upper left of cells of this size."""
-    count, height, width, *colour = images.shape
-    sheet = np.full((-(-count // columns) * pitch_y, columns * pitch_x, *colour), background, np.uint8)
-    for place, image in enumerate(images):
-        top, left = place // columns * pitch_y, place % columns * pitch_x
-        sheet[top : top + height, left : left + width] = image
-    return sheet
