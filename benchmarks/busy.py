@@ -2,9 +2,9 @@
 
     python benchmarks/busy.py [STEPS]
 
-Prints the median milliseconds of STEPS (60) steps (conv+fc, batches of 128, random images) idle, beside one busy process
-and beside one a core, and the worst as a multiple of idle: with one thread a core as PyTorch waits by default, as this
-project has it wait (study/__init__.py), and with one thread, as --workers auto has it. Needs idle cores.
+Prints the median milliseconds of STEPS (60) steps (conv+fc, batches of 128, random images) idle, beside one busy
+process and beside one a core, and the worst as a multiple of idle: with one thread a core as PyTorch waits by default,
+as this project has it wait (study/__init__.py), and with one thread, as --workers auto has it. Needs idle cores.
 """
 
 from __future__ import annotations

@@ -4,11 +4,15 @@
 
 Prints trials per second of TRIALS (60) trials with 1, 2 and 4 workers, on SQLite and, where PostgreSQL's binaries are
 installed, on PostgreSQL and MLflow's server; then, for stores of 10, 100 and 1,000 trials, the seconds to open one,
-to find a finished study complete, to run one trial more, and to read what the table at the end is made of.
+to find a finished study complete, to run one trial more, to read what the table at the end and what the report is made
+of, and to list the newest 100 runs as MLflow's page does, and the bytes of the databases a trial.
 """
 
 from __future__ import annotations
 
+import study  # noqa: F401 - first: it says how OpenMP's threads wait
+
+# isort: split
 import multiprocessing
 import sys
 import tempfile
@@ -17,8 +21,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from mlflow import MlflowClient
+
 from study.harness.search import Search, Trial, integer, log_uniform
 from study.harness.trials import run_search
+from tracking.reading import parents
+from tracking.reading import trials as trials_of
 from tracking.runs import Run, study_run, trial_metrics
 from tracking.store import Store, open_store
 
@@ -73,15 +81,22 @@ def speed(folder: Path, servers: Servers, workers: int, trials: int) -> float:
 
 
 def growth(folder: Path, trials: int) -> list[float]:
-    """Seconds of: running them all, a trial; opening; resuming; one more trial; reading for the table."""
+    """Seconds of: running them all, a trial; opening; resuming; one more trial; reading for the table and for the
+    report; MLflow's list of runs; at last kilobytes of the databases, a trial.
+    """
     store, name = open_store(folder), f"bench/growth/{trials}"
     filling = seconds(lambda: run(store, name, trials)) / trials
     opening = seconds(lambda: open_store(folder))
     resuming = seconds(lambda: run(store, name, trials))
     one_more = seconds(lambda: run(store, name, trials + 1))
     with study_of(store, name) as parent:
-        reading = seconds(lambda: trial_metrics(parent))
-    return [filling, opening, resuming, one_more, reading]
+        table = seconds(lambda: trial_metrics(parent))
+    (record,) = parents("bench/nothing")
+    report = seconds(lambda: trials_of(record))
+    newest = {"max_results": 100, "order_by": ["attributes.start_time DESC"]}
+    listing = seconds(lambda: MlflowClient().search_runs([record.experiment_id], **newest))
+    size = sum((folder / name).stat().st_size for name in ("mlflow.db", "optuna.db")) / 1000 / trials
+    return [filling, opening, resuming, one_more, table, report, listing, size]
 
 
 @contextmanager
@@ -114,10 +129,12 @@ def main(trials: int) -> None:
             for number, (setup, urls) in enumerate(setups.items()):
                 found = [speed(folder / str(number), urls, workers, trials) for workers in (1, 2, 4)]
                 print(f"{setup:32}  {found[0]:8.1f}  {found[1]:9.1f}  {found[2]:9.1f}")
-        print("\ntrials in the store   s a trial   open   resume   one more   read for the table")
+        print("\n trials  s a trial   open  resume  one more  table  report  MLflow's list  kB a trial")
         for count in (10, 100, 1000):
-            filling, opening, resuming, one_more, reading = growth(folder / f"growth-{count}", count)
-            print(f"{count:19}  {filling:10.3f}  {opening:5.2f}  {resuming:7.2f}  {one_more:9.2f}  {reading:9.2f}")
+            filling, opening, resuming, one_more, *rest = growth(folder / f"growth-{count}", count)
+            table, report, listing, size = rest
+            print(f"{count:7}  {filling:9.3f}  {opening:5.2f}  {resuming:6.2f}  {one_more:8.2f}", end="")
+            print(f"  {table:5.2f}  {report:6.2f}  {listing:13.2f}  {size:10.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ metrics, pictures, figures, tags, parameters and the model. Each is the median o
 
 from __future__ import annotations
 
+import study  # noqa: F401 - first: it says how OpenMP's threads wait
+
+# isort: split
 import sys
 import tempfile
 import time
