@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
+
+from tracking.client import client
 
 FOLDER = "kept"  # among the run's artifacts
 
@@ -24,11 +25,11 @@ def kept_arrays(run_id: str, name: str, make: Callable[[], Mapping[str, np.ndarr
         name: Of letters, digits, "-" and "."; it should contain the digests of all that the arrays are made from.
     """
     tag, file = f"{FOLDER}.{name}", f"{name}.npz"
-    run = mlflow.MlflowClient().get_run(run_id)
+    run = client().get_run(run_id)
     with TemporaryDirectory() as folder:
         with suppress(MlflowException, OSError, ValueError):
             if tag in run.data.tags:
-                found = Path(mlflow.MlflowClient().download_artifacts(run_id, f"{FOLDER}/{file}", folder))
+                found = Path(client().download_artifacts(run_id, f"{FOLDER}/{file}", folder))
                 if hashlib.sha256(found.read_bytes()).hexdigest() == run.data.tags[tag]:
                     with np.load(found, allow_pickle=False) as arrays:
                         return dict(arrays)
@@ -36,6 +37,9 @@ def kept_arrays(run_id: str, name: str, make: Callable[[], Mapping[str, np.ndarr
         path = Path(folder) / file
         np.savez(path, **made)  # type: ignore[arg-type]
         with suppress(MlflowException):  # a run that was deleted, or is somebody else's: then nothing is kept
-            mlflow.MlflowClient().log_artifact(run_id, str(path), FOLDER)
-            mlflow.MlflowClient().set_tag(run_id, tag, hashlib.sha256(path.read_bytes()).hexdigest())
+            client().log_artifact(run_id, str(path), FOLDER)
+            client().set_tag(run_id, tag, hashlib.sha256(path.read_bytes()).hexdigest())
     return made
+
+
+from tracking.client import client

@@ -9,8 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import mlflow
-
+from tracking.client import client
 from tracking.runs import STUDY, TRIAL_OF, Run
 from tracking.store import EXPERIMENT
 
@@ -33,23 +32,23 @@ class Record(Run):
 
     def files(self, folder: str, ending: str) -> list[str]:
         """The paths of its artifacts in this folder, `figures` or `tables`, with this ending."""
-        found = _client().list_artifacts(self.run_id, folder)
+        found = client().list_artifacts(self.run_id, folder)
         return [file.path for file in found if file.path.endswith(ending) and not file.is_dir]
 
     def read(self, path: str) -> bytes:
         """The content of an artifact."""
         with TemporaryDirectory() as folder:
-            return Path(_client().download_artifacts(self.run_id, path, folder)).read_bytes()
+            return Path(client().download_artifacts(self.run_id, path, folder)).read_bytes()
 
 
 def experiments() -> list[str]:
     """The names of all experiments of ours, as we gave them."""
-    return sorted(each.tags[EXPERIMENT] for each in _client().search_experiments() if EXPERIMENT in each.tags)
+    return sorted(each.tags[EXPERIMENT] for each in client().search_experiments() if EXPERIMENT in each.tags)
 
 
 def parents(experiment: str) -> list[Record]:
     """The parent runs of all studies in the experiment that we gave this name, the oldest first."""
-    found = _client().search_experiments(filter_string=f"tags.`{EXPERIMENT}` = '{experiment}'")
+    found = client().search_experiments(filter_string=f"tags.`{EXPERIMENT}` = '{experiment}'")
     return [run for each in found for run in _search(each.experiment_id, f"tags.`{STUDY}` LIKE '%'")]
 
 
@@ -58,14 +57,10 @@ def trials(parent: Record) -> list[Record]:
     return _search(parent.experiment_id, f"tags.`{TRIAL_OF}` = '{parent.study}'")
 
 
-def _client() -> mlflow.MlflowClient:
-    return mlflow.MlflowClient()
-
-
 def _search(experiment_id: str, condition: str) -> list[Record]:
     found, token = [], None
     while True:
-        page = mlflow.MlflowClient().search_runs(
+        page = client().search_runs(
             [experiment_id], condition, order_by=["attributes.start_time ASC"], page_token=token
         )
         found += [_record(run) for run in page]

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
+from tracking.client import client
 from tracking.errors import StoreError
 from tracking.runs import gallery
 from tracking.stored import Stored, logged_model, model_root
@@ -77,7 +77,7 @@ def champion_on(name: str, data: str) -> Version | None:
 def _aliases(name: str) -> dict[str, int]:
     """The versions with an alias, by the alias."""
     # A search, since to ask for a model that is not there is forbidden where a server asks for passwords.
-    found = mlflow.MlflowClient().search_registered_models(f"name = '{name}'")
+    found = client().search_registered_models(f"name = '{name}'")
     return {alias: int(number) for alias, number in found[0].aliases.items()} if found else {}
 
 
@@ -87,7 +87,7 @@ def _alias_of(protocol: str) -> str:
 
 def version(name: str, number: int) -> Version:
     """The registered version of this number."""
-    return _version(mlflow.MlflowClient().get_model_version(name, str(number)))
+    return _version(client().get_model_version(name, str(number)))
 
 
 def require_version(name: str, number: int | None) -> Version:
@@ -100,7 +100,7 @@ def require_version(name: str, number: int | None) -> Version:
         found = champion(name)
         if found is not None:
             return found
-    known = sorted((each.name, int(each.version)) for each in mlflow.MlflowClient().search_model_versions())
+    known = sorted((each.name, int(each.version)) for each in client().search_model_versions())
     if number is not None and (name, number) in known:
         return version(name, number)
     missing = f"{name}@{CHAMPION}" if number is None else f"{name}/{number}"
@@ -114,33 +114,33 @@ def register(name: str, run_id: str, description: str, protocol: Mapping[str, An
     Args:
         protocol: What must be equal for two versions to be compared: data, labels, and so on.
     """
-    client, text = mlflow.MlflowClient(), json.dumps(protocol, sort_keys=True)
+    text = json.dumps(protocol, sort_keys=True)
     try:
-        client.create_registered_model(name, description=description)
+        client().create_registered_model(name, description=description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     known = of_run(name, run_id)
     if known is not None:
         if known.protocol != text:  # another objective, say: it competes with others now
-            client.set_model_version_tag(name, str(known.number), PROTOCOL, text)
+            client().set_model_version_tag(name, str(known.number), PROTOCOL, text)
         return replace(known, protocol=text)
     model = logged_model(run_id)
     model_id = model.uri.removeprefix("models:/")
     tags = {PROTOCOL: text}
-    return _version(client.create_model_version(name, model.source, run_id=run_id, model_id=model_id, tags=tags))
+    return _version(client().create_model_version(name, model.source, run_id=run_id, model_id=model_id, tags=tags))
 
 
 def of_run(name: str, run_id: str) -> Version | None:
     """The version of this name that holds the model of this run, None if there is none."""
-    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    found = client().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     return _version(found[0]) if found else None
 
 
 def describe(version: Version, text: str) -> None:
     """Describe the version on its page: this text, then the figures of its run."""
     text = f"{text}\n\n{gallery(version.run_id)}"
-    mlflow.MlflowClient().update_model_version(version.name, str(version.number), text)
+    client().update_model_version(version.name, str(version.number), text)
 
 
 def promote(
@@ -175,7 +175,7 @@ def promote(
         numbers = {metric: value, "champion": current.number, f"champion.{metric}": against}
         for name, entry in {**numbers, "moved": str(best is version).lower()}.items():
             tag = f"promotion.{name}"
-            mlflow.MlflowClient().set_model_version_tag(version.name, str(version.number), tag, str(entry))
+            client().set_model_version_tag(version.name, str(version.number), tag, str(entry))
     elif current is not None and current.metrics:
         best = current
     takes = overall is None or not overall.metrics or overall.protocol == version.protocol or insist
@@ -193,14 +193,14 @@ def promote(
 
 def _set_alias(version: Version, alias: str, before: Version | None) -> None:
     if before is None or before.number != version.number:
-        mlflow.MlflowClient().set_registered_model_alias(version.name, alias, str(version.number))
+        client().set_registered_model_alias(version.name, alias, str(version.number))
 
 
 def _version(found: Any) -> Version:
     try:
         if not found.run_id:  # registered by hand, from files
             raise MlflowException("no run", error_code=RESOURCE_DOES_NOT_EXIST)
-        run = mlflow.MlflowClient().get_run(found.run_id)
+        run = client().get_run(found.run_id)
         metrics, tags, root = dict(run.data.metrics), dict(run.data.tags), model_root(run.info.experiment_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":

@@ -22,6 +22,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, M
 from mlflow.exceptions import MlflowException
 
 from tracking import figures
+from tracking.client import client
 from tracking.environment import no_names
 from tracking.errors import StoreError
 from tracking.store import Store
@@ -65,7 +66,7 @@ class Run:
         """All metrics of one step in one call; those that have only step 0 are bars on MLflow's pages, not curves."""
         now = int(time.time() * 1000)
         batch = [Metric(name, float(value), now, step) for name, value in metrics.items()]
-        mlflow.MlflowClient().log_batch(self.run_id, metrics=batch)
+        client().log_batch(self.run_id, metrics=batch)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters, kept as text; one that is logged already must have the same value.
@@ -73,21 +74,21 @@ class Run:
         One that is None does not apply, and is left out: as text it would make MLflow's axis of its numbers a list.
         """
         batch = [Param(name, str(value)) for name, value in params.items() if value is not None]
-        mlflow.MlflowClient().log_batch(self.run_id, params=batch)
+        client().log_batch(self.run_id, params=batch)
 
     def log_image(self, name: str, image: np.ndarray, step: int) -> None:
         """An image, uint8 [H, W] or [H, W, 3], for the step slider on MLflow's pages."""
-        mlflow.MlflowClient().log_image(self.run_id, image, key=name, step=step)
+        client().log_image(self.run_id, image, key=name, step=step)
 
     def log_figure(self, name: str, figure: Figure, caption: str = "") -> None:
         """A figure as `figures/<name>.png` among the artifacts; the file says what it shows (see `figures.facts`)."""
         facts = {"metadata": figures.facts(figure, caption)}
-        mlflow.MlflowClient().log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs=facts)
+        client().log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs=facts)
 
     def log_text(self, name: str, text: str) -> str:
         """A text file of this name among the artifacts. Returns where it lies: a path, or a server's address of it."""
-        mlflow.MlflowClient().log_text(self.run_id, text, name)
-        place = mlflow.MlflowClient().get_run(self.run_id).info.artifact_uri
+        client().log_text(self.run_id, text, name)
+        place = client().get_run(self.run_id).info.artifact_uri
         return f"{url2pathname(urlsplit(place).path) if place.startswith('file:') else place}/{name}"
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[str]]) -> None:
@@ -96,15 +97,15 @@ class Run:
         writer = csv.writer(text)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-        mlflow.MlflowClient().log_text(self.run_id, text.getvalue(), f"tables/{name}.csv")
+        client().log_text(self.run_id, text.getvalue(), f"tables/{name}.csv")
 
     def log_json(self, name: str, content: Any) -> None:
         """Plain data as `<name>.json` among the artifacts."""
-        mlflow.MlflowClient().log_dict(self.run_id, content, f"{name}.json")
+        client().log_dict(self.run_id, content, f"{name}.json")
 
     def read_json(self, name: str) -> Any:
         """What `log_json` has kept under this name; None if there is nothing, or its writing was cut short."""
-        location = mlflow.MlflowClient().get_run(self.run_id).info.artifact_uri
+        location = client().get_run(self.run_id).info.artifact_uri
         with suppress(MlflowException, OSError, ValueError):
             return mlflow.artifacts.load_dict(f"{location}/{name}.json")
         return None
@@ -116,11 +117,11 @@ class Run:
         data = Dataset(inputs.dataset, inputs.digest, "local", source, profile=profile)
         used = [LoggedModelInput(uri.removeprefix("models:/")) for uri in inputs.models]
         tags = [InputTag("mlflow.data.context", "training")]
-        mlflow.MlflowClient().log_inputs(self.run_id, [DatasetInput(data, tags)], used)
+        client().log_inputs(self.run_id, [DatasetInput(data, tags)], used)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         batch = [RunTag(name, value) for name, value in _text(tags).items()]
-        mlflow.MlflowClient().log_batch(self.run_id, tags=batch)
+        client().log_batch(self.run_id, tags=batch)
 
 
 @contextmanager
@@ -133,20 +134,19 @@ def study_run(
     deleted is made again, and the trials that it has left behind come under the new one.
     Several processes may work under it. One that is stopped, or fails, ends it only if no other has a trial under way.
     """
-    client = mlflow.MlflowClient()
     with no_names():
         with store.locks.hold(study):
-            found = client.search_runs(
+            found = client().search_runs(
                 [experiment_id], f"tags.`{STUDY}` = '{study}'", max_results=1, order_by=["attributes.start_time ASC"]
             )
             if found:
                 run = Run(found[0].info.run_id, experiment_id, study)
             else:
                 about = {**_context_tags(), STUDY: study, "mlflow.note.content": description, **_text(tags)}
-                created = client.create_run(experiment_id, run_name=title, tags=about)
+                created = client().create_run(experiment_id, run_name=title, tags=about)
                 run = Run(created.info.run_id, experiment_id, study)
                 for orphan in _trials(run):
-                    client.set_tag(orphan.info.run_id, PARENT, run.run_id)
+                    client().set_tag(orphan.info.run_id, PARENT, run.run_id)
         try:
             yield run
         except BaseException as error:
@@ -165,7 +165,7 @@ def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[s
         StoreError: The parent was deleted meanwhile.
     """
     try:
-        mlflow.MlflowClient().update_run(parent.run_id, status="RUNNING")
+        client().update_run(parent.run_id, status="RUNNING")
     except MlflowException as error:
         if not is_deleted(parent.run_id):
             raise
@@ -186,7 +186,7 @@ def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[s
         run = Run(active.info.run_id, active.info.experiment_id, parent.study)
         try:
             if callers:
-                mlflow.MlflowClient().set_tag(run.run_id, PARENT, parent.run_id)
+                client().set_tag(run.run_id, PARENT, parent.run_id)
             run.log_params(params)
             yield run
         except BaseException as error:
@@ -199,13 +199,13 @@ def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[s
 def end_killed(run_id: str) -> None:
     """Mark the run of a trial whose process died as KILLED, unless it was deleted or is in another store."""
     if not is_deleted(run_id):
-        mlflow.MlflowClient().set_terminated(run_id, "KILLED")
+        client().set_terminated(run_id, "KILLED")
 
 
 def is_deleted(run_id: str) -> bool:
     """Whether the store has no such run, or only among the deleted ones; False where the store cannot say."""
     try:
-        return mlflow.MlflowClient().get_run(run_id).info.lifecycle_stage == "deleted"
+        return client().get_run(run_id).info.lifecycle_stage == "deleted"
     except MlflowException as error:
         return error.error_code == "RESOURCE_DOES_NOT_EXIST"
     except Exception:  # a server that is away
@@ -225,7 +225,7 @@ def correct_statuses(parent: Run, search: str, outcomes: Mapping[str, str], unde
         wanted = outcomes.get(run.info.run_id, "KILLED" if status == "RUNNING" else status)
         wrong = status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted)
         if wrong and run.data.tags.get(TRIAL) not in numbers:
-            mlflow.MlflowClient().set_terminated(run.info.run_id, wanted)
+            client().set_terminated(run.info.run_id, wanted)
 
 
 def trial_ids(parent: Run) -> set[str]:
@@ -235,7 +235,7 @@ def trial_ids(parent: Run) -> set[str]:
 
 def gallery(run_id: str) -> str:
     """Markdown of the run's figures, which MLflow's pages then show; on a run's page wide ones break the layout."""
-    files = [PurePosixPath(file.path) for file in mlflow.MlflowClient().list_artifacts(run_id, "figures")]
+    files = [PurePosixPath(file.path) for file in client().list_artifacts(run_id, "figures")]
     files.sort(reverse=True)  # samples and reconstructions before losses
     address = "get-artifact?path={}&run_uuid={}"
     return "\n\n".join(f"![{file.stem}]({address.format(quote(str(file), safe=''), run_id)})" for file in files)
@@ -249,7 +249,7 @@ def trial_metrics(parent: Run) -> Measured:
 def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
     """Steps and values of a metric of a run, in order; of several values of a step, the first."""
     found: dict[int, float] = {}
-    for entry in mlflow.MlflowClient().get_metric_history(run_id, metric):
+    for entry in client().get_metric_history(run_id, metric):
         found.setdefault(entry.step, entry.value)
     return sorted(found), [found[step] for step in sorted(found)]
 
@@ -280,9 +280,9 @@ def _status(error: BaseException) -> str:
 
 def _end(run_id: str, status: str) -> None:
     """End the run, unless it has this status: its end stays when it was."""
-    found = mlflow.MlflowClient().get_run(run_id).info
+    found = client().get_run(run_id).info
     if found.status != status and found.lifecycle_stage != "deleted":
-        mlflow.MlflowClient().set_terminated(run_id, status)
+        client().set_terminated(run_id, status)
 
 
 def _trials(study: Run, *conditions: str) -> Iterator[Any]:
@@ -290,7 +290,7 @@ def _trials(study: Run, *conditions: str) -> Iterator[Any]:
     wanted = " and ".join([f"tags.`{TRIAL_OF}` = '{study.study}'", *conditions])
     token = None
     while True:
-        page = mlflow.MlflowClient().search_runs([study.experiment_id], wanted, page_token=token)
+        page = client().search_runs([study.experiment_id], wanted, page_token=token)
         yield from page
         token = page.token
         if not token:

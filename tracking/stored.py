@@ -5,6 +5,7 @@ MLflow and torch.export are imported where they are used: a command that only ne
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -137,10 +138,13 @@ def log_model(module: nn.Module, example: Tensor, config: Mapping[str, Any], fac
     import mlflow.pytorch
     from mlflow.entities import RunTag
 
-    training, device = module.training, example.device
+    from tracking.client import client
+
+    # torch.export would pickle weights that are laid out in another order.
+    plain = copy.deepcopy(module).cpu().eval().to(memory_format=torch.contiguous_format)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logged = mlflow.pytorch.log_model(
-        module.cpu().eval(),
+        plain,
         name="model",
         input_example=example.cpu().numpy(),
         pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
@@ -151,8 +155,7 @@ def log_model(module: nn.Module, example: Tensor, config: Mapping[str, Any], fac
         manifest = json.dumps({name: _digest(path) for name, path in files.items()})
     digests = {FILES: manifest, WEIGHTS: weights_digest(module.state_dict())}
     tags = [RunTag(name, value) for name, value in digests.items()]
-    mlflow.MlflowClient().log_batch(logged.run_id, tags=tags)
-    module.to(device).train(training)
+    client().log_batch(logged.run_id, tags=tags)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -170,16 +173,17 @@ def logged_model(run_id: str) -> LoggedModel:
     Raises:
         StoreError: It has logged none, or the model was deleted.
     """
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    run = MlflowClient().get_run(run_id)
+    from tracking.client import client
+
+    run = client().get_run(run_id)
     outputs = run.outputs
     if outputs is None or not outputs.model_outputs:
         raise StoreError(f"run {run_id} has logged no model")
     model_id = outputs.model_outputs[0].model_id
     try:
-        source = MlflowClient().get_logged_model(model_id).artifact_location
+        source = client().get_logged_model(model_id).artifact_location
     except MlflowException as error:
         raise StoreError(
             f"the model of run {run_id} was deleted: restore it, or delete the run in MLflow too, so that it runs again"
@@ -189,9 +193,9 @@ def logged_model(run_id: str) -> LoggedModel:
 
 def model_root(experiment_id: str) -> str:
     """Where the models of an experiment's runs are."""
-    from mlflow import MlflowClient
+    from tracking.client import client
 
-    return MlflowClient().get_experiment(experiment_id).artifact_location.rstrip("/")
+    return client().get_experiment(experiment_id).artifact_location.rstrip("/")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from models.autoencoder import Autoencoder
+from models.classifier import Judge
 from models.gan import LatentGenerator
 from tracking.archive import LIST, read_weights
 
@@ -32,6 +33,7 @@ class Odd(nn.Module):
 
 
 MODULES = {
+    "judge": (lambda: Judge("conv", image_shape=[3, 28, 28], classes=4), (2, 3, 28, 28)),
     "autoencoder": (lambda: Autoencoder(latent_dim=4, architecture="conv+fc", image_shape=[3, 32, 32]), (2, 3, 32, 32)),
     "generator": (
         lambda: LatentGenerator(5, 4, architecture="conv", image_shape=[1, 28, 28], width=8, depth=2),
@@ -42,7 +44,8 @@ MODULES = {
 
 
 def saved(module: nn.Module, shape: tuple[int, ...], file: Path) -> Path:
-    torch.export.save(torch.export.export(module.eval(), (torch.rand(shape),)), file)
+    plain = module.eval().to(memory_format=torch.contiguous_format)
+    torch.export.save(torch.export.export(plain, (torch.rand(shape),)), file)
     return file
 
 

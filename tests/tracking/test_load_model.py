@@ -7,16 +7,17 @@ from tracking.errors import StoreError
 from tracking.store import read_store
 
 
-def test_a_model_by_its_name_is_what_mlflow_has(smoke_store) -> None:
+@pytest.mark.parametrize("name", ["digits-autoencoder", "digits-judge", "digits-third-judge"])
+def test_a_model_by_its_name_is_what_mlflow_has(smoke_store, name) -> None:
     images = torch.rand(3, 1, 28, 28)
     with torch.no_grad():
-        model = load_model("digits-autoencoder", store=smoke_store)
+        model = load_model(name, store=smoke_store)
         found = model(images)
     assert model.config["module"]["image_shape"] == [1, 28, 28]
     read_store(smoke_store)
-    expected = mlflow.pyfunc.load_model("models:/digits-autoencoder@champion").predict(images.numpy())
+    expected = mlflow.pyfunc.load_model(f"models:/{name}@champion").predict(images.numpy())
     torch.testing.assert_close(found, torch.from_numpy(expected))
-    torch.testing.assert_close(load_model("digits-autoencoder", 1, store=str(smoke_store))(images), found)
+    torch.testing.assert_close(load_model(name, 1, store=str(smoke_store))(images), found)
 
 
 def test_what_is_not_there_is_told(smoke_store, tmp_path) -> None:

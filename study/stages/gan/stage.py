@@ -171,7 +171,7 @@ CONDITIONAL_GAN = Stage(
     outputs=("conditional-gan",),
     presets=CONDITIONAL_PRESETS,
     extent=CONDITIONAL_EXTENT,
-    recipe=2,
+    recipe=3,
     headline="best/samples",
     reads={"judge": ("batch_size", "learning_rate")},
 )

@@ -45,4 +45,5 @@ JUDGE = Stage(
     run=run,
     outputs=("judge", "second-judge", "third-judge"),
     presets=PRESETS,
+    recipe=2,
 )
