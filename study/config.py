@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from study.harness.launch import Request
 from study.harness.settings import UsageError, at_least
+from study.harness.stage import KeptModels
 from study.stages import all_stages
 
 PRESETS = ("smoke", "demo", "exercise", "full")
@@ -48,6 +49,9 @@ class StudyConfig:
     workers: int | Literal["auto"] = "auto"
     """Processes that share the trials, and the processor's cores; other machines may join with the same command.
     auto: $STUDY_WORKERS, else one a core, as far as the memory carries them (1.5 GiB each); on a GPU, one."""
+    keep_models: KeptModels = "all"
+    """champions: a stage that is done deletes the models that it has not registered; measures and pictures stay.
+    Figures that need them are not made again, and a trial that is to become a champion later has to run again."""
     quiet: bool = False
     """No progress, only the table at the end, warnings and errors."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -82,7 +86,7 @@ class StudyConfig:
         return replace(self, inputs=inputs)  # type: ignore[call-arg]
 
 
-INCIDENTAL = ("store", "tracking_uri", "storage", "device", "workers", "quiet", "log_level", "dry_run")
+INCIDENTAL = ("store", "tracking_uri", "storage", "device", "workers", "keep_models", "quiet", "log_level", "dry_run")
 """Settings that have no part in what a study computes."""
 
 

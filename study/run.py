@@ -151,7 +151,9 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
     exact = replace(exact, data=data.source, data_dir=folder, workers=1)
     exact = replace(exact, stages=tuple(stage.name for stage in request.stages))
     check_inputs(inputs, data)
-    session = Session(data.to(device), store, device, config.seed, preset, command_of(preset, exact))
+    session = Session(
+        data.to(device), store, device, config.seed, preset, command_of(preset, exact), config.keep_models
+    )
     return Prepared(request, session, inputs, [preset, *arguments_of(preset, exact)])
 
 

@@ -40,6 +40,3 @@ def kept_arrays(run_id: str, name: str, make: Callable[[], Mapping[str, np.ndarr
             client().log_artifact(run_id, str(path), FOLDER)
             client().set_tag(run_id, tag, hashlib.sha256(path.read_bytes()).hexdigest())
     return made
-
-
-from tracking.client import client

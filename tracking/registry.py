@@ -137,6 +137,18 @@ def of_run(name: str, run_id: str) -> Version | None:
     return _version(found[0]) if found else None
 
 
+def registered_runs() -> set[str]:
+    """The runs whose models are registered, by any name."""
+    found: set[str] = set()
+    token = None
+    while True:
+        page = client().search_model_versions(page_token=token)
+        found |= {each.run_id for each in page if each.run_id}
+        token = page.token
+        if not token:
+            return found
+
+
 def describe(version: Version, text: str) -> None:
     """Describe the version on its page: this text, then the figures of its run."""
     text = f"{text}\n\n{gallery(version.run_id)}"

@@ -34,6 +34,10 @@ ARCHIVE = "data/model.pt2"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
+class ModelDeletedError(StoreError):
+    """The model was deleted, its run was not."""
+
+
 class Stored:
     """A model in the store: how it was built, its weights when asked for."""
 
@@ -171,7 +175,8 @@ def logged_model(run_id: str) -> LoggedModel:
     """The model that the run has logged.
 
     Raises:
-        StoreError: It has logged none, or the model was deleted.
+        ModelDeletedError: The model was deleted.
+        StoreError: It has logged none.
     """
     from mlflow.exceptions import MlflowException
 
@@ -185,10 +190,37 @@ def logged_model(run_id: str) -> LoggedModel:
     try:
         source = client().get_logged_model(model_id).artifact_location
     except MlflowException as error:
-        raise StoreError(
+        raise ModelDeletedError(
             f"the model of run {run_id} was deleted: restore it, or delete the run in MLflow too, so that it runs again"
         ) from error
     return LoggedModel(f"models:/{model_id}", source, dict(run.data.tags), model_root(run.info.experiment_id))
+
+
+def kept_model(run_id: str) -> LoggedModel | None:
+    """The model that the run has logged, None if it was deleted (see `delete_model`)."""
+    try:
+        return logged_model(run_id)
+    except ModelDeletedError:
+        return None
+
+
+def delete_model(run_id: str) -> None:
+    """Delete the model that the run has logged, its files too; nothing where it was deleted before.
+
+    Raises:
+        StoreError: The files are outside the store.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    from tracking.client import client
+
+    model = kept_model(run_id)
+    if model is None:
+        return
+    if not model.source.startswith(f"{model.root}/"):
+        raise StoreError(f"the files of {model.uri} are outside the store, at {model.source}: they are not deleted")
+    client().delete_logged_model(model.uri.removeprefix("models:/"))
+    get_artifact_repository(model.source).delete_artifacts()
 
 
 def model_root(experiment_id: str) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+KeptModels = Literal["all", "champions"]
 Verdict = Literal["held", "did not hold", "undecided"]
 
 
@@ -149,6 +150,7 @@ class Session:
     seed: int
     preset: str
     command: str  # the command line that finds the same trials again
+    keep_models: KeptModels = "all"
 
     def model_name(self, kind: str) -> str:
         """The registered name of a kind of model: `mnist-autoencoder`."""

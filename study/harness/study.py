@@ -19,7 +19,7 @@ from study.harness.trials import importances, pruned, run_search
 from tracking import registry
 from tracking.registry import Direction, Version
 from tracking.runs import Inputs, Run, study_run
-from tracking.stored import logged_model
+from tracking.stored import delete_model, logged_model
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,9 @@ class Study:
             if rows is None:
                 rows = tuple(finish(made))
                 self._keep(made, candidates, rows)
+            if self.context.session.keep_models == "champions":
+                for run_id in {result.run_id for result in self.results} - registry.registered_runs():
+                    delete_model(run_id)
             return Outcome(stage.name, made, rows, self.parent.run_id)
 
     def _search_name(self, search: Search, part: str) -> str:

@@ -10,6 +10,10 @@ import pytest
 from mlflow.entities import Run
 from studies import ALL, FAST, TRIALS, Studies, copied, figures_of
 
+from tracking import load_model
+from tracking.errors import StoreError
+from tracking.stored import logged_model
+
 
 def collect_garbage(store: Path) -> None:
     """Delete for good what was deleted."""
@@ -152,3 +156,42 @@ def test_one_database_of_optuna_and_two_stores(
     for store, table, known in zip(stores, tables, trials, strict=True):
         assert store.run(*given).table == table
         assert store.trials().keys() == known
+
+
+def test_only_registered_models_are_kept_if_asked_for(
+    studies: Studies, letters: Path, finished: tuple[Path, str]
+) -> None:
+    def models() -> int:
+        return len(list((studies.store / "artifacts").rglob("model.pt2")))
+
+    def bytes_kept() -> int:
+        return sum(file.stat().st_size for file in (studies.store / "artifacts").rglob("*") if file.is_file())
+
+    before, size, there = studies.trials().keys(), bytes_kept(), models()
+    assert there == len(before)
+    given = (*FAST, "--data", letters, *ALL, "--keep-models", "champions")
+    done = studies.run(*given)
+    assert done.table == finished[1], "nothing is computed again"
+    assert studies.trials().keys() == before
+    registered = {
+        each.run_id
+        for kind in ("judge", "second-judge", "third-judge", "autoencoder", "classifier")
+        for each in studies.client.search_model_versions(f"name = 'abcd-{kind}'")
+    }
+    assert models() == len(registered) == 5
+    assert bytes_kept() < 0.7 * size
+    assert studies.run(*given).table == finished[1]
+    for kind in ("judge", "autoencoder", "classifier"):
+        load_model(f"abcd-{kind}", store=studies.store)
+    collect_garbage(studies.store)
+
+    more = studies.run(*given, "--autoencoder.latent-dims", "3", "4")
+    assert before < studies.trials().keys(), "the sizes that were there stay as they were"
+    assert "abcd" in more.out
+
+    dropped = min(before - registered)
+    with pytest.raises(StoreError, match="was deleted: restore it, or delete the run in MLflow too, so that it runs"):
+        logged_model(dropped)
+    studies.client.delete_run(dropped)
+    studies.run(*given)
+    assert len(studies.trials()) == len(before) + 2, "run again in its place"

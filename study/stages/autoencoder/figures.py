@@ -18,7 +18,7 @@ from study.stages.autoencoder.consequences import consequences_figure
 from study.stages.autoencoder.trial import Comparison
 from tracking import figures
 from tracking.runs import Measured, metric_history
-from tracking.stored import logged_model
+from tracking.stored import kept_model
 
 REFERENCE_LOSS = {"conv": 0.03, "conv+fc": 0.01}  # the reference's, at its latent size
 
@@ -165,14 +165,19 @@ def _axes_choice(
 def _log_model_figures(
     study: Study, comparison: Comparison, groups: Mapping[str, Mapping[int, Sequence[Result]]]
 ) -> None:
-    """Reconstructions of the same images, and correlations, of each latent size that both architectures have."""
+    """Reconstructions of the same images, and correlations, of each latent size that both architectures have.
+
+    Of those whose models were kept.
+    """
     data = comparison.data
-    sizes = [size for size in groups["conv"] if size in groups["conv+fc"]]
+    found = {(size, kind): kept_model(groups[kind][size][0].run_id) for kind in ARCHITECTURES for size in groups[kind]}
+    models = {key: model for key, model in found.items() if model is not None}
+    sizes = [size for size in groups["conv"] if all((size, kind) in models for kind in ARCHITECTURES)]
     sheets: dict[tuple[int, str], np.ndarray] = {}
     matrices: dict[tuple[int, str], np.ndarray] = {}
     for kind in ARCHITECTURES:
         for size in sizes:
-            model = logged_model(groups[kind][size][0].run_id).rebuild(Autoencoder).to(study.context.device)
+            model = models[size, kind].rebuild(Autoencoder).to(study.context.device)
             originals, sheets[size, kind] = np.split(to_pixels(reconstruction_pairs(model, comparison.shown)), 2)
             matrices[size, kind] = correlations(model, data.val.images)
             if kind == "conv+fc":

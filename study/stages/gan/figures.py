@@ -25,7 +25,7 @@ from study.stages.gan.trial import class_metric
 from study.stages.gan.watch import SAMPLES_IN_ROW, shown_inputs
 from tracking import figures
 from tracking.runs import Measured, metric_history
-from tracking.stored import logged_model
+from tracking.stored import LoggedModel, kept_model, logged_model
 
 FIGURE_PATHS = 4  # paths of each kind in the interpolation figure
 LOSSES = ("critic/loss", "generator/loss", "val/fd")
@@ -80,11 +80,13 @@ def log_figures(
         caption = "A long bar: changing this parameter changes the distance most, within the ranges searched."
         study.parent.log_figure("importances", figures.bars(importance, "share of the variance", title), caption)
     ranked = sorted(results, key=lambda result: result.values[0])
-    sheet = [_samples_of(result) for result in ranked]
-    rows = [f"trial {result.number}: {result.values[0]:.1f}" for result in ranked]
+    models = [(result, model) for result in ranked if (model := kept_model(result.run_id))]
+    sheet = [_samples_of(result, model) for result, model in models]
+    rows = [f"trial {result.number}: {result.values[0]:.1f}" for result, _ in models]
     title = "Trials by Frechet distance to validation images, same noise"
     caption = "Ten samples of each complete trial, the best on top; the number is its Frechet distance."
-    study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title), caption)
+    if sheet:
+        study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title), caption)
     _log_interpolations(study, paths)
 
 
@@ -153,10 +155,10 @@ def _log_interpolations(study: Study, paths: Mapping[str, Interpolation]) -> Non
     study.parent.log_figure("interpolation", figures.labelled_grid(to_pixels(images), rows, title), caption)
 
 
-def _samples_of(result: Result) -> np.ndarray:
+def _samples_of(result: Result, model: LoggedModel) -> np.ndarray:
     inputs = shown_inputs(result.params["noise_dim"], 0, torch.device("cpu"))  # where models are loaded
     with torch.no_grad():
-        return to_pixels(logged_model(result.run_id).load()(inputs[:SAMPLES_IN_ROW]))
+        return to_pixels(model.rebuild(LatentGenerator)(inputs[:SAMPLES_IN_ROW]))
 
 
 def log_conditional_figures(

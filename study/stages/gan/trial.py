@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.gan import with_labels
+from models.gan import LatentGenerator, with_labels
 from study.harness.search import Pruned, Trial
 from study.science.classifiers import ClassifierSettings
 from study.science.fidelity import confusion
@@ -110,7 +110,7 @@ def champions_distance(version: Version, inputs: GanInputs, classes: int) -> flo
     judges = {kind: inputs.context.inputs[kind].weights_digest for kind in JUDGES}
     if all(version.tags.get(f"input.{kind}.weights") == digest for kind, digest in judges.items()):
         return None
-    model = version.load().to(inputs.device)
+    model = version.rebuild(LatentGenerator).to(inputs.device)
     count = sample_count(len(inputs.data.val))
     vectors = noise(count, version.config()["settings"]["noise_dim"], CHOICE_SEED, inputs.device)
     if classes:
