@@ -169,7 +169,7 @@ class PositionalAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.scores = scores
-        self.matrices = nn.Parameter(matrices.detach().clone())
+        self.matrices = nn.Parameter(matrices.detach().clone(memory_format=torch.contiguous_format))
         self.bias = nn.Parameter(matrices.new_zeros(matrices.shape[2], 1) if bias is None else bias.detach().clone())
         self.out_shape = tuple(out_shape)
 

@@ -19,7 +19,7 @@ class AttentionConfig:
     epochs: int = 3
     """Passes over the images, in every training."""
     images: int = 6_400
-    """Training images of a pass; an eighth of them where scores see the content, since each then has its own weights."""
+    """Training images of a pass; an eighth of them where scores see the content, and differ from image to image."""
     draws: int = 5
     """Random layers that are turned into attention, for the errors of the exact forms."""
 

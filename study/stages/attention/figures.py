@@ -27,11 +27,12 @@ from study.stages.attention.searches import (
     RESTRICTED,
     Main,
 )
-from study.stages.attention.trial import MAPS, OUTPUTS, SHOWN
+from study.stages.attention.trial import MAPS, OUTPUTS, SHOWN, maps_of
 from tracking import figures
 from tracking.runs import Measured, Run
 
 QUERY, LOOKED_AT = (0, 114, 178), (213, 94, 0)  # blue, vermilion: of the query, and of what its head looks at
+NEAR, ENLARGED = 7, 2  # pixels around the query that are shown, and how much larger
 SMALLEST = 1e-17  # what a logarithmic axis shows of an error of 0
 Learned = Mapping[str, Sequence[Result]]
 
@@ -98,15 +99,15 @@ def _log_first_layer(study: Study) -> None:
     sheet[:, row, column] = QUERY
     seen = weights[..., None]
     sheet = (sheet * (1 - seen) + np.array(LOOKED_AT) * seen).round().astype(np.uint8)
+    top, left = max(0, row - NEAR), max(0, column - NEAR)
+    sheet = sheet[:, top : top + 2 * NEAR, left : left + 2 * NEAR].repeat(ENLARGED, 1).repeat(ENLARGED, 2)
     captions = [f"({down:+d}, {right:+d})" for down, right in offsets(conv).tolist()]
     side = conv.kernel_size[0]
     rows = [f"{down:+d} rows" for down in offsets(conv)[::side, 0].tolist()]
-    title = (
-        "The encoder's first convolution as self-attention: its 16 heads, for one query (blue), look at one pixel each"
-    )
+    title = f"The encoder's first convolution as {len(sheet)} heads: where each looks (orange) from one pixel (blue)"
     caption = (
-        "The heads of one layer on a test image, in the order of the 4x4 kernel's weights. Blue: the pixel that asks; "
-        "orange: where the head's attention is, at this offset (rows, columns); where the offset is (0, 0) it covers the "
+        "The heads of one layer on a part of a test image, in the order of the kernel's weights. Blue: the pixel that "
+        "asks; orange: the one that has the head's attention, at this offset (rows, columns); at (0, 0) it covers the "
         "blue. Together the heads see what the convolution's kernel sees."
     )
     study.parent.log_figure("first_layer", figures.labelled_grid(sheet, rows, title, captions), caption)
@@ -134,7 +135,9 @@ def _log_learned(study: Study, results: Sequence[Result], measured: Measured) ->
         for r in results
         if r.slot.startswith("free ")
     ]
-    title = "Does attention find the encoder's first convolution?\nEach point is a training; a convolution is at the lower right"
+    title = (
+        "Does attention find the encoder's first convolution?\n(a point is a training; the convolution: lower right)"
+    )
     x, y = "share of the attention inside the kernel", "relative error on test images"
     figure = figures.scatter(points, x, y, title, log_y=True)
     caption = (
@@ -150,24 +153,25 @@ def _window(window: str) -> str:
 
 def _log_heads(study: Study, results: Sequence[Result]) -> None:
     """Where the trained heads look."""
-    sheets, rows = [], []
+    context = study.context
+    conv = first_convolution(context.module("autoencoder", Autoencoder)).cpu()
+    size = context.dataset.image_shape[1:]
+    queries = Places.of_conv(conv, size).queries
+    with torch.no_grad():
+        exact = maps_of(conv_as_attention(conv, size).weights(), queries, size)
+    sheets, rows = [exact.numpy()], ["the convolution"]
     for main in MAIN:
         for window in (ALL, RESTRICTED):
             for result in of_main(results, main, window)[:1]:
                 sheets.append(np.array(kept(study, result, MAPS), np.uint8))
-                rows.append(f"{_short(main)}, {_window(window)}")
-    if not sheets:
-        return
-    title = "Where trained heads look from the middle pixel (white: most attention); a convolution's would be 16 single dots"
+                rows.append(f"{main.title}, {_window(window)}")
+    title = "Where trained heads look from the middle pixel; those of the convolution itself are single dots"
     caption = (
-        "The 16 heads of one training of each main kind of layer, a row a kind, after learning to imitate the encoder's "
-        "first convolution. Each square is the image; the query is in its middle."
+        "First row: the exact form. Then the heads of one training of each main kind of layer, after it has learnt to "
+        "imitate the encoder's first convolution. Each square is the image, with the query in its middle; white is the "
+        "most attention."
     )
     study.parent.log_figure("heads", figures.labelled_grid(np.concatenate(sheets), rows, title), caption)
-
-
-def _short(main: Main) -> str:
-    return {"quadratic": "quadratic", "separate": "learned", "added": "added"}[main.encoding]
 
 
 def _log_mirror(study: Study, results: Sequence[Result]) -> None:
@@ -187,7 +191,7 @@ def _log_mirror(study: Study, results: Sequence[Result]) -> None:
 
 def _log_linear(study: Study, results: Sequence[Result], measured: Measured) -> None:
     values = {
-        f"{_short(main)}, {name}": float(np.mean([measured[r.run_id][metric] for r in found]))
+        f"{main.title}, {name}": float(np.mean([measured[r.run_id][metric] for r in found]))
         for main in MAIN
         if (found := of_main(results, main))
         for name, metric in (("test images", "test/error"), ("noise", "noise/error"))

@@ -33,7 +33,7 @@ class Main:
 MAIN = (
     Main("quadratic", "quadratic", False),
     Main("learned places", "separate", False),
-    Main("learned places added to content", "added", True),  # as BERT does
+    Main("added places", "added", True),  # to the content, as BERT does
 )
 
 

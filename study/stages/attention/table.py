@@ -28,9 +28,9 @@ FOUND_GOAL = 0.01  # relative error of a layer that counts as found
 WHOLE = 0.99  # share of the squared weights that counts as all
 
 
-def at_most(figure: str, ours: Sequence[float], goal: float, claim: str, rival: str | None = None) -> Row:
-    """A claim that values, one a draw or a batch, stay below a goal."""
-    return Row(figure, f"at most {max(ours):.1e}", None, rival or f"goal {goal:.0e}", claim, verdict(ours, [goal]))
+def at_most(figure: str, ours: Sequence[float], goal: float, claim: str) -> Row:
+    """A claim that the largest errors, one a draw or a batch, stay below a goal; the largest of them is shown."""
+    return Row(figure, f"{max(ours):.1e}", None, f"goal {goal:.0e}", claim, verdict(ours, [goal]))
 
 
 def rows(study: Study, exact: Result, learned: Learned, measured: Measured) -> tuple[Row, ...]:
@@ -71,9 +71,16 @@ def _paddings(found: Found) -> list[Row]:
     inside, border, ring = ([each[name] for each in found["borders"]] for name in ("inside", "border", "with_ring"))
     goal, layer = GOALS["float32"], "first convolution as attention"
     return [
-        at_most(f"{layer}, inside", inside, goal, "Attention can be a convolution: inside the image"),
-        at_most(f"{layer}, borders", border, goal, "... at its borders too, where the convolution pads with zeros"),
-        at_most(f"{layer}, ring of zeros", ring, goal, "... everywhere, if the keys have a ring of zero-valued tokens"),
+        at_most(f"{layer}: largest error inside", inside, goal, "Attention can be a convolution: inside the image"),
+        at_most(
+            f"{layer}: at the borders", border, goal, "... at its borders too, where the convolution pads with zeros"
+        ),
+        at_most(
+            f"{layer}: with a ring of zeros",
+            ring,
+            goal,
+            "... everywhere, if the keys have a ring of zero-valued tokens",
+        ),
     ]
 
 
@@ -91,26 +98,26 @@ def _linear(found: Found) -> list[Row]:
             verdict(shared, [WHOLE], better="more"),
         ),
         at_most(
-            "FC 784 -> 10, one head a pixel",
+            "FC 784 -> 10, one head a pixel: largest error",
             linear["by_pixel"],
             goal,
             "Attention is a fully connected layer with one head a pixel, at one read-out token",
         ),
         at_most(
-            f"FC 784 -> 10, {linear['heads']} heads",
+            f"FC 784 -> 10, {linear['heads']} heads: largest error",
             linear["by_rank"],
             goal,
             "... with as many heads as the rank of the weights and one more",
         ),
         at_most(
-            "FC 784 -> 784, two heads and a zero-valued token",
+            "FC 784 -> 784, two heads and a zero-valued token: largest error",
             linear["to_image"],
             goal,
             "... image to image, with two heads and a zero-valued token",
         ),
         Row(
             "spread of the outputs for a constant image, no zero-valued token",
-            f"at most {max(even):.1e}",
+            f"{max(even):.1e}",
             None,
             f"FC layer {with_spread(uneven, '{:.2f}')}",
             "... image to image, without that token",
@@ -121,7 +128,7 @@ def _linear(found: Found) -> list[Row]:
 
 def _more(found: Found, results: Sequence[Result], measured: Measured) -> list[Row]:
     claim = "Attention does what no convolution does: each pixel takes the value of its mirror image"
-    made = [at_most("mirror image, given weights", found["mirror"], GOALS["float32"], claim)]
+    made = [at_most("mirror image, given weights: largest error", found["mirror"], GOALS["float32"], claim)]
     ours, convolutions = (_values(of_learner(results, each), measured) for each in (ATTENTION, CONVOLUTIONS))
     if ours and convolutions:
         claim = "Attention learns to mirror better than a stack of convolutions with as many parameters"

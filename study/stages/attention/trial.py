@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -87,7 +88,7 @@ def run_learned_trial(trial: Trial, *, context: Context, targets: LearnedTargets
     if isinstance(layer, LearnedAttention):
         if target.offsets is not None:
             found |= {f"head/{name}": value for name, value in head_measures(layer, target, data.val.images).items()}
-        maps = attention_maps(layer, data.val.images)
+        maps = maps_of(attention_of(layer, data.val.images), layer.queries, data.image_shape[1:])
         trial.run.log_json(MAPS, maps.tolist())
         trial.run.log_image("samples", figures.grid(maps.numpy(), 4), step=0)
     if "learner" in params:
@@ -117,13 +118,17 @@ def build(params: Params, target: Target) -> nn.Module:
     return attention if params["learner"] == ATTENTION else ConvStack(target.channels[0], count_parameters(attention))
 
 
-def attention_maps(layer: LearnedAttention, images: Tensor) -> Tensor:
-    """Where each head of the query in the middle looks, uint8 [heads, side, side], white at the most attention."""
-    weights = attention_of(layer, images[:4])
-    height, width = images.shape[2:]
-    middle = layer.queries.new_tensor([height // 2, width // 2])
-    query = int((layer.queries - middle).square().sum(1).argmin())
+def maps_of(weights: Tensor, queries: Tensor, size: Sequence[int]) -> Tensor:
+    """Where each head of the query in the middle looks, uint8 [heads, side, side], white at the most attention.
+
+    Args:
+        weights: [heads, Q, K], the pixels first.
+        queries: Their places [Q, 2].
+        size: Height and width of the image.
+    """
+    height, width = size
+    query = int((queries - queries.new_tensor([height // 2, width // 2])).float().norm(dim=1).argmin())
     maps = weights[:, query, : height * width].view(-1, height, width)
-    top, left = (max(0, side // 2 - MAP_SIDE // 2) for side in (height, width))
+    top, left = (max(0, side // 2 - MAP_SIDE // 2) for side in size)
     maps = maps[:, top : top + MAP_SIDE, left : left + MAP_SIDE].cpu()
     return (255 * maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-12)).round().to(torch.uint8)
