@@ -29,11 +29,11 @@ from study.science.learned_attention import (
 )
 from study.science.loops import eval_mode
 from study.stages.attention.exact import first_convolution
-from study.stages.attention.searches import ALL, ATTENTION, CONVOLUTION, LINEAR
+from study.stages.attention.searches import ALL, ATTENTION, CONVOLUTION, CONVOLUTIONS, LINEAR
 from tracking import figures
 
 RATES = {"quadratic": 0.2, "added": 1e-2, "separate": 1e-2}  # peaks; quadratic centres are in pixels
-CONVOLUTIONS_RATE = 1e-2
+MIRROR_RATES = {ATTENTION: 5e-2, CONVOLUTIONS: 1e-2}  # of each, the best of those tried on validation images
 BATCH_SIZE, QUERIES = 64, 32
 CONTENT_BATCH_SIZE, CONTENT_QUERIES, CONTENT_SHARE = 16, 4, 8  # where each image has its own attention
 TEST_IMAGES, CONTENT_TEST_IMAGES = 1000, 60
@@ -68,14 +68,8 @@ def run_learned_trial(trial: Trial, *, context: Context, targets: LearnedTargets
     target = targets.of(part)
     torch.manual_seed(context.seed_for(params["repeat"]))
     layer = build(params, target).to(context.device)
-    content = isinstance(layer, LearnedAttention) and layer.content
+    settings, content = settings_of(params, config.epochs, target), bool(params.get("content"))
     share = CONTENT_SHARE if content else 1
-    settings = ImitationSettings(
-        config.epochs,
-        CONTENT_BATCH_SIZE if content else BATCH_SIZE,
-        CONTENT_QUERIES if content else QUERIES,
-        RATES[layer.encoding] if isinstance(layer, LearnedAttention) else CONVOLUTIONS_RATE,
-    )
     trial.run.log_params({"parameters": count_parameters(layer), "learning_rate": settings.learning_rate})
     imitate(layer, target, data.train.images[: max(1, config.images // share)], settings, trial.report)
     count = CONTENT_TEST_IMAGES if content else TEST_IMAGES
@@ -99,6 +93,16 @@ def run_learned_trial(trial: Trial, *, context: Context, targets: LearnedTargets
         trial.run.log_image(OUTPUTS, figures.grid(pixels, SHOWN), step=0)
     trial.run.log(found)
     return (found["val/error"],)
+
+
+def settings_of(params: Params, epochs: int, target: Target) -> ImitationSettings:
+    """What a trial of these parameters is trained with."""
+    if "learner" in params:
+        return ImitationSettings(epochs, BATCH_SIZE, len(target.places.queries), MIRROR_RATES[params["learner"]])
+    rate = RATES[params["encoding"]]
+    if params["content"]:
+        return ImitationSettings(epochs, CONTENT_BATCH_SIZE, CONTENT_QUERIES, rate)
+    return ImitationSettings(epochs, BATCH_SIZE, QUERIES, rate)
 
 
 def build(params: Params, target: Target) -> nn.Module:
