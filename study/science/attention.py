@@ -26,7 +26,7 @@ def tail(alpha: float) -> float:
 
 
 def random_layer(layer: nn.Module, generator: torch.Generator) -> nn.Module:
-    """The layer in float64 with normal weights, under which outputs have the variance of the inputs, and no bias."""
+    """A layer without bias, in float64 with normal weights under which outputs have the variance of the inputs."""
     layer = layer.double()
     with torch.no_grad():
         for parameter in layer.parameters():
