@@ -17,6 +17,7 @@ from study.science.loops import EVAL_BATCH, Report, batches, check_finite, eval_
 
 OUTPUTS = 10  # of the FC layer
 NOISE_IMAGES = 20
+MOST_WEIGHTS = 10_000_000  # of attention that are in memory at a time, where each image has its own
 WATCHED = 20  # images whose attention is measured
 BETA2 = 0.99
 
@@ -171,7 +172,7 @@ def relative_errors(layer: nn.Module, target: Target, images: Tensor) -> dict[st
     squares = torch.zeros(len(target.places.queries), dtype=torch.float64, device=images.device)
     power = squares.clone()
     with eval_mode(layer):
-        for part in images.split(EVAL_BATCH):
+        for part in images.split(_at_once(layer)):
             inputs = to_float(part) if part.dtype == torch.uint8 else part
             outputs = target.layer(inputs)
             squares += (layer(inputs) - outputs).double().square().sum((0, 1))
@@ -180,6 +181,13 @@ def relative_errors(layer: nn.Module, target: Target, images: Tensor) -> dict[st
     if border.any():
         found |= {"error_inside": squares[~border].mean() / mean, "error_border": squares[border].mean() / mean}
     return {name: float(value.sqrt()) for name, value in found.items()}
+
+
+def _at_once(layer: nn.Module) -> int:
+    """How many images go through the layer together, where each may have attention weights of its own."""
+    if not isinstance(layer, LearnedAttention) or not layer.content:
+        return EVAL_BATCH
+    return max(1, MOST_WEIGHTS // (layer.heads * layer.hidden.numel()))
 
 
 def noise_like(images: Tensor, seed: int) -> Tensor:

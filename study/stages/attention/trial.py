@@ -34,9 +34,9 @@ from tracking import figures
 
 RATES = {"quadratic": 0.2, "added": 1e-2, "separate": 1e-2}  # peaks; quadratic centres are in pixels
 MIRROR_RATES = {ATTENTION: 5e-2, CONVOLUTIONS: 1e-2}  # of each, the best of those tried on validation images
-BATCH_SIZE, QUERIES = 64, 32
+BATCH_SIZE, QUERIES, MIRROR_QUERIES = 64, 32, 28 * 28
 CONTENT_BATCH_SIZE, CONTENT_QUERIES, CONTENT_SHARE = 16, 4, 8  # where each image has its own attention
-TEST_IMAGES, CONTENT_TEST_IMAGES = 1000, 60
+TEST_IMAGES, CONTENT_TEST_IMAGES = 1000, 40
 MAP_SIDE = 28  # pixels of a head's map, at most
 SHOWN = 10
 MAPS, OUTPUTS = "heads", "outputs"  # names of the pictures that are kept with a trial's run
@@ -68,7 +68,7 @@ def run_learned_trial(trial: Trial, *, context: Context, targets: LearnedTargets
     target = targets.of(part)
     torch.manual_seed(context.seed_for(params["repeat"]))
     layer = build(params, target).to(context.device)
-    settings, content = settings_of(params, config.epochs, target), bool(params.get("content"))
+    settings, content = settings_of(params, config.epochs), bool(params.get("content"))
     share = CONTENT_SHARE if content else 1
     trial.run.log_params({"parameters": count_parameters(layer), "learning_rate": settings.learning_rate})
     imitate(layer, target, data.train.images[: max(1, config.images // share)], settings, trial.report)
@@ -95,10 +95,10 @@ def run_learned_trial(trial: Trial, *, context: Context, targets: LearnedTargets
     return (found["val/error"],)
 
 
-def settings_of(params: Params, epochs: int, target: Target) -> ImitationSettings:
+def settings_of(params: Params, epochs: int) -> ImitationSettings:
     """What a trial of these parameters is trained with."""
     if "learner" in params:
-        return ImitationSettings(epochs, BATCH_SIZE, len(target.places.queries), MIRROR_RATES[params["learner"]])
+        return ImitationSettings(epochs, BATCH_SIZE, MIRROR_QUERIES, MIRROR_RATES[params["learner"]])
     rate = RATES[params["encoding"]]
     if params["content"]:
         return ImitationSettings(epochs, CONTENT_BATCH_SIZE, CONTENT_QUERIES, rate)
