@@ -165,7 +165,7 @@ def _learned_convolution(results: Sequence[Result], measured: Measured) -> list[
         made += [
             _plain(f"... {name}", _values(restricted, measured, metric), _beside(whole, measured, metric, form), form)
             for name, metric, form in (
-                ("inside, on digits", "test/error_inside", "{:.1%}"),
+                ("inside, on test images", "test/error_inside", "{:.1%}"),
                 ("borders, on noise", "noise/error_border", "{:.1%}"),
                 ("inside, on noise", "noise/error_inside", "{:.1%}"),
                 ("attention inside the kernel", "head/kernel_mass", "{:.1%}"),
