@@ -23,7 +23,7 @@ from study.stages.attention.searches import (
 from tracking.runs import Measured
 
 GOALS = {"float32": 1e-5, "float64": 1e-10}
-LOSS_GOAL = 1e-6  # relative: six digits
+LOSS_GOAL = 1e-6  # relative
 FOUND_GOAL = 0.01  # relative error of a layer that counts as found
 WHOLE = 0.99  # share of the squared weights that counts as all
 
@@ -57,7 +57,7 @@ def _copy(found: Found, images: int) -> list[Row]:
     losses = [(each["loss"], each["copy_loss"]) for each in compared.values()]
     relative = [abs(copy - loss) / loss for loss, copy in losses]
     figure = f"test MSE (float32), attention against autoencoder {losses[0][0]:.6g}"
-    same = "The test MSE is the same to six digits"
+    same = "The test MSE is the same to a millionth of it"
     made.append(Row(figure, f"{losses[0][1]:.6g}", None, f"{losses[0][0]:.6g}", same, verdict(relative, [LOSS_GOAL])))
     if found["judged"]:
         decisions = [each["decisions"] for each in compared.values()]
