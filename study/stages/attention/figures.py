@@ -33,7 +33,7 @@ from tracking.runs import Measured, Run
 
 QUERY, LOOKED_AT = (0, 114, 178), (213, 94, 0)  # blue, vermilion: of the query, and of what its head looks at
 NEAR, ENLARGED = 7, 2  # pixels around the query that are shown, and how much larger
-SMALLEST = 1e-17  # what a logarithmic axis shows of an error of 0
+SMALLEST = 1e-20  # what a logarithmic axis shows of an error of 0
 Learned = Mapping[str, Sequence[Result]]
 
 
@@ -72,12 +72,12 @@ def _log_alpha(study: Study, found: Found) -> None:
         f"largest error, {name}": (alphas, [max(error, SMALLEST) for error in errors])
         for name, errors in found["alpha_errors"].items()
     }
-    series["predicted: 4 exp(-alpha)"] = (alphas, [max(tail(alpha), SMALLEST) for alpha in alphas])
+    series["predicted: 4 exp(-alpha)"] = (alphas, list(map(tail, alphas)))
     title = "A random 3x3 convolution as self-attention of 9 heads:\nits error falls with the sharpness alpha"
     figure = figures.curves(series, "sharpness alpha", "largest error of an output", title, log_y=True, markers=True)
     caption = (
         "Each head looks at one offset of the kernel; what it sees beside that pixel fades as alpha grows, until only "
-        "rounding is left. Inputs and outputs have variance 1; both paddings agree with the convolution's."
+        "rounding is left. Inputs and outputs have variance 1. An error of 0 is drawn at 1e-20."
     )
     study.parent.log_figure("sharpness", figure, caption)
 
