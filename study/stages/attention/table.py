@@ -30,7 +30,8 @@ WHOLE = 0.99  # share of the squared weights that counts as all
 
 def at_most(figure: str, ours: Sequence[float], goal: float, claim: str) -> Row:
     """A claim that the largest errors, one a draw or a batch, stay below a goal; the largest of them is shown."""
-    return Row(figure, f"{max(ours):.1e}", None, f"goal {goal:.0e}", claim, verdict(ours, [goal]))
+    largest = f"{max(ours):.1e}" if max(ours) else "0"
+    return Row(figure, largest, None, f"goal {goal:.0e}", claim, verdict(ours, [goal]))
 
 
 def rows(study: Study, exact: Result, learned: Learned, measured: Measured) -> tuple[Row, ...]:
