@@ -160,6 +160,8 @@ def test_without_labels_the_autoencoder_runs_and_a_sentence_names_the_other_stag
     done = studies.run("smoke", "--data", data, *SMALL)
     rest = "judge, transfer, latent-gan, conditional-gan"
     assert f"no-labels has no labels, but these stages need class folders: {rest}; they are left out" in done.errors
+    assert "no-labels-attention-autoencoder v1" in done.table
+    assert "another class" not in done.table, "there is no judge"
     trials = len(studies.trials())
     assert len(studies.trials("autoencoder")) == 2
     assert trials == 2 + len(studies.trials("attention")) > 2

@@ -9,7 +9,6 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from pictures import flat_folder
 from studies import Studies
 
 from models.attention import Places, grid
@@ -56,16 +55,6 @@ def test_the_copy_is_registered_and_is_the_autoencoder(
     (parent,) = studies.parents("attention")
     figures = {Path(each.path).stem for each in studies.client.list_artifacts(parent.info.run_id, "figures")}
     assert figures == {"sharpness", "first_layer", "learned", "heads", "mirror", "fully_connected"}
-    assert studies.run(*given, "--attention.free-trials", "1").table == done.table
-    assert len(studies.trials("attention")) == 14, "nothing is trained again"
-
-
-def test_without_classes_no_decisions_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, studies = flat_folder(tmp_path / "flat", 60), Studies(tmp_path / "store", capsys)
-    small = ("--autoencoder.latent-dims", "3", "--autoencoder.free-trials", "0", "--autoencoder.batch-size", "16")
-    done = studies.run("smoke", "--data", folder, "--stages", "autoencoder", "attention", *small, *TINY)
-    assert "flat-attention-autoencoder v1" in done.table
-    assert "another class" not in done.table
 
 
 def test_maps_are_of_the_query_in_the_middle() -> None:
