@@ -12,13 +12,14 @@ from importlib.metadata import EntryPoint, entry_points
 
 from study.harness.settings import UsageError
 from study.harness.stage import Stage
+from study.stages.attention.stage import ATTENTION
 from study.stages.autoencoder.stage import AUTOENCODER
 from study.stages.gan.stage import CONDITIONAL_GAN, LATENT_GAN
 from study.stages.judge.stage import JUDGE
 from study.stages.transfer.stage import TRANSFER
 
 GROUP = "study.stages"
-OURS = (JUDGE, AUTOENCODER, TRANSFER, LATENT_GAN, CONDITIONAL_GAN)
+OURS = (JUDGE, AUTOENCODER, TRANSFER, LATENT_GAN, CONDITIONAL_GAN, ATTENTION)
 
 
 @cache

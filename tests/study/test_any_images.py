@@ -17,12 +17,13 @@ from study import sample
 from study.report import __main__ as report
 from tracking.store import read_store
 
-STAGES = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan")
+STAGES = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan", "attention")
 SMALL = (
     *("--judge.epochs", "8", "--judge.batch-size", "32", "--autoencoder.latent-dims", "10"),
     *("--autoencoder.free-trials", "0", "--autoencoder.epochs", "8", "--autoencoder.batch-size", "32"),
     *("--transfer.epochs", "2", "--latent-gan.free-trials", "0", "--latent-gan.vanilla-seeds", "0"),
     *("--latent-gan.epochs", "1", "--latent-gan.mixture-components", "--conditional-gan.epochs", "1"),
+    *("--attention.images", "64"),
 )
 """Of `smoke`: fewer GANs, and as many steps of the judges as few images take."""
 
@@ -78,7 +79,10 @@ def test_every_registered_model_loads_by_name_and_gives_the_right_shapes(own: Ow
     channels, side, _ = own.shape
     images = np.random.default_rng(0).random((5, channels, side, side), dtype=np.float32)
     registered = {model.name for model in mlflow.MlflowClient().search_registered_models()}
-    kinds = ("judge", "second-judge", "third-judge", "classifier", "autoencoder", "latent-gan", "conditional-gan")
+    kinds = (
+        *("judge", "second-judge", "third-judge", "classifier", "autoencoder", "attention-autoencoder"),
+        *("latent-gan", "conditional-gan"),
+    )
     assert registered == {f"{own.name}-{kind}" for kind in kinds}
     widths = {}
     for kind in kinds:
@@ -92,7 +96,7 @@ def test_every_registered_model_loads_by_name_and_gives_the_right_shapes(own: Ow
         else:
             assert tuple(takes[1:]) == own.shape
             made = model.predict(images)
-            assert made.shape == (images.shape if kind == "autoencoder" else (5, len(own.classes)))
+            assert made.shape == (images.shape if kind.endswith("autoencoder") else (5, len(own.classes)))
         assert model.metadata.metadata["classes"] == list(own.classes)
     noise_dim = widths["conditional-gan"] - len(own.classes)
     assert noise_dim in (10, 16, 32, 64)
@@ -156,7 +160,10 @@ def test_without_labels_the_autoencoder_runs_and_a_sentence_names_the_other_stag
     done = studies.run("smoke", "--data", data, *SMALL)
     rest = "judge, transfer, latent-gan, conditional-gan"
     assert f"no-labels has no labels, but these stages need class folders: {rest}; they are left out" in done.errors
-    assert len(studies.trials("autoencoder")) == len(studies.trials()) == 2
-    again = studies.run("smoke", "--data", data, "--stages", "autoencoder", *SMALL)
-    assert again.table == done.table
-    assert len(studies.trials()) == 2
+    assert "no-labels-attention-autoencoder v1" in done.table
+    assert "another class" not in done.table, "there is no judge"
+    trials = len(studies.trials())
+    assert len(studies.trials("autoencoder")) == 2
+    assert trials == 2 + len(studies.trials("attention")) > 2
+    studies.run("smoke", "--data", data, "--stages", "autoencoder", *SMALL)
+    assert len(studies.trials()) == trials

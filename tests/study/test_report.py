@@ -85,7 +85,7 @@ def test_it_tells_how_the_numbers_were_made(page: str) -> None:
 def test_the_study_logs_it_on_its_last_parent_run(smoke_store: Path) -> None:
     read_store(smoke_store)
     client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("digits/conditional-gan")
+    experiment = client.get_experiment_by_name("digits/attention")
     (parent,) = client.search_runs([experiment.experiment_id], "tags.study LIKE '%'")
     path = Path(parent.info.artifact_uri.removeprefix("file://")) / "report.html"
     assert Reader(path.read_text()).rows
@@ -137,7 +137,7 @@ def test_a_store_with_one_stage_unfinished_and_hostile(store: Store, tmp_path: P
     text = " ".join(reader.text.split())
     assert "transfer" in text
     assert "No figures yet" in text
-    for stage in ("autoencoder", "latent-gan", "conditional-gan"):
+    for stage in ("autoencoder", "latent-gan", "conditional-gan", "attention"):
         assert f"{stage} not in this store: python -m study.run --data mnist --stages {stage}" in text
     assert f"caption {EVIL}" in text
 

@@ -26,7 +26,14 @@ from study.stages import all_stages
 from tracking.store import read_store
 
 STAGES = tuple(stage.name for stage in all_stages())
-MODELS = ("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan")  # a stage each
+MODELS = (
+    "judge",
+    "autoencoder",
+    "classifier",
+    "latent-gan",
+    "conditional-gan",
+    "attention-autoencoder",
+)  # a stage each
 EVERY_TRIAL = {
     "judge": {"val/loss", "val/accuracy", "test/accuracy"},
     "autoencoder": {
@@ -52,10 +59,12 @@ EVERY_TRIAL = {
         "sample/classification_accuracy_score",
         "label_accuracy/7",
     },
+    "attention": {"val/loss", "test/loss", "test/difference_float32", "test/decisions_float64"},
 }
+LEARNED = {"train/loss", "val/error", "test/error", "noise/error"}  # of the attention that is trained
 TRAINED = {"critic/wasserstein", "critic/at_clip", "sample/label_accuracy_worst", "label_accuracy/7"}
 RECIPE = {"val/fd", "val/recall", "val/class_kl", "collapse/last", "collapse/epochs"}
-TRIALS = {"judge": 3, "autoencoder": 5, "transfer": 4, "latent-gan": 15, "conditional-gan": 4}
+TRIALS = {"judge": 3, "autoencoder": 5, "transfer": 4, "latent-gan": 15, "conditional-gan": 4, "attention": 12}
 HANGING = 300.0  # seconds after which a process counts as hanging
 
 
@@ -90,10 +99,12 @@ def test_every_trial_is_a_nested_run_with_its_figures(client: mlflow.MlflowClien
         assert trial.data.tags["optuna.state"] == "COMPLETE"
         is_baseline = bool({"source", "bandwidth"} & trial.data.params.keys())  # it is not trained
         wanted = EVERY_TRIAL[stage] - (TRAINED if is_baseline else set()) | {"latent/max_abs_pcc"}
+        if stage == "attention" and "repeat" in trial.data.params:
+            wanted = LEARNED
         assert (RECIPE if "recipe" in trial.data.params else wanted) <= trial.data.metrics.keys()
         assert all(np.isfinite(list(trial.data.metrics.values())))
         figures = {artifact.path for artifact in client.list_artifacts(trial.info.run_id, "figures")}
-        assert ("figures/loss.png" in figures) != is_baseline
+        assert ("figures/loss.png" in figures) != (is_baseline or stage == "attention")
         assert client.list_artifacts(trial.info.run_id, "images")
 
 
@@ -110,6 +121,7 @@ def test_every_trial_is_a_nested_run_with_its_figures(client: mlflow.MlflowClien
             {"loss_curves", "fd_against_learning_rate", "fd_against_clip_value", "contact_sheet", "interpolation"},
         ),
         ("conditional-gan", {"loss_curves", "label_accuracy"}),
+        ("attention", {"sharpness", "first_layer", "learned", "heads", "mirror", "fully_connected"}),
     ],
 )
 def test_the_parent_shows_the_study(client: mlflow.MlflowClient, stage: str, figures: set[str]) -> None:
@@ -144,7 +156,7 @@ def test_champions_load_by_name_and_do_what_was_logged(client: mlflow.MlflowClie
     if kind in ("judge", "second-judge", "classifier"):
         guesses = model.predict(to_float(test.images).numpy()).argmax(1)
         assert (guesses == test.labels.numpy()).mean() == pytest.approx(metrics["test/accuracy"], abs=1e-6)
-    elif kind == "autoencoder":
+    elif kind.endswith("autoencoder"):
         images = to_float(test.images).numpy()
         assert ((model.predict(images) - images) ** 2).mean() == pytest.approx(metrics["test/loss"], rel=1e-4)
     else:

@@ -37,6 +37,7 @@ Series = Mapping[Any, tuple[Sequence[float], ...]]
 """What each curve is called, its x and y, and, where there is a spread, half the length of its error bars."""
 TITLE_LINES = 4  # of a chart; what is longer is cut off with …
 TICK, TICK_PIXELS = 12, 150  # how long the name of a class may get beside a confusion matrix: characters, screen pixels
+MOST_DECADES = 1e4  # of a logarithmic axis that has numbers between the powers of ten
 MOST_NUMBERS, MOST_LEVEL, MOST_NAMES = 15, 12, 40  # classes: with numbers in the cells, level names, all names
 
 
@@ -267,7 +268,8 @@ def _label(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis, log in ((ax.xaxis, log_x), (ax.yaxis, log_y)):
         if log:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < MOST_DECADES * low else (1,)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
     if 1 < len(set(sizes)) < (9 if log_x else 11) and all(float(size).is_integer() for size in sizes):

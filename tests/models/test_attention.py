@@ -1,0 +1,223 @@
+"""Attention against torch's own convolutions and linear layers, and the figures that are known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.attention import TableScores, absolute_scores, relative_scores
+from models.attention_forms import (
+    AttentionAutoencoder,
+    as_attention,
+    conv_as_attention,
+    linear_as_attention,
+    linear_by_rank,
+    linear_to_image,
+    mirror,
+)
+from models.autoencoder import ARCHITECTURES, Architecture, Autoencoder
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+EXACT = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def random_conv(seed: int) -> tuple[nn.Conv2d, Tensor]:
+    """A convolution of random kernel, stride, padding, dilation, groups and channels, and images that it fits."""
+    random = np.random.default_rng(seed)
+
+    def pair(low: int, high: int) -> tuple[int, int]:
+        first, second = random.integers(low, high, 2, endpoint=True).tolist()
+        return first, second
+
+    groups, kernel, dilation = int(random.integers(1, 3)), pair(1, 5), pair(1, 2)
+    into, out = (groups * each for each in pair(1, 3))
+    padding = pair(0, 3)
+    sides = [d * (k - 1) + 1 + int(random.integers(0, 9)) for k, d in zip(kernel, dilation, strict=True)]
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(
+        *(into, out, kernel, pair(1, 3), padding, dilation),
+        groups=groups,
+        bias=bool(random.integers(2)),
+        padding_mode=str(random.choice(["zeros", "replicate"])),
+    )
+    return conv, torch.randn(3, into, *sides)
+
+
+def by_torch(conv: nn.Conv2d, images: Tensor) -> Tensor:
+    """The convolution by `torch.nn.functional` alone."""
+    (rows, columns), mode = conv.padding, "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    assert isinstance(rows, int)
+    padded = F.pad(images, (columns, columns, rows, rows), mode)
+    return F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+
+
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("seed", range(25))
+def test_attention_is_any_convolution(seed: int, absolute: bool, dtype: torch.dtype) -> None:
+    conv, images = random_conv(seed)
+    conv, images = conv.to(dtype), images.to(dtype)
+    found = conv_as_attention(conv, images.shape[2:], absolute=absolute)
+    torch.testing.assert_close(found(images), by_torch(conv, images), atol=EXACT[dtype], rtol=0)
+    assert len(found.matrices) == conv.kernel_size[0] * conv.kernel_size[1]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize(("padding", "kernel"), [("same", (4, 3)), ("same", 5), ("valid", (2, 3))])
+def test_padding_by_name(padding: str, kernel: tuple[int, int]) -> None:
+    conv, images = nn.Conv2d(2, 3, kernel, padding=padding), torch.randn(2, 2, 9, 8)
+    torch.testing.assert_close(conv_as_attention(conv, (9, 8))(images), conv(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+def test_other_padding_is_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match=rf"`padding_mode in \('zeros', 'replicate'\)` must hold, but got '{mode}'$"):
+        conv_as_attention(nn.Conv2d(1, 1, 3, padding=1, padding_mode=mode), (8, 8))
+
+
+def test_other_layers_and_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be an nn\.Conv2d, but got ConvTranspose2d"):
+        conv_as_attention(nn.ConvTranspose2d(1, 1, 3), (8, 8))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"`kernel <= padded image` must hold, but got a kernel \(5, 5\)"):
+        conv_as_attention(nn.Conv2d(1, 1, 5), (8, 4))
+    for turn in (linear_as_attention, linear_by_rank):
+        with pytest.raises(ValueError, match=r"`in_features == C \* H \* W` must hold, but got 12 and \(2, 2, 2\)"):
+            turn(nn.Linear(12, 3), (2, 2, 2))
+    with pytest.raises(ValueError, match=r"`out_features == H \* W` must hold, but got 3 and \(2, 2\)"):
+        linear_to_image(nn.Linear(12, 3), (2, 2))
+
+
+def test_without_the_ring_of_zeros_it_is_replicate_padding() -> None:
+    conv = nn.Conv2d(3, 5, 3, padding=1, bias=False).double()
+    images = torch.randn(2, 3, 10, 12, dtype=torch.float64)
+    layer = conv_as_attention(conv, (10, 12))
+    assert layer.weights().shape == (9, 120, 12 * 14)
+    layer.scores.keys = layer.scores.keys[:120]  # type: ignore[union-attr, index]
+    replicate = F.conv2d(F.pad(images, (1, 1, 1, 1), "replicate"), conv.weight)
+    torch.testing.assert_close(layer(images), replicate, atol=1e-12, rtol=0)
+    error = (layer(images) - conv(images)).abs()
+    assert error[..., 1:-1, 1:-1].max() < 1e-12
+    assert error.max() > 0.1
+
+
+def test_relative_and_absolute_scores_differ_by_a_constant_a_query() -> None:
+    targets, keys = torch.randn(4, 6, 2).double(), torch.randn(9, 2).double()
+    alpha = torch.tensor(3.0).double()
+    difference = relative_scores(targets, keys, alpha) - absolute_scores(targets, keys, alpha)
+    torch.testing.assert_close(difference, difference[..., :1].expand_as(difference))
+    torch.testing.assert_close(difference[..., 0], -3 * targets.square().sum(2))
+
+
+@pytest.mark.parametrize("dtype", EXACT)
+@pytest.mark.parametrize("shape", [(1, 5, 4), (3, 4, 6), (7, 1, 1)])
+def test_fully_connected_layers_at_one_token(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    maps = torch.randn(8, *shape).to(dtype)
+    linear = nn.Linear(maps[0].numel(), 6).to(dtype)
+    wanted = F.linear(maps.flatten(1), linear.weight, linear.bias)
+    for turn in (linear_as_attention, linear_by_rank):
+        for given in (maps, maps.flatten(1)):
+            torch.testing.assert_close(turn(linear, shape)(given), wanted, atol=20 * EXACT[dtype], rtol=0)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_rank_and_one_heads_are_enough(rank: int) -> None:
+    linear = nn.Linear(30, 6).double()
+    weight = torch.randn(6, rank, dtype=torch.float64) @ torch.randn(rank, 30, dtype=torch.float64)
+    linear.weight = nn.Parameter(weight)
+    layer, inputs = linear_by_rank(linear, (1, 5, 6)), torch.randn(9, 30, dtype=torch.float64)
+    assert len(layer.matrices) == rank + 1
+    assert (layer.weights() > 0).all()
+    torch.testing.assert_close(layer(inputs), linear(inputs), atol=1e-11, rtol=0)
+
+
+def test_image_to_image_needs_the_zero_valued_token() -> None:
+    linear = nn.Linear(20, 12).double()
+    layer, inputs = linear_to_image(linear, (3, 4)), torch.randn(9, 20, dtype=torch.float64)
+    assert layer.weights().shape == (2, 12, 21)
+    torch.testing.assert_close(layer(inputs).flatten(1), linear(inputs), atol=1e-12, rtol=0)
+    constant = torch.ones(1, 20, dtype=torch.float64)
+    assert linear_to_image(nn.Linear(20, 12, bias=False).double(), (3, 4))(constant).std() > 0.05
+    bare = linear_to_image(nn.Linear(20, 12, bias=False).double(), (3, 4))
+    bare.scores = TableScores(torch.randn(2, 12, 20, dtype=torch.float64))  # whatever the scores
+    assert bare(constant).std() < 1e-12
+
+
+def test_mirror() -> None:
+    images = torch.randn(2, 3, 6, 9)
+    torch.testing.assert_close(mirror((3, 6, 9))(images), images.flip(3), atol=1e-6, rtol=0)
+
+
+def by_numpy(images: np.ndarray, weight: np.ndarray, alpha: float) -> float:
+    """Largest error of nine heads against a 3x3 convolution with replicate padding, written out in NumPy."""
+    height, width, _ = images.shape
+    places = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), -1).reshape(-1, 2)
+    padded = np.pad(images, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    wanted = found = 0
+    for i, j in np.ndindex(3, 3):
+        wanted = wanted + padded[i : i + height, j : j + width] @ weight[i, j]
+        distance = places[None] - places[:, None] - np.array([i - 1, j - 1])
+        scores = np.exp(-alpha * (distance**2).sum(-1))
+        found = found + scores / scores.sum(1, keepdims=True) @ images.reshape(-1, images.shape[2]) @ weight[i, j]
+    return float(abs(found.reshape(wanted.shape) - wanted).max())
+
+
+@pytest.mark.parametrize(("alpha", "known"), [(1, 3.2), (5, 1.4e-1), (10, 1.0e-3), (20, 4.5e-8), (46, 0.0)])
+def test_known_errors_against_the_sharpness(alpha: float, known: float) -> None:
+    """The images and weights are those of the figures that were computed beforehand."""
+    random = np.random.default_rng(0)
+    images, weight = random.standard_normal((28, 28, 3)), random.standard_normal((3, 3, 3, 5)) / np.sqrt(27)
+    conv = nn.Conv2d(3, 5, 3, padding=1, padding_mode="replicate", bias=False).double()
+    conv.weight = nn.Parameter(torch.from_numpy(weight).permute(3, 2, 0, 1).contiguous())
+    inputs = torch.from_numpy(images).permute(2, 0, 1)[None]
+    layer = conv_as_attention(conv, (28, 28), alpha=alpha)
+    error = float((layer(inputs) - conv(inputs)).abs().max())
+    assert error == pytest.approx(known, rel=0.05, abs=1e-14)
+    if 1 < alpha < 46:
+        assert error == pytest.approx(by_numpy(images, weight, alpha), rel=1e-4)
+        assert 1 < error / (4 * np.exp(-alpha)) < 30
+    single = float((layer.float()(inputs.float()).double() - conv(inputs)).abs().max())
+    assert single == pytest.approx(known, rel=0.05, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 16, 16)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_copy_of_the_autoencoder_gives_its_images(architecture: Architecture, shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    arguments = {"latent_dim": 5, "architecture": architecture, "image_shape": shape}
+    original = Autoencoder(5, architecture, shape)
+    original(torch.rand(64, *shape))  # so that BatchNorm has seen something
+    original.eval()
+    copy, images = AttentionAutoencoder.copy_of(original, **arguments), torch.rand(10, *shape)
+    assert not any(isinstance(layer, (nn.Conv2d, nn.Linear)) for layer in copy.encoder)
+    torch.testing.assert_close(copy(images), original(images), atol=1e-5, rtol=0)
+    exact = copy.double()(images.double()), original.double()(images.double())
+    torch.testing.assert_close(*exact, atol=1e-10, rtol=0)
+    rebuilt = AttentionAutoencoder(**arguments).eval()
+    rebuilt.load_state_dict(copy.state_dict())
+    assert torch.equal(rebuilt(images), copy.float()(images))
+
+
+def test_the_copy_has_weights_of_its_own() -> None:
+    original = Autoencoder(3, "conv", (1, 16, 16)).eval()
+    copy = AttentionAutoencoder.copy_of(original, latent_dim=3, architecture="conv", image_shape=(1, 16, 16))
+    before = original(torch.ones(1, 1, 16, 16))
+    for parameter in copy.parameters():
+        parameter.zero_()
+    assert torch.equal(original(torch.ones(1, 1, 16, 16)), before)
+
+
+def test_layers_that_cannot_be_turned_are_refused_within_a_network() -> None:
+    layers = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten())
+    with pytest.raises(ValueError, match="but got 'reflect'"):
+        as_attention(layers, (1, 8, 8))
