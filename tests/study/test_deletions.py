@@ -192,6 +192,7 @@ def test_only_registered_models_are_kept_if_asked_for(
     dropped = min(before - registered)
     with pytest.raises(StoreError, match="was deleted: restore it, or delete the run in MLflow too, so that it runs"):
         logged_model(dropped)
+    count = len(studies.trials())
     studies.client.delete_run(dropped)
     studies.run(*given)
-    assert len(studies.trials()) == len(before) + 2, "run again in its place"
+    assert len(studies.trials()) == count, "run again in its place"
