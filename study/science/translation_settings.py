@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 Task = Literal["outline", "thicken", "rotate"]
 Pairing = Literal["paired", "loosely paired", "class", "unpaired", "shifted"]
-Method = Literal["GAN", "CycleGAN", "conditional GAN", "L1"]
+Method = Literal["plain GAN", "CycleGAN", "conditional GAN", "L1 alone"]
 TASKS: tuple[Task, ...] = get_args(Task)
 PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
 METHODS: tuple[Method, ...] = get_args(Method)

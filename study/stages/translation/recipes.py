@@ -6,7 +6,7 @@ Every training is known by its parameters: task, model, pairing, level, repeat, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 from study.harness.search import Objective, Params, Result, Search, choice, integer, log_uniform, named, uniform
 from study.harness.study import Study
@@ -40,7 +40,7 @@ Cell = tuple[Task, Method, Pairing]
 
 def settings_of(params: Params) -> TranslationSettings:
     """The settings among a trial's parameters."""
-    return TranslationSettings(**{name: params[name] for name in asdict(PUBLISHED["L1"])})
+    return TranslationSettings(**{each.name: params[each.name] for each in fields(TranslationSettings)})
 
 
 def matrix_search(trials: Sequence[Params]) -> Search:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def plan(config: TranslationConfig) -> str:
     parts = [
-        f"{', '.join(config.tasks)}: GAN, CycleGAN, conditional GAN and L1 alone on paired, loosely paired and unpaired"
-        f" images, {config.epochs} epochs each, seeds: {config.repeats}",
+        f"{', '.join(config.tasks)}: plain GAN, CycleGAN, conditional GAN and L1 alone on paired, loosely paired and"
+        f" unpaired images, {config.epochs} epochs each, seeds: {config.repeats}",
         f"other levels of misalignment: {numbers(config.levels)}" if config.levels else "",
         f"other pairings: {', '.join(config.pairings)}" if config.pairings else "",
         f"searched recipes: {config.free_trials} trials for each model and pairing" if config.free_trials else "",

@@ -115,7 +115,7 @@ def _claims(context: Context, cells: Cells, task: Task) -> list[Row]:
         sentence = f"{claim} ({task})"
         return Row(claim, ours, says if context.has_reference else None, baseline, sentence, decided)
 
-    l1 = f"L1 alone {cells.matrix(task, L1, MAE)}"
+    l1 = f"{L1} {cells.matrix(task, L1, MAE)}"
     reach = "; ".join(
         f"{name} {cells.matrix(task, GAN, measure, '{:.2f}')}"
         for name, measure in zip(("recall", "coverage", "dependence"), REACH, strict=True)
@@ -201,18 +201,12 @@ def _claims(context: Context, cells: Cells, task: Task) -> list[Row]:
 
 
 def _figures(cells: Cells, task: Task) -> list[Row]:
-    """What no claim is about, each model beside the floor and the ceiling."""
+    """What no claim is about, each model beside the floor and the ceiling; the table of translators has more."""
     forms = {
         "error (MAE)": (MAE, "{:.4f}"),
-        "PSNR, dB": ("test/psnr", "{:.1f}"),
-        "class kept, judge 1": (KEPT[0], "{:.1%}"),
         "class kept, judge 2": (KEPT[1], "{:.1%}"),
         "class kept under the best permutation of classes, judge 1": ("sample/permuted", "{:.1%}"),
         "FD to B, judge 1": ("sample/fd", "{:.3f}"),
-        "FD to B, judge 2": ("second/fd", "{:.3f}"),
-        "recall": ("sample/recall", "{:.3f}"),
-        "coverage": ("sample/coverage", "{:.3f}"),
-        "dependence on the input (the truth: 1)": ("test/dependence", "{:.2f}"),
     }
     found = []
     for name, (measure, form) in forms.items():
