@@ -196,7 +196,7 @@ def falling(epoch: int, epochs: int) -> float:
     """The learning rate of an epoch as a share of the first one's: constant in the first half of the epochs, then in a
     straight line towards zero after the last (CycleGAN, section 4).
     """
-    constant = epochs // 2
+    constant = (epochs + 1) // 2
     return 1.0 if epoch <= constant else (epochs + 1 - epoch) / (epochs + 1 - constant)
 
 

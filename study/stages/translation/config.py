@@ -28,7 +28,7 @@ class TranslationConfig:
     """Other pairings: class (with another image of the same class), shifted (unpaired, other shares of the classes)."""
     free_trials: int = 0
     """Trials by which Optuna searches learning rates and loss weights, the same number for each model and pairing."""
-    epochs: int = 6
+    epochs: int = 5
     """Epochs, in every trial; the learning rate falls in the second half."""
     images: int = 10_000
     """Pairs an epoch, at most half of the training images: so many steps for each model and pairing."""
