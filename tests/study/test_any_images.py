@@ -17,7 +17,7 @@ from study import sample
 from study.report import __main__ as report
 from tracking.store import read_store
 
-STAGES = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan")
+STAGES = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan", "translation")
 SMALL = (
     *("--judge.epochs", "8", "--judge.batch-size", "32", "--autoencoder.latent-dims", "10"),
     *("--autoencoder.free-trials", "0", "--autoencoder.epochs", "8", "--autoencoder.batch-size", "32"),
@@ -59,7 +59,7 @@ def test_the_table_has_every_stage(own: Own) -> None:
     lines = own.output.splitlines()
     for stage in STAGES:
         assert any(line.startswith(f"{stage} ") for line in lines)
-    for kind in ("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan"):
+    for kind in ("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan", "translator"):
         assert f"{own.name}-{kind} v1" in own.output
     assert "nan" not in own.output.split(f"\n\n{own.name}, preset")[0]
     assert "digit" not in own.output.replace("a-digit", "")
@@ -78,7 +78,8 @@ def test_every_registered_model_loads_by_name_and_gives_the_right_shapes(own: Ow
     channels, side, _ = own.shape
     images = np.random.default_rng(0).random((5, channels, side, side), dtype=np.float32)
     registered = {model.name for model in mlflow.MlflowClient().search_registered_models()}
-    kinds = ("judge", "second-judge", "third-judge", "classifier", "autoencoder", "latent-gan", "conditional-gan")
+    takes_images = ("judge", "second-judge", "third-judge", "classifier", "autoencoder", "translator")
+    kinds = (*takes_images, "latent-gan", "conditional-gan")
     assert registered == {f"{own.name}-{kind}" for kind in kinds}
     widths = {}
     for kind in kinds:
@@ -92,7 +93,7 @@ def test_every_registered_model_loads_by_name_and_gives_the_right_shapes(own: Ow
         else:
             assert tuple(takes[1:]) == own.shape
             made = model.predict(images)
-            assert made.shape == (images.shape if kind == "autoencoder" else (5, len(own.classes)))
+            assert made.shape == (images.shape if kind in ("autoencoder", "translator") else (5, len(own.classes)))
         assert model.metadata.metadata["classes"] == list(own.classes)
     noise_dim = widths["conditional-gan"] - len(own.classes)
     assert noise_dim in (10, 16, 32, 64)
@@ -154,7 +155,7 @@ def test_without_labels_the_autoencoder_runs_and_a_sentence_names_the_other_stag
     assert refused.error == "error: no-labels has no labels, but these stages need class folders: judge"
     assert not studies.trials()
     done = studies.run("smoke", "--data", data, *SMALL)
-    rest = "judge, transfer, latent-gan, conditional-gan"
+    rest = "judge, transfer, latent-gan, conditional-gan, translation"
     assert f"no-labels has no labels, but these stages need class folders: {rest}; they are left out" in done.errors
     assert len(studies.trials("autoencoder")) == len(studies.trials()) == 2
     again = studies.run("smoke", "--data", data, "--stages", "autoencoder", *SMALL)

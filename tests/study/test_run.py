@@ -22,11 +22,12 @@ from studies import copied
 
 from study import data
 from study.data import to_float
+from study.science.domains import domains
 from study.stages import all_stages
 from tracking.store import read_store
 
 STAGES = tuple(stage.name for stage in all_stages())
-MODELS = ("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan")  # a stage each
+MODELS = ("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan", "translator")  # a stage each
 EVERY_TRIAL = {
     "judge": {"val/loss", "val/accuracy", "test/accuracy"},
     "autoencoder": {
@@ -52,10 +53,13 @@ EVERY_TRIAL = {
         "sample/classification_accuracy_score",
         "label_accuracy/7",
     },
+    "translation": {"val/mae", "test/mae", "sample/kept", "second/kept", "sample/fd", "generator/loss"},
 }
-TRAINED = {"critic/wasserstein", "critic/at_clip", "sample/label_accuracy_worst", "label_accuracy/7"}
+TRAINED = {
+    *("critic/wasserstein", "critic/at_clip", "sample/label_accuracy_worst", "label_accuracy/7", "generator/loss")
+}
 RECIPE = {"val/fd", "val/recall", "val/class_kl", "collapse/last", "collapse/epochs"}
-TRIALS = {"judge": 3, "autoencoder": 5, "transfer": 4, "latent-gan": 15, "conditional-gan": 4}
+TRIALS = {"judge": 3, "autoencoder": 5, "transfer": 4, "latent-gan": 15, "conditional-gan": 4, "translation": 14}
 HANGING = 300.0  # seconds after which a process counts as hanging
 
 
@@ -89,7 +93,8 @@ def test_every_trial_is_a_nested_run_with_its_figures(client: mlflow.MlflowClien
         assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert trial.data.tags["optuna.state"] == "COMPLETE"
         is_baseline = bool({"source", "bandwidth"} & trial.data.params.keys())  # it is not trained
-        wanted = EVERY_TRIAL[stage] - (TRAINED if is_baseline else set()) | {"latent/max_abs_pcc"}
+        wanted = EVERY_TRIAL[stage] - (TRAINED if is_baseline else set())
+        wanted |= {"latent/max_abs_pcc"} if stage != "translation" else set()  # a translator has no latents
         assert (RECIPE if "recipe" in trial.data.params else wanted) <= trial.data.metrics.keys()
         assert all(np.isfinite(list(trial.data.metrics.values())))
         figures = {artifact.path for artifact in client.list_artifacts(trial.info.run_id, "figures")}
@@ -110,6 +115,7 @@ def test_every_trial_is_a_nested_run_with_its_figures(client: mlflow.MlflowClien
             {"loss_curves", "fd_against_learning_rate", "fd_against_clip_value", "contact_sheet", "interpolation"},
         ),
         ("conditional-gan", {"loss_curves", "label_accuracy"}),
+        ("translation", {"matrix", "error_against_level", "error_against_steps"}),
     ],
 )
 def test_the_parent_shows_the_study(client: mlflow.MlflowClient, stage: str, figures: set[str]) -> None:
@@ -147,6 +153,10 @@ def test_champions_load_by_name_and_do_what_was_logged(client: mlflow.MlflowClie
     elif kind == "autoencoder":
         images = to_float(test.images).numpy()
         assert ((model.predict(images) - images) ** 2).mean() == pytest.approx(metrics["test/loss"], rel=1e-4)
+    elif kind == "translator":
+        outlines, truth = domains("outline", test.images)
+        made = model.predict(to_float(outlines).numpy())
+        assert np.abs(made - to_float(truth).numpy()).mean() == pytest.approx(metrics["test/mae"], rel=1e-4)
     else:
         width = model.metadata.signature.inputs.inputs[0].shape[1]
         images = model.predict(np.random.default_rng(0).standard_normal((3, width)).astype(np.float32))

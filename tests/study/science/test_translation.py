@@ -67,8 +67,8 @@ def test_the_pool_hands_out_old_images_and_keeps_new_ones() -> None:
     ages = torch.stack([number - values for number, values in enumerate(seen)])[10:]
     old = (ages > 0.5).float().mean()
     assert 0.4 < float(old) < 0.6, "by even chance"
-    everything = torch.cat(seen).tolist()
-    assert len(everything) == len(set(np.round(everything, 3))), "each image is shown once: what is handed out is gone"
+    later = [value for value in torch.cat(seen).tolist() if value > 1.15]  # the first six fill the pool, shown or not
+    assert len(later) == len(set(np.round(later, 3))), "each image is shown once: what is handed out is gone"
 
 
 def losses_of(method: Method, a: torch.Tensor, b: torch.Tensor, **changes: float) -> tuple[dict, object]:
@@ -76,7 +76,7 @@ def losses_of(method: Method, a: torch.Tensor, b: torch.Tensor, **changes: float
     torch.manual_seed(0)
     make = translation._Cycle if method == CYCLE_GAN else translation._Direct
     training = make(Translator((1, 16, 16)), replace(PUBLISHED[method], **changes), 1, CPU)
-    return {name: float(value) for name, value in training.step(a, b).items()}, training
+    return {name: float(value.detach()) for name, value in training.step(a, b).items()}, training
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_l1_learns_a_task_and_only_cyclegan_gives_the_way_back(tiny: Dataset) ->
 def test_a_training_that_breaks_down_is_stopped(tiny: Dataset) -> None:
     pairs = make_pairs("thicken", tiny.train, "paired", level=0, seed=0)
     settings = replace(PUBLISHED[L1], weight=math.inf)
-    with pytest.raises(FloatingPointError, match="generator/loss is "):
+    with pytest.raises(FloatingPointError, match="generator/l1 is "):
         train_translator(
             Translator((1, 28, 28)), pairs, settings, epochs=1, images=64, batch_size=32, report=lambda *_: None
         )
