@@ -36,7 +36,7 @@ class Translator(nn.Module):
         self.down = nn.Sequential(nn.LeakyReLU(SLOPE), *_normed(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)))
         self.middle = nn.Sequential(*[_ResidualBlock(2 * width) for _ in range(blocks)])  # [N, 2 width, S / 4, S / 4]
         self.up = nn.Sequential(nn.ReLU(), *_normed(nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1)))
-        # Sub-pixel convolution (Shi et al. 2016, https://arxiv.org/abs/1609.05158): a third of a transposed one's time.
+        # A sub-pixel convolution (Shi et al. 2016, https://arxiv.org/abs/1609.05158): faster than a transposed one.
         self.last = nn.Sequential(
             nn.ReLU(), nn.Conv2d(2 * width, 4 * depth, 3, padding=1), nn.PixelShuffle(2), nn.Tanh()
         )

@@ -48,6 +48,7 @@ def run(context: Context) -> Outcome:
     )
     from study.stages.translation.table import measures_table, rows
     from study.stages.translation.trial import baseline_search, run_baseline_trial, run_translation_trial
+    from tracking.errors import StoreError
     from tracking.runs import trial_metrics
 
     config: TranslationConfig = context.config
@@ -75,8 +76,13 @@ def run(context: Context) -> Outcome:
         results = study.search(matrix_search(matrix_trials(config, recipe)), objective)
         measure = partial(run_baseline_trial, inputs=inputs)
         baselines = study.search(baseline_search(config.tasks), measure, "baselines")
-        paired = [each for each in results if each.params["pairing"] == "paired"]
-        best = min((each for each in paired if each.params["task"] == config.tasks[0]), key=lambda each: each.values[0])
+        first = [result for result in results if result.params["task"] == config.tasks[0]]
+        paired = [result for result in first if result.params["pairing"] == "paired"]
+        if not paired:
+            raise StoreError(
+                f"no translator of paired images ({config.tasks[0]}) is complete: see the runs"
+            )
+        best = min(paired, key=lambda result: result.values[0])
 
         def finish(made: Mapping[str, object]) -> Sequence:
             cells = Cells(results, baselines, trial_metrics(study.parent))

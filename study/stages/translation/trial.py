@@ -90,7 +90,8 @@ def _log_pictures(trial: Trial, params: Params, translator: Translator, inputs: 
     level = f" (level {params['level']})" if params["level"] else ""
     title = f"{params['method']}, {params['task']}, {params['pairing']}{level}"
     trial.run.log_image("samples", figures.grid(sheet, SHOWN), step=0)
-    trial.run.log_figure("samples", figures.labelled_grid(sheet, ["input", "translated", "truth"], title))
+    if params["pairing"] == "paired":  # one of these is registered
+        trial.run.log_figure("samples", figures.labelled_grid(sheet, ["input", "translated", "truth"], title))
     losses = {
         name: trial.history[metric]
         for name, metric in (("generator", "generator/loss"), ("discriminator", "discriminator/loss"))
