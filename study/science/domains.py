@@ -54,7 +54,7 @@ def affine(images: Tensor, degrees: Tensor, shift: Tensor, scale: Tensor) -> Ten
 
 def misalign(images: Tensor, level: int) -> Tensor:
     """Images [N, C, S, S], each by a random affine map: up to `level` degrees, 2 `level` % of the side in either
-    direction, and scaled by 1 +- 2 `level` % (RegGAN's, https://arxiv.org/abs/2110.06465, section 4.2).
+    direction, and scaled by 1 +- 2 `level` % (RegGAN, https://arxiv.org/abs/2110.06465).
 
     Raises:
         ValueError: The level is outside 1 to 5.

@@ -16,7 +16,7 @@ GAN, CYCLE_GAN, CONDITIONAL_GAN, L1 = METHODS
 MATRIX: tuple[Pairing, ...] = ("paired", "loosely paired", "unpaired")
 """The pairings that the reference compares."""
 LEVELS = range(1, 6)
-"""Of misalignment, RegGAN's (Kong et al. 2021, https://arxiv.org/abs/2110.06465, section 4.2)."""
+"""Of misalignment, RegGAN's (Kong et al. 2021, https://arxiv.org/abs/2110.06465)."""
 MATRIX_LEVEL = 3  # of the loosely paired images in the matrix
 
 

@@ -56,8 +56,8 @@ def _matrix(study: Study, inputs: TranslationInputs, cells: Cells, task: Task) -
             runs = cells.runs(task, method, pairing)
             sheets.append(_tiled(_translated(study, runs[0]) if runs else np.full_like(to_pixels(a), 255)))
             captions.append(_caption(cells, task, method, pairing))
-    floor = f"untranslated: error {cells.baseline_value(task, IDENTITY, MAE):.3f}"
-    title = f"Translation, {task}: models (rows) trained on pairings (columns). {floor}"
+    floor = f"the untranslated input has an error of {cells.baseline_value(task, IDENTITY, MAE):.3f}"
+    title = f"Translation, {task}: models (rows) trained on pairings (columns); {floor}"
     return figures.labelled_grid(np.stack(sheets), ["the task", *cells.methods(task)], title, captions)
 
 

@@ -79,9 +79,7 @@ def run(context: Context) -> Outcome:
         first = [result for result in results if result.params["task"] == config.tasks[0]]
         paired = [result for result in first if result.params["pairing"] == "paired"]
         if not paired:
-            raise StoreError(
-                f"no translator of paired images ({config.tasks[0]}) is complete: see the runs"
-            )
+            raise StoreError(f"no translator of paired images ({config.tasks[0]}) is complete: see the runs")
         best = min(paired, key=lambda result: result.values[0])
 
         def finish(made: Mapping[str, object]) -> Sequence:
