@@ -15,12 +15,10 @@ from models.classifier import Judge
 from study.data.dataset import to_float
 from study.science import fidelity
 from study.science.fidelity import Moments
-from study.science.judges import NEAREST
+from study.science.judges import NEAREST, PARTS
 from study.science.loops import EVAL_BATCH, apply
 
 NOISE = 3 / 255  # standard deviation; Chu et al. 2017, https://arxiv.org/abs/1712.02950, add such noise
-PARTS = ("sample", "second")
-"""Where the names of the two judges' measures begin."""
 
 
 def error(images: Tensor, truth: Tensor) -> float:
@@ -101,7 +99,7 @@ class Truth:
         a: Inputs, uint8 [N, C, S, S].
         b: Their true translations.
         labels: [N].
-        judges: Trained on domain B, in evaluation mode; one for each of `PARTS`.
+        judges: Trained on domain B, in evaluation mode; the names of their measures begin as those of `Judges`' first.
     """
 
     a: Tensor
@@ -135,7 +133,7 @@ class Truth:
         signal = peak_signal_to_noise(images, self.b)
         if math.isfinite(signal):
             found["test/psnr"] = signal
-        for number, (part, judge) in enumerate(zip(PARTS, self.judges, strict=True)):
+        for number, (part, judge) in enumerate(zip(PARTS, self.judges, strict=False)):
             features = apply(judge.features, images)
             guesses = judge.head(features).argmax(1)
             found[f"{part}/kept"] = float((guesses == self.labels).float().mean())

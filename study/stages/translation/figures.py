@@ -83,17 +83,17 @@ def _tiled(pixels: np.ndarray) -> np.ndarray:
 def _against_level(cells: Cells, task: Task) -> figures.Figure:
     series = {}
     for method in cells.methods(task):
-        groups = [(level, cells.values(task, method, *_at(level), level=level)) for level in cells.levels(task)]
-        spreads = [(level, *spread(values)) for level, values in groups if values]
-        series[method] = tuple(map(list, zip(*spreads, strict=True)))
+        groups = {
+            level: cells.values(task, method, "loosely paired" if level else "paired", MAE, level=level)
+            for level in cells.levels(task)
+        }
+        spreads = [(level, *spread(values)) for level, values in groups.items() if values]
+        if spreads:
+            series[method] = tuple(map(list, zip(*spreads, strict=True)))
     title = f"Translation, {task}: error against misalignment of the training pairs"
     references = {"untranslated input": cells.baseline_value(task, IDENTITY, MAE)}
     x, y = "level of misalignment (0: exactly paired)", "mean absolute error, test"
     return figures.curves(series, x, y, title, references=references, markers=True)
-
-
-def _at(level: int) -> tuple[Pairing, str]:
-    return ("loosely paired" if level else "paired"), MAE
 
 
 def _against_steps(cells: Cells, task: Task) -> figures.Figure:
