@@ -90,10 +90,10 @@ def _against_level(cells: Cells, task: Task) -> figures.Figure:
         spreads = [(level, *spread(values)) for level, values in groups.items() if values]
         if spreads:
             series[method] = tuple(map(list, zip(*spreads, strict=True)))
-    title = f"Translation, {task}: error against misalignment of the training pairs"
-    references = {"untranslated input": cells.baseline_value(task, IDENTITY, MAE)}
+    floor = f"the untranslated input has {cells.baseline_value(task, IDENTITY, MAE):.3f}"
+    title = f"Translation, {task}: error against misalignment of the training pairs; {floor}"
     x, y = "level of misalignment (0: exactly paired)", "mean absolute error, test"
-    return figures.curves(series, x, y, title, references=references, markers=True)
+    return figures.curves(series, x, y, title, markers=True)
 
 
 def _against_steps(cells: Cells, task: Task) -> figures.Figure:
