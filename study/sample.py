@@ -1,4 +1,4 @@
-"""`python -m study.sample`: images from a registered generator, loaded by name."""
+"""`python -m study.sample`: images from a registered generator, or translated by a registered translator, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import study.shadowing  # noqa: F401 - first: what follows must be found
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,11 +32,12 @@ MOST_NAMED = 30  # classes that a message lists
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Draw images from a registered generator: the latent GANs' champion, with a label the conditional ones'.
+    """Draw images from a registered generator: the latent GANs' champion, with a label the conditional ones'. With
+    --images, translate those of a file.
 
     The ending of --out says what is written: .png a grid, .npz the arrays `images` (uint8 [N, H, W], in colour
-    [N, H, W, 3]), `inputs` and, of a conditional generator, `labels`; a name without ending is a folder of single PNG
-    files.
+    [N, H, W, 3]), `inputs` (noise, or the given images) and, of a conditional generator, `labels`; a name without
+    ending is a folder of single PNG files.
     """
 
     label: str | None = None
@@ -47,8 +48,11 @@ class SampleConfig:
     interpolate: tuple[str, str] | None = None
     """Two classes: from one to the other in steps. A row keeps its noise, and so its style, while the label goes in a
     straight line from the first class's one-hot vector to the second's."""
+    images: Path | None = None
+    """Images to translate, of the translator's own size: a picture, or an .npz file with the array `images`, uint8
+    [N, H, W] or [N, H, W, 3]."""
     count: int = 64
-    """How many images."""
+    """How many images; all that are given, with --images."""
     strip: bool = False
     """All of them in one row, and an interpolation in as many steps; else they make a square."""
     out: Path = Path("samples.png")
@@ -70,7 +74,7 @@ class SampleConfig:
         if self.digit is not None and not 0 <= self.digit <= 9:
             raise ValueError(f"`0 <= digit <= 9` must hold, but got {self.digit}")
         at_least(0, seed=self.seed)
-        asked = {"label": self.label, "digit": self.digit, "interpolate": self.interpolate}
+        asked = {"label": self.label, "digit": self.digit, "interpolate": self.interpolate, "images": self.images}
         given = [name for name, value in asked.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"only one of `{given[0]}` and `{given[1]}` can be given")
@@ -109,13 +113,20 @@ def _run(arguments: Sequence[str]) -> None:
 
     import torch
 
+    from models.gan import LatentGenerator
+    from models.translation import Translator
     from study.data import to_pixels
     from study.science.loops import apply
 
     version = _version(config)
-    inputs, labels = _inputs(config, version)
+    if config.images:
+        inputs, labels = _given(config.images, version), None
+        config = replace(config, count=len(inputs))
+    else:
+        inputs, labels = _inputs(config, version)
+    module = _module(version, Translator if config.images else LatentGenerator)
     with torch.no_grad():
-        images = to_pixels(apply(_generator(version), inputs))
+        images = to_pixels(apply(module, inputs))
     with writing(out, "--out"):
         _write(config, out, images, {"inputs": inputs} | ({} if labels is None else {"labels": labels}))
     print(f"{out}: {config.count} images from {version.uri}")
@@ -130,7 +141,7 @@ def _version(config: SampleConfig) -> Stored:
     from study.data import data_name
     from tracking.local import find_version
 
-    kind = "conditional-gan" if config.classes else "latent-gan"
+    kind = "translator" if config.images else "conditional-gan" if config.classes else "latent-gan"
     name, folder = config.model or model_name(data_name(config.data), kind), expanded(config.store, "--store")
     found = None if config.tracking_uri else find_version(folder, name, config.version)
     if found is not None:
@@ -147,12 +158,10 @@ def _version(config: SampleConfig) -> Stored:
     return registry.require_version(name, config.version)
 
 
-def _generator(version: Stored) -> nn.Module:
-    """The model itself; one that is no generator of ours, but of a stage of somebody else's, as it was exported."""
-    from models.gan import LatentGenerator
-
+def _module(version: Stored, factory: type[nn.Module]) -> nn.Module:
+    """The model itself; one that was not built so, by a stage of somebody else's, as it was exported."""
     try:
-        return version.rebuild(LatentGenerator)
+        return version.rebuild(factory)
     except (KeyError, TypeError, RuntimeError):  # built from other settings, or with other weights
         return version.load()
 
@@ -174,6 +183,28 @@ def _check_out(out: Path) -> None:
         check_folder(out, "--out")
 
 
+def _given(path: Path, version: Stored) -> Tensor:
+    """The images of a file, uint8 [N, C, S, S], that the translator is to translate.
+
+    Raises:
+        UsageError: The model is no translator, or the file does not fit it.
+    """
+    from study.data import DataError
+    from study.data.given import given_images
+
+    stored = version.config()
+    if "translation" not in stored:
+        raise UsageError(f"--images can be given to a translator only, but got {version.uri}")
+    channels, side, _ = stored["module"]["image_shape"]
+    try:
+        images = given_images(expanded(path, "--images"), side, channels == 3)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    if len(images) > MOST:
+        raise UsageError(f"--images must be at most {MOST}, but {path} has {len(images)}")
+    return images
+
+
 def _inputs(config: SampleConfig, version: Stored) -> tuple[Tensor, Tensor | None]:
     """What the generator is given, [N, noise_dim (+ classes)], and the labels in it, [N] or [N, classes]; None: none.
 
@@ -188,7 +219,8 @@ def _inputs(config: SampleConfig, version: Stored) -> tuple[Tensor, Tensor | Non
 
     stored, device = version.config(), torch.device("cpu")
     if "noise_dim" not in stored.get("settings", {}):
-        raise UsageError(f"--model must be a generator, but got {version.uri}, which takes images")
+        how = ": give it some with --images" if "translation" in stored else ""
+        raise UsageError(f"--model must be a generator, but got {version.uri}, which takes images{how}")
     noise_dim = stored["settings"]["noise_dim"]
     classes = stored["module"]["input_dim"] - noise_dim
     vectors = noise(config.count, noise_dim, config.seed, device)

@@ -96,7 +96,7 @@ def test_no_circle_of_imports() -> None:
         visit(module, ())
 
 
-STAGES = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan", "attention")
+STAGES = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan", "attention", "translation")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

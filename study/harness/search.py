@@ -29,6 +29,11 @@ def log_uniform(low: float, high: float) -> Distribution:
     return FloatDistribution(low, high, log=True)
 
 
+def uniform(low: float, high: float) -> Distribution:
+    """Numbers, both ends included."""
+    return FloatDistribution(low, high)
+
+
 def choice(*values: Any) -> Distribution:
     """One of these values."""
     return CategoricalDistribution(values)

@@ -17,9 +17,10 @@ from study.stages.autoencoder.stage import AUTOENCODER
 from study.stages.gan.stage import CONDITIONAL_GAN, LATENT_GAN
 from study.stages.judge.stage import JUDGE
 from study.stages.transfer.stage import TRANSFER
+from study.stages.translation.stage import TRANSLATION
 
 GROUP = "study.stages"
-OURS = (JUDGE, AUTOENCODER, TRANSFER, LATENT_GAN, CONDITIONAL_GAN, ATTENTION)
+OURS = (JUDGE, AUTOENCODER, TRANSFER, LATENT_GAN, CONDITIONAL_GAN, ATTENTION, TRANSLATION)
 
 
 @cache

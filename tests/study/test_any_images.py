@@ -17,7 +17,7 @@ from study import sample
 from study.report import __main__ as report
 from tracking.store import read_store
 
-STAGES = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan", "attention")
+STAGES = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan", "attention", "translation")
 SMALL = (
     *("--judge.epochs", "8", "--judge.batch-size", "32", "--autoencoder.latent-dims", "10"),
     *("--autoencoder.free-trials", "0", "--autoencoder.epochs", "8", "--autoencoder.batch-size", "32"),
@@ -60,7 +60,7 @@ def test_the_table_has_every_stage(own: Own) -> None:
     lines = own.output.splitlines()
     for stage in STAGES:
         assert any(line.startswith(f"{stage} ") for line in lines)
-    for kind in ("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan"):
+    for kind in ("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan", "translator"):
         assert f"{own.name}-{kind} v1" in own.output
     assert "nan" not in own.output.split(f"\n\n{own.name}, preset")[0]
     assert "digit" not in own.output.replace("a-digit", "")
@@ -81,7 +81,7 @@ def test_every_registered_model_loads_by_name_and_gives_the_right_shapes(own: Ow
     registered = {model.name for model in mlflow.MlflowClient().search_registered_models()}
     kinds = (
         *("judge", "second-judge", "third-judge", "classifier", "autoencoder", "attention-autoencoder"),
-        *("latent-gan", "conditional-gan"),
+        *("translator", "latent-gan", "conditional-gan"),
     )
     assert registered == {f"{own.name}-{kind}" for kind in kinds}
     widths = {}
@@ -96,7 +96,8 @@ def test_every_registered_model_loads_by_name_and_gives_the_right_shapes(own: Ow
         else:
             assert tuple(takes[1:]) == own.shape
             made = model.predict(images)
-            assert made.shape == (images.shape if kind.endswith("autoencoder") else (5, len(own.classes)))
+            like_images = kind.endswith("autoencoder") or kind == "translator"
+            assert made.shape == (images.shape if like_images else (5, len(own.classes)))
         assert model.metadata.metadata["classes"] == list(own.classes)
     noise_dim = widths["conditional-gan"] - len(own.classes)
     assert noise_dim in (10, 16, 32, 64)
@@ -158,7 +159,7 @@ def test_without_labels_the_autoencoder_runs_and_a_sentence_names_the_other_stag
     assert refused.error == "error: no-labels has no labels, but these stages need class folders: judge"
     assert not studies.trials()
     done = studies.run("smoke", "--data", data, *SMALL)
-    rest = "judge, transfer, latent-gan, conditional-gan"
+    rest = "judge, transfer, latent-gan, conditional-gan, translation"
     assert f"no-labels has no labels, but these stages need class folders: {rest}; they are left out" in done.errors
     assert "no-labels-attention-autoencoder v1" in done.table
     assert "another class" not in done.table, "there is no judge"

@@ -22,17 +22,14 @@ from studies import copied
 
 from study import data
 from study.data import to_float
+from study.science.domains import domains
 from study.stages import all_stages
 from tracking.store import read_store
 
 STAGES = tuple(stage.name for stage in all_stages())
 MODELS = (
-    "judge",
-    "autoencoder",
-    "classifier",
-    "latent-gan",
-    "conditional-gan",
-    "attention-autoencoder",
+    *("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan"),
+    *("attention-autoencoder", "translator"),
 )  # a stage each
 EVERY_TRIAL = {
     "judge": {"val/loss", "val/accuracy", "test/accuracy"},
@@ -60,11 +57,22 @@ EVERY_TRIAL = {
         "label_accuracy/7",
     },
     "attention": {"val/loss", "test/loss", "test/difference_float32", "test/decisions_float64"},
+    "translation": {"val/mae", "test/mae", "sample/kept", "second/kept", "sample/fd", "generator/loss"},
 }
 LEARNED = {"train/loss", "val/error", "test/error", "noise/error"}  # of the attention that is trained
-TRAINED = {"critic/wasserstein", "critic/at_clip", "sample/label_accuracy_worst", "label_accuracy/7"}
+TRAINED = {
+    *("critic/wasserstein", "critic/at_clip", "sample/label_accuracy_worst", "label_accuracy/7", "generator/loss")
+}
 RECIPE = {"val/fd", "val/recall", "val/class_kl", "collapse/last", "collapse/epochs"}
-TRIALS = {"judge": 3, "autoencoder": 5, "transfer": 4, "latent-gan": 15, "conditional-gan": 4, "attention": 12}
+TRIALS = {
+    "judge": 3,
+    "autoencoder": 5,
+    "transfer": 4,
+    "latent-gan": 15,
+    "conditional-gan": 4,
+    "attention": 12,
+    "translation": 14,
+}
 HANGING = 300.0  # seconds after which a process counts as hanging
 
 
@@ -98,7 +106,8 @@ def test_every_trial_is_a_nested_run_with_its_figures(client: mlflow.MlflowClien
         assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert trial.data.tags["optuna.state"] == "COMPLETE"
         is_baseline = bool({"source", "bandwidth"} & trial.data.params.keys())  # it is not trained
-        wanted = EVERY_TRIAL[stage] - (TRAINED if is_baseline else set()) | {"latent/max_abs_pcc"}
+        wanted = EVERY_TRIAL[stage] - (TRAINED if is_baseline else set())
+        wanted |= {"latent/max_abs_pcc"} if stage != "translation" else set()  # a translator has no latents
         if stage == "attention" and "repeat" in trial.data.params:
             wanted = LEARNED
         assert (RECIPE if "recipe" in trial.data.params else wanted) <= trial.data.metrics.keys()
@@ -122,6 +131,7 @@ def test_every_trial_is_a_nested_run_with_its_figures(client: mlflow.MlflowClien
         ),
         ("conditional-gan", {"loss_curves", "label_accuracy"}),
         ("attention", {"sharpness", "first_layer", "learned", "heads", "mirror", "fully_connected"}),
+        ("translation", {"matrix", "error_against_level", "error_against_steps"}),
     ],
 )
 def test_the_parent_shows_the_study(client: mlflow.MlflowClient, stage: str, figures: set[str]) -> None:
@@ -159,6 +169,10 @@ def test_champions_load_by_name_and_do_what_was_logged(client: mlflow.MlflowClie
     elif kind.endswith("autoencoder"):
         images = to_float(test.images).numpy()
         assert ((model.predict(images) - images) ** 2).mean() == pytest.approx(metrics["test/loss"], rel=1e-4)
+    elif kind == "translator":
+        outlines, truth = domains("outline", test.images)
+        made = model.predict(to_float(outlines).numpy())
+        assert np.abs(made - to_float(truth).numpy()).mean() == pytest.approx(metrics["test/mae"], rel=1e-4)
     else:
         width = model.metadata.signature.inputs.inputs[0].shape[1]
         images = model.predict(np.random.default_rng(0).standard_normal((3, width)).astype(np.float32))

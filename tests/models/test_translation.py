@@ -1,0 +1,64 @@
+"""Translators and discriminators: shapes, what a patch's score sees, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.translation import PatchDiscriminator, Translator
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (1, 28, 28), (3, 32, 32), (3, 64, 64)])
+def test_images_become_images_of_the_same_shape_and_a_score_for_each_patch(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(3, *shape)
+    made = Translator(shape)(images)
+    assert made.shape == images.shape
+    assert 0 <= made.min() < made.max() <= 1
+    assert PatchDiscriminator(shape[0])(images).shape == (3, 1, shape[1] // 4, shape[1] // 4)
+
+
+def test_each_image_is_translated_on_its_own() -> None:
+    torch.manual_seed(0)
+    translator, images = Translator((1, 28, 28)), torch.rand(4, 1, 28, 28)
+    alone = torch.cat([translator(image[None]) for image in images])
+    torch.testing.assert_close(translator(images), alone, atol=1e-5, rtol=0)
+
+
+def test_a_score_sees_a_patch_of_18_pixels() -> None:
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(1)
+    for layer in discriminator:  # its statistics are of the whole image: without it, what the convolutions see
+        if isinstance(layer, torch.nn.InstanceNorm2d):
+            layer.forward = lambda x: x  # type: ignore[method-assign]
+    image = torch.rand(1, 1, 64, 64, requires_grad=True)
+    discriminator(image)[0, 0, 8, 8].backward()
+    assert image.grad is not None
+    rows = image.grad[0, 0].abs().sum(1).nonzero().flatten()
+    columns = image.grad[0, 0].abs().sum(0).nonzero().flatten()
+    assert len(rows) == len(columns) == 18
+
+
+def test_the_middle_reaches_from_one_side_of_the_image_to_the_other() -> None:
+    """To rotate, it must."""
+    torch.manual_seed(0)
+    translator = Translator((1, 28, 28))
+    image = torch.rand(1, 1, 28, 28, requires_grad=True)
+    translator(image)[0, 0, 0, 0].backward()
+    assert image.grad is not None
+    assert image.grad[0, 0, -1, -1] != 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Translator((1, 28, 27)), "`height == width` must hold"),
+        (lambda: Translator((1, 30, 30)), "`side in "),
+        (lambda: Translator((1, 28, 28), width=0), "`1 <= width` must hold, but got 0"),
+        (lambda: Translator((1, 28, 28), blocks=0), "`1 <= blocks` must hold, but got 0"),
+        (lambda: PatchDiscriminator(0), "`1 <= channels` must hold, but got 0"),
+    ],
+)
+def test_sizes_that_are_refused(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]
