@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +142,13 @@ def test_light_commands_import_no_heavy_package(arguments: list[str]) -> None:
     )
     assert done.stdout
     assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
+)
+def test_files_that_the_pages_show_or_link_to_are_there(page: Path) -> None:
+    """In a fresh clone too: most of docs/pictures is not kept."""
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
