@@ -14,6 +14,8 @@ from pathlib import Path
 # Several test processes of one thread each, also those that they start. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("STUDY_WORKERS", "1")
+# MLflow's server starts seven processes for jobs that nobody gives it, 20 s of processor time.
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 
 import study  # noqa: F401 - it says how OpenMP's threads wait
 
