@@ -48,10 +48,12 @@ class StudyConfig:
     """Where to train; auto: a GPU if PyTorch sees one."""
     workers: int | Literal["auto"] = "auto"
     """Processes that share the trials, and the processor's cores; other machines may join with the same command.
-    auto: $STUDY_WORKERS, else one a core, as far as the memory carries them (1.5 GiB each); on a GPU, one."""
+    auto: $STUDY_WORKERS, else one a core ($OMP_NUM_THREADS cores, if that is set), at most 16, as far as the free
+    memory goes (1.5 GiB each); on a GPU, one."""
     keep_models: KeptModels = "all"
     """champions: a stage that is done deletes the models that it has not registered; measures and pictures stay.
-    Figures that need them are not made again, and a trial that is to become a champion later has to run again."""
+    Figures that need them are not made again. A trial that is to become a champion later has lost its model: delete
+    its run in MLflow, and it runs again."""
     quiet: bool = False
     """No progress, only the table at the end, warnings and errors."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

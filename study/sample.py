@@ -74,6 +74,8 @@ class SampleConfig:
         if self.digit is not None and not 0 <= self.digit <= 9:
             raise ValueError(f"`0 <= digit <= 9` must hold, but got {self.digit}")
         at_least(0, seed=self.seed)
+        if self.version is not None and not 1 <= self.version < 2**31:
+            raise ValueError(f"`1 <= version < {2**31}` must hold, but got {self.version}")
         asked = {"label": self.label, "digit": self.digit, "interpolate": self.interpolate, "images": self.images}
         given = [name for name, value in asked.items() if value is not None]
         if len(given) > 1:

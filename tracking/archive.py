@@ -24,10 +24,8 @@ def read_weights(file: Path) -> dict[str, Tensor] | None:
     """All weights and buffers by name; None: the archive holds what is not read here, and torch.export has to."""
     try:
         with ZipFile(file) as archive:
-            (listed,) = (
-                name for name in archive.namelist() if name.endswith("/data/weights/model_weights_config.json")
-            )
-            root = listed.removesuffix("data/weights/model_weights_config.json")
+            (listed,) = (name for name in archive.namelist() if name.endswith(LIST))
+            root = listed.removesuffix(LIST)
             entries = json.loads(archive.read(listed))["config"]
             if archive.read(f"{root}byteorder") != b"little" or any(each["use_pickle"] for each in entries.values()):
                 return None
@@ -35,7 +33,7 @@ def read_weights(file: Path) -> dict[str, Tensor] | None:
                 name: _tensor(archive.read(f"{root}data/weights/{each['path_name']}"), each["tensor_meta"])
                 for name, each in entries.items()
             }
-    except (BadZipFile, LookupError, TypeError, ValueError):
+    except (BadZipFile, LookupError, TypeError, ValueError, RuntimeError):
         return None
 
 

@@ -25,8 +25,8 @@ def find_version(folder: Path, name: str, number: int | None) -> LoggedModel | N
     """The registered version of this number, None: the champion. Nothing is changed.
 
     Returns:
-        None where the plain case does not hold: there is no such version, its run was deleted, the store was moved, its
-        tables are of another version of MLflow. Then MLflow has to be asked, which says what is wrong.
+        None where the plain case does not hold: there is no such version, its run was deleted for good, the store was
+        moved, its tables are of another version of MLflow. Then MLflow has to be asked, which says what is wrong.
     """
     database, artifacts = folder.absolute() / "mlflow.db", (folder.absolute() / "artifacts").as_uri()
     try:

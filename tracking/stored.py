@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,8 +34,8 @@ ARCHIVE = "data/model.pt2"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class ModelDeletedError(StoreError):
-    """The model was deleted, its run was not."""
+class NoModelError(StoreError):
+    """The run has no model: it has logged none, or it was deleted."""
 
 
 class Stored:
@@ -175,8 +175,7 @@ def logged_model(run_id: str) -> LoggedModel:
     """The model that the run has logged.
 
     Raises:
-        ModelDeletedError: The model was deleted.
-        StoreError: It has logged none.
+        NoModelError: It has logged none, or the model was deleted.
     """
     from mlflow.exceptions import MlflowException
 
@@ -185,31 +184,32 @@ def logged_model(run_id: str) -> LoggedModel:
     run = client().get_run(run_id)
     outputs = run.outputs
     if outputs is None or not outputs.model_outputs:
-        raise StoreError(f"run {run_id} has logged no model")
+        raise NoModelError(f"run {run_id} has logged no model")
     model_id = outputs.model_outputs[0].model_id
     try:
         source = client().get_logged_model(model_id).artifact_location
     except MlflowException as error:
-        raise ModelDeletedError(
+        raise NoModelError(
             f"the model of run {run_id} was deleted: restore it, or delete the run in MLflow too, so that it runs again"
         ) from error
     return LoggedModel(f"models:/{model_id}", source, dict(run.data.tags), model_root(run.info.experiment_id))
 
 
 def kept_model(run_id: str) -> LoggedModel | None:
-    """The model that the run has logged, None if it was deleted (see `delete_model`)."""
+    """The model that the run has logged, None if there is none, or it was deleted (see `delete_model`)."""
     try:
         return logged_model(run_id)
-    except ModelDeletedError:
+    except NoModelError:
         return None
 
 
 def delete_model(run_id: str) -> None:
-    """Delete the model that the run has logged, its files too; nothing where it was deleted before.
+    """Delete the model that the run has logged, its files too; nothing where there is none.
 
     Raises:
         StoreError: The files are outside the store.
     """
+    from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     from tracking.client import client
@@ -219,8 +219,9 @@ def delete_model(run_id: str) -> None:
         return
     if not model.source.startswith(f"{model.root}/"):
         raise StoreError(f"the files of {model.uri} are outside the store, at {model.source}: they are not deleted")
+    with suppress(MlflowException, OSError):  # a process may have stopped half way: the files are gone already
+        get_artifact_repository(model.source).delete_artifacts()
     client().delete_logged_model(model.uri.removeprefix("models:/"))
-    get_artifact_repository(model.source).delete_artifacts()
 
 
 def model_root(experiment_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 from torch import Tensor
@@ -36,6 +37,8 @@ def given_images(path: Path, image_size: int, colour: bool) -> Tensor:
 
 def _arrays(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
     """The array, and the height and width of its images."""
+    if path.is_file() and not is_zipfile(path):
+        raise DataError(f"{path} must be an .npz file with the array `{ARRAY}`, but is no such file")
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file[ARRAY]

@@ -28,10 +28,12 @@ class Capacity:
         """Processes of one thread each, or of as many as OMP_NUM_THREADS says, that fit."""
         given = environment.get(THREADS, "")
         threads = int(given) if given.isdecimal() and int(given) else 1
-        return max(1, min(self.cores // threads, int(self.memory // MEMORY), MOST))
+        fitting = MOST if self.memory == float("inf") else int(self.memory // MEMORY)
+        return max(1, min(self.cores // threads, fitting, MOST))
 
     def __str__(self) -> str:
-        return f"{self.cores} {'core' if self.cores == 1 else 'cores'}, {self.memory / 2**30:.1f} GiB of free memory"
+        memory = "unknown" if self.memory == float("inf") else f"{self.memory / 2**30:.1f} GiB of"
+        return f"{self.cores} {'core' if self.cores == 1 else 'cores'}, {memory} free memory"
 
 
 def capacity(system: Path = Path("/")) -> Capacity:
@@ -57,7 +59,8 @@ def capacity(system: Path = Path("/")) -> Capacity:
 
 def on_gpu(device: str) -> bool:
     """Whether a study with this `--device` will train on a GPU, as far as that shows before PyTorch is loaded."""
-    return device == "cuda" or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return device == "cuda" or (device == "auto" and not hidden and any(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _free(system: Path) -> float:

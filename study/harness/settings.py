@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import inf
 
+MOST_REPEATS = 999  # trainings with the same settings, numbered from 0
+
 
 class UsageError(Exception):
     """The user asked for something impossible; the message is one sentence."""
@@ -18,6 +20,17 @@ def at_least(low: int, **values: int) -> None:
     for name, value in values.items():
         if value < low:
             raise ValueError(f"`{low} <= {name}` must hold, but got {value}")
+
+
+def at_most(high: int, **values: int) -> None:
+    """Check settings, given by name.
+
+    Raises:
+        ValueError: One is above `high`; the message names it.
+    """
+    for name, value in values.items():
+        if value > high:
+            raise ValueError(f"`{name} <= {high}` must hold, but got {value}")
 
 
 def positive(**values: float) -> None:

@@ -54,12 +54,14 @@ class Study:
     facts: Mapping[str, str]  # tags of each trial: what it was made from
     inputs: Inputs
     results: list[Result] = field(default_factory=list)  # of all its searches so far
+    tools: set[str] = field(default_factory=set)  # runs whose models the study itself goes on using
 
-    def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
+    def search(self, search: Search, objective: Objective, part: str = "", *, tools: bool = False) -> list[Result]:
         """Run what is missing of a search; every trial starts from the study's seed.
 
         Args:
             part: A name of its own for each of several searches of a study.
+            tools: Whether the study goes on using the models, at each call: they are always kept.
         """
         seed = self.context.seed_for(0)
 
@@ -80,6 +82,8 @@ class Study:
             origin=Origin(part or "trial", tags, self.inputs, self._code()),
         )
         self.results.extend(results)
+        if tools:
+            self.tools.update(result.run_id for result in results)
         return results
 
     def pruned(self, search: Search, part: str = "") -> list[Result]:
@@ -111,7 +115,8 @@ class Study:
                 rows = tuple(finish(made))
                 self._keep(made, candidates, rows)
             if self.context.session.keep_models == "champions":
-                for run_id in {result.run_id for result in self.results} - registry.registered_runs():
+                runs = {result.run_id for result in self.results}
+                for run_id in runs - self.tools - registry.registered_runs():
                     delete_model(run_id)
             return Outcome(stage.name, made, rows, self.parent.run_id)
 

@@ -67,6 +67,14 @@ def apply(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     return torch.cat([module(to_float(part) if part.dtype == torch.uint8 else part) for part in parts])
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """What is random inside, on the CPU and on this device, follows from the seed; afterwards it goes on as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 def autocast(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 where the processor multiplies it natively, else float32."""
     native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)

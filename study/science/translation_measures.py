@@ -16,7 +16,7 @@ from study.data.dataset import to_float
 from study.science import fidelity
 from study.science.fidelity import Moments
 from study.science.judges import NEAREST, PARTS
-from study.science.loops import EVAL_BATCH, apply
+from study.science.loops import EVAL_BATCH, apply, seeded
 
 NOISE = 3 / 255  # standard deviation; Chu et al. 2017, https://arxiv.org/abs/1712.02950, add such noise
 
@@ -86,8 +86,7 @@ def cycle_measures(
         "cycle/error_rounded": rounded,
         "cycle/error_noisy": noisy,
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, translated.device):
         return {name: error(apply(back, change(translated)), inputs) for name, change in changes.items()}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.science.fidelity import nearest_distance
-from study.science.loops import batches, one_cycle, steps_per_epoch
+from study.science.loops import batches, one_cycle, seeded, steps_per_epoch
 
 FOLDS, EPOCHS, BATCH_SIZE, WIDTH, LEARNING_RATE = 2, 30, 256, 128, 5e-3  # of the classifier
 PROJECTIONS = 500
@@ -48,8 +48,7 @@ def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int = 0) -> float
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed)).to(points.device)
     folds = order.chunk(FOLDS)
     right = 0.0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, points.device):
         for place, fold in enumerate(folds):
             others = torch.cat([each for number, each in enumerate(folds) if number != place])
             classifier = _train_classifier(points[others], labels[others])

@@ -196,3 +196,22 @@ def test_only_registered_models_are_kept_if_asked_for(
     studies.client.delete_run(dropped)
     studies.run(*given)
     assert len(studies.trials()) == count, "run again in its place"
+
+
+def test_every_stage_takes_that_its_unregistered_models_are_gone(
+    smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some trials have no model, and some models are never registered but used by each call."""
+    studies = Studies(copied(smoke_store, tmp_path / "store"), capsys)
+    given = ("smoke", "--data", "digits", "--keep-models", "champions")
+    thicken = (*given, "--stages", "translation", "--translation.tasks", "outline", "thicken")
+    before = studies.trials().keys()
+    done = studies.run(*given)
+    assert studies.trials().keys() == before
+    registered = {each.run_id for each in studies.client.search_model_versions()}
+    assert len(list((studies.store / "artifacts").rglob("model.pt2"))) == len(registered)
+    assert studies.run(*given).table == done.table
+    more = studies.run(*thicken)
+    after = studies.trials().keys()
+    assert studies.run(*thicken).table == more.table
+    assert studies.trials().keys() == after

@@ -119,6 +119,8 @@ def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(
         (["--label", "-1"], "or a number from 0 to 9, but got '-1'"),
         (["--label", "3", "--digit", 1], "only one of `label` and `digit` can be given"),
         (["--interpolate", 3, 8, "--digit", 1], "only one of `digit` and `interpolate` can be given"),
+        (["--version", 10**20], f"`1 <= version < {2**31}` must hold, but got 100000000000000000000"),
+        (["--version", 0], f"`1 <= version < {2**31}` must hold, but got 0"),
         (["--count", 0], "`1 <= count <= 10000` must hold, but got 0"),
         (["--out", "picture.gif"], "must end in .png or .npz, or be a folder's name"),
         (["--out", "/nowhere/a.png"], "the folder of --out must exist"),

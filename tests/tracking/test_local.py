@@ -59,8 +59,10 @@ def test_what_is_not_plain_is_left_to_mlflow(copy: Path, tmp_path: Path) -> None
     assert find_version(copy, "digits-none", None) is None
     assert find_version(tmp_path / "nowhere", NAME, None) is None
     assert not (tmp_path / "nowhere").exists()
-    moved = copy.rename(tmp_path / "moved")
-    assert find_version(moved, NAME, None) is None
-    with closing(sqlite3.connect(moved / "mlflow.db")) as connection, connection:
-        connection.execute("DROP TABLE registered_model_aliases")
-    assert find_version(moved, NAME, None) is None
+    assert find_version(copy, NAME, None) is not None
+    with closing(sqlite3.connect(copy / "mlflow.db")) as connection, connection:
+        connection.execute("ALTER TABLE registered_model_aliases RENAME TO aliases")
+    assert find_version(copy, NAME, None) is None
+    with closing(sqlite3.connect(copy / "mlflow.db")) as connection, connection:
+        connection.execute("ALTER TABLE aliases RENAME TO registered_model_aliases")
+    assert find_version(copy.rename(tmp_path / "moved"), NAME, None) is None

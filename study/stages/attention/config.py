@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from study.harness.settings import at_least
+from study.harness.settings import MOST_REPEATS, at_least, at_most
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class AttentionConfig:
         at_least(0, free_trials=self.free_trials)
         at_least(1, repeats=self.repeats, epochs=self.epochs, images=self.images)
         at_least(2, draws=self.draws)
+        at_most(MOST_REPEATS, repeats=self.repeats)
 
 
 EXTENT = ("repeats", "free_trials")

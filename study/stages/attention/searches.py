@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from models.attention import ALPHA
 from models.learned_attention import ENCODINGS, Encoding
 from study.harness.search import Params, Search, choice, integer, log_uniform, named
+from study.harness.settings import MOST_REPEATS
 from study.harness.stage import Context
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ ALL, RESTRICTED = "all", "5"  # windows; a window of 5 has room for a 4x4 kernel
 WINDOWS = ("3", RESTRICTED, "7", ALL)
 HEADS = (4, 9, 16)  # 16: one for each offset of the 4x4 kernel
 ATTENTION, CONVOLUTIONS = "attention", "convolutions"  # that learn to mirror
-MOST_REPEATS = 999
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from tracking import figures
 
 RATES = {"quadratic": 0.2, "added": 1e-2, "separate": 1e-2}  # peaks; quadratic centres are in pixels
 MIRROR_RATES = {ATTENTION: 5e-2, CONVOLUTIONS: 1e-2}  # of each, the best of those tried on validation images
-BATCH_SIZE, QUERIES, MIRROR_QUERIES = 64, 32, 28 * 28
+BATCH_SIZE, QUERIES, MIRROR_QUERIES = 64, 32, 64 * 64  # the mirror: all, of the largest images
 CONTENT_BATCH_SIZE, CONTENT_QUERIES, CONTENT_SHARE = 16, 4, 8  # where each image has its own attention
 TEST_IMAGES, CONTENT_TEST_IMAGES = 1000, 40
 MAP_SIDE = 28  # pixels of a head's map, at most

@@ -9,13 +9,14 @@ from functools import partial
 import torch
 
 from study.harness.search import Result, Search, Trial, integer
+from study.harness.settings import MOST_REPEATS
 from study.harness.study import Study
 from study.science.gans import REFERENCE, VANILLA, GanSettings, generator_steps
 from study.science.loops import steps_per_epoch
 from study.stages.gan import settings as named
 from study.stages.gan.baselines import baseline_search, kernel_search, run_baseline_trial
 from study.stages.gan.collapse import recipe_search, run_recipe_trial
-from study.stages.gan.config import MOST_REPEATS, LatentGanConfig
+from study.stages.gan.config import LatentGanConfig
 from study.stages.gan.inputs import GanInputs
 from study.stages.gan.trial import run_gan_trial
 from tracking.runs import trial_metrics

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from study.harness.settings import at_least
+from study.harness.settings import MOST_REPEATS, at_least, at_most
 
 JUDGES = ("judge", "second-judge", "third-judge")  # the kinds of model that measure, in their order
-MOST_REPEATS = 999
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class LatentGanConfig:
     def __post_init__(self) -> None:
         at_least(0, free_trials=self.free_trials, vanilla_seeds=self.vanilla_seeds, recipes=self.recipes)
         at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
+        at_most(MOST_REPEATS, repeats=self.repeats, vanilla_seeds=self.vanilla_seeds, recipes=self.recipes)
         at_least(1, final_epochs=self.final_epochs, recipe_epochs=self.recipe_epochs)
         at_least(1, mixture_components=min(self.mixture_components, default=1))
 
@@ -60,6 +60,7 @@ class ConditionalGanConfig:
     def __post_init__(self) -> None:
         at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
         at_least(1, score_epochs=self.score_epochs)
+        at_most(MOST_REPEATS, repeats=self.repeats)
 
 
 LATENT_EXTENT = ("free_trials", "repeats", "vanilla_seeds", "recipes", "ablations", "mixture_components")

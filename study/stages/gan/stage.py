@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from study.harness.settings import numbers
+from study.harness.settings import MOST_REPEATS, numbers
 from study.harness.stage import Context, Outcome, Stage
 from study.stages.gan.config import (
     CONDITIONAL_EXTENT,
@@ -12,7 +12,6 @@ from study.stages.gan.config import (
     JUDGES,
     LATENT_EXTENT,
     LATENT_PRESETS,
-    MOST_REPEATS,
     ConditionalGanConfig,
     LatentGanConfig,
 )

@@ -128,5 +128,5 @@ TRANSFER = Stage(
     outputs=("classifier",),
     presets=PRESETS,
     extent=EXTENT,
-    recipe=2,
+    recipe=3,
 )

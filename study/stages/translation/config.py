@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from study.harness.settings import at_least
+from study.harness.settings import MOST_REPEATS, at_least, at_most
 from study.science.translation_settings import LEVELS, MATRIX, MATRIX_LEVEL, PAIRINGS, TASKS, Pairing, Task, check_level
 
 JUDGES = ("judge", "second-judge")  # the kinds of model that measure, in their order
@@ -39,8 +39,17 @@ class TranslationConfig:
         at_least(1, tasks=len(self.tasks), repeats=self.repeats, level_repeats=self.level_repeats, epochs=self.epochs)
         at_least(1, images=self.images, batch_size=self.batch_size)
         at_least(0, free_trials=self.free_trials)
+        at_most(MOST_REPEATS, repeats=self.repeats, level_repeats=self.level_repeats)
         for level in self.levels:
             check_level(level)
+        for name, values, there in (
+            ("tasks", self.tasks, ()),
+            ("levels", self.levels, (MATRIX_LEVEL,)),
+            ("pairings", self.pairings, MATRIX),
+        ):
+            if len({*values, *there}) < len(values) + len(there):
+                beside = f" and none of {', '.join(map(str, there))}, which are there anyhow" if there else ""
+                raise ValueError(f"`{name}` must have each once{beside}, but got {', '.join(map(str, values))}")
 
 
 EXTENT = ("tasks", "repeats", "levels", "level_repeats", "pairings", "free_trials")

@@ -74,7 +74,7 @@ class TranslationInputs:
         search = Search(
             {"val/accuracy": "maximize"}, {"kind": choice(*KINDS)}, named([{"kind": kind} for kind in KINDS])
         )
-        found = self.study.search(search, partial(self._train_judge, task=task), f"judges, {task}")
+        found = self.study.search(search, partial(self._train_judge, task=task), f"judges, {task}", tools=True)
         by_kind = {result.params["kind"]: result.run_id for result in found}
         return [logged_model(by_kind[kind]).rebuild(Judge).to(self.device) for kind in KINDS]
 

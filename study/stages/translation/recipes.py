@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 
 from study.harness.search import Objective, Params, Result, Search, choice, integer, log_uniform, named, uniform
+from study.harness.settings import MOST_REPEATS
 from study.harness.study import Study
 from study.science.translation_settings import (
     CONDITIONAL_GAN,
@@ -38,7 +39,6 @@ OURS: Mapping[Method, TranslationSettings] = {
 """For batches of 32 and few epochs, chosen among a few on MNIST's validation images (docs/log.md): with the published
 weights of cycle and identity loss, CycleGAN hands its input on for as long as that."""
 RATES, WEIGHTS, MOST_WEIGHT = (1e-4, 1e-2), (0.1, 300.0), 1000.0
-MOST_REPEATS = 999
 OBJECTIVE = "val/mae"
 Cell = tuple[Task, Method, Pairing]
 
@@ -73,9 +73,8 @@ def matrix_trials(config: TranslationConfig, recipe: Callable[[Cell], Translatio
         return {"task": task, "method": method, "pairing": pairing, "level": level, "repeat": repeat, **settings}
 
     columns: list[tuple[Pairing, int, int]] = [(each, level_of(each), config.repeats) for each in MATRIX]
-    others = [level for level in config.levels if level != MATRIX_LEVEL]
-    columns += [("loosely paired", level, config.level_repeats) for level in others]
-    columns += [(each, 0, config.level_repeats) for each in config.pairings if each not in MATRIX]
+    columns += [("loosely paired", level, config.level_repeats) for level in config.levels]
+    columns += [(each, 0, config.level_repeats) for each in config.pairings]
     return [
         trial(task, method, pairing, level, repeat)
         for task in config.tasks

@@ -173,7 +173,7 @@ def _claims(context: Context, cells: Cells, task: Task) -> list[Row]:
             "CycleGAN is the best on unpaired images",
             cycle,
             rivals,
-            every(better_than(GAN), better_than(CONDITIONAL_GAN)),
+            every(better_than(GAN), better_than(CONDITIONAL_GAN), better_than(L1)),
             "best",
         ),
         row(
