@@ -85,7 +85,7 @@ def test_it_tells_how_the_numbers_were_made(page: str) -> None:
 def test_the_study_logs_it_on_its_last_parent_run(smoke_store: Path) -> None:
     read_store(smoke_store)
     client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("digits/attention")
+    experiment = client.get_experiment_by_name("digits/translation")
     (parent,) = client.search_runs([experiment.experiment_id], "tags.study LIKE '%'")
     path = Path(parent.info.artifact_uri.removeprefix("file://")) / "report.html"
     assert Reader(path.read_text()).rows
@@ -98,7 +98,7 @@ def test_its_pictures_are_written_and_small(smoke_store: Path, tmp_path: Path) -
     files = {file.name: file for file in folder.iterdir()}
     assert {"autoencoder-pareto.png", "transfer-curves.png", "conditional-gan-best-samples.png"} <= files.keys()
     for file in files.values():
-        assert file.stat().st_size < 200_000
+        assert file.stat().st_size < 300_000
         with Image.open(file) as picture:
             assert min(picture.size) > 100
 
