@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from study.harness.capacity import capacity
+
 ROOT = Path(__file__).parents[1]
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = capacity().cores
 WAYS = {
     f"{CORES} threads, as PyTorch does": {"GOMP_SPINCOUNT": None, "OMP_NUM_THREADS": str(CORES)},
     f"{CORES} threads, ours": {"GOMP_SPINCOUNT": "ours", "OMP_NUM_THREADS": str(CORES)},

@@ -98,7 +98,7 @@ def test_its_pictures_are_written_and_small(smoke_store: Path, tmp_path: Path) -
     files = {file.name: file for file in folder.iterdir()}
     assert {"autoencoder-pareto.png", "transfer-curves.png", "conditional-gan-best-samples.png"} <= files.keys()
     for file in files.values():
-        assert file.stat().st_size < 300_000
+        assert file.stat().st_size < 200_000
         with Image.open(file) as picture:
             assert min(picture.size) > 100
 
