@@ -21,6 +21,7 @@ from study.science.loops import (
     apply,
     autocast,
     batches,
+    captured,
     check_finite,
     eval_mode,
     one_cycle,
@@ -57,19 +58,24 @@ def train_autoencoder(
     steps = settings.epochs * steps_per_epoch(len(train), settings.batch_size)
     optimizer, step = one_cycle(model, settings.learning_rate, steps, BETA2)
     model.train()
+
+    def gradients(index: Tensor) -> Tensor:
+        images = to_float(train[index])
+        with autocast(train.device):
+            latents = model.encoder(images)
+            reconstructions = model.decoder(latents)
+        loss = error = F.mse_loss(reconstructions.float(), images)
+        if settings.covariance_weight:
+            loss = error + settings.covariance_weight * covariance_penalty(latents.float())
+        optimizer.zero_grad()
+        loss.backward()
+        return error.detach()
+
+    gradients_of = captured(gradients, train.device)
     for epoch in range(1, settings.epochs + 1):
         losses = []
         for index in batches(len(train), settings.batch_size, train.device):
-            images = to_float(train[index])
-            with autocast(train.device):
-                latents = model.encoder(images)
-                reconstructions = model.decoder(latents)
-            loss = F.mse_loss(reconstructions.float(), images)
-            losses.append(loss.detach())
-            if settings.covariance_weight:
-                loss = loss + settings.covariance_weight * covariance_penalty(latents.float())
-            optimizer.zero_grad()
-            loss.backward()
+            losses.append(gradients_of(index))
             step()
         metrics = {
             "train/loss": float(torch.stack(losses).mean()),
@@ -85,7 +91,8 @@ def covariance_penalty(latents: Tensor) -> Tensor:
     VICReg's third term (Bardes et al. 2022, https://arxiv.org/abs/2105.04906, eq. 3-4). Our latents are standardised
     by BatchNorm, so that covariance is correlation, as in Barlow Twins (https://arxiv.org/abs/2103.03230).
     """
-    covariance = torch.atleast_2d(torch.cov(latents.T))
+    centred = latents - latents.mean(0)
+    covariance = centred.T @ centred / (len(latents) - 1)  # `torch.cov` reads back from a GPU, which no graph can hold
     return (covariance.square().sum() - covariance.diagonal().square().sum()) / latents.shape[1]
 
 

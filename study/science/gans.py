@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.gan import Critic, Generator
-from study.science.loops import Report, autocast, batches, check_finite, steps_per_epoch
+from study.science.loops import Report, autocast, batches, captured, check_finite, steps_per_epoch
 
 AUTOCAST_BATCH = 128  # vectors from which on a GAN's multiplications outweigh the casts to bfloat16
 
@@ -127,36 +127,43 @@ def _train(
             made = learner(torch.cat([noise, condition], 1))
         return torch.cat([made.float(), condition], 1)  # [B, latent_dim (+ classes)]
 
+    def critic_gradients(index: Tensor) -> Tensor:
+        condition = conditions[index]
+        with torch.no_grad():
+            fake = fakes(condition)
+        real = torch.cat([latents[index], condition], 1)
+        with _precision(len(index), device):
+            # Statistics of BatchNorm are of real or of made vectors, never of both: DCGAN's way.
+            groups = (real, fake) if settings.critic_norm else (torch.cat([real, fake]),)
+            real_scores, fake_scores = torch.cat([critic(group) for group in groups]).float().chunk(2)
+        return _gradients(critic_optimizer, _critic_loss(real_scores, fake_scores, wgan))
+
+    def generator_gradients(index: Tensor) -> Tensor:
+        critic.requires_grad_(False)  # spares the gradients of weights that do not move now
+        fake = fakes(conditions[index])
+        with _precision(len(index), device):
+            scores = critic(fake).float()
+        loss = -scores.mean() if wgan else _vanilla_generator_loss(scores, settings.saturating)
+        loss = _gradients(generator_optimizer, loss)
+        critic.requires_grad_(True)
+        return loss
+
+    of_critic, of_generator = (captured(each, device) for each in (critic_gradients, generator_gradients))
     critic_steps = generator_steps = 0
     for epoch in range(1, epochs + 1):
         if settings.falling:
             _set_rate(optimizers, settings.learning_rate * (1 - (epoch - 1) / epochs))
         critic_losses, generator_losses = [], []
         for index in batches(len(latents), settings.batch_size, device):
-            condition = conditions[index]
-            with torch.no_grad():
-                fake = fakes(condition)
-            real = torch.cat([latents[index], condition], 1)
-            with _precision(len(index), device):
-                # Statistics of BatchNorm are of real or of made vectors, never of both: DCGAN's way.
-                groups = (real, fake) if settings.critic_norm else (torch.cat([real, fake]),)
-                real_scores, fake_scores = torch.cat([critic(group) for group in groups]).float().chunk(2)
-            critic_loss = _critic_loss(real_scores, fake_scores, wgan)
-            _step(critic_optimizer, critic_loss)
+            critic_losses.append(of_critic(index))
+            critic_optimizer.step()
             if settings.clip_value is not None:
                 clip_weights(vectors[critic], settings.clip_value)
-            critic_losses.append(critic_loss.detach())
             critic_steps += 1
             if critic_steps % settings.n_critic:
                 continue
-            critic.requires_grad_(False)  # spares the gradients of weights that do not move now
-            fake = fakes(condition)
-            with _precision(len(index), device):
-                scores = critic(fake).float()
-            generator_loss = -scores.mean() if wgan else _vanilla_generator_loss(scores, settings.saturating)
-            _step(generator_optimizer, generator_loss)
-            critic.requires_grad_(True)
-            generator_losses.append(generator_loss.detach())
+            generator_losses.append(of_generator(index))
+            generator_optimizer.step()
             generator_steps += 1
             if settings.averaging:
                 warm = (1 + generator_steps) / (10 + generator_steps)  # early weights are soon forgotten
@@ -212,10 +219,10 @@ def _precision(batch_size: int, device: torch.device) -> AbstractContextManager[
     return autocast(device) if batch_size >= AUTOCAST_BATCH else nullcontext()
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def _gradients(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     optimizer.zero_grad(set_to_none=False)  # the gradients lie in one vector
     loss.backward()
-    optimizer.step()
+    return loss.detach()
 
 
 def _critic_loss(real: Tensor, fake: Tensor, wgan: bool) -> Tensor:

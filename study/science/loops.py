@@ -14,6 +14,7 @@ from study.data.dataset import to_float
 Report = Callable[[int, Mapping[str, float]], None]
 """Called with the epoch, from 1, and its metrics; it may raise to stop the training."""
 
+WARM_UP = 3  # calls before a CUDA graph is captured, as PyTorch's notes have it
 EVAL_BATCH = 200  # small enough that activations stay in the processor's cache
 
 
@@ -79,6 +80,45 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 where the processor multiplies it natively, else float32."""
     native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(native))
+
+
+def captured(gradients: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The part of a training step that gives the loss and its gradients, on a GPU as one CUDA graph.
+
+    At these sizes a GPU computes faster than its kernels are launched one by one; a graph launches them together
+    (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). On another device it stays what it is.
+
+    Args:
+        gradients: Indices of a batch, always of the same size, to the loss; it sets the gradients and reads nothing
+            back from the device. The optimiser's step comes after it and stays outside: its rate changes.
+    """
+    return _Captured(gradients) if device.type == "cuda" else gradients
+
+
+class _Captured:
+    """The first calls run as they are, which sets libraries up; then one is captured, and replayed from then on."""
+
+    def __init__(self, gradients: Callable[[Tensor], Tensor]) -> None:
+        self.gradients = gradients
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.calls = 0
+        self.side = torch.cuda.Stream()  # a capture needs a stream of its own, and its warm-up the same one
+
+    def __call__(self, index: Tensor) -> Tensor:
+        if self.calls < WARM_UP:
+            self.calls += 1
+            self.side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.side):
+                loss = self.gradients(index)
+            torch.cuda.current_stream().wait_stream(self.side)
+            return loss
+        if self.graph is None:
+            self.index, self.graph = index.clone(), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.side, capture_error_mode="thread_local"):
+                self.loss = self.gradients(self.index)
+        self.index.copy_(index)
+        self.graph.replay()
+        return self.loss.clone()
 
 
 class Diverged(FloatingPointError):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.science.fidelity import nearest_distance
-from study.science.loops import batches, one_cycle, seeded, steps_per_epoch
+from study.science.loops import batches, captured, one_cycle, seeded, steps_per_epoch
 
 FOLDS, EPOCHS, BATCH_SIZE, WIDTH, LEARNING_RATE = 2, 30, 256, 128, 5e-3  # of the classifier
 PROJECTIONS = 500
@@ -65,11 +65,17 @@ def _train_classifier(points: Tensor, labels: Tensor) -> nn.Module:
         layers += [nn.Linear(into, WIDTH), nn.BatchNorm1d(WIDTH), nn.SiLU()]
     classifier = nn.Sequential(*layers, nn.Linear(WIDTH, 1)).to(points.device)
     optimizer, step = one_cycle(classifier, LEARNING_RATE, EPOCHS * steps_per_epoch(len(points), BATCH_SIZE))
+
+    def gradients(index: Tensor) -> Tensor:
+        loss = F.binary_cross_entropy_with_logits(classifier(points[index]).flatten(), labels[index])
+        optimizer.zero_grad()
+        loss.backward()
+        return loss.detach()
+
+    gradients_of = captured(gradients, points.device)
     for _ in range(EPOCHS):
         for index in batches(len(points), BATCH_SIZE, points.device):
-            loss = F.binary_cross_entropy_with_logits(classifier(points[index]).flatten(), labels[index])
-            optimizer.zero_grad()
-            loss.backward()
+            gradients_of(index)
             step()
     return classifier.eval()
 
