@@ -35,6 +35,8 @@ HEARTBEAT = 5  # seconds
 GRACE = 60  # seconds without a heartbeat, after which a trial counts as dead; both where the database is on a server
 RETRIES = 2  # of a trial whose process died
 TRIES = 3  # of a trial that ends in an error
+PROPOSALS = 20  # for a free trial, until one is new
+REPETITION = "REPETITION"  # the outcome of a proposal that is run no second time
 SLOT, WORKER, OUTCOME, REASON, RUN_ID = "slot", "worker", "outcome", "reason", "mlflow.run_id"  # user attributes
 CODE = "code"  # a user attribute: what an attempt ran on
 
@@ -135,18 +137,31 @@ class Slots:
             for slot, attempts in self._by_slot().items():
                 if self._deciding(attempts) is not None or any(not attempt.state.is_finished() for attempt in attempts):
                     continue
-                params = dict(self.given[slot])
-                for attempt in self._attempts_at(slot):  # those of another attempt, which was stopped, are kept
-                    params |= attempt.params
-                self._study.enqueue_trial(params, user_attrs={SLOT: slot})
-                self._study.sampler = self._sampler(len(self.attempts()))
-                trial = self._study.ask(self._space)
+                trial = self._ask(slot)
                 if self._store.locks.on_server:
                     self._storage.record_heartbeat(trial._trial_id)
                 trial.set_user_attr(CODE, self._code)
                 trial.set_user_attr(WORKER, self._worker)
                 return slot, trial
         return None
+
+    def _ask(self, slot: str) -> optuna.Trial:
+        """A new attempt at a slot; of a free one, with parameters that no other slot has, if such are found."""
+        params = dict(self.given[slot])
+        for attempt in self._attempts_at(slot):  # those of another attempt, which was stopped, are kept
+            if attempt.user_attrs.get(OUTCOME) != REPETITION:
+                params |= attempt.params
+        others = {slot_name(given) for name, given in self.given.items() if name != slot}
+        others |= {slot_name(each.params) for each in self.attempts() if each.user_attrs.get(SLOT) != slot}
+        for last in (False,) * (PROPOSALS - 1) + (True,):
+            self._study.enqueue_trial(params, user_attrs={SLOT: slot})
+            self._study.sampler = self._sampler(len(self.attempts()))
+            trial = self._study.ask(self._space)
+            if last or params or slot_name(trial.params) not in others:
+                break
+            trial.set_user_attr(OUTCOME, REPETITION)
+            self._study.tell(trial, state=TrialState.FAIL)
+        return trial
 
     def finish(self, trial: optuna.Trial, outcome: str, reason: str, values: tuple[float, ...] | None = None) -> None:
         """Commit what became of an attempt: COMPLETE, PRUNED, FAIL, ERROR or STOPPED.

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from searches import FIXED, NAME, SPACE, Recorder, run, search, states
 
-from study.harness.search import Search, Trial, integer, named, pareto_front
+from study.harness.search import Search, Trial, choice, integer, named, pareto_front
 from study.harness.trials import importances
 from tracking.store import Store
 
@@ -94,3 +94,26 @@ def test_importances_find_the_parameter_that_matters(store: Store) -> None:
 def test_importances_of_few_trials_are_not_told(store: Store) -> None:
     run(store, search(), lambda trial: (trial.params["x"],))
     assert importances(NAME, store) == {}
+
+
+LETTERS = {"letter": choice(*"abcd")}
+
+
+def test_no_free_trial_repeats_another(store: Store) -> None:
+    fixed = named([{"letter": "a"}, {"letter": "b"}])
+    recorder = Recorder(lambda trial: float(ord(trial.params["letter"])))
+    results = run(store, Search({"loss": "minimize"}, LETTERS, fixed, free=2), recorder)
+    assert sorted(params["letter"] for params in recorder.ran) == [*"abcd"]
+    assert len(results) == 4
+    assert states(store) == [("FINISHED", "COMPLETE")] * 4, "what is not run has no run"
+    assert run(store, Search({"loss": "minimize"}, LETTERS, fixed, free=2), recorder) == results
+    assert len(recorder.ran) == 4
+
+
+def test_where_nothing_new_is_left_a_free_trial_repeats_another_and_counts_once(store: Store) -> None:
+    recorder = Recorder()
+    results = run(
+        store, Search({"loss": "minimize"}, LETTERS, named([{"letter": x} for x in "abcd"]), free=1), recorder
+    )
+    assert len(recorder.ran) == 5
+    assert len(results) == 4
