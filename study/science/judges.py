@@ -154,8 +154,8 @@ class Evaluator:
         """All `sample/` measures of generated images [N, C, H, W] against the test images.
 
         Args:
-            labels: The classes [N] that a conditional generator was asked for, for `sample/label_accuracy` too; None:
-                the judge's own labels stand in.
+            labels: The classes [N] that a conditional generator was asked for, for `sample/label_accuracy` and that of
+                the worst class; None: the judge's own labels stand in.
         """
         features = self.features(images)
         logits = self.judge.head(features)
@@ -176,7 +176,11 @@ class Evaluator:
             "sample/nearest": nearest / self.test_nearest if self.test_nearest else float("nan"),
         }
         if labels is not None:
-            found["sample/label_accuracy"] = float((guesses == labels).float().mean())
+            wanted, right = (
+                torch.bincount(each, minlength=self.classes) for each in (labels, labels[guesses == labels])
+            )
+            found["sample/label_accuracy"] = float(right.sum() / len(labels))
+            found["sample/label_accuracy_worst"] = float((right / wanted)[wanted > 0].min())  # of a class
         return found
 
 

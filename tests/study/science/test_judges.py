@@ -53,6 +53,15 @@ def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: Judge
     assert judges.measures(uniform(labels.float()), labels.roll(1))["sample/label_accuracy"] == 0
 
 
+def test_the_worst_class_counts_only_what_was_asked_for(judges: Judges) -> None:
+    labels = torch.arange(100) // 25  # the first four classes
+    drawn = labels.clone()
+    drawn[50:60] = 9  # ten of the 25 twos
+    found = judges.measures(uniform(drawn.float()), labels)
+    assert found["sample/label_accuracy"] == pytest.approx(0.9)
+    assert found["third/label_accuracy_worst"] == found["sample/label_accuracy_worst"] == pytest.approx(0.6)
+
+
 def test_test_images_are_as_near_to_the_training_images_as_themselves(judges: Judges, tiny: Dataset) -> None:
     found = judges.measures(to_float(tiny.test.images))
     assert found["sample/nearest"] == pytest.approx(1, rel=1e-4)

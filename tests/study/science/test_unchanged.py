@@ -151,6 +151,7 @@ def test_measures_of_generated_images() -> None:
             "sample/intra_fd": 0.00010325183621892985,
             "sample/nearest": 1.0141829187642635,
             "sample/label_accuracy": 0.1,
+            "sample/label_accuracy_worst": 0.0,
         }
     )
     found = evaluator.val_measures(generated.images)
