@@ -37,6 +37,7 @@ TRIAL_OF = "trial.study"  # that of a trial's run: the study that it belongs to
 TRIAL = "optuna.trial"  # the trial's number
 SEARCH = "optuna.study"  # Optuna's name of the search that it belongs to
 PARENT = "mlflow.parentRunId"  # MLflow's own
+ASKED = 500  # ids in one question
 log = logging.getLogger("study")
 
 
@@ -228,9 +229,18 @@ def correct_statuses(parent: Run, search: str, outcomes: Mapping[str, str], unde
             client().set_terminated(run.info.run_id, wanted)
 
 
-def trial_ids(parent: Run) -> set[str]:
-    """The ids of the runs of the study's trials that the store has; not of those that were deleted."""
-    return {run.info.run_id for run in _trials(parent)}
+def trial_ids(parent: Run, among: Collection[str] | None = None) -> set[str]:
+    """The ids of the runs of the study's trials that the store has; not of those that were deleted.
+
+    Args:
+        among: Ids to look for; None: all.
+    """
+    if among is None:
+        return {run.info.run_id for run in _trials(parent)}
+    wanted = sorted(among)
+    parts = (wanted[start : start + ASKED] for start in range(0, len(wanted), ASKED))
+    conditions = ("attributes.run_id IN ({})".format(", ".join(f"'{each}'" for each in part)) for part in parts)
+    return {run.info.run_id for condition in conditions for run in _trials(parent, condition)}
 
 
 def gallery(run_id: str) -> str:

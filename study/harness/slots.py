@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -58,7 +58,7 @@ class Slots:
         pruner: Says which trials are hopeless.
         sampler: Proposes the parameters that are not given, from the number of attempts so far.
         end_dead: Called with the MLflow run of each attempt whose process died.
-        runs_here: The MLflow runs of the study's trials that this store has.
+        runs_here: Those of these MLflow runs that this store has as runs of the study's trials.
 
     Raises:
         StoreError: The database cannot be opened.
@@ -76,7 +76,7 @@ class Slots:
         pruner: optuna.pruners.BasePruner,
         sampler: Callable[[int], optuna.samplers.BaseSampler],
         end_dead: Callable[[str], None],
-        runs_here: Callable[[], set[str]],
+        runs_here: Callable[[Collection[str]], set[str]],
     ) -> None:
         self.name, self.given, self._space = name, given, dict(space)
         self._store, self._sampler, self._end_dead, self._runs_here = store, sampler, end_dead, runs_here
@@ -214,10 +214,12 @@ class Slots:
     def _by_slot(self) -> dict[str, list[FrozenTrial]]:
         """The attempts that count at each slot that is asked for, the latest last."""
         attempts: dict[str, list[FrozenTrial]] = {slot: [] for slot in self.given}
-        for attempt in self.attempts():
-            slot = attempt.user_attrs.get(SLOT)
-            if slot in attempts and (not attempt.state.is_finished() or self._is_here(attempt)):
-                attempts[slot].append(attempt)
+        wanted = [attempt for attempt in self.attempts() if attempt.user_attrs.get(SLOT) in attempts]
+        self._ask_for_runs(wanted)
+        for attempt in wanted:
+            # One that died before it had a run counts too.
+            if not attempt.state.is_finished() or attempt.user_attrs.get(RUN_ID) not in self._elsewhere:
+                attempts[attempt.user_attrs[SLOT]].append(attempt)
         return attempts
 
     def _deciding(self, attempts: Sequence[FrozenTrial]) -> FrozenTrial | None:
@@ -234,16 +236,14 @@ class Slots:
         ]
         return done or (dead[-1] if len(dead) > RETRIES else errors[-1] if len(errors) >= TRIES else None)
 
-    def _is_here(self, attempt: FrozenTrial) -> bool:
-        """Whether the attempt's run stands in this store; one that died before it had a run counts too."""
-        run_id = attempt.user_attrs.get(RUN_ID)
-        if run_id is None or run_id in self._here:
-            return True
-        if run_id not in self._elsewhere:
-            self._here |= self._runs_here()
-            if run_id not in self._here:
-                self._elsewhere.add(run_id)
-        return run_id in self._here
+    def _ask_for_runs(self, attempts: Sequence[FrozenTrial]) -> None:
+        """Ask the store for the runs of finished attempts of which it is not known yet whether it has them."""
+        finished = [attempt.user_attrs for attempt in attempts if attempt.state.is_finished()]
+        unknown = {each[RUN_ID] for each in finished if RUN_ID in each} - self._here - self._elsewhere
+        if unknown:
+            here = self._runs_here(unknown)
+            self._here |= here
+            self._elsewhere |= unknown - here
 
 
 class Superseded(BaseException):

@@ -120,7 +120,7 @@ class _Trials:
             pruner=pruner,
             sampler=sampler,
             end_dead=end_killed,
-            runs_here=lambda: trial_ids(parent),
+            runs_here=partial(trial_ids, parent),
         )
 
     def run(self, objective: Objective, label: str) -> list[Result]:

@@ -98,6 +98,8 @@ def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store:
             with trial_run(first, f"trial {number}", {}, {}) as trial:
                 trial.log({"val/loss": float(number)})
     trials = trial_ids(first)
+    assert trial_ids(first, {*trials, "0" * 32}) == trials
+    assert trial_ids(first, set()) == set()
     mlflow.MlflowClient().delete_run(first.run_id)
     with open_study(store) as second:
         assert trial_ids(second) == trials
