@@ -12,19 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from study.cli import exit_code, words
 from study.files import check_file, expanded, writing
 from study.harness.settings import UsageError
-from study.registered import registered
+from study.registered import Part, module_of, registered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from models.autoencoder import Autoencoder
     from tracking.registry import Version
 
 NEEDS = {".onnx": ("onnx", "onnxruntime", "onnxscript"), ".safetensors": ("safetensors",)}
@@ -47,7 +46,7 @@ class ExportConfig:
     """Registered model: NAME, which is its champion, NAME@ALIAS or NAME/NUMBER; mnist-latent-gan say."""
     out: Path
     """File to write, whose name ends in .onnx or .safetensors."""
-    part: Literal["encoder", "decoder"] | None = None
+    part: Part | None = None
     """Only this part of an autoencoder: from images to latents, or from latents to images."""
     store: Path = Path("mlruns")
     """Folder of the results."""
@@ -81,7 +80,7 @@ def _run(arguments: Sequence[str]) -> None:
     print(f"{out}: {config.part + ' of ' if config.part else ''}{version.uri}, {checked}")
 
 
-def _program(version: Version, part: str | None) -> tuple[bytes, str]:
+def _program(version: Version, part: Part | None) -> tuple[bytes, str]:
     """The ONNX program of a model, and how near it comes to the model.
 
     Raises:
@@ -90,15 +89,7 @@ def _program(version: Version, part: str | None) -> tuple[bytes, str]:
     import onnxruntime
     import torch
 
-    inputs = version.example()
-    if part is None:
-        module = version.load()
-    else:
-        whole = _autoencoder(version)
-        module = getattr(whole, part)
-        if part == "decoder":
-            with torch.no_grad():
-                inputs = whole.encoder(inputs)
+    module, inputs = module_of(version, part)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PyTorch and onnxscript have to say to each other
         program = torch.onnx.export(
@@ -141,27 +132,18 @@ def _apart(module: nn.Module, found: Tensor, rows: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 
-def _weights(version: Version, part: str | None) -> tuple[bytes, str]:
+def _weights(version: Version, part: Part | None) -> tuple[bytes, str]:
     """The weights of a model as a safetensors file, and how many they are."""
     import torch
     from safetensors.torch import save
 
-    state = version.state_dict() if part is None else getattr(_autoencoder(version), part).state_dict()
+    state = version.state_dict() if part is None else module_of(version, part)[0].state_dict()
     weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     count = sum(value.numel() for value in weights.values())
     return save(weights, _facts(version, part)), f"{count:,} numbers in {len(weights)} tensors"
 
 
-def _autoencoder(version: Version) -> Autoencoder:
-    from models.autoencoder import Autoencoder
-
-    try:
-        return version.rebuild(Autoencoder)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # built from other settings, or other weights
-        raise UsageError(f"--part can be given of an autoencoder only, but got {version.uri}") from error
-
-
-def _facts(version: Version, part: str | None) -> dict[str, str]:
+def _facts(version: Version, part: Part | None) -> dict[str, str]:
     """What the model was logged with, as text: JSON where it is no text."""
     facts = {"model": version.uri, "part": part or "all", "weights.sha256": version.weights_digest, **version.metadata}
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
