@@ -1,4 +1,4 @@
-"""A registered model, by the name that a command line gives."""
+"""A registered model, by the name that a command line or a script gives."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ Part = Literal["encoder", "decoder"]
 NAME = re.compile(r"(?:models:/)?([\w.-]+)(?:@([\w-]+)|/([1-9]\d{0,8}))?", re.ASCII)
 
 
-def registered(name: str, store: Path, tracking_uri: str | None) -> Version:
+def registered(name: str, store: Path = Path("mlruns"), tracking_uri: str | None = None) -> Version:
     """The version that is meant by NAME, the champion, by NAME@ALIAS or by NAME/NUMBER.
+
+    Args:
+        store: The study's folder.
+        tracking_uri: MLflow server in place of the folder.
 
     Raises:
         UsageError: The name is none of these.
