@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 
 from conftest import ROOT
-from studies import FAST, Studies
+from studies import ALL, FAST, Studies
 
 from tracking import load_model
 
 PAGE = (ROOT / "docs" / "cleaning.md").read_text()
-COMMAND = (*FAST, "--stages", "judge", "autoencoder")
 
 
 def blocks(language: str) -> list[str]:
@@ -26,19 +25,20 @@ def models(store: Path) -> int:
 
 
 def test_a_study_and_old_versions_go_and_champions_stay(studies: Studies, letters: Path) -> None:
-    """Of the second seed's autoencoder study, whose model is no champion; transfer's study stays as it is."""
-    other = (*COMMAND, "--data", letters, "--seed", 1)
-    studies.run(*other)
-    for model in ("abcd-judge", "abcd-second-judge", "abcd-third-judge"):
-        studies.crown(model, 2)
-    studies.crown("abcd-autoencoder", 1)
-    for model in studies.client.search_registered_models():  # those of a protocol, as if the first had been the best
-        for alias in model.aliases.keys() - {"champion"}:
-            champion = model.aliases["champion"]
-            studies.client.set_registered_model_alias(model.name, alias, champion)
-    (study,) = [run.data.tags["study"] for run in studies.parents("autoencoder") if run.data.tags["seed"] == "1"]
+    """Of the second seed's judges, one of which is the champion, while the first seed's studies stay as they are."""
+    first, second = (*FAST, "--data", letters, *ALL), (*FAST, "--data", letters, "--stages", "judge", "--seed", 1)
+    studies.run(*second)
+    champions = {"abcd-judge": 1, "abcd-second-judge": 2, "abcd-third-judge": 1, "abcd-autoencoder": 1}
+    for model, number in champions.items():
+        for alias in studies.client.get_registered_model(model).aliases:
+            studies.client.set_registered_model_alias(model, alias, str(number))
+    studies.crown("abcd-classifier", 1)
+    champions["abcd-classifier"] = 1
+    (study,) = [run.data.tags["study"] for run in studies.parents("judge") if run.data.tags["seed"] == "1"]
+    kept = studies.client.get_model_version("abcd-second-judge", "2").run_id
     before, files = studies.trials(), models(studies.store)
-    doomed = {run_id for run_id, run in before.items() if run.data.tags["trial.study"] == study}
+    doomed = {run_id for run_id, run in before.items() if run.data.tags["trial.study"] == study} - {kept}
+    assert len(doomed) == 2
 
     uri = f"sqlite:///{studies.store}/mlflow.db"
     names: dict = {}
@@ -54,12 +54,11 @@ def test_a_study_and_old_versions_go_and_champions_stay(studies: Studies, letter
 
     assert studies.trials().keys() == before.keys() - doomed
     assert models(studies.store) == files - len(doomed)
-    versions = {each.name: int(each.version) for each in studies.client.search_model_versions()}
-    assert versions == dict.fromkeys(versions, 1) | {f"abcd-{kind}judge": 2 for kind in ("", "second-", "third-")}
-    for model, number in versions.items():
+    assert {each.name: int(each.version) for each in studies.client.search_model_versions()} == champions
+    for model, number in champions.items():
         load_model(model, store=studies.store)
         assert studies.champion(model) == number
-    studies.run(*COMMAND, "--data", letters)
-    assert studies.trials().keys() == before.keys() - doomed, "the study that is left trains nothing"
-    studies.run(*other)
+    studies.run(*first)
+    assert studies.trials().keys() == before.keys() - doomed, "the studies that are left train nothing"
+    studies.run(*second)
     assert len(studies.trials()) == len(before), "what was deleted is made again"
