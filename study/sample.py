@@ -49,8 +49,8 @@ class SampleConfig:
     """Two classes: from one to the other in steps. A row keeps its noise, and so its style, while the label goes in a
     straight line from the first class's one-hot vector to the second's."""
     images: Path | None = None
-    """Images to translate, of the translator's own size: a picture, or an .npz file with the array `images`, uint8
-    [N, H, W] or [N, H, W, 3]."""
+    """Images to translate, of the translator's own size: a picture, an .npz file with the array `images`, uint8
+    [N, H, W] or [N, H, W, 3], or a .csv file with the pixels of an image a line, 0 to 255."""
     count: int = 64
     """How many images; all that are given, with --images."""
     strip: bool = False

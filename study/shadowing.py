@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OURS = ("models", "tracking")
 OTHERS = (
-    *("PIL", "filelock", "jinja2", "matplotlib", "mlflow", "numpy", "optuna"),
-    *("scipy", "sklearn", "sqlalchemy", "torch", "torchvision", "tqdm", "tyro"),
+    *("PIL", "filelock", "jinja2", "matplotlib", "mlflow", "numpy", "onnx", "onnxruntime", "optuna"),
+    *("safetensors", "scipy", "sklearn", "sqlalchemy", "torch", "torchvision", "tqdm", "tyro"),
 )
 """Packages that we use: a script that tries one out often has its name."""
 

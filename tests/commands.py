@@ -6,10 +6,16 @@ from collections.abc import Callable
 
 import pytest
 
-from study import run, sample
+from study import export, predict, run, sample
 from study.report import __main__ as report
 
-MAINS: dict[str, Callable[..., int]] = {"run": run.main, "sample": sample.main, "report": report.main}
+MAINS: dict[str, Callable[..., int]] = {
+    "run": run.main,
+    "sample": sample.main,
+    "predict": predict.main,
+    "export": export.main,
+    "report": report.main,
+}
 
 
 def call(module: str, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

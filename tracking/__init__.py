@@ -27,7 +27,7 @@ os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
 
 def load_model(
-    name: str, version: int | None = None, *, store: str | Path = "mlruns", tracking_uri: str | None = None
+    name: str, version: int | str | None = None, *, store: str | Path = "mlruns", tracking_uri: str | None = None
 ) -> nn.Module:
     """A registered model, `mnist-autoencoder` say, in evaluation mode, on the CPU; `config` holds its settings.
 
@@ -35,7 +35,7 @@ def load_model(
     are as they were logged, are loaded, and only from the store itself. The store may be read-only.
 
     Args:
-        version: Its number; None: the champion.
+        version: Its number, or an alias; None: the champion.
         store: The study's folder.
         tracking_uri: MLflow server in place of the folder.
 

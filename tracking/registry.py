@@ -90,21 +90,22 @@ def version(name: str, number: int) -> Version:
     return _version(client().get_model_version(name, str(number)))
 
 
-def require_version(name: str, number: int | None) -> Version:
-    """The version of this number, None: the champion.
+def require_version(name: str, wanted: int | str | None = None) -> Version:
+    """The version of this number, or with this alias; None: the champion.
 
     Raises:
         StoreError: The store does not have it.
     """
-    if number is None:
-        found = champion(name)
-        if found is not None:
-            return found
+    wanted = CHAMPION if wanted is None else wanted
+    by_alias = isinstance(wanted, str)
+    number = _aliases(name).get(wanted) if isinstance(wanted, str) else wanted
+    if by_alias and number is not None:
+        return version(name, number)
     known = sorted((each.name, int(each.version)) for each in client().search_model_versions())
     if number is not None and (name, number) in known:
         return version(name, number)
-    missing = f"{name}@{CHAMPION}" if number is None else f"{name}/{number}"
     has = ", ".join(f"{model}/{each}" for model, each in known) or "none"
+    missing = f"{name}{'@' if by_alias else '/'}{wanted}"
     raise StoreError(f"no model is registered as {missing} in this store (it has: {has})")
 
 

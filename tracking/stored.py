@@ -31,6 +31,7 @@ FILES, WEIGHTS = "model.files", "weights.sha256"  # a run's tags: of each file o
 AGAIN = "it is not loaded; restore it, or delete its run in MLflow, so that it runs again"
 PYTORCH = "pytorch"  # the flavor of our models
 ARCHIVE = "data/model.pt2"
+EXAMPLE = "input_example.json"
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -80,6 +81,11 @@ class Stored:
         if weights is None or weights_digest(weights) != self.weights_digest:
             return self.load().state_dict()
         return weights
+
+    def example(self) -> Tensor:
+        """The inputs that the model was logged with, float32 [N, ...] with N >= 2."""
+        with self._files() as folder:
+            return torch.tensor(json.loads((folder / EXAMPLE).read_text()))
 
     def rebuild(self, factory: type[ModuleT]) -> ModuleT:
         """The module as it was built, with its weights, in evaluation mode; can be trained, has its submodules."""

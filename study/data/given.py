@@ -1,31 +1,42 @@
-"""Images that a user hands to a model, as they are: nothing is resized."""
+"""What a user hands to a model, as it is: images, none of which is resized, or vectors."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 from zipfile import is_zipfile
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from study.data.dataset import DataError
 from study.data.images import convert, read_image
 
-ARRAY = "images"  # the name of the array in an .npz file, as `study.sample` writes it
+IMAGES, VECTORS = "images", "inputs"  # the names of the arrays in an .npz file, as `study.sample` writes it
 
 
 def given_images(path: Path, image_size: int, colour: bool) -> Tensor:
     """The images of a file, uint8 [N, C, S, S] with S = image_size.
 
     Args:
-        path: A picture, or an .npz file with the array `images`, uint8 [N, S, S] or [N, S, S, 3].
+        path: A picture, an .npz file with the array `images`, uint8 [N, S, S] or [N, S, S, 3], or a .csv file with the
+            pixels of an image a line, 0 to 255, row by row (of colour images red, green and blue of each pixel).
         colour: Three channels; else images are turned grey, one channel.
 
     Raises:
         DataError: The file cannot be read, or its images are of another size.
     """
-    if path.suffix.lower() == ".npz":
-        arrays, (height, width) = _arrays(path)
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return _pixels(path, image_size, colour)
+    if suffix == ".npz":
+        arrays = _array(path, IMAGES)
+        if arrays.dtype != np.uint8 or arrays.ndim not in (3, 4) or arrays.shape[3:] not in ((), (3,)):
+            found = f"{arrays.dtype} of shape {list(arrays.shape)}"
+            raise DataError(f"`{IMAGES}` of {path} must be uint8 [N, H, W] or [N, H, W, 3], but are {found}")
+        height, width = arrays.shape[1:3]
     else:
         pixels, (width, height) = read_image(path, image_size, colour)
         arrays = pixels[None]
@@ -35,19 +46,68 @@ def given_images(path: Path, image_size: int, colour: bool) -> Tensor:
     return convert(arrays, image_size, colour)
 
 
-def _arrays(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
-    """The array, and the height and width of its images."""
+def given_vectors(path: Path, width: int) -> Tensor:
+    """The vectors of a file, float32 [N, width].
+
+    Args:
+        path: An .npz file with the array `inputs` [N, width], or a .csv file with a vector a line.
+
+    Raises:
+        DataError: The file cannot be read, or its vectors are of another length, or not finite.
+    """
+    vectors = _table(path) if path.suffix.lower() == ".csv" else _array(path, VECTORS)
+    if vectors.dtype.kind not in "fiu" or vectors.ndim != 2 or vectors.shape[1] != width:
+        found = f"{vectors.dtype} of shape {list(vectors.shape)}"
+        raise DataError(f"the inputs must be numbers [N, {width}], as the model takes them, but {path} has {found}")
+    if not np.isfinite(vectors).all():
+        raise DataError(f"the inputs must be finite, but {path} has others")
+    return torch.from_numpy(vectors.astype(np.float32))
+
+
+def _pixels(path: Path, image_size: int, colour: bool) -> Tensor:
+    table, shape = _table(path), (image_size, image_size, *((3,) if colour else ()))
+    width = int(np.prod(shape))
+    if table.shape[1] != width:
+        raise DataError(f"a line of {path} must have {width} pixels, as the model takes them, but has {table.shape[1]}")
+    if not (table == table.clip(0, 255).round()).all():  # so that NaN is refused too
+        raise DataError(f"the pixels of {path} must be whole numbers from 0 to 255, but it has others")
+    return convert(table.astype(np.uint8).reshape(-1, *shape), image_size, colour)
+
+
+def _table(path: Path) -> np.ndarray:
+    """The numbers of a .csv file, float64 [N, columns]; a first line of names is passed over."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = [line for line in csv.reader(file) if line]
+        if lines and _is_names(lines[0]):
+            del lines[0]
+        table = np.array(lines, dtype=np.float64)
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path} must have as many numbers in each line, with commas between them: {reason}") from error
+    if not table.size:
+        raise DataError(f"{path} must have numbers, but has none")
+    return table
+
+
+def _is_names(line: Sequence[str]) -> bool:
+    """Whether a first line has the columns' names: the first one is no number, or they are pandas' 0, 1, 2, ..."""
+    try:
+        float(line[0])
+    except ValueError:
+        return True
+    return len(line) > 1 and list(line) == [str(number) for number in range(len(line))]
+
+
+def _array(path: Path, name: str) -> np.ndarray:
     if path.is_file() and not is_zipfile(path):
-        raise DataError(f"{path} must be an .npz file with the array `{ARRAY}`, but is no such file")
+        raise DataError(f"{path} must be an .npz file with the array `{name}`, but is no such file")
     try:
         with np.load(path, allow_pickle=False) as file:
-            images = file[ARRAY]
+            array = file[name]
     except Exception as error:  # zipfile, zlib and NumPy raise nearly everything on damaged files
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} must be an .npz file with the array `{ARRAY}`: {reason}") from error
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (3,)) or not images.size:
-        shape = list(images.shape)
-        raise DataError(
-            f"`{ARRAY}` of {path} must be uint8 [N, H, W] or [N, H, W, 3], but are {images.dtype} of shape {shape}"
-        )
-    return images, (images.shape[1], images.shape[2])
+        raise DataError(f"{path} must be an .npz file with the array `{name}`: {reason}") from error
+    if not array.size:
+        raise DataError(f"the array `{name}` of {path} must not be empty, but has the shape {list(array.shape)}")
+    return array

@@ -5,15 +5,17 @@ from __future__ import annotations
 import study.shadowing  # noqa: F401 - first: what follows must be found
 
 # isort: split
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
 from study.cli import exit_code, words
 from study.files import check_file, check_folder, expanded, writing
+from study.harness.settings import UsageError
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class ReportConfig:
     """File to write the claims and tables to as well, as Markdown."""
     pictures: Path | None = None
     """Folder to write the page's figures to as well, a PNG file each."""
+    compare: str | None = None
+    """What to put beside these studies: a seed, whose studies are in the same store, or the folder of another store
+    (./1, if its name is a number). Of each stage the newest study is taken."""
     store: Path = Path("mlruns")
     """Folder of the results."""
     tracking_uri: str | None = None
@@ -49,6 +54,10 @@ def _run(arguments: Sequence[str]) -> None:
     pictures = None if config.pictures is None else expanded(config.pictures, "--pictures")
     if pictures is not None:
         check_folder(pictures, "--pictures")
+    seed = int(config.compare) if config.compare and re.fullmatch(r"\d{1,10}", config.compare, re.ASCII) else None
+    other = None if config.compare is None or seed is not None else expanded(Path(config.compare), "--compare")
+    if other is not None and not (other / "mlflow.db").is_file():
+        raise UsageError(f"--compare must be a seed or the folder of a store, but got {other}: it has no mlflow.db")
     from tracking.environment import check_environment
     from tracking.store import read_store
 
@@ -57,14 +66,22 @@ def _run(arguments: Sequence[str]) -> None:
 
     from study.data import data_name
     from study.report.collect import collect
+    from study.report.compare import compare
     from study.report.markdown import markdown
     from study.report.page import named_pictures, render
 
     page = collect(None if config.data is None else data_name(config.data))
+    if seed is not None:
+        page = replace(page, comparison=compare(page, f"seed {seed}", seed))
+    elif other is not None:
+        read_store(other)
+        page = replace(page, comparison=compare(page, str(other)))
     text = render(page)
     with writing(out, "--out"):
         out.write_text(text, encoding="utf-8")
     print(f"{out}: {page.dataset}, {', '.join(section.stage for section in page.sections)}")
+    if page.comparison is not None:
+        print(f"beside {page.comparison.other}: {page.comparison.summary}")
     if tables is not None:
         with writing(tables, "--markdown"):
             tables.write_text(markdown(page), encoding="utf-8")

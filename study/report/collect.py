@@ -53,6 +53,32 @@ def collect(dataset: str | None, runs: Sequence[str] = ()) -> Page:
     return Page(last, _minute(datetime.now(UTC)), sections, missing, _data_flags(sections[-1].parent, last))
 
 
+def newest(dataset: str, seed: int | None) -> dict[str, Record]:
+    """The parent run of the newest (finished) study of each stage in the open store, by the stage's name.
+
+    Args:
+        seed: None: any.
+
+    Raises:
+        UsageError: The store holds none.
+    """
+    from tracking import reading
+
+    found = {stage.name: reading.parents(f"{dataset}/{stage.name}") for stage in all_stages()}
+    seeds = sorted({parent.tags.get("seed", "") for parents in found.values() for parent in parents})
+    wanted = {
+        stage: max(chosen, key=_age)
+        for stage, parents in found.items()
+        if (chosen := [each for each in parents if seed is None or each.tags.get("seed") == str(seed)])
+    }
+    if not wanted and seeds:
+        raise UsageError(f"no study of {dataset} with seed {seed} is in this store (it has: {', '.join(seeds)})")
+    if not wanted:
+        has = ", ".join(sorted({name.partition("/")[0] for name in reading.experiments()})) or "none"
+        raise UsageError(f"no study of {dataset} is in the store to compare with (it has: {has})")
+    return wanted
+
+
 def _data_flags(parent: Record, dataset: str) -> str:
     """The flags that load the same data set again, from the recorded command."""
     try:
@@ -97,7 +123,7 @@ def _section(stage: Stage, studies: Sequence[Record], runs: Sequence[str]) -> Se
     notes = _Notes([])
     trials = reading.trials(parent)
     best = next((trial for trial in trials if trial.run_id == parent.tags.get("best.run_id")), None)
-    champion, rows = notes.attempt("the table", lambda: _outcome(parent)) or ("", None)
+    champion, rows = notes.attempt("the table", lambda: outcome_of(parent)) or ("", None)
     settings = notes.attempt("the list of settings", lambda: json.loads(parent.tags.get("settings", "{}"))) or {}
     pictures, best_pictures = _pictures(parent, notes), _pictures(best, notes) if best else []
     named = {picture.name: picture for picture in pictures}
@@ -122,7 +148,7 @@ def _section(stage: Stage, studies: Sequence[Record], runs: Sequence[str]) -> Se
     )
 
 
-def _outcome(parent: Record) -> tuple[str, list[Row] | None]:
+def outcome_of(parent: Record) -> tuple[str, list[Row] | None]:
     """The champion and the rows that a closed study has kept; none of an open one."""
     kept = parent.read_json("outcome")
     if kept is None:

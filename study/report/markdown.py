@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from study.report.page import Page, Section
+from study.report.page import RULE, Comparison, Page, Section
 
 MOST_COLUMNS = 6  # of a study's table that fits a page
 ROWS = ("figure", "ours", "reference", "held against", "verdict")
@@ -25,9 +25,23 @@ def markdown(page: Page) -> str:
             for section, row in page.claims
         ]
         parts += ["## Claims", _table(("verdict", "claim", "ours", "held against", "stage"), claims)]
+    if page.comparison is not None:
+        parts += _comparison(page.comparison)
     for section in page.sections:
         parts += _section(section)
     return "\n\n".join(parts) + "\n"
+
+
+def _comparison(comparison: Comparison) -> list[str]:
+    lines = [
+        (line.stage, line.figure, line.ours, line.other, line.difference, line.beyond, line.verdict)
+        for line in comparison.lines
+    ]
+    columns = ("stage", "figure", "here", "there", "difference", "beyond the spread", "verdict")
+    others = {"Only here": comparison.here_only, "Only there": comparison.there_only, "Note": comparison.notes}
+    facts = [f"- {name}: {_plain('; '.join(found))}" for name, found in others.items() if found]
+    parts = [f"## Beside {_plain(comparison.other)}", f"{comparison.summary}. {RULE}", _table(columns, lines)]
+    return [*parts, "\n".join(facts)] if facts else parts
 
 
 def _section(section: Section) -> list[str]:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_HEADLINES = 4
+RULE = (
+    "The difference is the figure here minus the one there. It is beyond the spread if the two ranges, mean ± standard"
+    " deviation, do not meet; a figure of one seed or draw has no spread, and its difference may be chance."
+)
 SIGNS: Mapping[Verdict, str] = {"held": "✓", "did not hold": "✗", "undecided": "?"}
 
 
@@ -78,6 +82,61 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Of a number from the same one in another study."""
+
+    label: str  # which of its cell's numbers it is, "" if there is one only
+    text: str
+    beyond: bool | None  # whether it is beyond the spread; None: one of the two has no spread
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row that two studies have."""
+
+    stage: str
+    figure: str
+    ours: str
+    other: str
+    differences: Sequence[Difference]  # none where the cells are not of the same form
+    verdict: str
+
+    @property
+    def difference(self) -> str:
+        return ", ".join(f"{each.label} {each.text}".strip() for each in self.differences) or "-"
+
+    @property
+    def beyond(self) -> str:
+        """Whether the difference is beyond the spread: which of several are."""
+        known = [each for each in self.differences if each.beyond is not None]
+        if not known:
+            return "no spread" if self.differences else "-"
+        return ", ".join(each.label or "yes" for each in known if each.beyond) or "no"
+
+    @property
+    def is_marked(self) -> bool:
+        return any(each.beyond for each in self.differences)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The page's studies beside others."""
+
+    other: str  # what the reader calls those
+    lines: Sequence[Line]
+    commands: Sequence[tuple[str, str, str]]  # stage, the page's, the other's
+    here_only: Sequence[str]  # rows
+    there_only: Sequence[str]
+    notes: Sequence[str]
+
+    @property
+    def summary(self) -> str:
+        marked = sum(line.is_marked for line in self.lines)
+        none = sum(line.beyond == "no spread" for line in self.lines)
+        return f"{len(self.lines)} rows in both, {marked} of them apart beyond the spread, {none} without a spread"
+
+
+@dataclass(frozen=True)
 class Page:
     """All that the template shows."""
 
@@ -86,6 +145,7 @@ class Page:
     sections: Sequence[Section]
     missing: Sequence[str]
     flags: str  # of a command on the same data set
+    comparison: Comparison | None = None
 
     @property
     def claims(self) -> list[tuple[Section, Row]]:
@@ -113,7 +173,7 @@ def render(page: Page) -> str:
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template(TEMPLATE.name).render(page=page, signs=SIGNS)
+    return environment.get_template(TEMPLATE.name).render(page=page, signs=SIGNS, rule=RULE)
 
 
 def named_pictures(page: Page) -> Iterable[tuple[str, Picture]]:
