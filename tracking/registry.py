@@ -20,6 +20,7 @@ from tracking.stored import Stored, logged_model, model_root
 
 CHAMPION = "champion"  # the alias
 DATA = "data_digest"  # a run's tag: of the data that it was trained on
+REGISTERED = "registered"  # a run's tag: the name and version of its model
 PROTOCOL = "protocol"  # a version's tag: with which versions it may be compared
 Direction = Literal["minimize", "maximize"]
 log = logging.getLogger("study")
@@ -122,13 +123,22 @@ def register(name: str, run_id: str, description: str, protocol: Mapping[str, An
             raise
     known = of_run(name, run_id)
     if known is not None:
+        _name_run(known)
         if known.protocol != text:  # another objective, say: it competes with others now
             client().set_model_version_tag(name, str(known.number), PROTOCOL, text)
         return replace(known, protocol=text)
     model = logged_model(run_id)
     model_id = model.uri.removeprefix("models:/")
     tags = {PROTOCOL: text}
-    return _version(client().create_model_version(name, model.source, run_id=run_id, model_id=model_id, tags=tags))
+    made = _version(client().create_model_version(name, model.source, run_id=run_id, model_id=model_id, tags=tags))
+    _name_run(made)
+    return made
+
+
+def _name_run(version: Version) -> None:
+    """Let the run say as what its model is registered."""
+    if version.tags and REGISTERED not in version.tags:
+        client().set_tag(version.run_id, REGISTERED, f"{version.name} v{version.number}")
 
 
 def of_run(name: str, run_id: str) -> Version | None:

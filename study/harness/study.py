@@ -16,10 +16,12 @@ from study.harness.progress import short
 from study.harness.search import Objective, Origin, Result, Search, Trial
 from study.harness.stage import Context, Outcome, Row
 from study.harness.trials import importances, pruned, run_search
+from study.harness.view import trials_view
 from tracking import registry
 from tracking.registry import Direction, Version
 from tracking.runs import Inputs, Run, study_run
 from tracking.stored import delete_model, logged_model
+from tracking.views import save_view
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Study:
     inputs: Inputs
     results: list[Result] = field(default_factory=list)  # of all its searches so far
     tools: set[str] = field(default_factory=set)  # runs whose models the study itself goes on using
+    searched: list[tuple[Search, list[Result]]] = field(default_factory=list)
 
     def search(self, search: Search, objective: Objective, part: str = "", *, tools: bool = False) -> list[Result]:
         """Run what is missing of a search; every trial starts from the study's seed.
@@ -82,6 +85,7 @@ class Study:
             origin=Origin(part or "trial", tags, self.inputs, self._code()),
         )
         self.results.extend(results)
+        self.searched.append((search, results))
         if tools:
             self.tools.update(result.run_id for result in results)
         return results
@@ -114,6 +118,7 @@ class Study:
             if rows is None:
                 rows = tuple(finish(made))
                 self._keep(made, candidates, rows)
+            self._show(made, candidates, rows)
             if self.context.session.keep_models == "champions":
                 runs = {result.run_id for result in self.results}
                 for run_id in runs - self.tools - registry.registered_runs():
@@ -162,6 +167,13 @@ class Study:
         champion = next((version.uri for version in made.values()), "")
         kept = {"of": self._fingerprint(), "git_commit": code_state()[0], "champion": champion}
         self.parent.log_json("outcome", kept | {"rows": [asdict(row) for row in rows]})
+
+    def _show(self, made: Mapping[str, Version], candidates: Mapping[str, Candidate], rows: Sequence[Row]) -> None:
+        """Keep how the trials open in MLflow."""
+        if made and self.searched:
+            decisive = {candidate.metric: candidate.direction for candidate in candidates.values()}
+            view = trials_view(self.searched, decisive, rows, next(iter(made.values())))
+            save_view(self.parent.experiment_id, view, self.context.stage.question)
 
     def _fingerprint(self) -> str:
         """Of all that figures and rows depend on."""
