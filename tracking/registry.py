@@ -15,13 +15,13 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from tracking.client import client
 from tracking.errors import StoreError
-from tracking.runs import gallery
 from tracking.stored import Stored, logged_model, model_root
 
 CHAMPION = "champion"  # the alias
 DATA = "data_digest"  # a run's tag: of the data that it was trained on
 REGISTERED = "registered"  # a run's tag: the name and version of its model
 PROTOCOL = "protocol"  # a version's tag: with which versions it may be compared
+DESCRIBED = "described"  # a version's tag: a fingerprint of the description that we have given it
 Direction = Literal["minimize", "maximize"]
 log = logging.getLogger("study")
 
@@ -83,7 +83,11 @@ def _aliases(name: str) -> dict[str, int]:
 
 
 def _alias_of(protocol: str) -> str:
-    return f"{CHAMPION}-{hashlib.sha256(protocol.encode()).hexdigest()[:8]}"
+    return f"{CHAMPION}-{_digest(protocol)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def version(name: str, number: int) -> Version:
@@ -160,9 +164,11 @@ def registered_runs() -> set[str]:
 
 
 def describe(version: Version, text: str) -> None:
-    """Describe the version on its page: this text, then the figures of its run."""
-    text = f"{text}\n\n{gallery(version.run_id)}"
-    client().update_model_version(version.name, str(version.number), text)
+    """Describe the version on its page, unless somebody else has done so."""
+    found = client().get_model_version(version.name, str(version.number))
+    if not found.description or found.tags.get(DESCRIBED) == _digest(found.description):
+        client().update_model_version(version.name, str(version.number), text)
+        client().set_model_version_tag(version.name, str(version.number), DESCRIBED, _digest(text))
 
 
 def promote(

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from tracking.client import client
 from tracking.registry import REGISTERED, Direction
@@ -28,6 +29,7 @@ MOST_CHARACTERS = 5000  # of an experiment's tag, as MLflow has it
 TRAINING = "workflowType=machine_learning"  # else a browser's first visit shows the pages for language models
 WIDTHS = {"metrics": 120, "params": 100, "tags": 160}  # pixels of a column
 FRAME = {"attributes.`Run Name`": 260}  # of the columns that are always there
+WIDE = {"columns": 1, "cardHeight": 640}  # of a section whose charts show the pictures of many trials
 Chart = Mapping[str, Any]
 
 
@@ -85,6 +87,21 @@ def logged_pictures(run_id: str) -> dict[str, int]:
             name, step = parts[1].replace("#", "/"), int(parts[2])
             found[name] = max(found.get(name, 0), step)
     return found
+
+
+def figures_of(run_id: str) -> dict[str, str]:
+    """A run's figures by name, as Markdown for a page of MLflow's; samples and reconstructions before losses."""
+    files = sorted((PurePosixPath(file.path) for file in client().list_artifacts(run_id, "figures")), reverse=True)
+    where = "get-artifact?path={}&run_uuid={}"
+    return {file.stem: f"![{file.stem}]({where.format(quote(str(file), safe=''), run_id)})" for file in files}
+
+
+def run_address(run_id: str) -> str:
+    return f"#/experiments/{client().get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
+def model_address(name: str, number: int) -> str:
+    return f"#/models/{quote(name, safe='')}/versions/{number}"
 
 
 def is_curve(run_id: str, metric: str) -> bool:
@@ -180,6 +197,7 @@ def _state(view: View, charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
         "isAccordionReordered": True,  # else MLflow sorts the sections by name
         "compareRunSections": [
             {"uuid": f"section-{number}", "name": name, "display": True, "isReordered": False, **own}
+            | (WIDE if any(chart["type"] == "IMAGE" for section, chart in charts if section == name) else {})
             for number, name in enumerate(names)
         ],
         "compareRunCharts": [
