@@ -17,9 +17,12 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+import mlflow
+
 from tracking.client import client
+from tracking.pages import local_address
 from tracking.registry import REGISTERED, Direction
-from tracking.runs import TRIAL_OF, metric_history
+from tracking.runs import TRIAL_OF, Run, metric_history
 from tracking.store import EXPERIMENT
 
 KEY = "trials"  # of the view in its address
@@ -100,6 +103,11 @@ def run_address(run_id: str) -> str:
     return f"#/experiments/{client().get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 
+def page_of(run: Run) -> str:
+    """The address of MLflow's page on a run; of a store that is a folder, while `study.ui` shows it."""
+    return f"{server() or local_address()}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
 def model_address(name: str, number: int) -> str:
     return f"#/models/{quote(name, safe='')}/versions/{number}"
 
@@ -155,6 +163,12 @@ def places() -> list[Place]:
     """Of all experiments of ours, in the order in which they were made."""
     found = sorted(client().search_experiments(), key=lambda each: int(each.experiment_id))
     return [Place(each.name, each.experiment_id, TAG in each.tags) for each in found if EXPERIMENT in each.tags]
+
+
+def server() -> str | None:
+    """The address of the server that the open store is on; None: it is a folder."""
+    uri = mlflow.get_tracking_uri()
+    return uri.rstrip("/") if uri.startswith("http") else None
 
 
 def place_of(run_id: str) -> Place:

@@ -12,7 +12,7 @@ from tracking.runs import TRIAL_OF, Run
 from tracking.views import figures_of, model_address, run_address
 
 MOST_ROWS = 8
-SPACE = "&emsp;"
+SPACE, HEADING = "&emsp;", "&nbsp;\n\n**{}**"  # MLflow's pages set none between columns, or after a table
 MOST_CHARACTERS = 5000  # of a version's description, as MLflow has it
 
 
@@ -37,7 +37,7 @@ def model_page(
         first or "",
         _figures(rows),
         _lineage(context.inputs),
-        "#### How it was made",
+        HEADING.format("How it was made"),
         f"Data {context.dataset.name} (digest {context.dataset.digest}), seed {context.session.seed}: "
         f"`{context.session.command}`",
         *own.values(),
@@ -60,7 +60,9 @@ def _figures(rows: Sequence[Row]) -> str:
     }
     if not shown:
         return ""
-    return f"#### What its study measured\n\n{_table(columns)}\n\n± is the standard deviation over repeats."
+    return (
+        f"{HEADING.format('What its study measured')} (± is the standard deviation over repeats)\n\n{_table(columns)}"
+    )
 
 
 def _lineage(inputs: Mapping[str, Version]) -> str:
@@ -75,11 +77,11 @@ def _lineage(inputs: Mapping[str, Version]) -> str:
         ],
         "study": [each.tags.get(TRIAL_OF, "") for each in versions],
     }
-    return f"#### What it builds on\n\n{_table(columns) if inputs else 'Nothing but the data.'}"
+    return f"{HEADING.format('What it builds on')}\n\n{_table(columns) if inputs else 'Nothing but the data.'}"
 
 
 def _table(columns: Mapping[str, Sequence[str]]) -> str:
-    """A table of the columns that are not empty; MLflow's pages set no space between them."""
+    """A table of the columns that are not empty."""
     kept = {name: cells for name, cells in columns.items() if any(cells)}
     rows = [[*kept], ["---"] * len(kept), *zip(*kept.values(), strict=True)]
     lines = [" | ".join(cell.replace("|", "&#124;") + SPACE * (cell != "---") for cell in row) for row in rows]
