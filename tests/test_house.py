@@ -128,7 +128,13 @@ def test_files_and_functions_are_small(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["study.run", "--help"], ["study.run", "--dry-run"], ["study.sample", "--help"], ["study.report", "--help"]],
+    [
+        ["study.run", "--help"],
+        ["study.run", "--dry-run"],
+        ["study.sample", "--help"],
+        ["study.report", "--help"],
+        ["study.ui", "--help"],
+    ],
 )
 def test_light_commands_import_no_heavy_package(arguments: list[str]) -> None:
     code = (

@@ -127,22 +127,24 @@ def register(name: str, run_id: str, description: str, protocol: Mapping[str, An
             raise
     known = of_run(name, run_id)
     if known is not None:
-        _name_run(known)
+        known = _named(known)
         if known.protocol != text:  # another objective, say: it competes with others now
             client().set_model_version_tag(name, str(known.number), PROTOCOL, text)
         return replace(known, protocol=text)
     model = logged_model(run_id)
     model_id = model.uri.removeprefix("models:/")
     tags = {PROTOCOL: text}
-    made = _version(client().create_model_version(name, model.source, run_id=run_id, model_id=model_id, tags=tags))
-    _name_run(made)
-    return made
+    made = client().create_model_version(name, model.source, run_id=run_id, model_id=model_id, tags=tags)
+    return _named(_version(made))
 
 
-def _name_run(version: Version) -> None:
-    """Let the run say as what its model is registered."""
-    if version.tags and REGISTERED not in version.tags:
-        client().set_tag(version.run_id, REGISTERED, f"{version.name} v{version.number}")
+def _named(version: Version) -> Version:
+    """The version, after its run was let say as what its model is registered."""
+    if not version.tags or REGISTERED in version.tags:
+        return version
+    name = f"{version.name} v{version.number}"
+    client().set_tag(version.run_id, REGISTERED, name)
+    return replace(version, tags={**version.tags, REGISTERED: name})
 
 
 def of_run(name: str, run_id: str) -> Version | None:

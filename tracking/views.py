@@ -87,7 +87,7 @@ def logged_pictures(run_id: str) -> dict[str, int]:
     for file in client().list_artifacts(run_id, "images"):
         parts = re.match(r"(.+?)[+%]step[+%](\d+)[+%]", PurePosixPath(file.path).name)  # as MLflow names them
         if parts:
-            name, step = parts[1].replace("#", "/"), int(parts[2])
+            name, step = re.sub("[~#]", "/", parts[1]), int(parts[2])
             found[name] = max(found.get(name, 0), step)
     return found
 
