@@ -118,18 +118,13 @@ def is_curve(run_id: str, metric: str) -> bool:
 
 
 def save_view(experiment_id: str, view: View, question: str) -> None:
-    """Keep the view with the experiment, and the way to it in its description; what a user has changed there stays.
+    """Keep the view with the experiment, and the way to it in its description, unless a user has changed that.
 
     Args:
         question: What the experiment was described with as it was made.
     """
-    tags = client().get_experiment(experiment_id).tags
-    before = json.loads(tags.get(TAG, "{}"))
-    if before.get("updatedAt") == before.get("createdAt"):
-        now = int(time.time() * 1000)
-        times = {"createdAt": now, "updatedAt": now}
-        client().set_experiment_tag(experiment_id, TAG, _tag(view, times))
-    if tags.get(NOTE, "") == question:
+    client().set_experiment_tag(experiment_id, TAG, _tag(view))
+    if client().get_experiment(experiment_id).tags.get(NOTE, "") == question:
         table = address(experiment_id)
         ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)."
         client().set_experiment_tag(experiment_id, NOTE, f"{question} {ways}")
@@ -177,13 +172,14 @@ def place_of(run_id: str) -> Place:
     return Place(found.name, found.experiment_id, TAG in found.tags)
 
 
-def _tag(view: View, times: Mapping[str, int]) -> str:
+def _tag(view: View) -> str:
     """The tag's text; the last charts are left out where it would be too long."""
+    now = int(time.time() * 1000)
     charts = [(name, chart) for name, section in view.sections.items() for chart in section]
     while True:
         state = json.dumps(_state(view, charts), separators=(",", ":"))
         packed = base64.b64encode(zlib.compress(state.encode(), 9)).decode()
-        text = json.dumps({"name": "Trials", **times, "state": f"deflate;{packed}"})
+        text = json.dumps({"name": "Trials", "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
         if len(text) <= MOST_CHARACTERS or not charts:
             return text
         charts.pop()

@@ -57,16 +57,13 @@ def test_the_description_leads_to_the_view_once(experiment: str) -> None:
     assert note.count("[The trials]") == 1
 
 
-def test_what_a_user_has_changed_stays(experiment: str) -> None:
-    client = mlflow.MlflowClient()
+def test_a_users_own_description_and_views_stay(experiment: str) -> None:
+    own = {"mlflow.note.content": "my words", "mlflow.sharedViewState.mine": "my view"}
+    for name, value in own.items():
+        mlflow.MlflowClient().set_experiment_tag(experiment, name, value)
     views.save_view(experiment, VIEW, QUESTION)
-    theirs = json.loads(tags(experiment)[views.TAG]) | {"name": "Mine"}
-    theirs["updatedAt"] += 1  # as MLflow's page does when it saves over a view
-    client.set_experiment_tag(experiment, views.TAG, json.dumps(theirs))
-    client.set_experiment_tag(experiment, "mlflow.note.content", "my words")
-    views.save_view(experiment, VIEW, QUESTION)
-    assert json.loads(tags(experiment)[views.TAG]) == theirs
-    assert tags(experiment)["mlflow.note.content"] == "my words"
+    assert own.items() <= tags(experiment).items()
+    assert views.TAG in tags(experiment)
 
 
 def test_a_view_of_very_many_charts_still_fits_a_tag(experiment: str) -> None:
