@@ -90,24 +90,23 @@ def _workers(config: StudyConfig, machine: Capacity) -> int:
 
 def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str:
     """What was found, in a few lines, and where to look at it."""
-    from tracking.pages import local_address
-    from tracking.views import place_of
+    from tracking.pages import can_show_views, local_address
+    from tracking.views import place_of, server
 
     claims = verdicts(outcomes)
     found = [f"what was found{f' (claims: {claims})' if claims else ''}:", *findings(outcomes)]
-    if config.tracking_uri is not None:
-        server = where = without_password(config.tracking_uri).rstrip("/")
-        flags = ["--tracking-uri", where]
-    else:
-        server, where = local_address(), str(config.store)
-        flags = [] if config.store == StudyConfig.store else ["--store", where]
+    remote = server()
+    flags = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
+    if remote is not None:
+        flags = ["--tracking-uri", remote]
     place = place_of(outcomes[0].run_id)
+    address = place.address if remote is None or can_show_views(remote) else place.plain
     look = [
         "where to look:",
         f"the report: {shlex.quote(report)}",
         f"  as a page of your own: {shlex.join(['python', '-m', 'study.report', *flags])}",
         f"the trials, their charts and pictures: {shlex.join(['python', '-m', 'study.ui', *flags])}",
-        f"  which opens {server}/{place.address}",
+        f"  which opens {remote or local_address()}/{address}",
     ]
     return "\n".join([found[0], *(f"  {line}" for line in found[1:]), "", look[0], *(f"  {line}" for line in look[1:])])
 

@@ -19,10 +19,8 @@ from tracking.errors import StoreError, without_password
 HOST, PORT = "127.0.0.1", 5000
 VIEWS_SINCE = (3, 16)  # the first MLflow whose pages open our saved views, by their code
 STARTING, ENDING = 120.0, 10.0  # seconds that the server may take
-SERVER = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # of language models' judges: more processes, a slower start
-    "PYTHONSAFEPATH": "1",  # nothing is imported from the current folder
-}
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # those for language models: seven more processes
+NOTHING_FROM_HERE = {"PYTHONSAFEPATH": "1"}  # imported: whose folder the current one is, who knows
 
 
 def local_address(port: int = PORT) -> str:
@@ -60,7 +58,7 @@ def served(tracking_uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
-            env=os.environ | SERVER,
+            env={**NO_JOBS, **os.environ, **NOTHING_FROM_HERE},
             start_new_session=True,  # a terminal's Ctrl-C is ours; and all its processes are one group
         )
         try:
