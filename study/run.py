@@ -19,14 +19,14 @@ from study.files import expanded
 from study.harness.capacity import Capacity, capacity, on_gpu
 from study.harness.launch import Request, check_inputs, leave_out_unlabelled, resolve_inputs, run_stages
 from study.harness.settings import UsageError
-from study.harness.table import findings, table
+from study.harness.table import findings, table, verdicts
 from study.harness.workers import divide_cores, workers
 from study.report.collect import keep
 from study.stages import all_stages
 from tracking.errors import without_password
 
 if TYPE_CHECKING:
-    from study.harness.stage import Session
+    from study.harness.stage import Outcome, Session
     from tracking.registry import Version
 
 WORKERS = "STUDY_WORKERS"  # of the environment
@@ -51,13 +51,10 @@ def _run(arguments: Sequence[str]) -> None:
     session = prepared.session
     with workers(count - 1, work, prepared.arguments):
         outcomes = run_stages(prepared.request, session, prepared.inputs)
+    report = keep(session.dataset.name, outcomes)
     print(f"\n{table(outcomes)}\n")
-    found = findings(outcomes)
-    if found:
-        print(f"what was found:\n{found}\n")
-    print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s")
-    print(f"the report: {shlex.quote(keep(session.dataset.name, outcomes))}")
-    print(f"look at the runs: {session.store.ui_command}")
+    print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s", end="\n\n")
+    print(ending(outcomes, config, report))
 
 
 def work(arguments: Sequence[str]) -> int:
@@ -89,6 +86,29 @@ def _workers(config: StudyConfig, machine: Capacity) -> int:
             raise UsageError(f"{WORKERS} must be a number from 1, but got {given!r}")
         return int(given)
     return 1 if on_gpu(config.device) else machine.workers()
+
+
+def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str:
+    """What was found, in a few lines, and where to look at it."""
+    from tracking.pages import can_show_views, local_address
+    from tracking.views import place_of, server
+
+    claims = verdicts(outcomes)
+    found = [f"what was found{f' (claims: {claims})' if claims else ''}:", *findings(outcomes)]
+    remote = server()
+    flags = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
+    if remote is not None:
+        flags = ["--tracking-uri", remote]
+    place = place_of(outcomes[0].run_id)
+    address = place.address if remote is None or can_show_views(remote) else place.plain
+    look = [
+        "where to look:",
+        f"the report: {shlex.quote(report)}",
+        f"  as a page of your own: {shlex.join(['python', '-m', 'study.report', *flags])}",
+        f"the trials, their charts and pictures: {shlex.join(['python', '-m', 'study.ui', *flags])}",
+        f"  which opens {remote or local_address()}/{address}",
+    ]
+    return "\n".join([found[0], *(f"  {line}" for line in found[1:]), "", look[0], *(f"  {line}" for line in look[1:])])
 
 
 def plan(preset: str, config: StudyConfig, workers: str) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
+from mlflow.entities import Run
 from servers import free_port
 
 from study.report import __main__ as report
@@ -19,15 +19,14 @@ from study.report.collect import collect
 from study.report.page import render
 from study.stages import all_stages
 from tracking.runs import study_run
-from tracking.store import Store, read_store
+from tracking.store import Store, open_store, read_store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not here: apt-get install chromium")
 OPTIONS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync")
-# MLflow opens with the pages for language models and an assistant; a user chooses "Model training" once.
-TRAINING = """
-localStorage.setItem("mlflow.workflowType_v1", JSON.stringify("machine_learning"));
+# MLflow opens an assistant beside its pages; a user closes it once.
+CLOSED = """
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 """
@@ -44,31 +43,37 @@ def browser() -> Iterator[playwright.Browser]:
 
 
 @pytest.fixture(scope="module")
-def ui(smoke_store: Path) -> Iterator[str]:
-    """The address of `mlflow ui`, as the study's last line starts it, on a store in which `smoke` has run."""
-    port = free_port()
-    database = ["--backend-store-uri", f"sqlite:///{smoke_store}/mlflow.db"]
-    command = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *database]
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def addresses(smoke_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Where `python -m study.ui` says that the trials of each stage are, of a store in which `smoke` has run."""
+    folder = tmp_path_factory.mktemp("ui") / "store"
+    shutil.copytree(smoke_store, folder)
+    open_store(folder)  # which knows then that it was copied, and is shown itself
+    flags = ["--store", str(folder), "--port", str(free_port()), "--no-open"]
+    process = subprocess.Popen([sys.executable, "-m", "study.ui", *flags], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "mlflow ui does not answer"
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/#"
+        shown: dict[str, str] = {}
+        while "models" not in shown:
+            line = process.stdout.readline()
+            assert line, "study.ui has ended"
+            if line.startswith("  "):
+                name, address = line.split()
+                shown[name.removeprefix("digits/")] = address
+        yield shown
     finally:
-        process.terminate()
-        process.wait(30)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def ui(addresses: dict[str, str]) -> str:
+    return addresses["models"].partition("#")[0] + "#"
 
 
 @pytest.fixture
 def page(browser: playwright.Browser) -> Iterator[playwright.Page]:
     context = browser.new_context(viewport={"width": 1600, "height": 4000})
-    context.add_init_script(TRAINING)
+    context.add_init_script(CLOSED)
     opened = context.new_page()
     opened.set_default_timeout(SEEN)
     yield opened
@@ -87,29 +92,54 @@ def is_shown(image: playwright.Locator) -> bool:
     return bool(image.evaluate("image => image.decode().then(() => image.naturalWidth > 50)"))
 
 
-def test_the_comparison_of_a_study_shows_trials_metrics_and_images(
-    ui: str, page: playwright.Page, client: mlflow.MlflowClient
+def trials_of(client: mlflow.MlflowClient, stage: str, metric: str) -> list[Run]:
+    """The trials of a stage, those with the least of a metric first."""
+    experiment = client.get_experiment_by_name(f"digits/{stage}").experiment_id
+    return list(client.search_runs([experiment], "tags.`trial.study` != ''", order_by=[f"metrics.`{metric}` ASC"]))
+
+
+def test_a_view_lists_the_trials_the_best_first_with_what_decides(
+    addresses: dict[str, str], page: playwright.Page, client: mlflow.MlflowClient
 ) -> None:
-    experiment = client.get_experiment_by_name("digits/autoencoder").experiment_id
-    *trials, parent = client.search_runs([experiment], order_by=["attributes.start_time DESC"])
-    page.goto(f"{ui}/experiments/{experiment}/runs?compareRunsMode=CHART")
-    page.get_by_text("How many numbers does an image need?").first.wait_for()
-    row = page.get_by_role("row").filter(has_text=parent.info.run_name[:10])
-    row.get_by_role("button").first.click()  # unfolds the trials
+    trials = trials_of(client, "autoencoder", "consequences/cost")
+    page.goto(addresses["autoencoder"])
     for trial in trials:
         page.get_by_role("link", name=trial.info.run_name, exact=True).wait_for()
-    page.get_by_text("test/loss", exact=True).first.wait_for()
-    page.get_by_text("latent/max_abs_pcc", exact=True).first.wait_for()
-    pictures = page.locator("img[src*='reconstructions']")
-    page.mouse.move(900, 500)
-    for _ in range(40):  # the pictures come after all charts, and are loaded when they come into view
+    names = [trial.info.run_name for trial in trials]
+    assert [link for link in page.locator("[role=row] a").all_inner_texts() if link in names] == names
+    columns = list(dict.fromkeys(head.inner_text() for head in page.get_by_role("columnheader").all()))
+    wanted = ["registered", "consequences/cost", "val/loss", "latent/max_abs_pcc", "latent_dim", "architecture"]
+    assert [name for name in columns if name in wanted] == wanted
+    page.get_by_role("gridcell", name="digits-autoencoder v1").first.wait_for()
+    page.get_by_role("link", name="Model registry").wait_for()  # not the pages for language models
+    page.get_by_role("button", name="Trials").click()
+    page.get_by_text("Saved views", exact=False).first.wait_for()
+
+
+def test_the_description_leads_to_charts_of_the_trials_with_their_pictures(
+    ui: str, page: playwright.Page, client: mlflow.MlflowClient
+) -> None:
+    trials = trials_of(client, "autoencoder", "consequences/cost")
+    page.goto(f"{ui}/experiments/{trials[0].info.experiment_id}/runs?compareRunsMode=TABLE")
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="their charts").click()
+    charts = opened.value
+    charts.set_default_timeout(SEEN)
+    for title in ("Objectives", "val/loss against what was searched", "Pictures"):
+        charts.get_by_text(title, exact=True).first.wait_for()
+    points = charts.locator(".trace.scatter path.point")
+    points.nth(2 * len(trials) - 1).wait_for(state="attached")  # two charts at least have a point a trial
+    charts.get_by_text("Parallel Coordinates").first.wait_for()
+    pictures = charts.locator("img[src*='reconstructions']")
+    charts.mouse.move(900, 500)
+    for _ in range(40):  # they are loaded when they come into view
         if pictures.count() >= len(trials):
             break
-        page.mouse.wheel(0, 600)
-        page.wait_for_timeout(500)
+        charts.mouse.wheel(0, 600)
+        charts.wait_for_timeout(500)
     for trial in trials:
-        assert is_shown(page.locator(f"img[src*='reconstructions'][src*='{trial.info.run_id}']").first)
-    assert page.get_by_role("slider").count() > 0
+        assert is_shown(charts.locator(f"img[src*='reconstructions'][src*='{trial.info.run_id}']").first)
+    assert charts.get_by_role("slider").first.get_attribute("aria-valuenow") == "1", "the last epoch"
 
 
 def test_parallel_coordinates_have_numeric_axes(ui: str, page: playwright.Page, client: mlflow.MlflowClient) -> None:
@@ -125,14 +155,22 @@ def test_parallel_coordinates_have_numeric_axes(ui: str, page: playwright.Page, 
     assert "None" not in shown, "one that is no number would make the axis a list of names"
 
 
-def test_a_registered_version_shows_where_it_comes_from_and_a_picture(
+def test_the_page_of_a_registered_version_shows_samples_first_then_figures_beside_floors_and_its_lineage(
     ui: str, page: playwright.Page, client: mlflow.MlflowClient
 ) -> None:
     version = client.get_model_version_by_alias("digits-conditional-gan", "champion")
     page.goto(f"{ui}/models/digits-conditional-gan/versions/{version.version}")
-    for text in ("Trial 0 of digits/conditional-gan/", "input.autoencoder models:/digits-autoencoder/1", "sample/fd: "):
-        page.get_by_text(text).first.wait_for()
-    assert is_shown(page.locator(f"img[src*='samples.png'][src*='{version.run_id}']"))
+    first = page.locator("img[src*='get-artifact']").first
+    assert is_shown(first)
+    assert "figures%2Fsamples.png" in (first.get_attribute("src") or "")
+    row = page.locator("tr").filter(has_text="label accuracy, judge 3")
+    assert "real images " in row.inner_text()
+    lineage = page.locator("tr").filter(has_text="latent-gan").filter(has_text="digits/latent-gan/")
+    assert "seeds of settings" in lineage.inner_text()
+    page.get_by_text("python -m study.run smoke --data digits").wait_for()
+    with page.context.expect_page() as opened:
+        lineage.get_by_role("link", name="digits-latent-gan v1").click()
+    opened.value.get_by_text("Can a GAN learn the autoencoder's latents").first.wait_for(timeout=SEEN)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])

@@ -131,7 +131,7 @@ def test_files_and_functions_are_small(path: Path) -> None:
     "arguments",
     [
         *(["study.run", "--help"], ["study.run", "--dry-run"]),
-        *([f"study.{name}", "--help"] for name in ("sample", "report", "export", "predict")),
+        *([f"study.{name}", "--help"] for name in ("sample", "report", "export", "predict", "ui")),
     ],
 )
 def test_light_commands_import_no_heavy_package(arguments: list[str]) -> None:

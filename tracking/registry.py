@@ -15,12 +15,13 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from tracking.client import client
 from tracking.errors import StoreError
-from tracking.runs import gallery
 from tracking.stored import Stored, logged_model, model_root
 
 CHAMPION = "champion"  # the alias
 DATA = "data_digest"  # a run's tag: of the data that it was trained on
+REGISTERED = "registered"  # a run's tag: the name and version of its model
 PROTOCOL = "protocol"  # a version's tag: with which versions it may be compared
+DESCRIBED = "described"  # a version's tag: a fingerprint of the description that we have given it
 Direction = Literal["minimize", "maximize"]
 log = logging.getLogger("study")
 
@@ -82,7 +83,11 @@ def _aliases(name: str) -> dict[str, int]:
 
 
 def _alias_of(protocol: str) -> str:
-    return f"{CHAMPION}-{hashlib.sha256(protocol.encode()).hexdigest()[:8]}"
+    return f"{CHAMPION}-{_digest(protocol)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def version(name: str, number: int) -> Version:
@@ -123,13 +128,24 @@ def register(name: str, run_id: str, description: str, protocol: Mapping[str, An
             raise
     known = of_run(name, run_id)
     if known is not None:
+        known = _named(known)
         if known.protocol != text:  # another objective, say: it competes with others now
             client().set_model_version_tag(name, str(known.number), PROTOCOL, text)
         return replace(known, protocol=text)
     model = logged_model(run_id)
     model_id = model.uri.removeprefix("models:/")
     tags = {PROTOCOL: text}
-    return _version(client().create_model_version(name, model.source, run_id=run_id, model_id=model_id, tags=tags))
+    made = client().create_model_version(name, model.source, run_id=run_id, model_id=model_id, tags=tags)
+    return _named(_version(made))
+
+
+def _named(version: Version) -> Version:
+    """The version, after its run was let say as what its model is registered."""
+    if not version.tags or REGISTERED in version.tags:
+        return version
+    name = f"{version.name} v{version.number}"
+    client().set_tag(version.run_id, REGISTERED, name)
+    return replace(version, tags={**version.tags, REGISTERED: name})
 
 
 def of_run(name: str, run_id: str) -> Version | None:
@@ -151,9 +167,11 @@ def registered_runs() -> set[str]:
 
 
 def describe(version: Version, text: str) -> None:
-    """Describe the version on its page: this text, then the figures of its run."""
-    text = f"{text}\n\n{gallery(version.run_id)}"
-    client().update_model_version(version.name, str(version.number), text)
+    """Describe the version on its page, unless somebody else has done so."""
+    found = client().get_model_version(version.name, str(version.number))
+    if not found.description or found.tags.get(DESCRIBED) == _digest(found.description):
+        client().update_model_version(version.name, str(version.number), text)
+        client().set_model_version_tag(version.name, str(version.number), DESCRIBED, _digest(text))
 
 
 def promote(

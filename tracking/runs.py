@@ -12,9 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import mlflow
@@ -241,14 +240,6 @@ def trial_ids(parent: Run, among: Collection[str] | None = None) -> set[str]:
     parts = (wanted[start : start + ASKED] for start in range(0, len(wanted), ASKED))
     conditions = ("attributes.run_id IN ({})".format(", ".join(f"'{each}'" for each in part)) for part in parts)
     return {run.info.run_id for condition in conditions for run in _trials(parent, condition)}
-
-
-def gallery(run_id: str) -> str:
-    """Markdown of the run's figures, which MLflow's pages then show; on a run's page wide ones break the layout."""
-    files = [PurePosixPath(file.path) for file in client().list_artifacts(run_id, "figures")]
-    files.sort(reverse=True)  # samples and reconstructions before losses
-    address = "get-artifact?path={}&run_uuid={}"
-    return "\n\n".join(f"![{file.stem}]({address.format(quote(str(file), safe=''), run_id)})" for file in files)
 
 
 def trial_metrics(parent: Run) -> Measured:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import shlex
 import sqlite3
 import time
 from collections.abc import Collection
@@ -84,13 +83,6 @@ class Store:
                 f"the experiment {name!r} in this store was not made by this version of latent-study:"
                 " rename it, or use another --store"
             ) from error
-
-    @property
-    def ui_command(self) -> str:
-        """The command that shows this store in a browser on this machine only."""
-        if self.artifacts is None:
-            return f"open {self.tracking_uri} in a browser"
-        return f"mlflow ui --host 127.0.0.1 --backend-store-uri {shlex.quote(self.tracking_uri)}"
 
 
 def open_store(folder: Path, tracking_uri: str | None = None, storage: str | None = None) -> Store:
@@ -177,6 +169,17 @@ def _connect(folder: Path, tracking_uri: str, storage: str | None) -> Store:
     finally:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
     return store
+
+
+def served_as(store: Store, folder: Path) -> str:
+    """The address of the database that a server is to show, of a folder that was opened for reading.
+
+    Its own, where it may be written and its artifacts lie where it says; else the copy, which knows where they are.
+    """
+    database = folder / "mlflow.db"
+    writable = all(os.access(path, os.W_OK) for path in (folder, database))
+    in_place = _roots(database) <= {(folder / "artifacts").as_uri()}
+    return sqlite_url(database) if writable and in_place else store.tracking_uri
 
 
 def _make_database(path: Path) -> None:

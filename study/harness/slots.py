@@ -39,6 +39,7 @@ PROPOSALS = 20  # for a free trial, until one is new
 REPETITION = "REPETITION"  # the outcome of a proposal that is run no second time
 SLOT, WORKER, OUTCOME, REASON, RUN_ID = "slot", "worker", "outcome", "reason", "mlflow.run_id"  # user attributes
 CODE = "code"  # a user attribute: what an attempt ran on
+PAGE = "mlflow.page"  # one of attempts and of studies: the address of MLflow's page on the run
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with Study.optimize")  # see heartbeat
@@ -54,7 +55,8 @@ class Slots:
         given: Every slot's parameters that are given beforehand, by the slot's name.
         space: All parameters and their ranges.
         code: A digest of the code that runs.
-        directions: "minimize" or "maximize", an entry an objective.
+        objectives: "minimize" or "maximize", an entry an objective, by the metric's name.
+        about: User attributes of the study, for other programs that show it.
         pruner: Says which trials are hopeless.
         sampler: Proposes the parameters that are not given, from the number of attempts so far.
         end_dead: Called with the MLflow run of each attempt whose process died.
@@ -72,7 +74,8 @@ class Slots:
         *,
         space: Mapping[str, BaseDistribution],
         code: str,
-        directions: Sequence[Direction],
+        objectives: Mapping[str, Direction],
+        about: Mapping[str, str],
         pruner: optuna.pruners.BasePruner,
         sampler: Callable[[int], optuna.samplers.BaseSampler],
         end_dead: Callable[[str], None],
@@ -95,9 +98,10 @@ class Slots:
                     study_name=name,
                     storage=self._storage,
                     pruner=pruner,
-                    directions=list(directions),
+                    directions=list(objectives.values()),
                     load_if_exists=True,
                 )
+                self._describe(list(objectives), about)
         except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
             raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
         self._code = code
@@ -109,6 +113,15 @@ class Slots:
         self._alive.close()
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+    def _describe(self, metrics: list[str], about: Mapping[str, str]) -> None:
+        """Let the study say what its objectives are called and where it is in MLflow."""
+        if self._study.metric_names != metrics:
+            self._study.set_metric_names(metrics)
+        known = self._study.user_attrs
+        for name, value in about.items():
+            if known.get(name) != value:
+                self._study.set_user_attr(name, value)
 
     def look_again(self) -> None:
         """Ask the store anew which runs it has: one may have been deleted since."""

@@ -102,6 +102,9 @@ class Row:
         claim: A sentence that could turn out false: "A WGAN comes nearer to the test images than 200 Gaussians".
         verdict: What the study says of the claim (see `study.harness.table.verdict`).
         rival: What the claim is held against, where the baseline's cell holds more than that.
+        metric: The trials' metric that the row sums up, if it is one of the figures to look at first: a column of the
+            trials in MLflow; the row stands on the pages of the registered models.
+        found: What was found, as a sentence for the end of `study.run`; one row of a stage has it.
 
     Raises:
         ValueError: There is only one of claim and verdict, or the verdict is none of the three.
@@ -114,6 +117,8 @@ class Row:
     claim: str | None = None
     verdict: Verdict | None = None
     rival: str | None = None
+    metric: str | None = None
+    found: str | None = None
 
     def __post_init__(self) -> None:
         if self.verdict is not None and self.verdict not in get_args(Verdict):

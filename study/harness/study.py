@@ -12,14 +12,16 @@ import torch
 from optuna.distributions import distribution_to_json
 
 from study.harness.identity import code_digest, code_state, computed_with, fingerprint, study_name
-from study.harness.progress import short
+from study.harness.model_page import model_page
 from study.harness.search import Objective, Origin, Result, Search, Trial
 from study.harness.stage import Context, Outcome, Row
 from study.harness.trials import importances, pruned, run_search
+from study.harness.view import trials_view
 from tracking import registry
 from tracking.registry import Direction, Version
 from tracking.runs import Inputs, Run, study_run
 from tracking.stored import delete_model, logged_model
+from tracking.views import save_view
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Candidate:
         direction: Whether less or more of it is better.
         insist: Make it the champion in any case, within its protocol.
         protocol: What must be equal for a comparison, beside the data: the number of labels, say.
+        picture: The figure of its run that shows it best; "": the one that stands for the stage.
         measure_again: Today's value of the champion, where that in its run was measured otherwise; None: it holds.
     """
 
@@ -40,6 +43,7 @@ class Candidate:
     direction: Direction = "minimize"
     insist: bool = False
     protocol: Mapping[str, str] = field(default_factory=dict)
+    picture: str = ""
     measure_again: Callable[[Version], float | None] | None = None
 
 
@@ -55,6 +59,7 @@ class Study:
     inputs: Inputs
     results: list[Result] = field(default_factory=list)  # of all its searches so far
     tools: set[str] = field(default_factory=set)  # runs whose models the study itself goes on using
+    searched: list[tuple[Search, list[Result]]] = field(default_factory=list)
 
     def search(self, search: Search, objective: Objective, part: str = "", *, tools: bool = False) -> list[Result]:
         """Run what is missing of a search; every trial starts from the study's seed.
@@ -82,6 +87,7 @@ class Study:
             origin=Origin(part or "trial", tags, self.inputs, self._code()),
         )
         self.results.extend(results)
+        self.searched.append((search, results))
         if tools:
             self.tools.update(result.run_id for result in results)
         return results
@@ -113,7 +119,9 @@ class Study:
             rows = self._kept_rows()
             if rows is None:
                 rows = tuple(finish(made))
+                self._describe(made, candidates, rows)
                 self._keep(made, candidates, rows)
+            self._show(made, candidates, rows)
             if self.context.session.keep_models == "champions":
                 runs = {result.run_id for result in self.results}
                 for run_id in runs - self.tools - registry.registered_runs():
@@ -131,10 +139,7 @@ class Study:
         protocol = {"data": self.context.dataset.digest, "objective": metric, **candidate.protocol}
         name = self.context.session.model_name(kind)
         with self.context.session.store.locks.hold(f"registry/{name}"):  # studies of other seeds promote too
-            known = registry.of_run(name, result.run_id)
             version = registry.register(name, result.run_id, self.description, protocol)
-            if known is None:
-                registry.describe(version, self._pedigree(result, version, metric))
             value = None
             rival = registry.champion(name, version.protocol)
             if candidate.measure_again is not None and rival is not None and rival.number != version.number:
@@ -163,6 +168,27 @@ class Study:
         kept = {"of": self._fingerprint(), "git_commit": code_state()[0], "champion": champion}
         self.parent.log_json("outcome", kept | {"rows": [asdict(row) for row in rows]})
 
+    def _show(self, made: Mapping[str, Version], candidates: Mapping[str, Candidate], rows: Sequence[Row]) -> None:
+        """Keep how the trials open in MLflow."""
+        if made and self.searched:
+            decisive = {candidate.metric: candidate.direction for candidate in candidates.values()}
+            view = trials_view(self.searched, decisive, rows, next(iter(made.values())))
+            save_view(self.parent.experiment_id, view, self.context.stage.question)
+
+    def _describe(self, made: Mapping[str, Version], candidates: Mapping[str, Candidate], rows: Sequence[Row]) -> None:
+        """Say on the page of each version what it is."""
+        for kind, candidate in candidates.items():
+            page = model_page(
+                self.context,
+                self.parent,
+                made[kind],
+                result=candidate.result,
+                metric=candidate.metric,
+                picture=candidate.picture,
+                rows=rows,
+            )
+            registry.describe(made[kind], page)
+
     def _fingerprint(self) -> str:
         """Of all that figures and rows depend on."""
         trials = [(result.number, result.run_id) for result in self.results]
@@ -175,18 +201,6 @@ class Study:
     def _model_facts(self) -> dict[str, object]:
         """What a model says of itself in its metadata."""
         return {**self.facts, "classes": list(self.context.dataset.classes), "git_commit": code_state()[0]}
-
-    def _pedigree(self, result: Result, version: Version, metric: str) -> str:
-        """Where a version comes from and how good it is, in Markdown."""
-        facts = [f"{name} {value}" for name, value in self.facts.items() if not name.endswith(".weights")]
-        shown = [name for name in sorted(version.metrics) if name == metric or name.startswith(("test/", "sample/"))]
-        return "\n\n".join(
-            [
-                f"Trial {result.number} of {self.name}: {short(result.params)}",
-                f"Made from: {', '.join(facts)}",
-                "\n".join(f"- {name}: {version.metrics[name]:.4g}" for name in shown),
-            ]
-        )
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import isclose, isfinite, sqrt
 from statistics import mean, stdev, variance
-from typing import Literal
+from typing import Literal, get_args
 
 from study.harness.stage import Outcome, Verdict
 
+MOST_FOUND = 5  # lines of what was found
 ERRORS = 2  # standard errors of the difference by which a claim is decided
 
 
@@ -64,14 +66,24 @@ def verdict(
     return "held" if ahead > 0 else "did not hold"
 
 
-def findings(outcomes: Sequence[Outcome]) -> str:
-    """What became of the claims of all stages, one a line; "" if there are none."""
-    return "\n".join(
-        f"{row.verdict}: {row.claim} ({' against '.join(filter(None, (row.ours, row.against)))})"
+def findings(outcomes: Sequence[Outcome]) -> list[str]:
+    """What was found, in at most five lines: one a stage, those first that say it in a sentence, then the last ones."""
+    said = {outcome.stage: row.found for outcome in outcomes for row in reversed(outcome.rows) if row.found}
+    lines = said | {
+        outcome.stage: " against ".join(filter(None, (f"{row.figure}: {row.ours}", row.against)))
         for outcome in outcomes
-        for row in outcome.rows
-        if row.claim
-    )
+        for row in outcome.rows[:1]
+        if outcome.stage not in said
+    }
+    order = [outcome.stage for outcome in outcomes if outcome.stage in lines]
+    kept = sorted(order, key=lambda stage: (stage in said, order.index(stage)))[-MOST_FOUND:]
+    return [f"{stage}: {lines[stage]}" for stage in order if stage in kept]
+
+
+def verdicts(outcomes: Sequence[Outcome]) -> str:
+    """How many claims have each verdict: "2 held, 1 undecided"; "" if there are no claims."""
+    counted = Counter(row.verdict for outcome in outcomes for row in outcome.rows)
+    return ", ".join(f"{counted[each]} {each}" for each in get_args(Verdict) if counted[each])
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -18,10 +18,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.harness.progress import Progress, log, short
 from study.harness.search import Objective, Origin, Pruned, Result, Search, Trial
-from study.harness.slots import RUN_ID, SLOT, Slots, Superseded, is_done, load_study, outcome, slot_name
+from study.harness.slots import PAGE, RUN_ID, SLOT, Slots, Superseded, is_done, load_study, outcome, slot_name
 from tracking.errors import StoreError, reason_of, store_errors
 from tracking.runs import SEARCH, TRIAL, Run, correct_statuses, end_killed, is_deleted, trial_ids, trial_run
 from tracking.store import Store
+from tracking.views import page_of
 
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}  # of the runs
@@ -116,7 +117,8 @@ class _Trials:
             store,
             space=search.space,
             code=origin.code,
-            directions=list(search.objectives.values()),
+            objectives=search.objectives,
+            about={RUN_ID: parent.run_id, PAGE: page_of(parent)},
             pruner=pruner,
             sampler=sampler,
             end_dead=end_killed,
@@ -243,6 +245,7 @@ class _Trials:
 
         try:
             trial.set_user_attr(RUN_ID, seen.run.run_id)
+            trial.set_user_attr(PAGE, page_of(seen.run))
             with store_errors():
                 values = objective(seen)
             by_name = dict(zip(self.search.objectives, values, strict=True))

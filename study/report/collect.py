@@ -19,6 +19,7 @@ from study.harness.stage import Outcome, Row, Stage
 from study.report.page import Cell, Page, Picture, Section, Trials, render
 from study.stages import all_stages
 from tracking.errors import reason_of
+from tracking.pages import local_address
 
 if TYPE_CHECKING:
     from tracking.reading import Record
@@ -34,6 +35,7 @@ def collect(dataset: str | None, runs: Sequence[str] = ()) -> Page:
         UsageError: The store holds no study of the data set.
     """
     from tracking import reading
+    from tracking.views import server
 
     known = {name.partition("/")[0] for name in reading.experiments()}
     stages = all_stages()
@@ -50,7 +52,8 @@ def collect(dataset: str | None, runs: Sequence[str] = ()) -> Page:
     known_stages = {stage.name: stage for stage in stages}
     sections = [_section(known_stages[stage], found, runs) for (name, stage), found in studies.items() if name == last]
     missing = [stage for stage in known_stages if stage not in {section.stage for section in sections}]
-    return Page(last, _minute(datetime.now(UTC)), sections, missing, _data_flags(sections[-1].parent, last))
+    flags = _data_flags(sections[-1].parent, last)
+    return Page(last, _minute(datetime.now(UTC)), sections, missing, flags, has_server=server() is not None)
 
 
 def newest(dataset: str, seed: int | None) -> dict[str, Record]:
@@ -118,6 +121,7 @@ class _Notes:
 
 def _section(stage: Stage, studies: Sequence[Record], runs: Sequence[str]) -> Section:
     from tracking import reading
+    from tracking.views import place_of, server
 
     parent = next((study for study in studies if study.run_id in runs), None) or max(studies, key=_age)
     notes = _Notes([])
@@ -145,6 +149,7 @@ def _section(stage: Stage, studies: Sequence[Record], runs: Sequence[str]) -> Se
         settings=json.dumps(settings, indent=1),
         others=len(studies) - 1,
         notes=notes.lines,
+        trials_at=f"{server() or local_address()}/{place_of(parent.run_id).address}",
     )
 
 

@@ -79,6 +79,7 @@ class Section:
     settings: str
     others: int  # further studies of this stage in the store
     notes: Sequence[str]  # what is left out, and why
+    trials_at: str  # the address of MLflow's page on them
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class Page:
     sections: Sequence[Section]
     missing: Sequence[str]
     flags: str  # of a command on the same data set
+    has_server: bool  # whether the store is a server's, whose pages are always there
     comparison: Comparison | None = None
 
     @property

@@ -76,6 +76,7 @@ def test_it_runs_reports_and_loads_by_name(command: Command, installed: dict[str
     claim = "Averaged over learning rates, a linear layer reads more of the class than chance"
     found = re.search(r"mean over the trials +(\d.*% ± \d.*?%) .* chance 10\.0% +(held|undecided)", done.stdout)
     assert found is not None
+    assert re.search(r"\n  linear-probe: A linear layer reads \d+\.\d% of the classes from the latents\n", done.stdout)
     again = command("study.run", "smoke", *stages, *where, env=installed)
     assert "trial" not in again.stderr, "the same command trains nothing"
     report = command("study.report", "--store", tmp_path / "s", "--out", tmp_path / "r.html", env=installed)
@@ -86,6 +87,11 @@ def test_it_runs_reports_and_loads_by_name(command: Command, installed: dict[str
         assert text in page.partition("All figures")[0]
 
     read_store(tmp_path / "s")
+    client = mlflow.MlflowClient()
+    assert "mlflow.sharedViewState.trials" in client.get_experiment_by_name("digits/linear-probe").tags
+    description = client.get_model_version("digits-linear-probe", "1").description
+    assert "test accuracy, linear layer" in description
+    assert "[digits-autoencoder v1](#/models/digits-autoencoder/versions/1)" in description
     model = mlflow.pyfunc.load_model("models:/digits-linear-probe@champion")
     assert model.predict(np.zeros((3, 1, 28, 28), np.float32)).shape == (3, 10)
     alone = command("study.run", "smoke", "--stages", "linear-probe", *where, "--seed", 1, env=installed)

@@ -67,10 +67,19 @@ def test_it_has_the_rows_that_the_study_printed(smoke_store: Path, page: str) ->
 
 
 def test_it_needs_nothing_from_outside_and_is_small(page: str) -> None:
-    addresses = Reader(page).addresses
+    everything = Reader(page).addresses
+    addresses = [address for address in everything if not address.startswith("http://127.0.0.1:5000/#/experiments/")]
     assert {address.partition(":")[0] for address in addresses if not address.startswith("#")} == {"data"}
     assert len([address for address in addresses if address.startswith("data:image/png")]) > 15
     assert len(page) < 10e6
+
+
+def test_each_stage_leads_to_its_trials_in_mlflow(smoke_store: Path, page: str) -> None:
+    read_store(smoke_store)
+    links = [address for address in Reader(page).addresses if "viewStateShareKey=trials" in address]
+    ids = [mlflow.get_experiment_by_name(f"digits/{stage.name}").experiment_id for stage in all_stages()]
+    assert [link.partition("/experiments/")[2].partition("/")[0] for link in links] == ids
+    assert "python -m study.ui" in Reader(page).text
 
 
 def test_it_tells_how_the_numbers_were_made(page: str) -> None:

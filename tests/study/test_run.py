@@ -27,6 +27,7 @@ from study.stages import all_stages
 from tracking.store import read_store
 
 STAGES = tuple(stage.name for stage in all_stages())
+SAID = ("autoencoder", "transfer", "latent-gan", "conditional-gan", "translation")  # at the end, of seven
 MODELS = (
     *("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan"),
     *("attention-autoencoder", "translator"),
@@ -87,12 +88,19 @@ def runs(client: mlflow.MlflowClient, stage: str) -> list:
     return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
 
 
-def test_it_ends_with_the_table_and_the_ui_command(smoke_store: Path) -> None:
+def test_it_ends_with_the_table_and_where_to_look(smoke_store: Path) -> None:
     output = (smoke_store / "output.txt").read_text()
     for stage, model in zip(STAGES, MODELS, strict=True):
         assert f"digits-{model} v1" in output
         assert any(line.startswith(stage) for line in output.splitlines())
-    assert f"mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///{smoke_store}/mlflow.db" in output
+    found, _, look = output.partition("what was found (claims: ")[2].partition("\n\nwhere to look:\n")
+    assert [line.split(":")[0].strip() for line in found.splitlines()[1:]] == list(SAID)
+    assert "nan" not in found
+    assert f"python -m study.ui --store {smoke_store}\n" in look
+    assert f"python -m study.report --store {smoke_store}\n" in look
+    assert "http://127.0.0.1:5000/#/experiments/" in look
+    report = next(line for line in look.splitlines() if "the report: " in line).partition("the report: ")[2]
+    assert Path(report).read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize("stage", STAGES)

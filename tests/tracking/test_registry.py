@@ -239,3 +239,15 @@ def test_files_that_were_changed_or_removed_are_told_and_not_loaded(
         for use in (model.load, model.config, model.state_dict):
             with pytest.raises(StoreError, match=message.format(model.uri)):
                 use()
+
+
+def test_a_registered_run_says_so_and_a_description_is_ours_until_a_user_changes_it(store: Store) -> None:
+    version = register(store, 1.0)
+    client = mlflow.MlflowClient()
+    assert client.get_run(version.run_id).data.tags["registered"] == f"{NAME} v1"
+    registry.describe(version, "first")
+    registry.describe(version, "second")
+    assert client.get_model_version(NAME, "1").description == "second"
+    client.update_model_version(NAME, "1", "a user's words")
+    registry.describe(version, "third")
+    assert client.get_model_version(NAME, "1").description == "a user's words"

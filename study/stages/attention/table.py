@@ -59,7 +59,9 @@ def _copy(found: Found, images: int) -> list[Row]:
     relative = [abs(copy - loss) / loss for loss, copy in losses]
     figure = f"test MSE (float32), attention against autoencoder {losses[0][0]:.6g}"
     same = "The test MSE is the same to a millionth of it"
-    made.append(Row(figure, f"{losses[0][1]:.6g}", None, f"{losses[0][0]:.6g}", same, verdict(relative, [LOSS_GOAL])))
+    decided = verdict(relative, [LOSS_GOAL])
+    cells = (f"{losses[0][1]:.6g}", None, f"{losses[0][0]:.6g}")
+    made.append(Row(figure, *cells, same, decided, metric="test/loss"))
     if found["judged"]:
         decisions = [each["decisions"] for each in compared.values()]
         claim = "The classifier sees the same class in every reconstruction"

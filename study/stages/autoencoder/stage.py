@@ -106,6 +106,7 @@ def run(context: Context) -> Outcome:
         candidate = Candidate(
             chosen.best,
             chosen.metric,
+            picture="reconstructions",
             insist=config.latent_dim is not None and _is_of_another_size(context, config.latent_dim),
             measure_again=None
             if chosen.metric != COST

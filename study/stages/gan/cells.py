@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from study.harness.search import Result
 from study.harness.stage import Context, Row
 from study.harness.table import with_spread
-from study.science.judges import SELECTING, weakness
+from study.science.judges import PARTS, SELECTING, weakness
 from study.stages.gan.config import JUDGES
-from study.stages.gan.settings import KERNEL_DENSITY, REAL, SMOTE, TEST_RECONSTRUCTIONS, TRAIN_RECONSTRUCTIONS
+from study.stages.gan.settings import BEST, KERNEL_DENSITY, REAL, SMOTE, TEST_RECONSTRUCTIONS, TRAIN_RECONSTRUCTIONS
 from tracking.runs import Measured
 
 SHORT = {
@@ -53,6 +53,16 @@ def short(name: str) -> str:
 def judge_name(number: int) -> str:
     """How a row calls a judge by its number from 0, with what it does."""
     return f"judge {number + 1} ({'selects' if number < SELECTING else 'reports only'})"
+
+
+def distance_sentence(who: str, cells: Cells, others: Sequence[str | None]) -> str | None:
+    """How near the best settings' images come to the test images, beside others, by the judge that chose nothing."""
+    measure = f"{PARTS[-1]}/fd"
+    ours = cells.cell(BEST, measure)
+    beside = [f"{short(name)} {cell}" for name in others if name and (cell := cells.cell(name, measure))]
+    if ours is None:
+        return None
+    return f"{who} draws at a Frechet distance of {ours} from the test images ({', '.join(beside)}; less is nearer)"
 
 
 def weak_judges(context: Context) -> list[Row]:

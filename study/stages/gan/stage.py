@@ -39,6 +39,8 @@ def run_search(context: Context) -> Outcome:
 
     The best settings are then trained anew, longer and with other seeds; the best of those is registered.
     """
+    from functools import partial
+
     import torch
 
     from study.harness.search import Search, Trial
@@ -87,7 +89,8 @@ def run_search(context: Context) -> Outcome:
             log_figures(study, search, results, found=found, measured=measured, paths=paths)
             return rows(context, found, measured, paths)
 
-        candidate = Candidate(best, "val/fd", measure_again=lambda version: champions_distance(version, inputs, 0))
+        remeasure = partial(champions_distance, inputs=inputs, classes=0)
+        candidate = Candidate(best, "val/fd", picture="samples", measure_again=remeasure)
         return study.close({"latent-gan": candidate}, finish)
 
 
@@ -140,9 +143,8 @@ def run_conditional(context: Context) -> Outcome:
             return conditional_rows(context, results, baselines, measured)
 
         classes = len(context.dataset.classes)
-        candidate = Candidate(
-            best, "val/fd", measure_again=lambda champion: champions_distance(champion, inputs, classes)
-        )
+        remeasure = partial(champions_distance, inputs=inputs, classes=classes)
+        candidate = Candidate(best, "val/fd", picture="samples", measure_again=remeasure)
         return study.close({"conditional-gan": candidate}, finish)
 
 

@@ -10,7 +10,7 @@ from study.harness.stage import Context, Row
 from study.harness.table import verdict, with_spread
 from study.science.interpolation import Interpolation
 from study.science.judges import PARTS
-from study.stages.gan.cells import Cells, judge_name, short, weak_judges
+from study.stages.gan.cells import Cells, distance_sentence, judge_name, short, weak_judges
 from study.stages.gan.collapse import KINDS, collapsed, share_verdict
 from study.stages.gan.comparisons import Found
 from study.stages.gan.settings import (
@@ -31,6 +31,7 @@ REPORTED = (
     *("modes", "class_kl", "low_confidence", "nearest"),
 )
 LATENT = ("two_sample_accuracy", "sliced_wasserstein", "nearest")
+KEY_MEASURES = (*(f"{part}/fd" for part in PARTS), f"{PARTS[-1]}/recall", f"{PARTS[-1]}/low_confidence")
 COPYING = 0.95
 """The least distance to the nearest training latent, as a share of test latents', that counts as no copying."""
 
@@ -61,7 +62,8 @@ def rows(context: Context, found: Found, measured: Measured, paths: Mapping[str,
     def quality(figure: str, measure: str, form: str = "{:.3f}", **claim: Any) -> Row:
         ours, reference = cells.cell(BEST, measure, form), cells.cell(REFERENCE_SETTINGS, measure, form)
         its = f"{reference} (its settings)" if reference else None
-        return Row(figure, ours or "failed", its, cells.baselines(held_against, measure, form), **claim)
+        key = measure if measure in KEY_MEASURES else None
+        return Row(figure, ours or "failed", its, cells.baselines(held_against, measure, form), metric=key, **claim)
 
     def against_rival(sentence: str, measure: str, form: str = "{:.3f}", **rule: Any) -> dict[str, str]:
         if rival is None:
@@ -101,7 +103,11 @@ def rows(context: Context, found: Found, measured: Measured, paths: Mapping[str,
     kept = cells.values(BEST, "latent/nearest")
     return (
         *found_rows,
-        quality(f"FD within a class, {judge_name(len(PARTS) - 1)}", f"{last}/intra_fd"),
+        quality(
+            f"FD within a class, {judge_name(len(PARTS) - 1)}",
+            f"{last}/intra_fd",
+            found=distance_sentence("The WGAN on the latents", cells, [rival, REAL]),
+        ),
         quality(f"diversity within a class, {judge_name(len(PARTS) - 1)}", f"{last}/diversity"),
         quality(
             "latents: two-sample accuracy (50% is perfect)",

@@ -33,7 +33,10 @@ def run(context: Context) -> Outcome:
         for kind in KINDS.values():
             if kind not in results:
                 raise StoreError(f"no trial of the {kind} judge is complete: it failed, see its run")
-        judges = {name: Candidate(results[kind], "val/accuracy", "maximize") for name, kind in KINDS.items()}
+        judges = {
+            name: Candidate(results[kind], "val/accuracy", "maximize", picture="mistakes")
+            for name, kind in KINDS.items()
+        }
         return study.close(judges, rows)
 
 

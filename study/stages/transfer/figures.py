@@ -14,9 +14,9 @@ from tracking import figures
 from tracking.runs import Measured, metric_history
 
 REFERENCE_ACCURACY = {FROZEN: 0.40, FINE_TUNED: 0.80}
-LATENTS_SVM = "baseline/latents_jittered_svm"
+LATENTS_SVM, RAW_SVM = "baseline/latents_jittered_svm", "baseline/raw_pixels_svm"
 BASELINES = {
-    "baseline/raw_pixels_svm": "raw pixels, RBF SVM",
+    RAW_SVM: "raw pixels, RBF SVM",
     "baseline/raw_pixels_jittered_svm": "raw pixels, jittered copies, RBF SVM",
     "baseline/pca_svm": "PCA, RBF SVM (*)",
     "baseline/latents_1nn": "latents, nearest neighbour (*)",

@@ -80,7 +80,9 @@ def run(context: Context) -> Outcome:
             return rows(context, main, measured)
 
         protocol = {"labels_per_class": str(labels)}
-        return study.close({"classifier": Candidate(best, "val/accuracy", "maximize", protocol=protocol)}, finish)
+        return study.close(
+            {"classifier": Candidate(best, "val/accuracy", "maximize", protocol=protocol, picture="guesses")}, finish
+        )
 
 
 def label_counts(config: TransferConfig, data: Dataset) -> dict[int, int]:

@@ -89,7 +89,7 @@ def run(context: Context) -> Outcome:
             return rows(context, cells, best)
 
         protocol = {"task": config.tasks[0]}
-        return study.close({"translator": Candidate(best, OBJECTIVE, protocol=protocol)}, finish)
+        return study.close({"translator": Candidate(best, OBJECTIVE, protocol=protocol, picture="samples")}, finish)
 
 
 def check(config: TranslationConfig, data: Dataset) -> None:

@@ -76,7 +76,14 @@ def rows(context: Context, cells: Cells, best: Result) -> tuple[Row, ...]:
     measured = cells.measured[best.run_id]
     kept = " and ".join(f"{measured[name]:.1%}" for name in KEPT)
     text = f"error {measured[MAE]:.4f}, class kept {kept} ({best.params['method']})"
-    return (*found, Row(f"registered: the best translator of paired images, {best.params['task']}", text))
+    floor = cells.baseline_value(best.params["task"], IDENTITY, MAE)
+    beside = f"untranslated {floor:.4f}" if isfinite(floor) else None
+    sentence = (
+        f"The best translator of paired images ({best.params['task']}), {best.params['method']}, is off by "
+        f"{measured[MAE]:.4f} a pixel{f' ({beside})' if beside else ''}"
+    )
+    figure = f"registered: the best translator of paired images, {best.params['task']}"
+    return (*found, Row(figure, text, None, beside, metric=MAE, found=sentence))
 
 
 def _weakness(context: Context, kind: str) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from study.harness.stage import Outcome, Row
-from study.harness.table import findings, table, verdict
+from study.harness.table import findings, table, verdict, verdicts
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, 1.3])
@@ -104,16 +104,31 @@ def test_the_table_has_verdicts_only_if_there_are_some() -> None:
     assert len(both[1].split()) == 7
 
 
-def test_findings_are_a_line_a_claim() -> None:
-    assert findings([Outcome("first", {}, (PLAIN,))]) == ""
-    assert findings([Outcome("first", {}, (PLAIN, CLAIMED)), Outcome("second", {}, (OTHER, ALONE))]).splitlines() == [
-        "held: Ours is less (1.0 ± 0.1 against 2.0)",
-        "did not hold: It errs less than the reference (4% against 5%)",
-        "undecided: It never errs (4%)",
+SAYS = Row("loss", "1.0", found="It loses 1.0")
+
+
+def test_findings_are_a_sentence_a_stage_or_its_first_row() -> None:
+    assert findings([Outcome("none", {}, ())]) == []
+    assert findings([Outcome("first", {}, (PLAIN, SAYS)), Outcome("second", {}, (OTHER, ALONE))]) == [
+        "first: It loses 1.0",
+        "second: error: 4% against 5%",
     ]
+
+
+def test_of_more_than_five_stages_those_that_say_it_in_a_sentence_are_kept_then_the_last() -> None:
+    outcomes = [Outcome(f"s{number}", {}, (PLAIN, SAYS) if number < 4 else (PLAIN,)) for number in range(7)]
+    assert [line.partition(":")[0] for line in findings(outcomes)] == ["s0", "s1", "s2", "s3", "s6"]
+    said = [Outcome(f"s{number}", {}, (SAYS,)) for number in range(6)]
+    assert [line.partition(":")[0] for line in findings(said)] == ["s1", "s2", "s3", "s4", "s5"]
+
+
+def test_verdicts_are_counted() -> None:
+    assert verdicts([Outcome("first", {}, (PLAIN,))]) == ""
+    both = [Outcome("first", {}, (PLAIN, CLAIMED)), Outcome("second", {}, (OTHER, ALONE, ALONE))]
+    assert verdicts(both) == "1 held, 1 did not hold, 2 undecided"
 
 
 def test_a_claim_is_shown_against_its_rival_and_not_against_all_baselines() -> None:
     row = Row("FD", "0.3", None, "real 0.1, GMM 0.2, SMOTE 0.4", "It is less than GMM's", "did not hold", "GMM 0.2")
     assert row.against == "GMM 0.2"
-    assert findings([Outcome("gan", {}, (row,))]) == "did not hold: It is less than GMM's (0.3 against GMM 0.2)"
+    assert findings([Outcome("gan", {}, (row,))]) == ["gan: FD: 0.3 against GMM 0.2"]

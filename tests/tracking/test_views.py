@@ -1,0 +1,102 @@
+"""The tag by which MLflow keeps a view (that its page opens it, test_browser.py shows), and what a user has changed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+
+from tracking import views
+from tracking.runs import study_run, trial_run
+from tracking.store import Store
+from tracking.views import View
+
+QUESTION = "How many?"
+CHARTS = {"One": [views.scatter("size", "val/loss")], "Two": [views.curves("val/loss"), views.pictures("samples", 3)]}
+VIEW = View(("val/loss", "minimize"), ["val/loss"], ["size"], ["test/loss"], CHARTS)
+
+
+@pytest.fixture
+def experiment(store: Store) -> str:
+    return store.experiment("tiny/test", QUESTION)
+
+
+def tags(experiment: str) -> dict[str, str]:
+    return mlflow.MlflowClient().get_experiment(experiment).tags
+
+
+def state_of(tag: str) -> dict[str, Any]:
+    """What the page reads from the tag."""
+    kind, _, packed = json.loads(tag)["state"].partition(";")
+    assert kind == "deflate"
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+def test_a_view_lists_trials_by_the_deciding_metric_with_a_section_for_each_group_of_charts(experiment: str) -> None:
+    views.save_view(experiment, VIEW, QUESTION)
+    state = state_of(tags(experiment)[views.TAG])
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/loss`", True)
+    assert state["searchFilter"] == "tags.`trial.study` LIKE '%'"
+    assert state["selectedColumns"][1:4] == ["metrics.`val/loss`", "params.`size`", "metrics.`test/loss`"]
+    sections = {section["uuid"]: section["name"] for section in state["compareRunSections"]}
+    shown = [(sections[chart["metricSectionId"]], chart["type"]) for chart in state["compareRunCharts"]]
+    assert shown == [("One", "SCATTER"), ("Two", "LINE"), ("Two", "IMAGE")]
+    assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == 3
+
+
+def test_the_description_leads_to_the_view_once(experiment: str) -> None:
+    for _ in range(2):
+        views.save_view(experiment, VIEW, QUESTION)
+    note = tags(experiment)["mlflow.note.content"]
+    assert note.startswith(f"{QUESTION} [The trials](#/experiments/{experiment}/runs?viewStateShareKey=trials&")
+    assert note.count("[The trials]") == 1
+
+
+def test_a_users_own_description_and_views_stay(experiment: str) -> None:
+    own = {"mlflow.note.content": "my words", "mlflow.sharedViewState.mine": "my view"}
+    for name, value in own.items():
+        mlflow.MlflowClient().set_experiment_tag(experiment, name, value)
+    views.save_view(experiment, VIEW, QUESTION)
+    assert own.items() <= tags(experiment).items()
+    assert views.TAG in tags(experiment)
+
+
+def test_a_view_of_very_many_charts_still_fits_a_tag(experiment: str) -> None:
+    names = [
+        f"{number}{''.join(map(chr, np.random.default_rng(number).integers(97, 123, 60)))}" for number in range(99)
+    ]
+    many = View(VIEW.order_by, ["val/loss"], [], [], {"many": [views.curves(name) for name in names]})
+    views.save_view(experiment, many, QUESTION)
+    tag = tags(experiment)[views.TAG]
+    kept = [chart["displayName"] for chart in state_of(tag)["compareRunCharts"]]
+    assert len(tag) <= 5000
+    assert 5 < len(kept) < 99
+    assert kept == names[: len(kept)], "the last ones are left out"
+
+
+def test_places_are_ours_in_the_order_in_which_they_were_made(store: Store, experiment: str) -> None:
+    mlflow.MlflowClient().create_experiment("somebody else's")
+    second = store.experiment("tiny/second")
+    views.save_view(second, VIEW, "")
+    assert [(place.experiment, place.has_view) for place in views.places()] == [
+        ("tiny/test", False),
+        ("tiny/second", True),
+    ]
+    assert views.places()[0].address == f"#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+def test_pictures_are_found_by_name_with_their_last_step(store: Store, experiment: str) -> None:
+    about = {"title": "", "description": "", "tags": {}}
+    with study_run(store, experiment, "tiny/test/0", **about) as parent, trial_run(parent, "trial", {}, {}) as run:
+        for step in (0, 12):
+            run.log_image("some/samples", np.zeros((8, 8), np.uint8), step)
+        run.log_image("mistakes", np.zeros((8, 8), np.uint8), 0)
+        run.log({"val/loss": 1.0, "once": 2.0})
+        run.log({"val/loss": 0.5}, step=1)
+    assert views.logged_pictures(run.run_id) == {"some/samples": 12, "mistakes": 0}
+    assert [views.is_curve(run.run_id, name) for name in ("val/loss", "once", "never")] == [True, False, False]

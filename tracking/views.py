@@ -1,0 +1,217 @@
+"""How an experiment opens on MLflow's pages: a saved view of its trials, the figures that decide, and their charts.
+
+MLflow keeps a saved view as a tag of the experiment: everybody finds it in the page's list of views, and opens it by
+its address. It has no way to unfold nested runs, but lists them one by one as soon as a filter or an order is set.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import mlflow
+
+from tracking.client import client
+from tracking.pages import local_address
+from tracking.registry import REGISTERED, Direction
+from tracking.runs import TRIAL_OF, Run, metric_history
+from tracking.store import EXPERIMENT
+
+KEY = "trials"  # of the view in its address
+TAG = f"mlflow.sharedViewState.{KEY}"
+NOTE = "mlflow.note.content"
+MOST_CHARACTERS = 5000  # of an experiment's tag, as MLflow has it
+TRAINING = "workflowType=machine_learning"  # else a browser's first visit shows the pages for language models
+WIDTHS = {"metrics": 120, "params": 100, "tags": 160}  # pixels of a column
+FRAME = {"attributes.`Run Name`": 260}  # of the columns that are always there
+WIDE = {"columns": 1, "cardHeight": 640}  # of a section whose charts show the pictures of many trials
+Chart = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """What the view shows of every trial, best first.
+
+    Attributes:
+        order_by: The metric that decides, and which of its values are the better ones.
+        deciding: Metrics, the first columns.
+        params: Parameters, the columns after those.
+        others: Metrics, the columns after those.
+        sections: Charts, by the title above them.
+    """
+
+    order_by: tuple[str, Direction]
+    deciding: Sequence[str]
+    params: Sequence[str]
+    others: Sequence[str]
+    sections: Mapping[str, Sequence[Chart]]
+
+
+def scatter(x: str, y: str, *, x_is: str = "PARAM") -> Chart:
+    """A metric against a parameter, or against another metric (`x_is="METRIC"`): a point a trial."""
+    axes = {"xaxis": {"key": x, "type": x_is}, "yaxis": {"key": y, "type": "METRIC"}}
+    return {"type": "SCATTER", "displayName": x, "runsCountToCompare": 100, **axes}
+
+
+def parallel(params: Sequence[str], metrics: Sequence[str]) -> Chart:
+    """Parallel coordinates: a line a trial."""
+    axes = {"selectedParams": list(params), "selectedMetrics": list(metrics), "showAllRuns": True}
+    return {"type": "PARALLEL", "displayName": "all together", **axes}
+
+
+def curves(metric: str) -> Chart:
+    """A metric over the epochs: a curve a trial."""
+    axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "scaleType": "linear", "yAxisKey": "metric"}
+    plain = {"lineSmoothness": 0, "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "range": {}}
+    names = {"displayName": metric, "metricKey": metric, "selectedMetricKeys": [metric], "yAxisExpressions": []}
+    return {"type": "LINE", "runsCountToCompare": 100, "selectedXAxisMetricKey": "", **names, **axes, **plain}
+
+
+def pictures(name: str, step: int) -> Chart:
+    """The pictures that trials have logged by this name, with a slider over the epochs that begins at `step`."""
+    shown = {"imageKeys": [name], "step": step, "showRunParams": False}
+    return {"type": "IMAGE", "displayName": name, "runsCountToCompare": 100, **shown}
+
+
+def logged_pictures(run_id: str) -> dict[str, int]:
+    """The pictures that a run has logged for the slider: the last step of each, by its name."""
+    found: dict[str, int] = {}
+    for file in client().list_artifacts(run_id, "images"):
+        parts = re.match(r"(.+?)[+%]step[+%](\d+)[+%]", PurePosixPath(file.path).name)  # as MLflow names them
+        if parts:
+            name, step = re.sub("[~#]", "/", parts[1]), int(parts[2])
+            found[name] = max(found.get(name, 0), step)
+    return found
+
+
+def figures_of(run_id: str) -> dict[str, str]:
+    """A run's figures by name, as Markdown for a page of MLflow's; samples and reconstructions before losses."""
+    files = sorted((PurePosixPath(file.path) for file in client().list_artifacts(run_id, "figures")), reverse=True)
+    where = "get-artifact?path={}&run_uuid={}"
+    return {file.stem: f"![{file.stem}]({where.format(quote(str(file), safe=''), run_id)})" for file in files}
+
+
+def run_address(run_id: str) -> str:
+    return f"#/experiments/{client().get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
+def page_of(run: Run) -> str:
+    """The address of MLflow's page on a run; of a store that is a folder, while `study.ui` shows it."""
+    return f"{server() or local_address()}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
+def model_address(name: str, number: int) -> str:
+    return f"#/models/{quote(name, safe='')}/versions/{number}"
+
+
+def is_curve(run_id: str, metric: str) -> bool:
+    """Whether the run has logged the metric at more than one step."""
+    return len(metric_history(run_id, metric)[0]) > 1
+
+
+def save_view(experiment_id: str, view: View, question: str) -> None:
+    """Keep the view with the experiment, and the way to it in its description, unless a user has changed that.
+
+    Args:
+        question: What the experiment was described with as it was made.
+    """
+    client().set_experiment_tag(experiment_id, TAG, _tag(view))
+    if client().get_experiment(experiment_id).tags.get(NOTE, "") == question:
+        table = address(experiment_id)
+        ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)."
+        client().set_experiment_tag(experiment_id, NOTE, f"{question} {ways}")
+
+
+def address(experiment_id: str, *, saved: bool = True) -> str:
+    """Where the view, or without a saved one the experiment, is on the pages of a server."""
+    view = f"viewStateShareKey={KEY}&" if saved else ""
+    return f"#/experiments/{experiment_id}/runs?{view}{TRAINING}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an experiment's trials are on the pages of a server."""
+
+    experiment: str
+    experiment_id: str
+    has_view: bool
+
+    @property
+    def address(self) -> str:
+        return address(self.experiment_id) if self.has_view else self.plain
+
+    @property
+    def plain(self) -> str:
+        """Without the saved view."""
+        return address(self.experiment_id, saved=False)
+
+
+def places() -> list[Place]:
+    """Of all experiments of ours, in the order in which they were made."""
+    found = sorted(client().search_experiments(), key=lambda each: int(each.experiment_id))
+    return [Place(each.name, each.experiment_id, TAG in each.tags) for each in found if EXPERIMENT in each.tags]
+
+
+def server() -> str | None:
+    """The address of the server that the open store is on; None: it is a folder."""
+    uri = mlflow.get_tracking_uri()
+    return uri.rstrip("/") if uri.startswith("http") else None
+
+
+def place_of(run_id: str) -> Place:
+    """Of the experiment that the run belongs to."""
+    found = client().get_experiment(client().get_run(run_id).info.experiment_id)
+    return Place(found.name, found.experiment_id, TAG in found.tags)
+
+
+def _tag(view: View) -> str:
+    """The tag's text; the last charts are left out where it would be too long."""
+    now = int(time.time() * 1000)
+    charts = [(name, chart) for name, section in view.sections.items() for chart in section]
+    while True:
+        state = json.dumps(_state(view, charts), separators=(",", ":"))
+        packed = base64.b64encode(zlib.compress(state.encode(), 9)).decode()
+        text = json.dumps({"name": "Trials", "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
+        if len(text) <= MOST_CHARACTERS or not charts:
+            return text
+        charts.pop()
+
+
+def _state(view: View, charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
+    metric, direction = view.order_by
+    columns = [
+        f"tags.`{REGISTERED}`",
+        *(f"metrics.`{name}`" for name in view.deciding),
+        *(f"params.`{name}`" for name in view.params),
+        *(f"metrics.`{name}`" for name in view.others),
+        f"tags.`{TRIAL_OF}`",
+    ]
+    names = list(dict.fromkeys(name for name, _ in charts))
+    own = {"deleted": False, "isGenerated": False}
+    return {
+        "searchFilter": f"tags.`{TRIAL_OF}` LIKE '%'",
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": direction == "minimize",
+        "selectedColumns": columns,
+        "columnOrder": [*FRAME, *columns],
+        "columnWidths": FRAME | {name: WIDTHS[name.partition(".")[0]] for name in columns},
+        "runsHiddenMode": "SHOW_ALL",
+        "isAccordionReordered": True,  # else MLflow sorts the sections by name
+        "compareRunSections": [
+            {"uuid": f"section-{number}", "name": name, "display": True, "isReordered": False, **own}
+            | (WIDE if any(chart["type"] == "IMAGE" for section, chart in charts if section == name) else {})
+            for number, name in enumerate(names)
+        ],
+        "compareRunCharts": [
+            {"uuid": f"chart-{number}", "metricSectionId": f"section-{names.index(name)}", **own, **chart}
+            for number, (name, chart) in enumerate(charts)
+        ],
+    }
