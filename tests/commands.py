@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from study import export, predict, run, sample
+from study import export, predict, run, sample, ui
 from study.report import __main__ as report
 
 MAINS: dict[str, Callable[..., int]] = {
@@ -15,6 +15,7 @@ MAINS: dict[str, Callable[..., int]] = {
     "predict": predict.main,
     "export": export.main,
     "report": report.main,
+    "ui": ui.main,
 }
 
 
