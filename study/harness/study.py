@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -80,6 +81,7 @@ class Study:
             label=f"{self.context.stage.name} {part}".rstrip(),
             seed=seed,
             origin=Origin(part or "trial", tags, self.inputs, self._code()),
+            watch=self.context.session.watch,
         )
         self.results.extend(results)
         if tools:
@@ -108,6 +110,9 @@ class Study:
             finish: Logs the figures on the parent run and gives the rows, from the versions that were registered.
         """
         stage = self.context.stage
+        while self.context.session.watch and self._kept_rows() is None:  # The workers' cores make the figures.
+            self.context.session.watch()
+            time.sleep(1)
         with self.context.session.store.locks.hold(f"{self.name}/close"):
             made = {kind: self._register(kind, candidate) for kind, candidate in candidates.items()}
             rows = self._kept_rows()

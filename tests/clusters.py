@@ -1,0 +1,173 @@
+"""Real clusters on loopback, which tests start, break and mend: Slurm's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from servers import free_port
+
+CONFIG = """\
+ClusterName=study
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdSpoolDir={folder}/spool-%n
+SlurmdLogFile={folder}/slurmd-%n.log
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1
+ReturnToService=2
+SlurmdTimeout=8
+SlurmctldTimeout=8
+MessageTimeout=4
+KillWait=5
+CompleteWait=0
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 State=UNKNOWN
+PartitionName=low Nodes=n1,n2 Default=YES MaxTime=60 PriorityTier=1 GraceTime=10 State=UP
+PartitionName=high Nodes=n1,n2 MaxTime=60 PriorityTier=10 PreemptMode=off State=UP
+"""
+
+
+class Slurm:
+    """A cluster of two nodes of one processor each, n1 and n2, with a munged of its own; needs root.
+
+    What is submitted to the partition `high` preempts what runs in `low`, the default.
+    """
+
+    def __init__(self) -> None:
+        missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name) is None]
+        if missing:
+            pytest.skip(f"{', '.join(missing)} not installed: Debian's packages are called slurm-wlm and munge")
+        if os.geteuid() != 0:
+            pytest.skip("two slurmd on one machine start workers as root only")
+        self.folder = Path(tempfile.mkdtemp(prefix="study-slurm-"))
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        for name in ("state", "spool-n1", "spool-n2"):
+            (self.folder / name).mkdir()
+        self.config = self.folder / "slurm.conf"
+        ports = [free_port() for _ in range(3)]
+        self.config.write_text(CONFIG.format(host=socket.gethostname(), folder=self.folder, ports=ports))
+        self.environment = {"SLURM_CONF": str(self.config)}
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        try:
+            # Debian's /tmp is sticky, which munged takes for writable by everybody.
+            files = [f"--{kind}-file={self.folder}/munge.{kind}" for kind in ("key", "log", "pid", "seed")]
+            self._start("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *files)
+            self.start_controller()
+            for node in ("n1", "n2"):
+                self.start_node(node)
+        except BaseException:
+            self.remove()
+            raise
+
+    def start_controller(self) -> None:
+        self._start("slurmctld", "-D", "-i")
+        self._wait(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
+
+    def kill_controller(self) -> None:
+        self._kill("slurmctld")
+
+    def start_node(self, node: str) -> None:
+        self._start(node, "-D", "-N", node, program="slurmd")
+        self._wait(lambda: self.state(node) in ("idle", "mixed", "allocated"), f"node {node}")
+
+    def kill_node(self, node: str) -> None:
+        """The whole machine dies: slurmd, its steps and all that they have started."""
+        steps = [pid for step in self._started_on(node) for pid in (step, *_below(step))]
+        self._kill(node)
+        for pid in steps:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def state(self, node: str) -> str:
+        return self.run("sinfo", "-h", "-n", node, "-o", "%T", "-p", "low").stdout.strip()
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True)
+
+    def jobs(self) -> list[str]:
+        """State and node of every task that is in the queue."""
+        return self.run("squeue", "-h", "-a", "-r", "-o", "%T %N").stdout.splitlines()
+
+    def tasks(self) -> dict[str, str]:
+        """The job number of the task that runs on each node."""
+        lines = self.run("squeue", "-h", "-r", "-t", "R", "-o", "%N %A").stdout.split()
+        return dict(zip(lines[::2], lines[1::2], strict=True))
+
+    def remove(self) -> None:
+        if "slurmctld" in self._processes:
+            self.run("scancel", "-u", "root")
+        for node in ("n1", "n2"):
+            self.kill_node(node)
+        for name in list(self._processes):
+            self._kill(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _started_on(self, node: str) -> list[int]:
+        """The slurmstepd processes of a node; what they write to says whose they are."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                files = {os.readlink(each) for each in (process / "fd").iterdir()}
+                steps = (process / "comm").read_text().strip() == "slurmstepd"
+                if steps and f"{self.folder}/slurmd-{node}.log" in files:
+                    found.append(int(process.name))
+        return found
+
+    def _start(self, name: str, *options: str, program: str = "") -> None:
+        with (self.folder / f"{name}.out").open("a") as out:
+            self._processes[name] = subprocess.Popen(
+                [shutil.which(program or name) or name, *options],
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+                stdout=out,
+                stderr=out,
+            )
+
+    def _kill(self, name: str) -> None:
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _wait(self, ready, what: str) -> None:
+        deadline = time.monotonic() + 60
+        while not ready():
+            assert time.monotonic() < deadline, f"{what} does not answer, see {self.folder}"
+            time.sleep(0.2)
+
+
+def _below(pid: int) -> list[int]:
+    """The processes that this one has started, and those that they have started."""
+    try:
+        children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [each for child in children for each in (child, *_below(child))]
