@@ -16,17 +16,18 @@ from dataclasses import replace
 from study.cli import exit_code, parse_study, set_log_level, words
 from study.config import StudyConfig
 from study.files import expanded
-from study.harness import launcher
+from study.harness import engines
 from study.harness.capacity import Capacity, capacity, on_gpu
+from study.harness.engines import start_missing, workers_elsewhere
 from study.harness.identity import fingerprint
 from study.harness.launch import run_stages
-from study.harness.launcher import Watch, start_missing, workers_elsewhere
+from study.harness.launcher import Watch, Workload
 from study.harness.order import Order
 from study.harness.settings import UsageError
 from study.harness.table import findings, table
 from study.harness.workers import divide_cores, workers
 from study.report.collect import keep
-from study.worker import Prepared, prepare, work
+from study.worker import Prepared, prepare, work, work_elsewhere
 from tracking.errors import without_password
 
 WORKERS = "STUDY_WORKERS"  # of the environment
@@ -46,7 +47,7 @@ def _run(arguments: Sequence[str]) -> None:
         return
     began = time.monotonic()
     set_log_level("warning" if config.quiet else config.log_level)
-    launcher.check(config.launcher, config.tracking_uri, config.storage)
+    engines.check(config.launcher, config.tracking_uri, config.storage)
     divide_cores(count if config.launcher.engine == "local" else 1, machine.cores)
     prepared = prepare(preset, config)
     session = prepared.session
@@ -91,15 +92,21 @@ def _workers_of(config: StudyConfig, prepared: Prepared, count: int) -> Abstract
     return workers_elsewhere(*_elsewhere(config, prepared, count))
 
 
-def _elsewhere(config: StudyConfig, prepared: Prepared, count: int) -> tuple[launcher.Team, int, Order]:
+def _elsewhere(config: StudyConfig, prepared: Prepared, count: int) -> tuple[engines.Team, int, Order]:
     """The study's workers on the cluster, how many there are to be, and what they are given."""
     wanted, session = config.launcher, prepared.session
     places = [without_password(str(url)) for url in (config.tracking_uri, config.storage)]
     name = f"study-{fingerprint([session.command, *places])}"
     options = {"allow_mixed": wanted.allow_mixed, "together": wanted.sharing if wanted.engine == "slurm" else 1}
     order = Order.of_this_command(prepared.arguments, session.dataset.digest, wanted.cpus, **options)
-    folder = expanded(config.store, "--store").absolute()
-    return launcher.team(wanted, name, folder), count, order
+
+    def data() -> bytes:
+        from study.data.packed import packed
+
+        return packed(session.dataset)
+
+    workload = Workload(name, expanded(config.store, "--store").absolute(), work_elsewhere, data)
+    return engines.team(wanted, workload), count, order
 
 
 def plan(preset: str, config: StudyConfig, workers: str) -> str:

@@ -1,4 +1,4 @@
-"""Real clusters on loopback, which tests start, break and mend: Slurm's."""
+"""Real clusters on loopback, which tests start, break and mend: Slurm and Ray."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import free_port
@@ -48,7 +50,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 State=UNKNOWN
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 State=UNKNOWN
-PartitionName=low Nodes=n1,n2 Default=YES MaxTime=60 PriorityTier=1 GraceTime=10 State=UP
+PartitionName=low Nodes=n1,n2 Default=YES MaxTime=60 PriorityTier=1 State=UP
 PartitionName=high Nodes=n1,n2 MaxTime=60 PriorityTier=10 PreemptMode=off State=UP
 """
 
@@ -167,7 +169,81 @@ class Slurm:
 def _below(pid: int) -> list[int]:
     """The processes that this one has started, and those that they have started."""
     try:
-        children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        threads = Path(f"/proc/{pid}/task").glob("*/children")
+        children = [int(each) for thread in threads for each in thread.read_text().split()]
     except OSError:
         return []
     return [each for child in children for each in (child, *_below(child))]
+
+
+class Ray:
+    """A head without processors, and two raylets of one processor and one declared GPU each, called r1 and r2."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+        # Several nodes on one machine, no word to anybody of it, and workers that are not behind all else on it.
+        ours = {"RAY_ENABLE_MULTIPLE_NODES": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+        self._environment = {**environment, **ours}
+        self.start()
+
+    def start(self) -> None:
+        """Start a cluster anew."""
+        before = signal.getsignal(signal.SIGTERM)
+        from ray.cluster_utils import Cluster
+
+        kept = dict(os.environ)
+        os.environ.update(self._environment)
+        try:
+            self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
+            self.nodes = {name: self._add(name) for name in ("r1", "r2")}
+        finally:
+            os.environ.clear()
+            os.environ.update(kept)
+            signal.signal(signal.SIGTERM, before)  # Ray's would drain a node, for half a minute
+
+    @property
+    def address(self) -> str:
+        return self._cluster.address
+
+    def add(self, name: str) -> None:
+        """Start a raylet in the place of one that was killed."""
+        self.nodes[name] = self._add(name)
+
+    def kill_node(self, name: str) -> None:
+        """Kill a raylet: what runs there ends with it."""
+        _kill_all(self.nodes.pop(name))
+
+    def kill_head(self) -> None:
+        _kill_all(self._cluster.head_node)
+
+    def workers(self) -> list[int]:
+        """The processes of our actors, and of what they have started."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (process / "cmdline").read_bytes().startswith(b"ray::Keeper"):
+                    found += [int(process.name), *_below(int(process.name))]
+        return found
+
+    def remove(self) -> None:
+        left = self.workers()
+        for node in (*self.nodes.values(), self._cluster.head_node):
+            _kill_all(node)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _add(self, name: str) -> Any:
+        # What names a node of Slurm's names ours too: all are on one host.
+        return self._cluster.add_node(num_cpus=1, num_gpus=1, env_vars={"SLURMD_NODENAME": name}, **SMALL)
+
+
+SMALL: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+
+def _kill_all(node: Any) -> None:
+    for processes in node.all_processes.values():
+        for each in processes:
+            with suppress(ProcessLookupError):
+                each.process.kill()
+                each.process.wait()

@@ -15,9 +15,8 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from study.harness.launcher import Launcher
+from study.harness.launcher import Launcher, Workload
 from study.harness.order import Order, travelling
 from study.harness.settings import UsageError
 from study.harness.workers import STOPPING
@@ -58,15 +57,11 @@ class _Task:
 
 
 class SlurmTeam:
-    """A study's workers on Slurm, known by the job's name.
+    """A study's workers on Slurm, known by the job's name."""
 
-    Args:
-        folder: One that the nodes see too: script, order and logs go into a folder of the study's in it.
-    """
-
-    def __init__(self, launcher: Launcher, name: str, folder: Path) -> None:
-        self._launcher, self._name = launcher, name
-        self._folder = folder / "slurm" / name
+    def __init__(self, launcher: Launcher, workload: Workload) -> None:
+        self._launcher, self._name = launcher, workload.name
+        self._folder = workload.folder / "slurm" / workload.name  # for script, order and logs
         self._started: list[str] = []  # numbers of the jobs that this object has submitted
         self._jobs: set[str] = set()  # of those that it has seen
         self._looked, self._shown, self._missing = 0.0, "", 0
@@ -120,10 +115,9 @@ class SlurmTeam:
         if self._missing > 2:
             why = (self._errors() or [self._last_words()])[-1]
             raise UsageError(f"all workers have ended before the study was done: {why}; the same command goes on")
-        running = sum(task.state == "RUNNING" for task in tasks)
-        reasons = sorted({task.reason for task in tasks if task.state == "PENDING"})
-        waiting = f", {len(tasks) - running} waiting ({', '.join(reasons)})" if running < len(tasks) else ""
-        return self._show(f"Slurm: {running} running{waiting}")
+        waiting = [task.reason for task in tasks if task.state == "PENDING"]
+        why = f", {len(waiting)} waiting ({', '.join(sorted(set(waiting)))})" if waiting else ""
+        return self._show(f"Slurm: {sum(task.state == 'RUNNING' for task in tasks)} running{why}")
 
     def end(self) -> None:
         tasks = self._tasks() or []

@@ -92,15 +92,7 @@ class _Trials:
     """A search's trials, and how this process takes part in them."""
 
     def __init__(
-        self,
-        name: str,
-        search: Search,
-        store: Store,
-        parent: Run,
-        seed: int,
-        *,
-        origin: Origin,
-        watch: Watch | None,
+        self, name: str, search: Search, store: Store, parent: Run, seed: int, *, origin: Origin, watch: Watch | None
     ) -> None:
         self.name, self.search, self.store, self.parent = name, search, store, parent
         self.origin, self.watch = origin, watch
