@@ -100,11 +100,15 @@ class Slurm:
         self._start(node, "-D", "-N", node, program="slurmd")
         self._wait(lambda: self.state(node) in ("idle", "mixed", "allocated"), f"node {node}")
 
+    def processes(self, node: str) -> list[int]:
+        """Those of the node's steps, and of all that they have started, in this order."""
+        return [pid for step in self._started_on(node) for pid in (step, *_below(step))]
+
     def kill_node(self, node: str) -> None:
         """The whole machine dies: slurmd, its steps and all that they have started."""
-        steps = [pid for step in self._started_on(node) for pid in (step, *_below(step))]
+        there = self.processes(node)
         self._kill(node)
-        for pid in steps:
+        for pid in there:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

@@ -109,12 +109,16 @@ class Keeper:
         import ray
 
         os.environ.update(order.environment)
-        packed = None
-        with suppress(ray.exceptions.RayError):  # whoever has put them there is gone
-            packed = ray.get(ray.cloudpickle.loads(data))
-        self._code = keep_alive(1, work, (order, packed), self._stop, self._errors)
-        time.sleep(LINGERS)
-        ray.kill(me)  # so that Ray does not start it again
+        code, packed = 1, None
+        try:
+            with suppress(ray.exceptions.RayError):  # whoever has put them there is gone
+                packed = ray.get(ray.cloudpickle.loads(data))
+            code = keep_alive(1, work, (order, packed), self._stop, self._errors)
+        finally:
+            self._code = code
+            time.sleep(LINGERS)
+            Path(self._errors).unlink(missing_ok=True)
+            ray.kill(me)  # so that Ray does not start it again
 
 
 class RayTeam:
@@ -166,9 +170,8 @@ class RayTeam:
         taken = set(ray.util.list_named_actors())
         free = (name for number in range(10**6) if (name := f"{self._name}-{number}") not in taken)
         for name, _ in zip(free, range(count), strict=False):
-            self._actors[name] = actor.options(name=name, **options).remote(
-                self._workload.work, order, ray.cloudpickle.dumps(self._kept)
-            )
+            given = (self._workload.work, order, ray.cloudpickle.dumps(self._kept))
+            self._actors[name] = actor.options(name=name, **options).remote(*given)
             self._started.append(name)
 
     def look(self) -> str:
@@ -204,7 +207,7 @@ class RayTeam:
         for name in self._started:
             with suppress(Exception):
                 self._actors[name].stop.remote()
-        deadline = time.monotonic() + 2 * STOPPING
+        deadline = time.monotonic() + STOPPING + 2
         while any(self._codes.get(name, 0) is None for name in self._started) and time.monotonic() < deadline:
             self._ask(0.5)
         self._kill(self._started)
