@@ -11,17 +11,16 @@ from study.harness.stage import Context, Outcome, Row, Stage
 
 @dataclass(frozen=True)
 class CheapConfig:
-    """Trials that take as long as they are told to."""
+    """Trials that go on for as long as a test wants them to."""
 
     trials: int = 4
     """How many."""
-    epochs: int = 5
-    """Each with a report."""
-    seconds: float = 0.2
-    """What an epoch takes."""
+    hold: str = ""
+    """A file: while it is there, no trial comes to its end."""
 
 
 def run(context: Context) -> Outcome:
+    import os
     import time
 
     import torch
@@ -38,9 +37,11 @@ def run(context: Context) -> Outcome:
     def objective(trial: Trial) -> tuple[float]:
         trial.run.set_tags({"node": node()})
         module = torch.nn.Linear(4, 2)
-        for epoch in range(1, config.epochs + 1):
-            time.sleep(config.seconds)
+        epoch = 1
+        while epoch < 3 or os.path.exists(config.hold):
             trial.report(epoch, {"val/loss": trial.params["x"] / epoch})
+            time.sleep(0.2)
+            epoch += 1
         loss = 1 + abs(trial.params["x"] - 1)
         trial.run.log({"loss": loss})
         trial.log_model(module, torch.zeros(2, 4), {"module": {}})

@@ -53,7 +53,16 @@ class OnCluster:
     def command(self, seed: int, *flags: object) -> list[str]:
         """The command line of a study."""
         study = ["smoke", "--data", "digits", "--stages", "cheap", "--seed", str(seed), "--workers", "2"]
-        return [sys.executable, "-m", "study.run", *study, *self.engine, *self.places, *map(str, flags)]
+        hold = ["--cheap.hold", str(self._hold(seed))]
+        return [sys.executable, "-m", "study.run", *study, *hold, *self.engine, *self.places, *map(str, flags)]
+
+    def hold(self, seed: int) -> None:
+        """From now on the study's trials stay in mid-trial."""
+        self._hold(seed).touch()
+
+    def release(self, seed: int) -> None:
+        """From now on they come to their end."""
+        self._hold(seed).unlink()
 
     def run(self, seed: int, *flags: object, **environment: str) -> subprocess.CompletedProcess[str]:
         """A study's command, to its end."""
@@ -64,7 +73,8 @@ class OnCluster:
 
     @contextmanager
     def started(self, seed: int, *flags: object) -> Iterator[Command]:
-        """A study's command while it runs."""
+        """A study's command while it runs; its trials stay in mid-trial until they are released."""
+        self.hold(seed)
         log = self.folder / f"command-{seed}-{time.time_ns()}.log"
         with log.open("w") as out:
             process = subprocess.Popen(
@@ -80,11 +90,12 @@ class OnCluster:
     def trials(self, seed: int) -> list[FrozenTrial]:
         """All attempts at the study's trials."""
         run_ids = {run.info.run_id for run in self.runs(seed)}
-        found = [
-            trial
-            for name in optuna.get_all_study_names(self._database)
-            for trial in optuna.load_study(study_name=name, storage=self._database).trials
-        ]
+        storage = optuna.storages.RDBStorage(self._database)
+        try:
+            found = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
         return [trial for trial in found if trial.user_attrs.get("mlflow.run_id") in run_ids]
 
     def runs(self, seed: int, *, parent: bool = False) -> list[Run]:
@@ -102,11 +113,11 @@ class OnCluster:
         running = [run for run in self.runs(seed) if run.info.status == "RUNNING" and "val/loss" in run.data.metrics]
         return {run.data.tags["node"] for run in running}
 
-    def check(self, seed: int, asked: int, attempts: range) -> Counter[str]:
+    def check(self, seed: int, asked: int, attempts: int) -> Counter[str]:
         """Exactly the trials that were asked for, none twice, nothing open, a champion that loads.
 
         Args:
-            attempts: How many of them there may be.
+            attempts: How many of them there must be.
 
         Returns:
             How many trials came to their end on each node.
@@ -116,7 +127,7 @@ class OnCluster:
         assert Counter(trial.user_attrs[SLOT] for trial in complete).most_common(1)[0][1] == 1
         assert len(complete) == asked
         assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
-        assert len(trials) in attempts
+        assert len(trials) == attempts
         runs = self.runs(seed)
         assert Counter(run.info.status for run in runs)["FINISHED"] == asked
         assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
@@ -124,6 +135,9 @@ class OnCluster:
         model = mlflow.pyfunc.load_model("models:/digits-cheap@champion")
         assert model.predict(np.ones((3, 4), np.float32)).shape == (3, 2)
         return Counter(run.data.tags["node"] for run in runs if run.info.status == "FINISHED")
+
+    def _hold(self, seed: int) -> Path:
+        return self.folder / f"hold-{seed}"
 
     @property
     def _database(self) -> str:
