@@ -15,6 +15,8 @@ class CheapConfig:
 
     trials: int = 4
     """How many."""
+    pause: float = 0.2
+    """Seconds between two reports."""
     hold: str = ""
     """A file: while it is there, no trial comes to its end."""
 
@@ -40,7 +42,7 @@ def run(context: Context) -> Outcome:
         epoch = 1
         while epoch < 3 or os.path.exists(config.hold):
             trial.report(epoch, {"val/loss": trial.params["x"] / epoch})
-            time.sleep(0.2)
+            time.sleep(config.pause)
             epoch += 1
         loss = 1 + abs(trial.params["x"] - 1)
         trial.run.log({"loss": loss})

@@ -48,20 +48,23 @@ CompleteWait=0
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} State=UNKNOWN
 PartitionName=low Nodes=n1,n2 Default=YES MaxTime=60 PriorityTier=1 State=UP
 PartitionName=high Nodes=n1,n2 MaxTime=60 PriorityTier=10 PreemptMode=off State=UP
 """
 
 
 class Slurm:
-    """A cluster of two nodes of one processor each, n1 and n2, with a munged of its own; needs root.
+    """A cluster of two nodes, n1 and n2, with a munged of its own; needs root.
 
     What is submitted to the partition `high` preempts what runs in `low`, the default.
+
+    Args:
+        cpus: Of each node.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cpus: int = 1) -> None:
         missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name) is None]
         if missing:
             pytest.skip(f"{', '.join(missing)} not installed: Debian's packages are called slurm-wlm and munge")
@@ -73,7 +76,7 @@ class Slurm:
             (self.folder / name).mkdir()
         self.config = self.folder / "slurm.conf"
         ports = [free_port() for _ in range(3)]
-        self.config.write_text(CONFIG.format(host=socket.gethostname(), folder=self.folder, ports=ports))
+        self.config.write_text(CONFIG.format(host=socket.gethostname(), folder=self.folder, ports=ports, cpus=cpus))
         self.environment = {"SLURM_CONF": str(self.config)}
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(1024))
@@ -181,13 +184,18 @@ def _below(pid: int) -> list[int]:
 
 
 class Ray:
-    """A head without processors, and two raylets of one processor and one declared GPU each, called r1 and r2."""
+    """A head without processors, and two raylets, called r1 and r2, each with one declared GPU.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    Args:
+        cpus: Of each raylet.
+    """
+
+    def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
         pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
         # Several nodes on one machine, no word to anybody of it, and workers that are not behind all else on it.
         ours = {"RAY_ENABLE_MULTIPLE_NODES": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         self._environment = {**environment, **ours}
+        self._cpus = cpus
         self.start()
 
     def start(self) -> None:
@@ -239,7 +247,7 @@ class Ray:
 
     def _add(self, name: str) -> Any:
         # What names a node of Slurm's names ours too: all are on one host.
-        return self._cluster.add_node(num_cpus=1, num_gpus=1, env_vars={"SLURMD_NODENAME": name}, **SMALL)
+        return self._cluster.add_node(num_cpus=self._cpus, num_gpus=1, env_vars={"SLURMD_NODENAME": name}, **SMALL)
 
 
 SMALL: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}

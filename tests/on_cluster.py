@@ -41,6 +41,7 @@ class OnCluster:
         engine: list[str],
         environment: Mapping[str, str],
     ) -> None:
+        self.workers = 2
         self.folder, self.tracking, self.postgres, self.engine = folder, tracking, postgres, engine
         about = folder / "cheap-1.dist-info"
         about.mkdir(exist_ok=True)
@@ -52,7 +53,7 @@ class OnCluster:
 
     def command(self, seed: int, *flags: object) -> list[str]:
         """The command line of a study."""
-        study = ["smoke", "--data", "digits", "--stages", "cheap", "--seed", str(seed), "--workers", "2"]
+        study = ["smoke", "--data", "digits", "--stages", "cheap", "--seed", str(seed), "--workers", str(self.workers)]
         hold = ["--cheap.hold", str(self._hold(seed))]
         return [sys.executable, "-m", "study.run", *study, *hold, *self.engine, *self.places, *map(str, flags)]
 
@@ -154,11 +155,11 @@ class Command:
     def output(self) -> str:
         return self._log.read_text()
 
-    def wait(self, timeout: float = 240) -> int:
+    def wait(self, timeout: float = 500) -> int:
         """Its exit code."""
         return self.process.wait(timeout)
 
-    def until(self, ready: Callable[[], object], timeout: float = 120) -> None:
+    def until(self, ready: Callable[[], object], timeout: float = 400) -> None:
         """Wait until something is so."""
         deadline = time.monotonic() + timeout
         while not ready():
