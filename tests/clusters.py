@@ -126,8 +126,8 @@ class Slurm:
         return self.run("squeue", "-h", "-a", "-r", "-o", "%T %N").stdout.splitlines()
 
     def tasks(self) -> dict[str, str]:
-        """The job number of the task that runs on each node."""
-        lines = self.run("squeue", "-h", "-r", "-t", "R", "-o", "%N %A").stdout.split()
+        """The task that runs on each node: 12_1."""
+        lines = self.run("squeue", "-h", "-r", "-t", "R", "-o", "%N %i").stdout.split()
         return dict(zip(lines[::2], lines[1::2], strict=True))
 
     def remove(self) -> None:
@@ -194,7 +194,8 @@ class Ray:
         pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
         # Several nodes on one machine, no word to anybody of it, and workers that are not behind all else on it.
         ours = {"RAY_ENABLE_MULTIPLE_NODES": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-        self._environment = {**environment, **ours}
+        self._mark = f"study-{os.getpid()}-{time.time_ns()}"
+        self._environment = {**environment, **ours, MARK: self._mark}
         self._cpus = cpus
         self.start()
 
@@ -228,28 +229,30 @@ class Ray:
     def kill_head(self) -> None:
         _kill_all(self._cluster.head_node)
 
-    def workers(self) -> list[int]:
-        """The processes of our actors, and of what they have started."""
+    def workers(self, node: str = "") -> list[int]:
+        """The processes of our actors (on this node), and of what they have started, the workers themselves last."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if (process / "cmdline").read_bytes().startswith(b"ray::Keeper"):
+                ours = (process / "cmdline").read_bytes().startswith(b"ray::Keeper")
+                if ours and f"SLURMD_NODENAME={node}" in (process / "environ").read_text(errors="replace"):
                     found += [int(process.name), *_below(int(process.name))]
         return found
 
     def remove(self) -> None:
-        left = self.workers()
         for node in (*self.nodes.values(), self._cluster.head_node):
             _kill_all(node)
-        for pid in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"{MARK}={self._mark}" in (process / "environ").read_text(errors="replace"):
+                    os.kill(int(process.name), signal.SIGKILL)
 
     def _add(self, name: str) -> Any:
         # What names a node of Slurm's names ours too: all are on one host.
         return self._cluster.add_node(num_cpus=self._cpus, num_gpus=1, env_vars={"SLURMD_NODENAME": name}, **SMALL)
 
 
+MARK = "TEST_CLUSTER"  # a variable by which our cluster's processes are known
 SMALL: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 

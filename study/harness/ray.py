@@ -238,12 +238,22 @@ class RayTeam:
             try:
                 self._codes[name], said = ray.get(self._asked.pop(name))
                 self._last = said or self._last
-            except ray.exceptions.ActorDiedError as error:
-                self._codes[name] = 1
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                self._last = self._last or lines[-1].strip()
-            except ray.exceptions.RayError:
+            except ray.exceptions.RayError as error:
                 self._codes.pop(name, None)
+                if not _is_there(name):
+                    self._codes[name] = 1
+                    lines = [line for line in str(error).splitlines() if line.strip()]
+                    self._last = self._last or lines[-1].strip()
+
+
+def _is_there(name: str) -> bool:
+    """Whether the actor of this name lives, or is to be started again."""
+    import ray
+
+    with suppress(Exception):
+        ray.get_actor(name)
+        return True
+    return False
 
 
 def _answers(address: str) -> bool:

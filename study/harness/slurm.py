@@ -79,8 +79,9 @@ class SlurmTeam:
         tasks = self._tasks()
         if tasks is None:
             raise UsageError("Slurm's controller does not answer: squeue has failed")
-        self._jobs = {task.job for task in tasks}
-        return len(tasks) * self._launcher.sharing
+        there = [task for task in tasks if task.state != "COMPLETING"]  # which have ended
+        self._jobs = {task.job for task in there}
+        return len(there) * self._launcher.sharing
 
     def start(self, count: int, order: Order) -> None:
         try:
@@ -195,10 +196,11 @@ class SlurmTeam:
 
 
 def go_back_in_time() -> None:
-    """In a job of Slurm's: as its time is nearly up it goes back into the queue, and goes on from there."""
-    job = os.environ.get("SLURM_JOB_ID")
+    """In a task of Slurm's: as its time is nearly up it goes back into the queue, and goes on from there."""
+    job, number = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
     if job is not None:
-        signal.signal(signal.SIGUSR1, lambda *_: subprocess.Popen(["scontrol", "requeue", job]))
+        # Not by SLURM_JOB_ID: that of one of the tasks is the whole array's.
+        signal.signal(signal.SIGUSR1, lambda *_: subprocess.Popen(["scontrol", "requeue", f"{job}_{number}"]))
 
 
 def _call(*command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str] | None:

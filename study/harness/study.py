@@ -15,6 +15,7 @@ from optuna.distributions import distribution_to_json
 from study.harness.identity import code_digest, code_state, computed_with, fingerprint, study_name
 from study.harness.progress import short
 from study.harness.search import Objective, Origin, Result, Search, Trial
+from study.harness.settings import UsageError
 from study.harness.stage import Context, Outcome, Row
 from study.harness.trials import importances, pruned, run_search
 from tracking import registry
@@ -110,9 +111,11 @@ class Study:
             finish: Logs the figures on the parent run and gives the rows, from the versions that were registered.
         """
         stage = self.context.stage
-        while self.context.session.watch and self._kept_rows() is None:  # The workers' cores make the figures.
-            self.context.session.watch()
-            time.sleep(1)
+        watch = self.context.session.watch
+        with suppress(UsageError):  # No worker is left to make the figures: this process does.
+            while watch and self._kept_rows() is None:
+                watch()
+                time.sleep(1)
         with self.context.session.store.locks.hold(f"{self.name}/close"):
             made = {kind: self._register(kind, candidate) for kind, candidate in candidates.items()}
             rows = self._kept_rows()
