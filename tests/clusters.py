@@ -9,8 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -201,18 +201,11 @@ class Ray:
 
     def start(self) -> None:
         """Start a cluster anew."""
-        before = signal.getsignal(signal.SIGTERM)
-        from ray.cluster_utils import Cluster
+        with self._surroundings():
+            from ray.cluster_utils import Cluster
 
-        kept = dict(os.environ)
-        os.environ.update(self._environment)
-        try:
             self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
             self.nodes = {name: self._add(name) for name in ("r1", "r2")}
-        finally:
-            os.environ.clear()
-            os.environ.update(kept)
-            signal.signal(signal.SIGTERM, before)  # Ray's would drain a node, for half a minute
 
     @property
     def address(self) -> str:
@@ -220,7 +213,8 @@ class Ray:
 
     def add(self, name: str) -> None:
         """Start a raylet in the place of one that was killed."""
-        self.nodes[name] = self._add(name)
+        with self._surroundings():
+            self.nodes[name] = self._add(name)
 
     def kill_node(self, name: str) -> None:
         """Kill a raylet: what runs there ends with it."""
@@ -246,6 +240,18 @@ class Ray:
             with suppress(OSError):
                 if f"{MARK}={self._mark}" in (process / "environ").read_text(errors="replace"):
                     os.kill(int(process.name), signal.SIGKILL)
+
+    @contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """What Ray starts here has our environment, and this process keeps its own, and its handler of SIGTERM."""
+        kept, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+        os.environ.update(self._environment)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(kept)
+            signal.signal(signal.SIGTERM, handler)  # Ray's would drain a node, for half a minute.
 
     def _add(self, name: str) -> Any:
         # What names a node of Slurm's names ours too: all are on one host.

@@ -215,5 +215,5 @@ def _reason(done: subprocess.CompletedProcess[str] | None) -> str:
     """Why a command of Slurm's has failed."""
     if done is None:
         return f"no answer in {PATIENCE:.0f} s"
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return (lines or [f"exit code {done.returncode}"])[-1]
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("sbatch: ", "sinfo: ", "slurm_"))]
+    return (lines or done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]

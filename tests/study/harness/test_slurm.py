@@ -156,7 +156,7 @@ def test_a_node_without_the_data_is_told(slurm: Slurm, studies: OnCluster) -> No
     data = studies.folder / "mine.npz"
     images, labels = np.zeros((400, 28, 28), np.uint8), np.arange(400) % 4
     images += np.random.default_rng(0).integers(0, 255, images.shape, np.uint8)
-    np.savez(data, train_images=images, train_labels=labels)
+    np.savez(data, train_images=images, train_labels=labels, test_images=images[:80], test_labels=labels[:80])
     with studies.started(6, "--data", data) as command:
         command.until(lambda: "Slurm job" in command.output)
         data.unlink()  # as it is to workers on machines that do not have the folder
