@@ -171,7 +171,6 @@ def test_a_node_without_the_data_is_told(slurm: Slurm, studies: OnCluster) -> No
     [
         (["--launcher.partition", "gpu"], "--launcher.partition must be one of high, low, but got 'gpu'"),
         (["--launcher.extra", "nonsense=1"], "Slurm refuses the workers: sbatch: unrecognized option '--nonsense=1'"),
-        (["--launcher.cpus", "99"], "Slurm refuses the workers: sbatch: error: .* not available"),
     ],
 )
 def test_what_slurm_does_not_have_is_told(studies: OnCluster, flags: list[str], message: str) -> None:
