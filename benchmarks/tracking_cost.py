@@ -24,7 +24,7 @@ from unittest.mock import MagicMock, patch
 from study.config import preset
 from study.harness.launch import run_stages
 from study.harness.search import Objective, Search, Trial
-from study.run import Prepared, prepare
+from study.worker import Prepared, prepare
 from tracking.runs import Run, trial_run
 
 STAGES = ("autoencoder", "latent-gan")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from study.harness.launch import Request
+from study.harness.launcher import Launcher
 from study.harness.settings import UsageError, at_least
 from study.harness.stage import KeptModels
 from study.stages import all_stages
@@ -49,7 +50,8 @@ class StudyConfig:
     workers: int | Literal["auto"] = "auto"
     """Processes that share the trials, and the processor's cores; other machines may join with the same command.
     auto: $STUDY_WORKERS, else one a core ($OMP_NUM_THREADS cores, if that is set), at most 16, as far as the free
-    memory goes (1.5 GiB each); on a GPU, one."""
+    memory goes (1.5 GiB each); on a GPU, one, or as many as share it (--launcher.gpus). On a cluster: a number."""
+    launcher: Launcher = field(default_factory=Launcher)
     keep_models: KeptModels = "all"
     """champions: a stage that is done deletes the models that it has not registered; measures and pictures stay.
     Figures that need them are not made again. A trial that is to become a champion later has lost its model: delete
@@ -88,7 +90,10 @@ class StudyConfig:
         return replace(self, inputs=inputs)  # type: ignore[call-arg]
 
 
-INCIDENTAL = ("store", "tracking_uri", "storage", "device", "workers", "keep_models", "quiet", "log_level", "dry_run")
+INCIDENTAL = (
+    *("store", "tracking_uri", "storage", "device", "workers", "launcher", "keep_models"),
+    *("quiet", "log_level", "dry_run"),
+)
 """Settings that have no part in what a study computes."""
 
 

@@ -10,24 +10,29 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from study.cli import INTERRUPTED, arguments_of, command_of, exit_code, parse_study, set_log_level, words
+from study.cli import exit_code, parse_study, set_log_level, words
 from study.config import StudyConfig
 from study.files import expanded
+from study.harness import engines
 from study.harness.capacity import Capacity, capacity, on_gpu
-from study.harness.launch import Request, check_inputs, leave_out_unlabelled, resolve_inputs, run_stages
+from study.harness.engines import start_missing, workers_elsewhere
+from study.harness.identity import fingerprint
+from study.harness.launch import run_stages
+from study.harness.launcher import Watch, Workload
+from study.harness.order import Order
 from study.harness.settings import UsageError
 from study.harness.table import findings, table, verdicts
 from study.harness.workers import divide_cores, workers
 from study.report.collect import keep
-from study.stages import all_stages
+from study.worker import Prepared, prepare, work, work_elsewhere
 from tracking.errors import without_password
 
 if TYPE_CHECKING:
-    from study.harness.stage import Outcome, Session
-    from tracking.registry import Version
+    from study.harness.stage import Outcome
 
 WORKERS = "STUDY_WORKERS"  # of the environment
 
@@ -46,46 +51,63 @@ def _run(arguments: Sequence[str]) -> None:
         return
     began = time.monotonic()
     set_log_level("warning" if config.quiet else config.log_level)
-    divide_cores(count, machine.cores)
+    engines.check(config.launcher, config.tracking_uri, config.storage)
+    divide_cores(count if config.launcher.engine == "local" else 1, machine.cores)
     prepared = prepare(preset, config)
     session = prepared.session
-    with workers(count - 1, work, prepared.arguments):
-        outcomes = run_stages(prepared.request, session, prepared.inputs)
+    if config.launcher.detach:
+        start_missing(*_elsewhere(config, prepared, count))
+        return
+    with _workers_of(config, prepared, count) as watch:
+        outcomes = run_stages(prepared.request, replace(session, watch=watch), prepared.inputs)
     report = keep(session.dataset.name, outcomes)
     print(f"\n{table(outcomes)}\n")
     print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s", end="\n\n")
     print(ending(outcomes, config, report))
 
 
-def work(arguments: Sequence[str]) -> int:
-    """A worker beside the command: it shows nothing, and says nothing as it is stopped. Returns the exit code.
-
-    Args:
-        arguments: The preset's or the TOML file's name, then a command line that gives its config without a file.
-    """
-    set_log_level("error")  # what the data and the settings are warned of, the launcher says
-
-    def run() -> None:
-        name, *same = arguments
-        prepared = prepare(name, parse_study(same)[1])
-        set_log_level("warning")
-        try:
-            run_stages(prepared.request, prepared.session, prepared.inputs)
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)  # The launcher says it once for all.
-
-    return exit_code(run)
-
-
 def _workers(config: StudyConfig, machine: Capacity) -> int:
-    """How many processes the command starts, itself among them."""
-    if config.workers != "auto":
-        return config.workers
-    if given := os.environ.get(WORKERS):
+    """How many processes the command starts, itself among them; on a cluster, how many there are to be."""
+    count: int | None = None if config.workers == "auto" else config.workers
+    given = os.environ.get(WORKERS)
+    if count is None and given:
         if not (given.isascii() and given.isdecimal() and int(given)):
             raise UsageError(f"{WORKERS} must be a number from 1, but got {given!r}")
-        return int(given)
-    return 1 if on_gpu(config.device) else machine.workers()
+        count = int(given)
+    if config.launcher.engine != "local":
+        sharing = config.launcher.sharing
+        if count is None or count % sharing:
+            rule = f"a multiple of {sharing}, which share a GPU," if sharing > 1 else "a number"
+            raise UsageError(
+                f"--workers must be {rule} with --launcher {config.launcher.engine}, but got {count or 'auto'}"
+            )
+    if count is not None:
+        return count
+    return config.launcher.sharing if on_gpu(config.device) else machine.workers()
+
+
+def _workers_of(config: StudyConfig, prepared: Prepared, count: int) -> AbstractContextManager[Watch | None]:
+    """The workers that take part while the block runs."""
+    if config.launcher.engine == "local":
+        return workers(count - 1, work, prepared.arguments)
+    return workers_elsewhere(*_elsewhere(config, prepared, count))
+
+
+def _elsewhere(config: StudyConfig, prepared: Prepared, count: int) -> tuple[engines.Team, int, Order]:
+    """The study's workers on the cluster, how many there are to be, and what they are given."""
+    wanted, session = config.launcher, prepared.session
+    places = [without_password(str(url)) for url in (config.tracking_uri, config.storage)]
+    name = f"study-{fingerprint([session.command, *places])}"
+    options = {"allow_mixed": wanted.allow_mixed, "together": wanted.sharing if wanted.engine == "slurm" else 1}
+    order = Order.of_this_command(prepared.arguments, session.dataset.digest, wanted.cpus, **options)
+
+    def data() -> bytes:
+        from study.data.packed import packed
+
+        return packed(session.dataset)
+
+    workload = Workload(name, expanded(config.store, "--store").absolute(), work_elsewhere, data)
+    return engines.team(wanted, workload), count, order
 
 
 def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str:
@@ -119,62 +141,6 @@ def plan(preset: str, config: StudyConfig, workers: str) -> str:
     return "\n".join(
         [*lines, *(f"{stage.name}: {stage.plan(request.configs[stage.name])}" for stage in request.stages)]
     )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that is known before the first trial.
-
-    Attributes:
-        arguments: What a worker that takes part is given.
-    """
-
-    request: Request
-    session: Session
-    inputs: dict[str, Version]
-    arguments: list[str]
-
-
-def prepare(preset: str, config: StudyConfig) -> Prepared:
-    """Open the store, load the data, find the inputs, and check that all fit, before anything takes long.
-
-    Raises:
-        UsageError: Data, settings and models do not fit.
-        StoreError: The store cannot be written.
-    """
-    from tracking.environment import check_environment
-    from tracking.store import open_store  # first: it sets MLflow's environment
-
-    check_environment()
-    store = open_store(expanded(config.store, "--store"), config.tracking_uri, config.storage)
-
-    import torch
-
-    from study.data import DataError, load
-    from study.harness.stage import Session
-
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device must be one that PyTorch sees, but got 'cuda', and it sees no GPU")
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    try:
-        data = load(config.data, config.data_dir, image_size=config.image_size, colour=config.colour)
-    except DataError as error:
-        raise UsageError(str(error)) from error
-    asked = config.request()
-    request = replace(asked, stages=leave_out_unlabelled(asked.stages, data))
-    for stage in request.stages:
-        if stage.check is not None:
-            stage.check(request.configs[stage.name], data)
-    inputs = resolve_inputs(request, data, all_stages())
-    exact = config.with_inputs({kind: version.number for kind, version in inputs.items()})
-    folder = config.data_dir if config.data_dir is None else expanded(config.data_dir, "--data-dir").absolute()
-    exact = replace(exact, data=data.source, data_dir=folder, workers=1)
-    exact = replace(exact, stages=tuple(stage.name for stage in request.stages))
-    check_inputs(inputs, data)
-    session = Session(
-        data.to(device), store, device, config.seed, preset, command_of(preset, exact), config.keep_models
-    )
-    return Prepared(request, session, inputs, [preset, *arguments_of(preset, exact)])
 
 
 if __name__ == "__main__":

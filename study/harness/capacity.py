@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MEMORY = 1.5 * 2**30  # bytes that a worker needs: 1.27 GiB at its peak in `exercise` on MNIST
 MOST = 16  # a stage has about so many trials, and Optuna learns nothing from those that run at the same time
@@ -61,6 +62,19 @@ def on_gpu(device: str) -> bool:
     """Whether a study with this `--device` will train on a GPU, as far as that shows before PyTorch is loaded."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return device == "cuda" or (device == "auto" and not hidden and any(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def share_gpu(device: Any, share: float) -> None:
+    """Keep this process's share of a GPU's memory: what needs more is out of memory, and the others go on.
+
+    Args:
+        device: A torch.device.
+        share: Of one GPU. 0 or 1: all of it.
+    """
+    if device.type == "cuda" and 0 < share < 1:
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def _free(system: Path) -> float:

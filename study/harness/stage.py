@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from study.data.dataset import Dataset
+    from study.harness.launcher import Watch
     from tracking.registry import Version
     from tracking.store import Store
 
@@ -156,6 +157,7 @@ class Session:
     preset: str
     command: str  # the command line that finds the same trials again
     keep_models: KeptModels = "all"
+    watch: Watch | None = None  # this process only looks on: called as it waits for workers on other machines
 
     def model_name(self, kind: str) -> str:
         """The registered name of a kind of model: `mnist-autoencoder`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from optuna.distributions import distribution_to_json
 from study.harness.identity import code_digest, code_state, computed_with, fingerprint, study_name
 from study.harness.model_page import model_page
 from study.harness.search import Objective, Origin, Result, Search, Trial
+from study.harness.settings import UsageError
 from study.harness.stage import Context, Outcome, Row
 from study.harness.trials import importances, pruned, run_search
 from study.harness.view import trials_view
@@ -85,6 +87,7 @@ class Study:
             label=f"{self.context.stage.name} {part}".rstrip(),
             seed=seed,
             origin=Origin(part or "trial", tags, self.inputs, self._code()),
+            watch=self.context.session.watch,
         )
         self.results.extend(results)
         self.searched.append((search, results))
@@ -114,6 +117,11 @@ class Study:
             finish: Logs the figures on the parent run and gives the rows, from the versions that were registered.
         """
         stage = self.context.stage
+        watch = self.context.session.watch
+        with suppress(UsageError):  # No worker is left to make the figures: this process does.
+            while watch and self._kept_rows() is None:
+                watch()
+                time.sleep(1)
         with self.context.session.store.locks.hold(f"{self.name}/close"):
             made = {kind: self._register(kind, candidate) for kind, candidate in candidates.items()}
             rows = self._kept_rows()

@@ -16,6 +16,7 @@ from functools import partial
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from study.harness.launcher import Watch
 from study.harness.progress import Progress, log, short
 from study.harness.search import Objective, Origin, Pruned, Result, Search, Trial
 from study.harness.slots import PAGE, RUN_ID, SLOT, Slots, Superseded, is_done, load_study, outcome, slot_name
@@ -38,6 +39,7 @@ def run_search(
     label: str = "",
     seed: int = 0,
     origin: Origin | None = None,
+    watch: Watch | None = None,
 ) -> list[Result]:
     """Run what is missing of the study's trials, each as a nested run of `parent`; give the complete ones, each once.
 
@@ -50,12 +52,13 @@ def run_search(
         name: That of Optuna's study.
         label: What the progress display calls the search.
         origin: What every trial's run says of where it comes from.
+        watch: Where given, this process takes no trial, and calls it as it waits for those that do.
 
     Raises:
         StoreError: Optuna's database cannot be opened, or no trial is complete at the end of a search not optional.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    trials = _Trials(name, search, store, parent, seed, origin=origin or Origin())
+    trials = _Trials(name, search, store, parent, seed, origin=origin or Origin(), watch=watch)
     try:
         return trials.run(objective, label)
     finally:
@@ -90,17 +93,10 @@ class _Trials:
     """A search's trials, and how this process takes part in them."""
 
     def __init__(
-        self,
-        name: str,
-        search: Search,
-        store: Store,
-        parent: Run,
-        seed: int,
-        *,
-        origin: Origin,
+        self, name: str, search: Search, store: Store, parent: Run, seed: int, *, origin: Origin, watch: Watch | None
     ) -> None:
         self.name, self.search, self.store, self.parent = name, search, store, parent
-        self.origin = origin
+        self.origin, self.watch = origin, watch
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.prune_on:
             pruner = optuna.pruners.MedianPruner(len(search.fixed) + 2, search.prune_after)
@@ -152,11 +148,12 @@ class _Trials:
                 ended = True
                 while look() < len(self.search.slots):
                     ended = False
-                    claimed = self.slots.claim()
+                    claimed = None if self.watch else self.slots.claim()
                     if claimed is not None:
                         self._attempt(*claimed, objective, show_epoch)
                     else:
-                        progress.doing("waiting for trials of other processes, or for them to count as dead")
+                        others = "waiting for trials of other processes, or for them to count as dead"
+                        progress.doing(self.watch() if self.watch else others)
                         time.sleep(1)
                 if not ended:  # trials took their time: a run may have been deleted meanwhile
                     self.slots.look_again()

@@ -1,0 +1,270 @@
+"""Real clusters on loopback, which tests start, break and mend: Slurm and Ray."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import free_port
+
+CONFIG = """\
+ClusterName=study
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdSpoolDir={folder}/spool-%n
+SlurmdLogFile={folder}/slurmd-%n.log
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1
+ReturnToService=2
+SlurmdTimeout=8
+SlurmctldTimeout=8
+MessageTimeout=4
+KillWait=5
+CompleteWait=0
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus} State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus} State=UNKNOWN
+PartitionName=low Nodes=n1,n2 Default=YES MaxTime=60 PriorityTier=1 State=UP
+PartitionName=high Nodes=n1,n2 MaxTime=60 PriorityTier=10 PreemptMode=off State=UP
+"""
+
+
+class Slurm:
+    """A cluster of two nodes, n1 and n2, with a munged of its own; needs root.
+
+    What is submitted to the partition `high` preempts what runs in `low`, the default.
+
+    Args:
+        cpus: Of each node.
+    """
+
+    def __init__(self, cpus: int = 1) -> None:
+        missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name) is None]
+        if missing:
+            pytest.skip(f"{', '.join(missing)} not installed: Debian's packages are called slurm-wlm and munge")
+        if os.geteuid() != 0:
+            pytest.skip("two slurmd on one machine start workers as root only")
+        self.folder = Path(tempfile.mkdtemp(prefix="study-slurm-"))
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        for name in ("state", "spool-n1", "spool-n2"):
+            (self.folder / name).mkdir()
+        self.config = self.folder / "slurm.conf"
+        ports = [free_port() for _ in range(3)]
+        self.config.write_text(CONFIG.format(host=socket.gethostname(), folder=self.folder, ports=ports, cpus=cpus))
+        self.environment = {"SLURM_CONF": str(self.config)}
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        try:
+            # Debian's /tmp is sticky, which munged takes for writable by everybody.
+            files = [f"--{kind}-file={self.folder}/munge.{kind}" for kind in ("key", "log", "pid", "seed")]
+            self._start("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *files)
+            self.start_controller()
+            for node in ("n1", "n2"):
+                self.start_node(node)
+        except BaseException:
+            self.remove()
+            raise
+
+    def start_controller(self) -> None:
+        self._start("slurmctld", "-D", "-i")
+        self._wait(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
+
+    def kill_controller(self) -> None:
+        self._kill("slurmctld")
+
+    def start_node(self, node: str) -> None:
+        self._start(node, "-D", "-N", node, program="slurmd")
+        self._wait(lambda: self.state(node) in ("idle", "mixed", "allocated"), f"node {node}")
+
+    def processes(self, node: str) -> list[int]:
+        """Those of the node's steps, and of all that they have started, in this order."""
+        return [pid for step in self._started_on(node) for pid in (step, *_below(step))]
+
+    def kill_node(self, node: str) -> None:
+        """The whole machine dies: slurmd, its steps and all that they have started."""
+        there = self.processes(node)
+        self._kill(node)
+        for pid in there:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def state(self, node: str) -> str:
+        return self.run("sinfo", "-h", "-n", node, "-o", "%T", "-p", "low").stdout.strip()
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True)
+
+    def jobs(self) -> list[str]:
+        """State and node of every task that is in the queue."""
+        return self.run("squeue", "-h", "-a", "-r", "-o", "%T %N").stdout.splitlines()
+
+    def tasks(self) -> dict[str, str]:
+        """The task that runs on each node: 12_1."""
+        lines = self.run("squeue", "-h", "-r", "-t", "R", "-o", "%N %i").stdout.split()
+        return dict(zip(lines[::2], lines[1::2], strict=True))
+
+    def remove(self) -> None:
+        if "slurmctld" in self._processes:
+            self.run("scancel", "-u", "root")
+        for node in ("n1", "n2"):
+            self.kill_node(node)
+        for name in list(self._processes):
+            self._kill(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _started_on(self, node: str) -> list[int]:
+        """The slurmstepd processes of a node; what they write to says whose they are."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                files = {os.readlink(each) for each in (process / "fd").iterdir()}
+                steps = (process / "comm").read_text().strip() == "slurmstepd"
+                if steps and f"{self.folder}/slurmd-{node}.log" in files:
+                    found.append(int(process.name))
+        return found
+
+    def _start(self, name: str, *options: str, program: str = "") -> None:
+        with (self.folder / f"{name}.out").open("a") as out:
+            self._processes[name] = subprocess.Popen(
+                [shutil.which(program or name) or name, *options],
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+                stdout=out,
+                stderr=out,
+            )
+
+    def _kill(self, name: str) -> None:
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _wait(self, ready, what: str) -> None:
+        deadline = time.monotonic() + 60
+        while not ready():
+            assert time.monotonic() < deadline, f"{what} does not answer, see {self.folder}"
+            time.sleep(0.2)
+
+
+def _below(pid: int) -> list[int]:
+    """The processes that this one has started, and those that they have started."""
+    try:
+        threads = Path(f"/proc/{pid}/task").glob("*/children")
+        children = [int(each) for thread in threads for each in thread.read_text().split()]
+    except OSError:
+        return []
+    return [each for child in children for each in (child, *_below(child))]
+
+
+class Ray:
+    """A head without processors, and two raylets, called r1 and r2, each with one declared GPU.
+
+    Args:
+        cpus: Of each raylet.
+    """
+
+    def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
+        pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
+        # Several nodes on one machine, no word to anybody of it, and workers that are not behind all else on it.
+        ours = {"RAY_ENABLE_MULTIPLE_NODES": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+        self._mark = f"study-{os.getpid()}-{time.time_ns()}"
+        self._environment = {**environment, **ours, MARK: self._mark}
+        self._cpus = cpus
+        self.start()
+
+    def start(self) -> None:
+        """Start a cluster anew."""
+        with self._surroundings():
+            from ray.cluster_utils import Cluster
+
+            self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
+            self.nodes = {name: self._add(name) for name in ("r1", "r2")}
+
+    @property
+    def address(self) -> str:
+        return self._cluster.address
+
+    def add(self, name: str) -> None:
+        """Start a raylet in the place of one that was killed."""
+        with self._surroundings():
+            self.nodes[name] = self._add(name)
+
+    def kill_node(self, name: str) -> None:
+        """Kill a raylet: what runs there ends with it."""
+        _kill_all(self.nodes.pop(name))
+
+    def kill_head(self) -> None:
+        _kill_all(self._cluster.head_node)
+
+    def workers(self, node: str = "") -> list[int]:
+        """The processes of our actors (on this node), and of what they have started, the workers themselves last."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                ours = (process / "cmdline").read_bytes().startswith(b"ray::Keeper")
+                if ours and f"SLURMD_NODENAME={node}" in (process / "environ").read_text(errors="replace"):
+                    found += [int(process.name), *_below(int(process.name))]
+        return found
+
+    def remove(self) -> None:
+        for node in (*self.nodes.values(), self._cluster.head_node):
+            _kill_all(node)
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"{MARK}={self._mark}" in (process / "environ").read_text(errors="replace"):
+                    os.kill(int(process.name), signal.SIGKILL)
+
+    @contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """What Ray starts here has our environment, and this process keeps its own, and its handler of SIGTERM."""
+        kept, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+        os.environ.update(self._environment)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(kept)
+            signal.signal(signal.SIGTERM, handler)  # Ray's would drain a node, for half a minute.
+
+    def _add(self, name: str) -> Any:
+        # What names a node of Slurm's names ours too: all are on one host.
+        return self._cluster.add_node(num_cpus=self._cpus, num_gpus=1, env_vars={"SLURMD_NODENAME": name}, **SMALL)
+
+
+MARK = "TEST_CLUSTER"  # a variable by which our cluster's processes are known
+SMALL: dict[str, Any] = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+
+def _kill_all(node: Any) -> None:
+    for processes in node.all_processes.values():
+        for each in processes:
+            with suppress(ProcessLookupError):
+                each.process.kill()
+                each.process.wait()
