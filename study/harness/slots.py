@@ -81,10 +81,9 @@ class Slots:
         end_dead: Callable[[str], None],
         runs_here: Callable[[Collection[str]], set[str]],
     ) -> None:
-        self.name, self.given, self._space = name, given, dict(space)
+        self.name, self.given, self._space, self._code = name, given, dict(space), code
         self._store, self._sampler, self._end_dead, self._runs_here = store, sampler, end_dead, runs_here
-        self._here: set[str] = set()  # runs known to be in this store
-        self._elsewhere: set[str] = set()
+        self._here, self._elsewhere = set[str](), set[str]()  # runs known to be in this store, and not to be in it
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         try:
             with store.locks.hold("opening"):  # of several processes, one makes the tables
@@ -104,7 +103,6 @@ class Slots:
                 self._describe(list(objectives), about)
         except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
             raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
-        self._code = code
         self._alive = ExitStack()
         self._alive.enter_context(store.locks.alive(self._worker))
 
