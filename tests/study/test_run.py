@@ -333,6 +333,6 @@ def test_a_tracking_server_takes_the_place_of_the_folder(server: str, command: C
     done = command("study.run", *arguments)
     assert done.returncode == 0, done.stderr
     assert "digits-judge v1" in done.stdout
-    assert f"open {server} in a browser" in done.stdout
+    assert f"python -m study.ui --tracking-uri {server}\n" in done.stdout
     assert not (tmp_path / "s" / "mlflow.db").exists()
     assert list((tmp_path / "files").rglob("model.pt2"))

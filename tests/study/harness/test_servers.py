@@ -64,7 +64,8 @@ def test_two_workers_run_a_study_through_both(
     stages = ["--stages", "judge", "autoencoder", "--workers", 2]
     done = command("study.run", "smoke", "--data", "digits", *stages, *places)
     assert done.returncode == 0, done.stderr
-    assert f"open {tracking.url} in a browser" in done.stdout
+    assert f"python -m study.ui --tracking-uri {tracking.url}\n" in done.stdout
+    assert f"which opens {tracking.url}/#/experiments/1/runs?viewStateShareKey=trials&" in done.stdout
     assert not list((tmp_path / "s").glob("*.db")), "nothing is kept here"
     assert PASSWORD not in done.stdout + done.stderr
     open_store(tmp_path / "s", tracking.url, postgres.url)
