@@ -178,6 +178,7 @@ def test_what_slurm_does_not_have_is_told(studies: OnCluster, flags: list[str], 
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert re.search(message, error), error
     assert done.returncode == 2
+    assert not list((studies.folder / "store" / "slurm").glob("*/order.json"))
 
 
 def test_a_controller_that_is_away_is_told(slurm: Slurm, studies: OnCluster) -> None:
