@@ -96,7 +96,8 @@ def test_workers_come_back_after_a_preemption_and_at_the_end_of_their_time(slurm
     with studies.started(2) as command:
         command.until(lambda: studies.at_work(2) == {"n1", "n2"})
         one, two = (slurm.tasks()[node] for node in ("n1", "n2"))
-        assert slurm.run("sbatch", "-p", "high", "-w", "n1", "-J", "urgent", "--wrap", "sleep 1").returncode == 0
+        urgent = ("-p", "high", "-w", "n1", "-J", "urgent", "-o", "/dev/null")
+        assert slurm.run("sbatch", *urgent, "--wrap", "sleep 1").returncode == 0
         command.until(lambda: "urgent" in slurm.run("squeue", "-h", "-t", "R", "-o", "%j").stdout)
         command.until(lambda: "urgent" not in slurm.run("squeue", "-h", "-o", "%j").stdout)
         command.until(lambda: "1 waiting (BeginTime)" in command.output)
