@@ -70,7 +70,8 @@ def connect(address: str) -> str:
     except Exception as error:  # Ray's and gRPC's many classes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         where = "no Ray cluster on this machine" if address == "auto" else f"the Ray cluster {address} cannot be used"
-        raise UsageError(f"{where}: {reason} (--launcher.address or ${ADDRESS} names the head)") from error
+        hint = f"--launcher.address or ${ADDRESS} names the head, and one with a token wants RAY_AUTH_MODE=token"
+        raise UsageError(f"{where}: {reason} ({hint})") from error
     finally:
         signal.signal(signal.SIGTERM, before)  # Ray puts a handler of its own in the place of ours.
     return str(ray.get_runtime_context().gcs_address)

@@ -95,6 +95,8 @@ class SlurmTeam:
         environment = {name: value for name, value in os.environ.items() if name not in secret}
         done = _call("sbatch", "--parsable", str(script), environment=environment)
         if done is None or done.returncode:
+            if not self._jobs:
+                (self._folder / "order.json").unlink()  # it holds passwords
             raise UsageError(f"Slurm refuses the workers: {_reason(done)}")
         job = done.stdout.strip().partition(";")[0]  # then follows the cluster's name, where there are several
         self._started.append(job)

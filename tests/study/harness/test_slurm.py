@@ -96,7 +96,8 @@ def test_workers_come_back_after_a_preemption_and_at_the_end_of_their_time(slurm
     with studies.started(2) as command:
         command.until(lambda: studies.at_work(2) == {"n1", "n2"})
         one, two = (slurm.tasks()[node] for node in ("n1", "n2"))
-        assert slurm.run("sbatch", "-p", "high", "-w", "n1", "-J", "urgent", "--wrap", "sleep 1").returncode == 0
+        urgent = ("-p", "high", "-w", "n1", "-J", "urgent", "-o", "/dev/null")
+        assert slurm.run("sbatch", *urgent, "--wrap", "sleep 1").returncode == 0
         command.until(lambda: "urgent" in slurm.run("squeue", "-h", "-t", "R", "-o", "%j").stdout)
         command.until(lambda: "urgent" not in slurm.run("squeue", "-h", "-o", "%j").stdout)
         command.until(lambda: "1 waiting (BeginTime)" in command.output)
@@ -178,6 +179,7 @@ def test_what_slurm_does_not_have_is_told(studies: OnCluster, flags: list[str], 
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert re.search(message, error), error
     assert done.returncode == 2
+    assert not list((studies.folder / "store" / "slurm").glob("*/order.json"))
 
 
 def test_a_controller_that_is_away_is_told(slurm: Slurm, studies: OnCluster) -> None:
