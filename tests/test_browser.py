@@ -107,7 +107,8 @@ def test_a_view_lists_the_trials_the_best_first_with_what_decides(
         page.get_by_role("link", name=trial.info.run_name, exact=True).wait_for()
     names = [trial.info.run_name for trial in trials]
     assert [link for link in page.locator("[role=row] a").all_inner_texts() if link in names] == names
-    columns = list(dict.fromkeys(head.inner_text() for head in page.get_by_role("columnheader").all()))
+    heads = [(head.bounding_box(), head.inner_text()) for head in page.get_by_role("columnheader").all()]
+    columns = list(dict.fromkeys(text for _, text in sorted((box["x"], text) for box, text in heads if box)))
     wanted = ["registered", "consequences/cost", "val/loss", "latent/max_abs_pcc", "latent_dim", "architecture"]
     assert [name for name in columns if name in wanted] == wanted
     page.get_by_role("gridcell", name="digits-autoencoder v1").first.wait_for()

@@ -63,7 +63,7 @@ class Shown:
     def group(self) -> set[str]:
         """The processes on this machine that serve its port."""
         port = self.addresses["models"].split(":")[2].split("/")[0]
-        listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
         return {line for line in listed.splitlines() if "mlflow" in line and f"--port {port} " in line}
 
 
