@@ -152,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         order = Order.read(Path(file))
         os.environ.update(order.environment)
         codes.append(keep_alive(order.together, work_elsewhere, (order, None), threading.Event()))
+        if codes == [0]:
+            Path(file).unlink(missing_ok=True)  # it holds passwords, and the study is done
 
     go_back_in_time()
     return exit_code(run) or codes[0]

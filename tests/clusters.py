@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,14 @@ class Slurm:
 
     def start_controller(self) -> None:
         self._start("slurmctld", "-D", "-i")
-        self._wait(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
+        self.wait(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
 
     def kill_controller(self) -> None:
         self._kill("slurmctld")
 
     def start_node(self, node: str) -> None:
         self._start(node, "-D", "-N", node, program="slurmd")
-        self._wait(lambda: self.state(node) in ("idle", "mixed", "allocated"), f"node {node}")
+        self.wait(lambda: self.state(node) in ("idle", "mixed", "allocated"), f"node {node}")
 
     def processes(self, node: str) -> list[int]:
         """Those of the node's steps, and of all that they have started, in this order."""
@@ -123,12 +123,22 @@ class Slurm:
 
     def jobs(self) -> list[str]:
         """State and node of every task that is in the queue."""
-        return self.run("squeue", "-h", "-a", "-r", "-o", "%T %N").stdout.splitlines()
+        return self._queue("-a", "-o", "%T %N")
 
     def tasks(self) -> dict[str, str]:
         """The task that runs on each node: 12_1."""
-        lines = self.run("squeue", "-h", "-r", "-t", "R", "-o", "%N %i").stdout.split()
-        return dict(zip(lines[::2], lines[1::2], strict=True))
+        return dict(line.split() for line in self._queue("-t", "R", "-o", "%N %i"))
+
+    def _queue(self, *options: str) -> list[str]:
+        """Its lines, one a task; a controller that has just come back may be late with its first answers."""
+        found: list[subprocess.CompletedProcess[str]] = []
+
+        def answered() -> bool:
+            found.append(self.run("squeue", "-h", "-r", *options))
+            return found[-1].returncode == 0
+
+        self.wait(answered, "squeue")
+        return found[-1].stdout.splitlines()
 
     def remove(self) -> None:
         if "slurmctld" in self._processes:
@@ -166,10 +176,10 @@ class Slurm:
             process.kill()
             process.wait()
 
-    def _wait(self, ready, what: str) -> None:
+    def wait(self, ready: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + 60
         while not ready():
-            assert time.monotonic() < deadline, f"{what} does not answer, see {self.folder}"
+            assert time.monotonic() < deadline, f"{what} does not come, see {self.folder}"
             time.sleep(0.2)
 
 

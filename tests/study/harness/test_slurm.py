@@ -49,6 +49,11 @@ def nothing_is_left(slurm: Slurm) -> Iterator[None]:
     assert slurm.jobs() == []
 
 
+def orders(studies: OnCluster) -> list[Path]:
+    """The files that hold passwords."""
+    return sorted((studies.folder / "store").rglob("order.json"))
+
+
 def hurry(slurm: Slurm, task: str) -> None:
     """A task that came back into the queue waits for two minutes there: not this one."""
     slurm.run("scontrol", "update", f"JobId={task}", "StartTime=now")
@@ -59,7 +64,7 @@ def test_two_nodes_share_a_study_and_nobody_sees_the_passwords(slurm: Slurm, stu
         command.until(lambda: studies.at_work(0) == {"n1", "n2"})
         (job,) = {line.split("_")[0] for line in slurm.run("squeue", "-h", "-r", "-o", "%i").stdout.split()}
         shown = slurm.run("scontrol", "show", "job", "-dd").stdout
-        (order,) = (studies.folder / "store").rglob("order.json")
+        (order,) = orders(studies)
         assert stat.S_IMODE(order.stat().st_mode) == 0o600
         assert OPEN in order.read_text()
         for secret in (PASSWORD, OPEN, "s3cret"):
@@ -142,9 +147,12 @@ def test_left_alone_looked_at_and_stopped(slurm: Slurm, studies: OnCluster) -> N
         command.until(lambda: "Slurm: " in command.output)
         command.process.send_signal(signal.SIGINT)
         assert command.wait() == 130
-    assert slurm.jobs(), "it has started none of them"
     job = left.stderr.partition("scancel ")[2].split()[0]
-    assert slurm.run("scancel", job).returncode == 0
+    assert {task.partition("_")[0] for task in slurm.tasks().values()} == {job}, "it has started none of them"
+    studies.release(4)
+    slurm.wait(lambda: slurm.jobs() == [], "the end of the study")
+    studies.check(4, 4, attempts=4)
+    assert not orders(studies), "nobody needs the passwords any more"
     with studies.started(5) as command:
         command.until(lambda: studies.at_work(5))
         command.process.send_signal(signal.SIGINT)
@@ -175,11 +183,12 @@ def test_a_node_without_the_data_is_told(slurm: Slurm, studies: OnCluster) -> No
     ],
 )
 def test_what_slurm_does_not_have_is_told(studies: OnCluster, flags: list[str], message: str) -> None:
+    before = orders(studies)
     done = studies.run(7, *flags)
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert re.search(message, error), error
     assert done.returncode == 2
-    assert not list((studies.folder / "store" / "slurm").glob("*/order.json"))
+    assert orders(studies) == before
 
 
 def test_a_controller_that_is_away_is_told(slurm: Slurm, studies: OnCluster) -> None:
