@@ -97,6 +97,11 @@ class Slurm:
         self.wait(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
 
     def kill_controller(self) -> None:
+        """It dies, and has written down which tasks run: it does so minutes after their start, or as one changes."""
+        saved, before = self.folder / "state" / "job_state", time.time()
+        for task in (tasks := self.tasks().values()):
+            self.run("scontrol", "update", f"JobId={task}", "Comment=changed")
+        self.wait(lambda: not tasks or saved.stat().st_mtime > before, "what Slurm writes down")
         self._kill("slurmctld")
 
     def start_node(self, node: str) -> None:
