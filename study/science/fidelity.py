@@ -70,7 +70,7 @@ def neighbourhood_measures(
         distance = torch.cdist(fake[rows], real)  # [ROWS, N]
         within[rows] = (distance <= real_radius).sum(1).float()
         recalled |= (distance <= fake_radius[rows, None]).any(0)
-        nearest = torch.minimum(nearest, distance.min(0).values)
+        nearest = torch.minimum(nearest, distance.amin(0))
     return {
         "sample/precision": float((within > 0).float().mean()),
         "sample/recall": float(recalled.float().mean()),
@@ -111,7 +111,7 @@ def class_measures(logits: Tensor, expected: Tensor | None = None) -> dict[str, 
 
 def nearest_distance(points: Tensor, others: Tensor) -> float:
     """Mean distance of points [N, D] to the nearest of others [M, D]."""
-    return float(torch.cat([torch.cdist(rows, others).min(1).values for rows in points.split(ROWS)]).mean())
+    return float(torch.cat([torch.cdist(rows, others).amin(1) for rows in points.split(ROWS)]).mean())
 
 
 def confusion(guesses: Tensor, labels: Tensor, classes: int) -> Tensor:

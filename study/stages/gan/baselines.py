@@ -137,7 +137,7 @@ def _reconstructions(inputs: GanInputs, latents: Tensor, labels: Tensor | None =
 def _measure(trial: Trial, inputs: GanInputs, samples: _Samples) -> tuple[float]:
     measures = inputs.judges.val_measures(samples.images[: sample_count(len(inputs.data.val))])
     measures |= inputs.judges.measures(samples.images, samples.labels)
-    measures |= inputs.latent_fidelity(samples.latents)
+    measures |= inputs.latent_fidelity.measures(samples.latents)
     measures["latent/max_abs_pcc"] = max_abs_pcc(samples.latents)
     if samples.loss is not None:
         measures["val/loss"] = samples.loss

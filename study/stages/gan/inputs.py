@@ -20,7 +20,7 @@ from study.science.judges import Judges, RealFeatures
 from study.science.latents import EncodedImages
 from study.science.loops import apply, eval_mode
 from study.science.tone import fit_tone_curve
-from study.science.two_samples import latent_fidelity
+from study.science.two_samples import LatentFidelity
 from study.stages.gan.config import JUDGES
 
 
@@ -91,9 +91,10 @@ class GanInputs:
         with eval_mode(self.autoencoder):
             return apply(lambda batch: self.tone(self.autoencoder.decoder(batch)), latents)
 
-    def latent_fidelity(self, standardised: Tensor) -> dict[str, float]:
+    @cached_property
+    def latent_fidelity(self) -> LatentFidelity:
         """How generated latents, standardised, differ from those of the test images."""
-        return latent_fidelity(standardised, self.encoded.vectors, self.test_latents)
+        return LatentFidelity(self.encoded.vectors, self.test_latents)
 
     @cached_property
     def judges(self) -> Judges:

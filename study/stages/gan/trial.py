@@ -90,7 +90,7 @@ def run_gan_trial(
     sampled, labels = watch.drawn(sample_count(len(inputs.data.test)), TEST_SEED, inputs.data.test)
     with eval_mode(model):
         images, made = apply(model, sampled), apply(model.latents, sampled)
-    measures |= inputs.judges.measures(images, labels) | inputs.latent_fidelity(inputs.standardised(made))
+    measures |= inputs.judges.measures(images, labels) | inputs.latent_fidelity.measures(inputs.standardised(made))
     if score:
         assert labels is not None
         measures |= _last_epochs(trial) | _label_accuracies(trial, inputs, images, labels, what)

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import norm, wasserstein_distance_nd
 from sklearn.neighbors import NearestNeighbors
 
-from study.science.two_samples import latent_fidelity, sliced_wasserstein, two_sample_accuracy
+from study.science.two_samples import LatentFidelity, sliced_wasserstein, two_sample_accuracy
 
 
 def points(count: int, dims: int, seed: int) -> torch.Tensor:
@@ -49,18 +49,18 @@ def test_on_a_line_it_is_the_wasserstein_distance() -> None:
 
 def test_copies_lie_on_training_latents_and_others_do_not() -> None:
     train, held_out = points(500, 4, 0), points(400, 4, 1)
-    copied = latent_fidelity(train[:400], train, held_out)
+    copied = LatentFidelity(train, held_out).measures(train[:400])
     assert copied["latent/nearest"] == pytest.approx(0, abs=1e-3)
     assert copied["latent/sliced_wasserstein"] == pytest.approx(1)
     fresh = points(400, 4, 2)
     neighbours = NearestNeighbors(n_neighbors=1).fit(train.numpy())
     wanted = neighbours.kneighbors(fresh.numpy())[0].mean() / neighbours.kneighbors(held_out.numpy())[0].mean()
-    assert latent_fidelity(fresh, train, held_out)["latent/nearest"] == pytest.approx(wanted, rel=1e-3)
+    assert LatentFidelity(train, held_out).measures(fresh)["latent/nearest"] == pytest.approx(wanted, rel=1e-3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_latents_crash_no_measure(count: int) -> None:
-    found = latent_fidelity(points(count, 3, 0), points(5, 3, 1), points(count, 3, 2))
+    found = LatentFidelity(points(5, 3, 1), points(count, 3, 2)).measures(points(count, 3, 0))
     assert math.isnan(found["latent/two_sample_accuracy"]) == (count < 2)
     assert math.isfinite(found["latent/nearest"])
 
