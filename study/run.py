@@ -60,7 +60,7 @@ def _run(arguments: Sequence[str]) -> None:
         return
     with _workers_of(config, prepared, count) as watch:
         outcomes = run_stages(prepared.request, replace(session, watch=watch), prepared.inputs)
-    report = keep(session.dataset.name, outcomes)
+        report = keep(session.dataset.name, outcomes)  # while the others come to their end
     print(f"\n{table(outcomes)}\n")
     print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s", end="\n\n")
     print(ending(outcomes, config, report))

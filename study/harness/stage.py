@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+from study.harness.identity import fingerprint
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -205,12 +207,18 @@ class Context:
         """An input's module with its weights, in evaluation mode; can be trained, has its submodules."""
         return self.inputs[kind].rebuild(factory).to(self.device)
 
-    def kept_arrays(self, kind: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """Arrays that follow from an input model and the data set, made once a store and kept beside the model."""
+    def kept_arrays(self, kind: str, make: Callable[[], Mapping[str, Any]], *others: object) -> dict[str, Any]:
+        """Arrays that follow from an input model and the data set, made once a store and kept beside the model.
+
+        Args:
+            others: What else they follow from, if anything.
+        """
         from tracking.arrays import kept_arrays
 
         version, digest = self.inputs[kind], self.dataset.digest
         name = f"{version.weights_digest[:16]}-{digest}-{self.stage.recipe}"
+        if others:
+            name = f"{name}-{fingerprint(others)}"
         with self.session.store.locks.hold(f"{version.uri}/{name}"):
             return kept_arrays(version.run_id, name, make)
 

@@ -189,7 +189,7 @@ def _picture(record: Record, path: str) -> Picture:
     name, image = PurePosixPath(path).stem, Image.open(BytesIO(record.read(path)))
     facts: dict[str, str] = dict(getattr(image, "text", {}))
     small = BytesIO()
-    image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG")
     columns, rows = json.loads(facts.get("Values", "[[], []]"))
     title = facts.get("Title") or name.replace("_", " ")
     made = facts.get("Creation Time", "")

@@ -33,6 +33,7 @@ class AttentionConfig:
 EXTENT = ("repeats", "free_trials")
 PRESETS = {
     "smoke": AttentionConfig(free_trials=0, epochs=1, images=320, draws=2),
+    "demo": AttentionConfig(free_trials=0, epochs=2, images=3_200),
     "exercise": AttentionConfig(repeats=3, free_trials=2, epochs=4),
     "full": AttentionConfig(repeats=5, free_trials=40, epochs=30, draws=20),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,7 +46,13 @@ def mixture_name(components: int) -> str:
 
 def kernel_search(inputs: GanInputs, nearest: float, seed: int) -> Search:
     """A kernel density at the bandwidth at which it copies no more than a GAN of this `latent/nearest`."""
-    bandwidth = copying_bandwidth(inputs.encoded.vectors, inputs.val_latents, nearest, seed)
+
+    def find() -> dict[str, np.ndarray]:
+        found = copying_bandwidth(inputs.encoded.vectors, inputs.val_latents, nearest, seed)
+        return {"bandwidth": np.array(found)}
+
+    kept = inputs.context.kept_arrays("autoencoder", find, KERNEL_DENSITY, nearest, seed)
+    bandwidth = float(kept["bandwidth"])
     return Search(
         {"val/fd": "minimize"}, {"bandwidth": log_uniform(*BANDWIDTH_RANGE)}, {KERNEL_DENSITY: {"bandwidth": bandwidth}}
     )

@@ -24,4 +24,4 @@ class JudgeConfig:
         positive(learning_rate=self.learning_rate)
 
 
-PRESETS = {"smoke": JudgeConfig(epochs=2)}
+PRESETS = {"smoke": JudgeConfig(epochs=2), "demo": JudgeConfig(epochs=2)}

@@ -37,7 +37,7 @@ class TransferConfig:
 EXTENT = ("draws", "labels_per_class", "label_counts", "count_draws")
 PRESETS = {
     "smoke": TransferConfig(draws=1, epochs=10, semi_epochs=2),
-    "demo": TransferConfig(draws=2, semi_epochs=4),
+    "demo": TransferConfig(draws=1, semi_epochs=2),
     "exercise": TransferConfig(draws=5, label_counts=(1, 5, 30), count_draws=1),
     "full": TransferConfig(draws=30, label_counts=(1, 2, 5, 30, 100), count_draws=10),
 }
