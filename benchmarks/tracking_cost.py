@@ -38,7 +38,7 @@ class Measured(Exception):
 
 
 def timed_trial(tracked: bool) -> Callable[..., Any]:
-    """In place of `run_search`: run the search's last fixed trial once and leave the stage with its time."""
+    """In place of a search's `Trials`: run its last fixed trial once and leave the stage with its time."""
 
     def run(search: Search, objective: Objective, _store: object, parent: Run, **_: object) -> None:
         slot, params = list(search.fixed.items())[-1]
@@ -58,7 +58,7 @@ def timed_trial(tracked: bool) -> Callable[..., Any]:
 def seconds(stage: str, prepared: Prepared, tracked: bool) -> float:
     """The time of one trial of a stage."""
     only = tuple(each for each in prepared.request.stages if each.name == stage)
-    with patch("study.harness.study.run_search", timed_trial(tracked)):
+    with patch("study.harness.study.Trials", timed_trial(tracked)):
         try:
             run_stages(replace(prepared.request, stages=only), prepared.session, prepared.inputs)
         except Measured as done:

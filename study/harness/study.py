@@ -17,7 +17,7 @@ from study.harness.model_page import model_page
 from study.harness.search import Objective, Origin, Result, Search, Trial
 from study.harness.settings import UsageError
 from study.harness.stage import Context, Outcome, Row
-from study.harness.trials import importances, pruned, run_search
+from study.harness.trials import Trials, importances, pruned
 from study.harness.view import trials_view
 from tracking import registry
 from tracking.registry import Direction, Version
@@ -62,6 +62,7 @@ class Study:
     results: list[Result] = field(default_factory=list)  # of all its searches so far
     tools: set[str] = field(default_factory=set)  # runs whose models the study itself goes on using
     searched: list[tuple[Search, list[Result]]] = field(default_factory=list)
+    named: list[Trials] = field(default_factory=list)  # of the searches whose turn is later
 
     def search(self, search: Search, objective: Objective, part: str = "", *, tools: bool = False) -> list[Result]:
         """Run what is missing of a search; every trial starts from the study's seed.
@@ -69,6 +70,16 @@ class Study:
         Args:
             part: A name of its own for each of several searches of a study.
             tools: Whether the study goes on using the models, at each call: they are always kept.
+        """
+        return self.ahead(search, objective, part, tools=tools)()
+
+    def ahead(
+        self, search: Search, objective: Objective, part: str = "", *, tools: bool = False
+    ) -> Callable[[], list[Result]]:
+        """Name a search before its turn: processes that find nothing else to do may run its trials already.
+
+        Returns:
+            What runs the rest of it, once, and gives its results.
         """
         seed = self.context.seed_for(0)
 
@@ -78,7 +89,7 @@ class Study:
             return objective(trial)
 
         tags = {**self.facts, **computed_with(self.context.device), "code_digest": self._code()}
-        results = run_search(
+        trials = Trials(
             search,
             seeded,
             self.context.session.store,
@@ -89,11 +100,21 @@ class Study:
             origin=Origin(part or "trial", tags, self.inputs, self._code()),
             watch=self.context.session.watch,
         )
-        self.results.extend(results)
-        self.searched.append((search, results))
-        if tools:
-            self.tools.update(result.run_id for result in results)
-        return results
+        self.named.append(trials)
+
+        def run() -> list[Result]:
+            self.named.remove(trials)
+            try:
+                results = trials.run(ahead=self.named)
+            finally:
+                trials.close()
+            self.results.extend(results)
+            self.searched.append((search, results))
+            if tools:
+                self.tools.update(result.run_id for result in results)
+            return results
+
+        return run
 
     def pruned(self, search: Search, part: str = "") -> list[Result]:
         """The pruned trials of a search that was run, with the last value that each reported."""
@@ -237,4 +258,9 @@ def open_study(context: Context, description: str) -> Iterator[Study]:
     title = f"{session.preset}, seed {session.seed} ({name.rpartition('/')[2]})"
     about = f"{stage.question}\n\n{description}"
     with study_run(session.store, experiment, name, title=title, description=about, tags=tags) as parent:
-        yield Study(context, name, parent, description, facts, inputs)
+        study = Study(context, name, parent, description, facts, inputs)
+        try:
+            yield study
+        finally:
+            for trials in study.named:
+                trials.close()

@@ -6,22 +6,20 @@ or is in another store, is run again. slots.py says which process runs which tri
 
 from __future__ import annotations
 
-import math
-import re
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from study.harness.attempt import Attempts, ShowEpoch
 from study.harness.launcher import Watch
-from study.harness.progress import Progress, log, short
-from study.harness.search import Objective, Origin, Pruned, Result, Search, Trial
-from study.harness.slots import PAGE, RUN_ID, SLOT, Slots, Superseded, is_done, load_study, outcome, slot_name
-from tracking.errors import StoreError, reason_of, store_errors
-from tracking.runs import SEARCH, TRIAL, Run, correct_statuses, end_killed, is_deleted, trial_ids, trial_run
+from study.harness.progress import Progress, short
+from study.harness.search import Objective, Origin, Result, Search
+from study.harness.slots import PAGE, RUN_ID, SLOT, Slots, is_done, load_study, outcome, slot_name
+from tracking.errors import StoreError
+from tracking.runs import Run, correct_statuses, end_killed, trial_ids
 from tracking.store import Store
 from tracking.views import page_of
 
@@ -57,12 +55,13 @@ def run_search(
     Raises:
         StoreError: Optuna's database cannot be opened, or no trial is complete at the end of a search not optional.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    trials = _Trials(name, search, store, parent, seed, origin=origin or Origin(), watch=watch)
+    trials = Trials(
+        search, objective, store, parent, name=name, label=label, seed=seed, origin=origin or Origin(), watch=watch
+    )
     try:
-        return trials.run(objective, label)
+        return trials.run()
     finally:
-        trials.slots.close()
+        trials.close()
 
 
 def pruned(name: str, store: Store, parent: Run) -> list[Result]:
@@ -89,14 +88,25 @@ def importances(name: str, store: Store) -> dict[str, float]:
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-class _Trials:
-    """A search's trials, and how this process takes part in them."""
+class Trials:
+    """A search's trials, and how this process takes part in them. Arguments and errors are those of `run_search`."""
 
     def __init__(
-        self, name: str, search: Search, store: Store, parent: Run, seed: int, *, origin: Origin, watch: Watch | None
+        self,
+        search: Search,
+        objective: Objective,
+        store: Store,
+        parent: Run,
+        *,
+        name: str,
+        label: str,
+        seed: int,
+        origin: Origin,
+        watch: Watch | None,
     ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.name, self.search, self.store, self.parent = name, search, store, parent
-        self.origin, self.watch = origin, watch
+        self.label, self.watch = label, watch
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.prune_on:
             pruner = optuna.pruners.MedianPruner(len(search.fixed) + 2, search.prune_after)
@@ -120,11 +130,22 @@ class _Trials:
             end_dead=end_killed,
             runs_here=partial(trial_ids, parent),
         )
+        self.attempts = Attempts(name, search, objective, self.slots, parent, origin)
+        self._shown = {attempt.number for attempt in self.slots.decided().values()}  # no news
 
-    def run(self, objective: Objective, label: str) -> list[Result]:
-        done = self.slots.decided()
-        with Progress(label, len(self.search.slots), len(done)) as progress:
-            shown = {attempt.number for attempt in done.values()}
+    def close(self) -> None:
+        """Let go of the database."""
+        self.slots.close()
+
+    def run(self, ahead: Sequence[Trials] = ()) -> list[Result]:
+        """Take part until all have come to their end.
+
+        Args:
+            ahead: Searches whose turn is later: while others have all the trials that are left of this one, this
+                process runs theirs.
+        """
+        with Progress(self.label, len(self.search.slots), len(self._shown)) as progress:
+            shown = self._shown
             looked = 0.0
 
             def look() -> int:
@@ -143,15 +164,20 @@ class _Trials:
                 if time.monotonic() - looked > LOOK_EVERY:
                     look()
 
+            def show_other(other: Trials) -> ShowEpoch:
+                def show(number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+                    progress.doing(f"meanwhile {other.label}: trial {number} epoch {epoch}, {short(metrics)}")
+                    if time.monotonic() - looked > LOOK_EVERY:
+                        look()
+
+                return show
+
             ended = False
             while not ended:
                 ended = True
                 while look() < len(self.search.slots):
                     ended = False
-                    claimed = None if self.watch else self.slots.claim()
-                    if claimed is not None:
-                        self._attempt(*claimed, objective, show_epoch)
-                    else:
+                    if not self.take(show_epoch) and not any(other.take(show_other(other)) for other in ahead):
                         others = "waiting for trials of other processes, or for them to count as dead"
                         progress.doing(self.watch() if self.watch else others)
                         time.sleep(1)
@@ -168,6 +194,14 @@ class _Trials:
             _result(attempt, tuple(attempt.values))
             for attempt in sorted(first.values(), key=lambda attempt: attempt.number)
         ]
+
+    def take(self, show_epoch: ShowEpoch) -> bool:
+        """Run one trial, if one is left that no other process has. Returns whether it was so."""
+        claimed = None if self.watch else self.slots.claim()
+        if claimed is None:
+            return False
+        self.attempts.make(*claimed, show_epoch)
+        return True
 
     def _correct_runs(self) -> None:
         """Correct what processes that died have left of the MLflow runs."""
@@ -188,103 +222,6 @@ class _Trials:
         ((metric, direction),) = self.search.objectives.items()
         best = (min if direction == "minimize" else max)(value[0] for value in values)
         return f"(best {short({metric: best})})"
-
-    def _attempt(
-        self,
-        slot: str,
-        trial: optuna.Trial,
-        objective: Objective,
-        show_epoch: Callable[[int, int, Mapping[str, float]], None],
-    ) -> None:
-        run: Run | None = None
-        try:
-            with self.slots.heartbeat(trial), store_errors():
-                params = {name: trial.params[name] for name in self.search.space}
-                values = ", ".join(short({"": value})[1:] for value in params.values())
-                title = f"{self.origin.title} {trial.number}{values and ': '}{values}"
-                tags = {SEARCH: self.name, TRIAL: trial.number, "optuna.state": "RUNNING", **self.origin.tags}
-                with trial_run(self.parent, title, params, tags) as run:
-                    if self.origin.inputs is not None:
-                        run.log_inputs(self.origin.inputs)
-                    seen = Trial(
-                        number=trial.number,
-                        slot=slot,
-                        params=params,
-                        run=run,
-                        prunable=slot not in self.search.fixed,
-                        _optuna=trial,
-                        _prune_on=self.search.prune_on,
-                        _epoch=partial(show_epoch, trial.number),
-                    )
-                    self._decide(trial, seen, objective)
-        except _BrokenDown:
-            pass  # Optuna and MLflow know of it; the study goes on.
-        except (Superseded, optuna.exceptions.UpdateFinishedTrialError):
-            log.warning("trial %d sent no heartbeat for so long that another process has taken it over", trial.number)
-        except BaseException as error:
-            deleted = run is not None and isinstance(error, Exception) and is_deleted(run.run_id)
-            outcome, reason = _interruption(error, deleted)
-            with suppress(Exception, Superseded):  # The store may be what failed; the error itself is reported.
-                self.slots.finish(trial, outcome, reason)
-                if run is not None and not deleted:
-                    run.set_tags({"optuna.state": outcome, "reason": reason})
-            if outcome == "STOPPED" and not deleted:
-                raise
-            log.warning("trial %d is run again, since %s (--log-level debug says more)", trial.number, reason)
-            log.debug("trial %d", trial.number, exc_info=True)
-
-    def _decide(self, trial: optuna.Trial, seen: Trial, objective: Objective) -> None:
-        """Train, and commit the outcome while the run is still open: its status then follows."""
-
-        def finish(outcome: str, reason: str, values: tuple[float, ...] | None = None) -> None:
-            seen.run.set_tags({"optuna.state": outcome, "reason": reason})
-            self.slots.finish(trial, outcome, reason, values)
-
-        try:
-            trial.set_user_attr(RUN_ID, seen.run.run_id)
-            trial.set_user_attr(PAGE, page_of(seen.run))
-            with store_errors():
-                values = objective(seen)
-            by_name = dict(zip(self.search.objectives, values, strict=True))
-            for metric, value in by_name.items():
-                if not math.isfinite(value):
-                    raise FloatingPointError(f"{metric} is {value}")
-            finish("COMPLETE", short(by_name), values)
-        except Pruned as error:
-            finish("PRUNED", str(error))
-        except optuna.exceptions.UpdateFinishedTrialError as error:  # which is a RuntimeError too
-            raise Superseded from error
-        except (FloatingPointError, MemoryError, RuntimeError) as error:
-            reason = _breakdown(error)
-            if reason is None:
-                raise
-            log.debug("trial %d", trial.number, exc_info=True)
-            finish("FAIL", reason)
-            raise _BrokenDown from error
-
-
-def _interruption(error: BaseException, deleted: bool) -> tuple[str, str]:
-    """The outcome of an attempt that came to no end of its own, and why."""
-    if deleted:
-        return "STOPPED", "its run was deleted in MLflow"
-    if isinstance(error, StoreError):
-        return "STOPPED", str(error)
-    if isinstance(error, Exception):
-        return "ERROR", f"{type(error).__name__}: {reason_of(error)}"
-    return "STOPPED", type(error).__name__
-
-
-def _breakdown(error: Exception) -> str | None:
-    """What the numbers themselves brought about: the reason for which a trial fails for good; None: it is an error."""
-    if isinstance(error, FloatingPointError):
-        return str(error)
-    # PyTorch has a class of its own for a GPU's memory, and a plain RuntimeError for the machine's.
-    memory = isinstance(error, MemoryError) or re.search(r"out of memory|(can't|not enough).* memory", str(error))
-    return f"out of memory: {reason_of(error)}" if memory else None
-
-
-class _BrokenDown(Exception):
-    """The trial's outcome is that it failed: so does its run."""
 
 
 def _result(attempt: FrozenTrial, values: tuple[float, ...]) -> Result:

@@ -38,12 +38,14 @@ def run(context: Context) -> Outcome:
         "layer, and a mirror."
     )
     with open_study(context, f"{description} The copy is one of {copied.uri}.") as study:
-        (exact,) = study.search(exact_search(), partial(run_exact_trial, context=context), EXACT)
+        exact_trial = study.ahead(exact_search(), partial(run_exact_trial, context=context), EXACT)
         objective = partial(run_learned_trial, context=context, targets=LearnedTargets(context))
-        learned = {
-            part: study.search(search, partial(objective, part=part), part)
+        searches = {
+            part: study.ahead(search, partial(objective, part=part), part)
             for part, search in learned_searches(context).items()
         }
+        (exact,) = exact_trial()
+        learned = {part: results() for part, results in searches.items()}
 
         def finish(made: Mapping[str, object]) -> Sequence:
             measured = trial_metrics(study.parent)

@@ -99,7 +99,8 @@ def run(context: Context) -> Outcome:
             device=context.device,
             seed_for=context.seed_for,
         )
-        found = {part: study.search(each, objective, part) for part, each in searches.items() if each.slots}
+        ahead = {part: study.ahead(each, objective, part) for part, each in searches.items() if each.slots}
+        found = {part: results() for part, results in ahead.items()}
         results = [*found.get("", ()), *found.get("repeats", ())]
         measured = trial_metrics(study.parent)
         chosen = choose(results, measured, config.latent_dim)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from study.harness.search import Result, Search, Trial, integer
+from study.harness.search import Objective, Result, Search, Trial, integer
 from study.harness.settings import MOST_REPEATS
 from study.harness.study import Study
 from study.science.gans import REFERENCE, VANILLA, GanSettings, generator_steps
@@ -27,11 +27,15 @@ class Found:
     """What the study has found.
 
     Attributes:
+        results: The trials of the search.
+        best: The best of them.
         groups: Trainings and baselines by the names that tables give them; repeats stand together.
         mixtures: The names of those among them that are Gaussian mixtures.
         recipes: The random recipes' trainings.
     """
 
+    results: Sequence[Result]
+    best: Result
     groups: dict[str, list[Result]]
     mixtures: Sequence[str]
     recipes: Sequence[Result]
@@ -43,51 +47,63 @@ class Found:
         return min(known, key=lambda name: self.groups[name][0].values[0], default=None)
 
 
-def compare(study: Study, inputs: GanInputs, results: Sequence[Result], best: Result) -> Found:
-    """Train and measure all that the best trial's settings are held against."""
+def search_and_compare(study: Study, inputs: GanInputs, search: Search, objective: Objective) -> Found:
+    """Search the settings; train and measure all that the best are held against.
+
+    What does not depend on the best is named before the search: no process waits while another ends the last trial.
+    """
     context = study.context
     config: LatentGanConfig = context.config
 
-    def seeds(part: str, settings: GanSettings, repeats: range, epochs: int) -> list[Result]:
+    def seeds(part: str, settings: GanSettings, repeats: range, epochs: int) -> Callable[[], list[Result]]:
         """The same settings with several seeds; trainings that break down are missing."""
 
-        def objective(trial: Trial) -> tuple[float]:
+        def train(trial: Trial) -> tuple[float]:
             torch.manual_seed(context.seed_for(trial.params["repeat"]))
             every = config.evaluate_every
             return run_gan_trial(trial, settings, inputs=inputs, epochs=epochs, evaluate_every=every)
 
         fixed = {f"repeat {number}": {"repeat": number} for number in repeats}
         space = {"repeat": integer(0, MOST_REPEATS)}
-        return study.search(Search({"val/fd": "minimize"}, space, fixed, optional=True), objective, part)
+        return study.ahead(Search({"val/fd": "minimize"}, space, fixed, optional=True), train, part)
 
-    settings, part = named.settings_of(best.slot, best.params), named.part_of(best)
-    by_slot = {result.slot: result for result in results}
+    trials = study.ahead(search, objective)
+    more = seeds("reference settings", REFERENCE, range(1, config.repeats), config.epochs)
+    vanilla = seeds(named.VANILLA_GAN, VANILLA, range(config.vanilla_seeds), config.epochs)
+    baselines = baseline_search(config.mixture_components, len(context.dataset.train))
+    measure = partial(run_baseline_trial, inputs=inputs, seed_for=context.seed_for)
+    measured = study.ahead(baselines, measure, "baselines")
+    recipe = partial(run_recipe_trial, inputs=inputs, epochs=config.recipe_epochs, evaluate_every=config.evaluate_every)
+    recipes: Callable[[], list[Result]] = list
+    if config.recipes:
+        recipes = study.ahead(recipe_search(config.recipes, context.session.seed), recipe, "recipes")
+
+    results = trials()
+    best = min(results, key=lambda result: result.values[0])
+    settings = named.settings_of(best.slot, best.params)
+    part = named.part_of(settings)
     # The best trial was picked for its luck too: new seeds stand for its settings.
-    groups = {named.BEST: seeds(part, settings, range(1, config.repeats + 1), config.final_epochs) or [best]}
+    again = seeds(part, settings, range(1, config.repeats + 1), config.final_epochs)
     # With as many steps of the generator as the reference's settings take, which spend five batches on one.
     count = len(context.dataset.train)
     wanted = generator_steps(REFERENCE, count, config.epochs) * settings.n_critic
     few = max(1, round(wanted / steps_per_epoch(count, settings.batch_size)))
-    groups[named.FEW_STEPS] = seeds(f"{part}, few steps", settings, range(1, 2), few)
-    reference = by_slot.get("reference")
-    if reference:
-        more = seeds(named.part_of(reference), REFERENCE, range(1, config.repeats), config.epochs)
-        groups[named.REFERENCE_SETTINGS] = [reference, *more]
+    few_steps = seeds(f"{part}, few steps", settings, range(1, 2), few)
+    ablations = {
+        f"best settings, {name}": seeds(f"{part}, {name}", without, range(config.repeats), config.final_epochs)
+        for name, without in (named.ablations(settings) if config.ablations else {}).items()
+    }
+    by_slot = {result.slot: result for result in results}
+    groups = {named.BEST: again() or [best], named.FEW_STEPS: few_steps()}
+    if "reference" in by_slot:
+        groups[named.REFERENCE_SETTINGS] = [by_slot["reference"], *more()]
     groups[named.PAPER_SETTINGS] = [by_slot["paper"]] if "paper" in by_slot else []
-    groups[named.VANILLA_GAN] = seeds(named.VANILLA_GAN, VANILLA, range(config.vanilla_seeds), config.epochs)
-    if config.ablations:
-        for name, without in named.ablations(settings).items():
-            groups[f"best settings, {name}"] = seeds(
-                f"{part}, {name}", without, range(config.repeats), config.final_epochs
-            )
-    search = baseline_search(config.mixture_components, len(context.dataset.train))
-    measure = partial(run_baseline_trial, inputs=inputs, seed_for=context.seed_for)
-    found = {result.slot: [result] for result in study.search(search, measure, "baselines")}
+    groups[named.VANILLA_GAN] = vanilla()
+    groups |= {name: trained() for name, trained in ablations.items()}
+    found = {result.slot: [result] for result in measured()}
     copied = trial_metrics(study.parent)[groups[named.BEST][0].run_id]["latent/nearest"]
     kernels = kernel_search(inputs, copied, context.seed_for(0))
     groups[named.KERNEL_DENSITY] = study.search(kernels, measure, "kernel density")
-    groups |= {name: found.get(name, []) for name in search.fixed}
-    mixtures = [name for name, params in search.fixed.items() if params["source"] == "mixture"]
-    recipe = partial(run_recipe_trial, inputs=inputs, epochs=config.recipe_epochs, evaluate_every=config.evaluate_every)
-    recipes = recipe_search(config.recipes, context.session.seed)
-    return Found(groups, mixtures, study.search(recipes, recipe, "recipes") if config.recipes else [])
+    groups |= {name: found.get(name, []) for name in baselines.fixed}
+    mixtures = [name for name, params in baselines.fixed.items() if params["source"] == "mixture"]
+    return Found(results, best, groups, mixtures, recipes())

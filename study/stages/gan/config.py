@@ -78,7 +78,7 @@ LATENT_PRESETS = {
     "demo": LatentGanConfig(
         free_trials=1,
         epochs=4,
-        final_epochs=10,
+        final_epochs=8,
         evaluate_every=4,
         mixture_components=(50,),
     ),
@@ -107,7 +107,7 @@ LATENT_PRESETS = {
 CONDITIONAL_EXTENT = ("repeats",)
 CONDITIONAL_PRESETS = {
     "smoke": ConditionalGanConfig(epochs=4, evaluate_every=4, score_epochs=1),
-    "demo": ConditionalGanConfig(epochs=10, score_epochs=1),
+    "demo": ConditionalGanConfig(epochs=8, score_epochs=1),
     "exercise": ConditionalGanConfig(repeats=3, epochs=70),
     "full": ConditionalGanConfig(repeats=5, epochs=150),
 }

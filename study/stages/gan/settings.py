@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from study.harness.identity import fingerprint
-from study.harness.search import Params, Result, Space, choice, integer, log_uniform
+from study.harness.search import Params, Space, choice, integer, log_uniform
 from study.science.gans import PAPER, REFERENCE, GanSettings
 
 START = GanSettings(
@@ -57,9 +57,9 @@ def settings_of(slot: str, params: Params) -> GanSettings:
     return BY_NAME[slot] if slot in BY_NAME else replace(START, **params)
 
 
-def part_of(result: Result) -> str:
-    """What the search over seeds with a trial's settings is called."""
-    return f"seeds of settings {fingerprint(asdict(settings_of(result.slot, result.params)))}"
+def part_of(settings: GanSettings) -> str:
+    """What the search over seeds with these settings is called."""
+    return f"seeds of settings {fingerprint(asdict(settings))}"
 
 
 def ablations(best: GanSettings) -> dict[str, GanSettings]:

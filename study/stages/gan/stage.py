@@ -45,7 +45,7 @@ def run_search(context: Context) -> Outcome:
 
     from study.harness.search import Search, Trial
     from study.harness.study import Candidate, open_study
-    from study.stages.gan.comparisons import compare
+    from study.stages.gan.comparisons import search_and_compare
     from study.stages.gan.figures import interpolations, log_figures
     from study.stages.gan.inputs import GanInputs
     from study.stages.gan.settings import BEST, BY_NAME, SPACE, params_of, settings_of
@@ -76,8 +76,7 @@ def run_search(context: Context) -> Outcome:
         return run_gan_trial(trial, settings, inputs=inputs, epochs=config.epochs, evaluate_every=every)
 
     with open_study(context, description) as study:
-        results = study.search(search, objective)
-        found = compare(study, inputs, results, min(results, key=lambda result: result.values[0]))
+        found = search_and_compare(study, inputs, search, objective)
         best = min(found.groups[BEST], key=lambda result: result.values[0])
 
         def finish(made: Mapping[str, object]) -> Sequence:
@@ -86,7 +85,7 @@ def run_search(context: Context) -> Outcome:
             paths = interpolations(context, inputs, best)
             for name, path in paths.items():
                 study.parent.log({f"interpolation/{name}/{key}": value for key, value in path.measures.items()})
-            log_figures(study, search, results, found=found, measured=measured, paths=paths)
+            log_figures(study, search, found.results, found=found, measured=measured, paths=paths)
             return rows(context, found, measured, paths)
 
         remeasure = partial(champions_distance, inputs=inputs, classes=0)
@@ -132,10 +131,11 @@ def run_conditional(context: Context) -> Outcome:
         fixed={f"repeat {number}": {"repeat": number} for number in range(config.repeats)},
     )
     with open_study(context, description) as study:
+        measure = partial(run_class_trial, inputs=inputs, seed_for=context.seed_for, score=score)
+        measured_baselines = study.ahead(class_search(), measure, "baselines")
         results = study.search(search, objective)
         best = min(results, key=lambda result: result.values[0])
-        measure = partial(run_class_trial, inputs=inputs, seed_for=context.seed_for, score=score)
-        baselines = {result.slot: result for result in study.search(class_search(), measure, "baselines")}
+        baselines = {result.slot: result for result in measured_baselines()}
 
         def finish(made: Mapping[str, object]) -> Sequence:
             measured = trial_metrics(study.parent)

@@ -73,9 +73,10 @@ def run(context: Context) -> Outcome:
         def objective(trial: Trial) -> tuple[float]:
             return train(trial, trial.params)
 
-        results = study.search(matrix_search(matrix_trials(config, recipe)), objective)
         measure = partial(run_baseline_trial, inputs=inputs)
-        baselines = study.search(baseline_search(config.tasks), measure, "baselines")
+        measured = study.ahead(baseline_search(config.tasks), measure, "baselines")
+        results = study.search(matrix_search(matrix_trials(config, recipe)), objective)
+        baselines = measured()
         first = [result for result in results if result.params["task"] == config.tasks[0]]
         paired = [result for result in first if result.params["pairing"] == "paired"]
         if not paired:

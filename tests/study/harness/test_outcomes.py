@@ -8,7 +8,7 @@ import torch
 from searches import FIXED, NAME, Recorder, parent_of, run, search, states
 
 from models.autoencoder import Autoencoder
-from study.harness import slots, trials
+from study.harness import attempt, slots, trials
 from study.harness.search import Pruned, Trial, named
 from study.science.autoencoders import AutoencoderSettings, train_autoencoder
 from study.science.latents import max_abs_pcc
@@ -196,7 +196,7 @@ def test_a_stop_before_the_run_has_begun_is_no_death(store: Store, monkeypatch: 
 
     for _ in range(slots.RETRIES + 2):
         with monkeypatch.context() as patched:
-            patched.setattr(trials, "trial_run", stopped)
+            patched.setattr(attempt, "trial_run", stopped)
             with pytest.raises(KeyboardInterrupt):
                 run(store, search(), lambda trial: (1.0,))
     assert len(run(store, search(), lambda trial: (1.0,))) == 2

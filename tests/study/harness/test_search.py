@@ -1,13 +1,16 @@
 """Which trials a search runs, and with what parameters."""
 
 import json
+from typing import Any
 
 import optuna
 import pytest
 from searches import FIXED, NAME, SPACE, Recorder, run, search, states
 
-from study.harness.search import Search, Trial, choice, integer, named, pareto_front
-from study.harness.trials import importances
+from study.harness.search import Objective, Origin, Search, Trial, choice, integer, named, pareto_front
+from study.harness.slots import RUN_ID
+from study.harness.trials import Trials, importances
+from tracking.runs import study_run, trial_run
 from tracking.store import Store
 
 
@@ -117,3 +120,36 @@ def test_where_nothing_new_is_left_a_free_trial_repeats_another_and_counts_once(
     )
     assert len(recorder.ran) == 5
     assert len(results) == 4
+
+
+def test_who_finds_no_trial_runs_those_of_the_searches_to_come(
+    store: Store, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process has the only trial of the first search, and ends it not before the second search's is done."""
+    caplog.set_level("INFO", "study")
+    about: dict[str, Any] = {"title": "a study", "description": "", "tags": {}}
+    one = {"1": {"n": 1}}
+    with study_run(store, store.experiment("tiny/test"), NAME, **about) as parent:
+
+        def trials(name: str, objective: Objective) -> Trials:
+            searched = Search({"loss": "minimize"}, {"n": integer(1, 2)}, one)
+            about = {"seed": 0, "origin": Origin(), "watch": None}
+            return Trials(searched, objective, store, parent, name=name, label=name, **about)
+
+        def second(trial: Trial) -> tuple[float, ...]:
+            with trial_run(parent, "theirs", {}, {}) as run:
+                theirs.set_user_attr(RUN_ID, run.run_id)
+            other.slots.finish(theirs, "COMPLETE", "", (3.0,))
+            return (2.0,)
+
+        other = trials("first", Recorder())
+        claimed = other.slots.claim()
+        assert claimed is not None
+        _, theirs = claimed
+        ours, later = trials("first", Recorder()), trials("second", second)
+        assert [result.values for result in ours.run(ahead=[later])] == [(3.0,)]
+        assert "second: " not in capfd.readouterr().err, "its turn is later"
+        assert [result.values for result in later.run()] == [(2.0,)]
+        assert "second: trial 0 complete" in capfd.readouterr().err
+        for each in (other, ours, later):
+            each.close()
