@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from study.harness.stage import Outcome, Verdict
 
 MOST_FOUND = 5  # lines of what was found
+WIDEST = 50  # characters of a column; the few cells that are longer push what follows in their own line only
 ERRORS = 2  # standard errors of the difference by which a claim is decided
 
 
@@ -98,7 +99,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     columns = list(zip(*lines, strict=True))
     if not any(row.verdict for outcome in outcomes for row in outcome.rows):
         del columns[-1]
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(len(cell) for cell in column if len(cell) <= WIDEST or cell == column[0]) for column in columns]
     printed = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in zip(*columns, strict=True)

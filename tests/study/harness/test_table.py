@@ -132,3 +132,14 @@ def test_a_claim_is_shown_against_its_rival_and_not_against_all_baselines() -> N
     row = Row("FD", "0.3", None, "real 0.1, GMM 0.2, SMOTE 0.4", "It is less than GMM's", "did not hold", "GMM 0.2")
     assert row.against == "GMM 0.2"
     assert findings([Outcome("gan", {}, (row,))]) == ["gan: FD: 0.3 against GMM 0.2"]
+
+
+def test_a_long_cell_does_not_widen_the_lines_of_others() -> None:
+    rows = (Row("a", "1", "2"), Row("b", "x" * 300, "3"), Row("c" * 45, "4", "5"))
+    lines = table([Outcome("test", {}, rows)]).splitlines()
+    assert max(len(line) for line in lines if "x" not in line) < 130
+    (wide,) = [line for line in lines if "x" in line]
+    assert "x" * 300 + "  3" in wide, "nothing is left out"
+    assert {line.index("2" if " a " in line else "5") for line in lines if " a " in line or "ccc" in line} == {
+        next(line.index("reference") for line in lines if "reference" in line)
+    }
