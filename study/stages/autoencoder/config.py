@@ -58,7 +58,7 @@ class AutoencoderConfig:
 EXTENT = ("latent_dims", "repeats", "free_trials", "latent_dim", "compared_weights")
 PRESETS = {
     "smoke": AutoencoderConfig(latent_dims=(3, 15), free_trials=1, epochs=1),
-    "demo": AutoencoderConfig(latent_dims=(3, 15, 50), free_trials=0, epochs=2),
+    "demo": AutoencoderConfig(latent_dims=(3, 15), epochs=2),
     "exercise": AutoencoderConfig(latent_dim=15, free_trials=1, compared_weights=(1e-2,)),
     "full": AutoencoderConfig(repeats=3, free_trials=30, compared_weights=(1e-4, 1e-3, 1e-2, 1e-1)),
 }
