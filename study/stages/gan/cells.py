@@ -55,14 +55,22 @@ def judge_name(number: int) -> str:
     return f"judge {number + 1} ({'selects' if number < SELECTING else 'reports only'})"
 
 
-def distance_sentence(who: str, cells: Cells, others: Sequence[str | None]) -> str | None:
+def distance_sentence(context: Context, cells: Cells, others: Sequence[str | None]) -> str | None:
     """How near the best settings' images come to the test images, beside others, by the judge that chose nothing."""
     measure = f"{PARTS[-1]}/fd"
     ours = cells.cell(BEST, measure)
     beside = [f"{short(name)} {cell}" for name in others if name and (cell := cells.cell(name, measure))]
     if ours is None:
         return None
-    return f"{who} draws at a Frechet distance of {ours} from the test images ({', '.join(beside)}; less is nearer)"
+    held_against = f"({', '.join(beside)}; less is nearer)"
+    said = f"The WGAN on the latents draws at a Frechet distance of {ours} from the test images"
+    return f"{said} {held_against}{caution(context)}"
+
+
+def caution(context: Context) -> str:
+    """What ends a sentence by the judge that only reports, if that judge is weak."""
+    accuracy = context.inputs[JUDGES[-1]].metrics["val/accuracy"]
+    return f"; but judge {len(JUDGES)} reads only {accuracy:.1%} of real images right" if weakness(accuracy) else ""
 
 
 def weak_judges(context: Context) -> list[Row]:

@@ -9,7 +9,7 @@ from study.harness.search import Result
 from study.harness.stage import Context, Row
 from study.harness.table import verdict
 from study.science.judges import PARTS
-from study.stages.gan.cells import Cells, judge_name, weak_judges
+from study.stages.gan.cells import Cells, caution, judge_name, weak_judges
 from study.stages.gan.settings import BEST, REAL, TRAIN_RECONSTRUCTIONS
 from study.stages.gan.trial import LAST_EPOCHS
 from tracking.runs import Measured
@@ -57,7 +57,7 @@ def conditional_rows(
             "{:.1%}",
             found=f"Asked for a {digit}, the conditional WGAN draws it in "
             f"{cells.cell(BEST, f'{last}/label_accuracy', '{:.1%}') or 'none'} of its images "
-            f"(judge 3; {cells.baselines([REAL], f'{last}/label_accuracy', '{:.1%}')})",
+            f"(judge 3; {cells.baselines([REAL], f'{last}/label_accuracy', '{:.1%}')}){caution(context)}",
         ),
         row(
             f"label accuracy, worst {digit}, judge 1",

@@ -106,7 +106,7 @@ def rows(context: Context, found: Found, measured: Measured, paths: Mapping[str,
         quality(
             f"FD within a class, {judge_name(len(PARTS) - 1)}",
             f"{last}/intra_fd",
-            found=distance_sentence("The WGAN on the latents", cells, [rival, REAL]),
+            found=distance_sentence(context, cells, [rival, REAL]),
         ),
         quality(f"diversity within a class, {judge_name(len(PARTS) - 1)}", f"{last}/diversity"),
         quality(

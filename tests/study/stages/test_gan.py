@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -15,12 +17,13 @@ from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from models.gan import LatentGenerator, ToneCurve
 from study.data.dataset import Dataset
-from study.harness.search import Params, Search, Trial, choice
+from study.harness.search import Params, Result, Search, Trial, choice
 from study.harness.stage import Context, Session
 from study.harness.study import open_study
 from study.science.gans import PAPER, REFERENCE, GanSettings
 from study.science.judges import PARTS, Judges
 from study.science.loops import Diverged, Report
+from study.stages.gan.cells import Cells, distance_sentence
 from study.stages.gan.collapse import (
     KINDS,
     Share,
@@ -32,7 +35,7 @@ from study.stages.gan.collapse import (
 )
 from study.stages.gan.config import LatentGanConfig
 from study.stages.gan.inputs import GanInputs
-from study.stages.gan.settings import BY_NAME, SPACE, START, ablations, params_of, settings_of
+from study.stages.gan.settings import BEST, BY_NAME, SPACE, START, ablations, params_of, settings_of
 from study.stages.gan.stage import LATENT_GAN
 from study.stages.gan.trial import class_metric, run_gan_trial
 from study.stages.gan.watch import Watch, shown_inputs
@@ -275,3 +278,14 @@ def test_collapse_is_looked_for_after_the_first_quarter(store: Store, tiny: Data
     watch = Watch(inputs, model, GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4), 0, epochs=20)
     watch.collapses = {1: "1 of 10 classes", 5: None, 10: "recall 0.003", 15: None, 20: None}
     assert watch.collapse_measures() == {"collapse/last": 0, "collapse/epochs": 0.25}
+
+
+@pytest.mark.parametrize(("accuracy", "cautious"), [(0.99, False), (0.101, True)])
+def test_what_was_found_says_if_its_judge_is_weak(accuracy: float, cautious: bool) -> None:
+    """A judge at chance finds every image alike: its distances are near zero."""
+    context: Any = SimpleNamespace(inputs={"third-judge": SimpleNamespace(metrics={"val/accuracy": accuracy})})
+    cells = Cells({BEST: [Result(0, "", {}, (1.0,), "run")]}, {"run": {"third/fd": 0.01}})
+    said = distance_sentence(context, cells, [])
+    assert said is not None
+    assert "distance of 0.01" in said
+    assert ("judge 3 reads only 10.1% of real images right" in said) == cautious
