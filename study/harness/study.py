@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import torch
 from optuna.distributions import distribution_to_json
@@ -76,7 +77,8 @@ class Study:
     def ahead(
         self, search: Search, objective: Objective, part: str = "", *, tools: bool = False
     ) -> Callable[[], list[Result]]:
-        """Name a search before its turn: processes that find nothing else to do may run its trials already.
+        """Name a search before its turn: processes that find nothing else to do may run its trials already, but with a
+        database on a server.
 
         Returns:
             What runs the rest of it, once, and gives its results.
@@ -89,10 +91,12 @@ class Study:
             return objective(trial)
 
         tags = {**self.facts, **computed_with(self.context.device), "code_digest": self._code()}
-        trials = Trials(
+        store = self.context.session.store
+        under_way = partial(
+            Trials,
             search,
             seeded,
-            self.context.session.store,
+            store,
             self.parent,
             name=self._search_name(search, part),
             label=f"{self.context.stage.name} {part}".rstrip(),
@@ -100,10 +104,14 @@ class Study:
             origin=Origin(part or "trial", tags, self.inputs, self._code()),
             watch=self.context.session.watch,
         )
-        self.named.append(trials)
+        # On a server every open search takes connections, of which it has few: there only the one whose turn it is.
+        early = [] if store.locks.on_server else [under_way()]
+        self.named.extend(early)
 
         def run() -> list[Result]:
-            self.named.remove(trials)
+            trials = early[0] if early else under_way()
+            if early:
+                self.named.remove(trials)
             try:
                 results = trials.run(ahead=self.named)
             finally:
