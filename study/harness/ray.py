@@ -209,6 +209,7 @@ class RayTeam:
             with suppress(Exception):
                 self._actors[name].stop.remote()
         deadline = time.monotonic() + STOPPING + 2
+        self._ask(0.5)  # one that has just got its place is at work too
         while any(self._codes.get(name, 0) is None for name in self._started) and time.monotonic() < deadline:
             self._ask(0.5)
         self._kill(self._started)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 import optuna
@@ -144,6 +145,35 @@ class Trials:
             ahead: Searches whose turn is later: while others have all the trials that are left of this one, this
                 process runs theirs.
         """
+        try:
+            self._take_part(ahead)
+        except KeyboardInterrupt:
+            with suppress(Exception):  # It may have come in mid-call: of a run just made, say, nobody knows yet.
+                for each in (self, *ahead):
+                    each._correct_runs()
+            raise
+        self._correct_runs()
+        decided = sorted(self.slots.decided().values(), key=lambda attempt: attempt.number)
+        complete = [attempt for attempt in decided if attempt.state == TrialState.COMPLETE]
+        if not complete and not self.search.optional:
+            raise StoreError(f"no trial of {self.name} is complete: {'; '.join(sorted(set(map(outcome, decided))))}")
+        # A free trial may hit on parameters that were tried before; the seed is the same, so the result counts once.
+        first = {slot_name(attempt.params): attempt for attempt in reversed(complete)}
+        return [
+            _result(attempt, tuple(attempt.values))
+            for attempt in sorted(first.values(), key=lambda attempt: attempt.number)
+        ]
+
+    def take(self, show_epoch: ShowEpoch) -> bool:
+        """Run one trial, if one is left that no other process has. Returns whether it was so."""
+        claimed = None if self.watch else self.slots.claim()
+        if claimed is None:
+            return False
+        self.attempts.make(*claimed, show_epoch)
+        return True
+
+    def _take_part(self, ahead: Sequence[Trials]) -> None:
+        """Run trials until all of this search have come to their end, and show it."""
         with Progress(self.label, len(self.search.slots), len(self._shown)) as progress:
             shown = self._shown
             looked = 0.0
@@ -183,25 +213,6 @@ class Trials:
                         time.sleep(1)
                 if not ended:  # trials took their time: a run may have been deleted meanwhile
                     self.slots.look_again()
-        self._correct_runs()
-        decided = sorted(self.slots.decided().values(), key=lambda attempt: attempt.number)
-        complete = [attempt for attempt in decided if attempt.state == TrialState.COMPLETE]
-        if not complete and not self.search.optional:
-            raise StoreError(f"no trial of {self.name} is complete: {'; '.join(sorted(set(map(outcome, decided))))}")
-        # A free trial may hit on parameters that were tried before; the seed is the same, so the result counts once.
-        first = {slot_name(attempt.params): attempt for attempt in reversed(complete)}
-        return [
-            _result(attempt, tuple(attempt.values))
-            for attempt in sorted(first.values(), key=lambda attempt: attempt.number)
-        ]
-
-    def take(self, show_epoch: ShowEpoch) -> bool:
-        """Run one trial, if one is left that no other process has. Returns whether it was so."""
-        claimed = None if self.watch else self.slots.claim()
-        if claimed is None:
-            return False
-        self.attempts.make(*claimed, show_epoch)
-        return True
 
     def _correct_runs(self) -> None:
         """Correct what processes that died have left of the MLflow runs."""

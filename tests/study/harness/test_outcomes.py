@@ -1,6 +1,7 @@
 """What becomes of a trial: complete, pruned, failed, stopped; each is named, and the study goes on."""
 
 import re
+from typing import Any
 
 import mlflow
 import pytest
@@ -201,3 +202,28 @@ def test_a_stop_before_the_run_has_begun_is_no_death(store: Store, monkeypatch: 
                 run(store, search(), lambda trial: (1.0,))
     assert len(run(store, search(), lambda trial: (1.0,))) == 2
     assert states(store) == [("FINISHED", "COMPLETE")] * 2
+
+
+@pytest.mark.parametrize("call", ["create_run", "update_run", "log_batch", "set_terminated"])
+def test_a_stop_in_the_middle_of_a_call_leaves_no_run_open(
+    store: Store, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    run(store, search(), lambda trial: (1.0,))  # so that the next run that is made is a trial's
+    real = getattr(mlflow.MlflowClient, call)
+    stopped: list[str] = []
+
+    def stopped_once(*given: Any, **named: Any) -> Any:
+        answer = real(*given, **named)
+        if not stopped:
+            stopped.append(call)
+            raise KeyboardInterrupt  # before anybody has the answer
+        return answer
+
+    monkeypatch.setattr(mlflow.MlflowClient, call, stopped_once)
+    with pytest.raises(KeyboardInterrupt):
+        run(store, search(free=1), Recorder())
+    assert stopped
+    monkeypatch.undo()
+    runs = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")])
+    assert "RUNNING" not in {each.info.status for each in runs}
+    assert len(run(store, search(free=1), Recorder())) == 3
