@@ -1,11 +1,12 @@
 """What the harness itself costs, and how that grows: trials that do nothing, real processes, real databases.
 
-    python benchmarks/harness.py [TRIALS]
+    python benchmarks/harness.py [TRIALS [MOST]]
 
 Prints trials per second of TRIALS (60) trials with 1, 2 and 4 workers, on SQLite and, where PostgreSQL's binaries are
-installed, on PostgreSQL and MLflow's server; then, for stores of 10, 100 and 1,000 trials, the seconds to open one,
-to find a finished study complete, to run one trial more, to read what the table at the end and what the report is made
-of, and to list the newest 100 runs as MLflow's page does, and the bytes of the databases a trial.
+installed, on PostgreSQL and MLflow's server; then, for studies of 10, 100, ... up to MOST (1,000) trials, the seconds
+to open the store, to find the study complete, to run one trial more, to read what the table at the end and what the
+report is made of, and to list the newest 100 runs as MLflow's page does; of SQLite, kilobytes of the databases a trial.
+All but ten of those trials are copies of a real one, written into both databases: running 10,000 would take an hour.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 import study  # noqa: F401 - first: it says how OpenMP's threads wait
 
 # isort: split
+import math
 import multiprocessing
+import random
 import sys
 import tempfile
 import time
@@ -21,13 +24,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import optuna
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
 
 from study.harness.search import Search, Trial, integer, log_uniform
+from study.harness.slots import RUN_ID, SLOT, load_study
 from study.harness.trials import run_search
 from tracking.reading import parents
 from tracking.reading import trials as trials_of
-from tracking.runs import Run, study_run, trial_metrics
+from tracking.runs import TRIAL, Run, study_run, trial_metrics
 from tracking.store import Store, open_store
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -80,23 +86,52 @@ def speed(folder: Path, servers: Servers, workers: int, trials: int) -> float:
     return trials / elapsed
 
 
-def growth(folder: Path, trials: int) -> list[float]:
-    """Seconds of: running them all, a trial; opening; resuming; one more trial; reading for the table and for the
-    report; MLflow's list of runs; at last kilobytes of the databases, a trial.
+def fill(store: Store, name: str, trials: int) -> float:
+    """A study of so many complete trials. Returns the seconds that one takes, of those that were run."""
+    real = min(trials, 10)
+    elapsed = seconds(lambda: run(store, name, real)) / real
+    search = load_study(name, store)
+    pattern = search.get_trials(deepcopy=False)[0]
+    client = MlflowClient()
+    copied = client.get_run(pattern.user_attrs[RUN_ID])
+    generator = random.Random(0)
+    attempts = []
+    for number in range(real, trials):
+        params = {"x": math.exp(generator.uniform(math.log(0.01), math.log(100))), "n": generator.randint(1, 9)}
+        tags = {**copied.data.tags, TRIAL: str(number)}
+        made = client.create_run(copied.info.experiment_id, tags=tags, run_name=f"trial {number}").info
+        metrics = [Metric("val/loss", params["x"], made.start_time, 1)]
+        client.log_batch(made.run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
+        client.set_terminated(made.run_id)
+        attributes = {**pattern.user_attrs, SLOT: f"free {number}", RUN_ID: made.run_id}
+        attempts.append(
+            optuna.create_trial(value=params["x"], params=params, distributions=SPACE, user_attrs=attributes)
+        )
+    search.add_trials(attempts)
+    return elapsed
+
+
+def growth(folder: Path, urls: Servers, trials: int) -> list[float]:
+    """Seconds of: running a trial, while there are few; opening; resuming; one more trial; reading for the table and
+    for the report; MLflow's list of runs.
     """
-    store, name = open_store(folder), f"bench/growth/{trials}"
-    filling = seconds(lambda: run(store, name, trials)) / trials
-    opening = seconds(lambda: open_store(folder))
+    store, name = open_store(folder, *urls), f"bench/growth/{trials}"
+    filling = fill(store, name, trials)
+    opening = seconds(lambda: open_store(folder, *urls))
     resuming = seconds(lambda: run(store, name, trials))
     one_more = seconds(lambda: run(store, name, trials + 1))
     with study_of(store, name) as parent:
         table = seconds(lambda: trial_metrics(parent))
-    (record,) = parents("bench/nothing")
+    record = next(each for each in parents("bench/nothing") if each.study == name)
     report = seconds(lambda: trials_of(record))
     newest = {"max_results": 100, "order_by": ["attributes.start_time DESC"]}
     listing = seconds(lambda: MlflowClient().search_runs([record.experiment_id], **newest))
-    size = sum((folder / name).stat().st_size for name in ("mlflow.db", "optuna.db")) / 1000 / trials
-    return [filling, opening, resuming, one_more, table, report, listing, size]
+    return [filling, opening, resuming, one_more, table, report, listing]
+
+
+def database_size(folder: Path) -> int:
+    """Bytes."""
+    return sum((folder / name).stat().st_size for name in ("mlflow.db", "optuna.db"))
 
 
 @contextmanager
@@ -120,22 +155,26 @@ def servers(folder: Path) -> Iterator[dict[str, Servers]]:
         postgres.remove()
 
 
-def main(trials: int) -> None:
-    """Print both tables."""
+def main(trials: int, most: int) -> None:
+    """Print all tables."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        print(f"{'trials per second with':32}  1 worker  2 workers  4 workers")
         with servers(folder) as setups:
+            print(f"{'trials per second with':32}  1 worker  2 workers  4 workers")
             for number, (setup, urls) in enumerate(setups.items()):
                 found = [speed(folder / str(number), urls, workers, trials) for workers in (1, 2, 4)]
                 print(f"{setup:32}  {found[0]:8.1f}  {found[1]:9.1f}  {found[2]:9.1f}")
-        print("\n trials  s a trial   open  resume  one more  table  report  MLflow's list  kB a trial")
-        for count in (10, 100, 1000):
-            filling, opening, resuming, one_more, *rest = growth(folder / f"growth-{count}", count)
-            table, report, listing, size = rest
-            print(f"{count:7}  {filling:9.3f}  {opening:5.2f}  {resuming:6.2f}  {one_more:8.2f}", end="")
-            print(f"  {table:5.2f}  {report:6.2f}  {listing:13.2f}  {size:10.1f}", flush=True)
+            for number, (setup, urls) in enumerate(setups.items()):
+                print(f"\n{setup}: seconds")
+                print(" trials  a trial   open  resume  one more  table  report  MLflow's list  kB a trial")
+                for count in (10**power for power in range(1, 1 + round(math.log10(most)))):
+                    place = folder / f"growth-{number}-{count}"
+                    filling, opening, resuming, one_more, table, report, listing = growth(place, urls, count)
+                    print(f"{count:7}  {filling:7.3f}  {opening:5.2f}  {resuming:6.2f}  {one_more:8.2f}", end="")
+                    size = f"{database_size(place) / 1000 / count:10.1f}" if urls == (None, None) else ""
+                    print(f"  {table:5.2f}  {report:6.2f}  {listing:13.2f}  {size}".rstrip(), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60)
+    given = [int(word) for word in sys.argv[1:]]
+    main(*given, *(60, 1000)[len(given) :])

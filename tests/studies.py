@@ -6,12 +6,14 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import mlflow
 import pytest
 from mlflow.entities import Run, ViewType
 
 from study import run
+from study.harness.stage import Verdict
 from tracking.store import open_store
 
 FAST = (
@@ -25,8 +27,8 @@ ALL = ("--stages", *TRIALS)
 
 
 def figures_of(line: str) -> list[str]:
-    """The last three columns of figures in a line of the table, whatever verdict follows them."""
-    return re.sub(r"\s+(held|did not hold|undecided|-)$", "", line).split()[-3:]
+    """The columns of figures in a line of the table, without the verdict; none of a stage's own line."""
+    return [cell for cell in re.split(r"\s{2,}", line.strip())[1:] if cell not in get_args(Verdict)]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from math import isclose, isfinite, sqrt
 from statistics import mean, stdev, variance
+from textwrap import wrap
 from typing import Literal, get_args
 
-from study.harness.stage import Outcome, Verdict
+from study.harness.stage import Outcome, Row, Verdict
 
 MOST_FOUND = 5  # lines of what was found
-WIDEST = 50  # characters of a column; the few cells that are longer push what follows in their own line only
+WIDTHS = {"figure": 52, "ours": 22, "verdict": 13, "reference": 14, "baseline": 44}  # at most: longer cells are wrapped
 ERRORS = 2  # standard errors of the difference by which a claim is decided
 
 
@@ -88,21 +90,32 @@ def verdicts(outcomes: Sequence[Outcome]) -> str:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The rows of all stages as text, each stage beside the version that it registered; verdicts, if there are any."""
-    lines = [("stage", "registered as", "figure", "ours", "reference", "baseline", "verdict")]
-    for outcome in outcomes:
-        models = [f"{version.name} v{version.number}" for version in outcome.made.values()]
-        for number, row in enumerate(outcome.rows):
-            first = (outcome.stage, models[0] if models else "-") if number == 0 else ("", "")
-            held_against = (row.reference or "-", row.baseline or "-")
-            lines.append((*first, row.figure, row.ours, *held_against, row.verdict or "-"))
-    columns = list(zip(*lines, strict=True))
-    if not any(row.verdict for outcome in outcomes for row in outcome.rows):
-        del columns[-1]
-    widths = [max(len(cell) for cell in column if len(cell) <= WIDEST or cell == column[0]) for column in columns]
-    printed = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in zip(*columns, strict=True)
+    """The rows of each stage as text, below its name and the versions that it registered; verdicts if there are any."""
+    judged = any(row.verdict for outcome in outcomes for row in outcome.rows)
+    head = [name for name in WIDTHS if judged or name != "verdict"]
+    wrapped = [
+        [_wrapped(row, head) for row in outcome.rows] for outcome in outcomes
+    ]  # of each stage, of each row, of each column: its lines
+    widths = [
+        max(len(line) for line in (name, *(line for rows in wrapped for row in rows for line in row[place])))
+        for place, name in enumerate(head)
     ]
-    printed.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(printed)
+
+    def printed(cells: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    lines = [printed(head), printed(["-" * width for width in widths])]
+    for outcome, rows in zip(outcomes, wrapped, strict=True):
+        models = ", ".join(f"{version.name} v{version.number}" for version in outcome.made.values())
+        lines.append(f"{outcome.stage}{models and ': '}{models}")
+        lines += [printed(cells) for row in rows for cells in zip_longest(*row, fillvalue="")]
+    return "\n".join(lines)
+
+
+def _wrapped(row: Row, head: Sequence[str]) -> list[list[str]]:
+    """The lines of each cell of a row."""
+    cells = {"figure": f"  {row.figure}"} | {name: getattr(row, name) or "-" for name in head if name != "figure"}
+    return [
+        wrap(cells[name], WIDTHS[name], break_long_words=False, subsequent_indent="    " if name == "figure" else "")
+        for name in head
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import inf, nan
 from statistics import mean, stdev
@@ -13,6 +14,7 @@ from scipy import stats
 
 from study.harness.stage import Outcome, Row
 from study.harness.table import findings, table, verdict, verdicts
+from tracking.registry import Version
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, 1.3])
@@ -95,13 +97,23 @@ ALONE = Row("error", "4%", claim="It never errs", verdict="undecided")
 
 def test_the_table_has_verdicts_only_if_there_are_some() -> None:
     plain = table([Outcome("first", {}, (PLAIN,))]).splitlines()
-    assert plain[0].split() == ["stage", "registered", "as", "figure", "ours", "reference", "baseline"]
-    assert plain[2].split() == ["first", "-", "size", "3", "-", "-"]
+    assert plain[0].split() == ["figure", "ours", "reference", "baseline"]
+    assert plain[2:] == ["first", "  size  3     -          -"]
     both = table([Outcome("first", {}, (PLAIN, OTHER))]).splitlines()
-    assert both[0].endswith("baseline  verdict")
-    assert both[2].split() == ["first", "-", "size", "3", "-", "-", "-"]
-    assert both[3].endswith("did not hold")
-    assert len(both[1].split()) == 7
+    assert both[0].split() == ["figure", "ours", "verdict", "reference", "baseline"]
+    assert both[3].split() == ["size", "3", "-", "-", "-"]
+    assert re.split(r"\s{2,}", both[4].strip()) == ["error", "4%", "did not hold", "5%", "-"]
+    assert len(both[1].split()) == 5
+
+
+def test_a_stage_stands_above_its_rows_with_all_versions_that_it_registered() -> None:
+    made = {
+        name: Version(f"mnist-{name}", number, "run", "", {}, {}, "", "")
+        for number, name in enumerate(("judge", "other"), 1)
+    }
+    lines = table([Outcome("first", made, (PLAIN,)), Outcome("second", {}, (PLAIN,))]).splitlines()
+    assert lines[2] == "first: mnist-judge v1, mnist-other v2"
+    assert lines[4] == "second"
 
 
 SAYS = Row("loss", "1.0", found="It loses 1.0")
@@ -134,12 +146,14 @@ def test_a_claim_is_shown_against_its_rival_and_not_against_all_baselines() -> N
     assert findings([Outcome("gan", {}, (row,))]) == ["gan: FD: 0.3 against GMM 0.2"]
 
 
-def test_a_long_cell_does_not_widen_the_lines_of_others() -> None:
-    rows = (Row("a", "1", "2"), Row("b", "x" * 300, "3"), Row("c" * 45, "4", "5"))
+def test_a_long_cell_goes_on_in_the_next_line_of_its_column() -> None:
+    words = [f"word{number}" for number in range(30)]
+    rows = (Row("a", "1", "2", " ".join(words)), Row("b", "x" * 90, "3"), Row(" ".join(words), "4", "5"))
     lines = table([Outcome("test", {}, rows)]).splitlines()
-    assert max(len(line) for line in lines if "x" not in line) < 130
-    (wide,) = [line for line in lines if "x" in line]
-    assert "x" * 300 + "  3" in wide, "nothing is left out"
-    assert {line.index("2" if " a " in line else "5") for line in lines if " a " in line or "ccc" in line} == {
-        next(line.index("reference") for line in lines if "reference" in line)
-    }
+    assert [word for line in lines for word in line.split() if word.startswith("word")] == words * 2, "all is there"
+    place = {name: lines[0].index(name) for name in lines[0].split()}
+    first, second, third = (next(line for line in lines if line.startswith(f"  {row.figure[:5]}")) for row in rows)
+    assert first.index("word0") == place["baseline"]
+    assert lines[4].index("word") == place["baseline"]
+    assert "x" * 90 in second, "what cannot be wrapped is not cut"
+    assert third[place["reference"]] == "5"
