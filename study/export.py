@@ -69,7 +69,7 @@ def _run(arguments: Sequence[str]) -> None:
     check_file(out, "--out")
     missing = [name for name in NEEDS[kind] if find_spec(name) is None]
     if missing:
-        raise UsageError(f"a file that ends in {kind} needs {', '.join(missing)}: pip install '.[export]'")
+        raise UsageError(f"a file that ends in {kind} needs {', '.join(missing)}: pip install -e '.[export]'")
     version = registered(config.model, config.store, config.tracking_uri)
     if kind == ".onnx":
         content, checked = _program(version, config.part)

@@ -109,7 +109,7 @@ def check_database(url: str, mlflow_db: Path) -> str:
     try:
         create_engine(parts, poolclass=NullPool, connect_args=options).connect().close()
     except ImportError as error:
-        raise StoreError(f"{without_password(url)} needs a driver: pip install 'latent-study[postgres]'") from error
+        raise StoreError(f"{without_password(url)} needs a driver: pip install -e '.[postgres]'") from error
     except Exception as error:  # SQLAlchemy's and the drivers' many classes
         raise StoreError(f"the database {without_password(url)} cannot be opened: {root_of(error)}") from error
     return parts.render_as_string(hide_password=False)

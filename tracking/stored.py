@@ -197,7 +197,8 @@ def logged_model(run_id: str) -> LoggedModel:
         source = client().get_logged_model(model_id).artifact_location
     except MlflowException as error:
         raise NoModelError(
-            f"the model of run {run_id} was deleted: restore it, or delete the run in MLflow too, so that it runs again"
+            f"the model of run {run_id} was deleted: restore it, if its files are still there,"
+            " or delete the run in MLflow too, so that it runs again"
         ) from error
     return LoggedModel(f"models:/{model_id}", source, dict(run.data.tags), model_root(run.info.experiment_id))
 

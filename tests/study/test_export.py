@@ -192,7 +192,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(
     found = export.find_spec
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == missing else found(name))
     assert write(tmp_path, "digits-judge", tmp_path / f"a.{ending}") == 2
-    expected = f"error: a file that ends in .{ending} needs {missing}: pip install '.[export]'\n"
+    expected = f"error: a file that ends in .{ending} needs {missing}: pip install -e '.[export]'\n"
     assert capsys.readouterr().err == expected
 
 

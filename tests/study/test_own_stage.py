@@ -72,9 +72,9 @@ def test_it_runs_reports_and_loads_by_name(command: Command, installed: dict[str
     where = ["--data", "digits", "--store", tmp_path / "s"]
     done = command("study.run", "smoke", *stages, *where, env=installed)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"linear-probe +digits-linear-probe v1 +test accuracy, linear layer +\d", done.stdout)
+    assert re.search(r"\nlinear-probe: digits-linear-probe v1\n +test accuracy, linear layer +\d", done.stdout)
     claim = "Averaged over learning rates, a linear layer reads more of the class than chance"
-    found = re.search(r"mean over the trials +(\d.*% ± \d.*?%) .* chance 10\.0% +(held|undecided)", done.stdout)
+    found = re.search(r"mean over the trials +(\d.*% ± \d.*?%) +(held|undecided) .* chance 10\.0%\n", done.stdout)
     assert found is not None
     assert re.search(r"\n  linear-probe: A linear layer reads \d+\.\d% of the classes from the latents\n", done.stdout)
     again = command("study.run", "smoke", *stages, *where, env=installed)
