@@ -190,7 +190,7 @@ def test_only_registered_models_are_kept_if_asked_for(
     assert "abcd" in more.out
 
     dropped = min(before - registered)
-    with pytest.raises(StoreError, match="was deleted: restore it, if its files are .*, or delete the run in MLflow"):
+    with pytest.raises(StoreError, match=r"was deleted: restore it, if its files are .*, or delete the run in MLflow"):
         logged_model(dropped)
     count = len(studies.trials())
     studies.client.delete_run(dropped)
