@@ -116,7 +116,8 @@ def _write(out: Path, arrays: Mapping[str, np.ndarray]) -> None:
     import numpy as np
 
     if out.suffix.lower() == ".npz":
-        np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+        with out.open("wb") as archive:  # NumPy adds an ending of its own to a name
+            np.savez_compressed(archive, **arrays)  # type: ignore[arg-type]
         return
     rows = arrays["outputs"].reshape(len(arrays["outputs"]), -1).tolist()
     names = [f"output{number}" for number in range(len(rows[0]))]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import tyro
@@ -266,11 +267,16 @@ def _write(config: SampleConfig, out: Path, images: np.ndarray, arrays: dict[str
         Image.fromarray(grid(images, config.columns)).save(out)
     elif out.suffix:
         plain = {name: values.numpy() for name, values in arrays.items()}
-        np.savez_compressed(out, images=images, **plain)  # type: ignore[arg-type]
+        with out.open("wb") as archive:  # NumPy adds an ending of its own to a name
+            np.savez_compressed(archive, images=images, **plain)  # type: ignore[arg-type]
     else:
-        out.mkdir(exist_ok=True)
-        for number, image in enumerate(images):
-            Image.fromarray(image).save(out / f"{number:04}.png")
+        # Elsewhere first: a command that is stopped half way leaves nothing that would stop the next one.
+        with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+            images_in = Path(folder, out.name)
+            images_in.mkdir()
+            for number, image in enumerate(images):
+                Image.fromarray(image).save(images_in / f"{number:04}.png")
+            images_in.replace(out)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from tracking.errors import StoreError
 from tracking.servers import SERVER_TIMEOUT, sqlite_path, wait_for_server
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Locks:
         A file beside the SQLite database, or an advisory lock of the PostgreSQL server.
         """
         if not self.on_server:
-            with FileLock(self._file(name)):
+            with _locked(self._file(name)):
                 yield
             return
         connection = self._advisory_lock(name)
@@ -64,7 +65,7 @@ class Locks:
         file = self._file(worker, "worker-")
         for each in file.parent.glob("worker-*.lock"):
             _is_free(each)  # of processes that died
-        with FileLock(file):
+        with _locked(file):
             yield
             file.unlink(missing_ok=True)
 
@@ -124,10 +125,31 @@ class Locks:
         return engine
 
 
+@contextmanager
+def _locked(file: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock of a file.
+
+    Raises:
+        Timeout: Another process has held it for so many seconds; a negative number waits for ever.
+        StoreError: The file is another user's.
+    """
+    lock = FileLock(file, timeout=timeout)
+    try:
+        lock.acquire()
+    except PermissionError as error:
+        raise StoreError(
+            f"this user must be able to write {file}, but it is another user's: use another store"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _is_free(lock: Path) -> bool:
     """Whether nobody holds this lock; its file is then removed."""
     try:
-        with FileLock(lock, timeout=0):
+        with _locked(lock, timeout=0):
             lock.unlink(missing_ok=True)
     except Timeout:
         return False

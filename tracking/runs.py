@@ -120,8 +120,7 @@ class Run:
         client().log_inputs(self.run_id, [DatasetInput(data, tags)], used)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        batch = [RunTag(name, value) for name, value in _text(tags).items()]
-        client().log_batch(self.run_id, tags=batch)
+        client().log_batch(self.run_id, tags=[RunTag(*tag) for tag in _text(tags).items()])
 
 
 @contextmanager
@@ -135,26 +134,33 @@ def study_run(
     Several processes may work under it. One that is stopped, or fails, ends it only if no other has a trial under way.
     """
     with no_names():
-        with store.locks.hold(study):
-            found = client().search_runs(
-                [experiment_id], f"tags.`{STUDY}` = '{study}'", max_results=1, order_by=["attributes.start_time ASC"]
-            )
-            if found:
-                run = Run(found[0].info.run_id, experiment_id, study)
-            else:
-                about = {**_context_tags(), STUDY: study, "mlflow.note.content": description, **_text(tags)}
-                created = client().create_run(experiment_id, run_name=title, tags=about)
-                run = Run(created.info.run_id, experiment_id, study)
-                for orphan in _trials(run):
-                    client().set_tag(orphan.info.run_id, PARENT, run.run_id)
+        run = None
         try:
+            with store.locks.hold(study):
+                run = _parent(experiment_id, study)
+                if run is None:
+                    context = mlflow.tracking.context.registry.resolve_tags()  # the user and program
+                    about = context | {STUDY: study, "mlflow.note.content": description} | _text(tags)
+                    made = client().create_run(experiment_id, run_name=title, tags=about)
+                    run = Run(made.info.run_id, experiment_id, study)
+                    for orphan in _trials(run):
+                        client().set_tag(orphan.info.run_id, PARENT, run.run_id)
             yield run
         except BaseException as error:
             with suppress(Exception):  # The store may be what failed; the error itself is reported.
-                if not any(_trials(run, "attributes.status = 'RUNNING'")):
+                if run is None and _status(error) == "KILLED":  # perhaps made, and the stop came before we knew of it
+                    run = _parent(experiment_id, study)
+                if run is not None and not any(_trials(run, "attributes.status = 'RUNNING'")):
                     _end(run.run_id, _status(error))
             raise
         _end(run.run_id, "FINISHED")
+
+
+def _parent(experiment_id: str, study: str) -> Run | None:
+    """The parent run of the study of this name; of several the oldest."""
+    oldest = ["attributes.start_time ASC"]
+    found = client().search_runs([experiment_id], f"tags.`{STUDY}` = '{study}'", max_results=1, order_by=oldest)
+    return Run(found[0].info.run_id, experiment_id, study) if found else None
 
 
 @contextmanager
@@ -267,11 +273,6 @@ def _can_log_system() -> bool:
     if not found and mlflow.environment_variables.MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
         log.warning("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING does nothing without psutil: pip install psutil")
     return found
-
-
-def _context_tags() -> dict[str, str]:
-    """The user and program that MLflow shows beside a run."""
-    return mlflow.tracking.context.registry.resolve_tags()
 
 
 def _status(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import time
 import urllib.error
@@ -64,8 +65,8 @@ def check_tracking_server(url: str) -> str:
             pass
     except urllib.error.HTTPError:
         pass  # It answers; whether it lets us in is for MLflow's own first call to say.
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error) or type(error).__name__
         raise StoreError(f"the tracking server {without_password(url)} does not answer: {reason}") from error
     if credentials:
         user, _, password = credentials.partition(":")

@@ -124,7 +124,7 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
         StoreError: There is none, or it cannot be opened.
     """
     folder = folder.expanduser().absolute()
-    if tracking_uri is None and not (folder / "mlflow.db").is_file():
+    if tracking_uri is None and not os.path.isfile(folder / "mlflow.db"):
         raise StoreError(f"{folder} holds no store (no mlflow.db): run python -m study.run first, or give its --store")
     if tracking_uri is not None:
         return _connect(folder, check_tracking_server(tracking_uri), None)
@@ -250,8 +250,9 @@ def _check_folder(folder: Path) -> None:
         probe = folder / f".write-test-{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise StoreError(f"the store {folder} must be a writable folder: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # the latter: a zero in the name
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"the store {str(folder)!r} must be a writable folder: {reason}") from error
     for name in ("mlflow.db", "optuna.db"):
         database = folder / name
         if not database.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from zipfile import is_zipfile
@@ -59,9 +60,11 @@ def given_vectors(path: Path, width: int) -> Tensor:
     if vectors.dtype.kind not in "fiu" or vectors.ndim != 2 or vectors.shape[1] != width:
         found = f"{vectors.dtype} of shape {list(vectors.shape)}"
         raise DataError(f"the inputs must be numbers [N, {width}], as the model takes them, but {path} has {found}")
-    if not np.isfinite(vectors).all():
-        raise DataError(f"the inputs must be finite, but {path} has others")
-    return torch.from_numpy(vectors.astype(np.float32))
+    with np.errstate(over="ignore"):
+        narrow = vectors.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise DataError(f"the inputs must be finite 32-bit numbers, but {path} has others")
+    return torch.from_numpy(narrow)
 
 
 def _pixels(path: Path, image_size: int, colour: bool) -> Tensor:
@@ -77,7 +80,7 @@ def _pixels(path: Path, image_size: int, colour: bool) -> Tensor:
 def _table(path: Path) -> np.ndarray:
     """The numbers of a .csv file, float64 [N, columns]; a first line of names is passed over."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # as Excel writes it
             lines = [line for line in csv.reader(file) if line]
         if lines and _is_names(lines[0]):
             del lines[0]
@@ -100,7 +103,7 @@ def _is_names(line: Sequence[str]) -> bool:
 
 
 def _array(path: Path, name: str) -> np.ndarray:
-    if path.is_file() and not is_zipfile(path):
+    if os.path.isfile(path) and not is_zipfile(path):  # `Path.is_file` raises where a folder must not be read
         raise DataError(f"{path} must be an .npz file with the array `{name}`, but is no such file")
     try:
         with np.load(path, allow_pickle=False) as file:

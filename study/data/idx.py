@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -136,10 +137,23 @@ def _download(name: str, root: Path) -> None:
     # torchvision tries the mirrors in turn, each for minutes; the name decides the folder.
     reachable = type(name, (kind,), {"mirrors": answering})
     try:
-        with _socket_timeout(STALL_TIMEOUT):
-            reachable(root, download=True)
+        root.mkdir(parents=True, exist_ok=True)
+        # Elsewhere first: a download that is stopped half way leaves nothing that is taken for the data.
+        with TemporaryDirectory(prefix=".download-", dir=root) as folder, _socket_timeout(STALL_TIMEOUT):
+            reachable(folder, download=True)
+            _move(Path(folder, name, "raw"), root / name / "raw")
     except (OSError, RuntimeError) as error:
         raise DataError(f"{name} could not be downloaded to {root}: {error}") from error
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Put a folder's files where they belong, in one step where nothing is there yet."""
+    target.parent.mkdir(exist_ok=True)
+    try:
+        folder.rename(target)
+    except OSError:  # other files are there, or another process was faster
+        for file in folder.iterdir():
+            file.replace(target / file.name)
 
 
 def _answering(mirrors: list[str], file: str) -> list[str]:

@@ -94,7 +94,10 @@ def _check_server(flag: str, rule: str, schemes: tuple[str, ...], url: str | Non
     if url is None or not separator or scheme.partition("+")[0].lower() not in schemes:
         got = "none" if url is None else repr(without_password(url))
         raise UsageError(f"{flag} must be {rule} where workers run on other machines, but got {got}")
-    host = urlsplit(f"//{rest.rpartition('@')[2]}").hostname or ""  # a password may contain any character
+    try:
+        host = urlsplit(f"//{rest.rpartition('@')[2]}").hostname or ""  # a password may contain any character
+    except ValueError as error:
+        raise UsageError(f"{flag} must be {rule}, but got {without_password(url)!r}: {error}") from error
     if host in ("localhost", "::1") or host.startswith("127."):
         log.warning("%s names %s: only workers of this very machine reach it by that", flag, host)
 

@@ -149,8 +149,8 @@ class RayTeam:
         import ray
 
         names = [name for name in ray.util.list_named_actors() if name.startswith(f"{self._name}-")]
-        with suppress(ValueError):  # one that has ended meanwhile
-            for name in names:
+        for name in names:
+            with suppress(ValueError):  # one that has ended meanwhile
                 self._actors[name] = ray.get_actor(name)
         self._ask(PATIENCE)
         ended = [name for name, code in self._codes.items() if code is not None]

@@ -158,12 +158,13 @@ class Slots:
 
     def _ask(self, slot: str) -> optuna.Trial:
         """A new attempt at a slot; of a free one, with parameters that no other slot has, if such are found."""
-        params = dict(self.given[slot])
-        for attempt in self._attempts_at(slot):  # those of another attempt, which was stopped, are kept
-            if attempt.user_attrs.get(OUTCOME) != REPETITION:
+        params, attempts, others = dict(self.given[slot]), self.attempts(), set[str]()
+        for attempt in attempts:  # those of another attempt at it, which was stopped, are kept
+            if attempt.user_attrs.get(SLOT) == slot and attempt.user_attrs.get(OUTCOME) != REPETITION:
                 params |= attempt.params
-        others = {slot_name(given) for name, given in self.given.items() if name != slot}
-        others |= {slot_name(each.params) for each in self.attempts() if each.user_attrs.get(SLOT) != slot}
+        if not params:
+            others = {slot_name(given) for name, given in self.given.items() if name != slot}
+            others |= {slot_name(each.params) for each in attempts if each.user_attrs.get(SLOT) != slot}
         for last in (False,) * (PROPOSALS - 1) + (True,):
             self._study.enqueue_trial(params, user_attrs={SLOT: slot})
             self._study.sampler = self._sampler(len(self.attempts()))
@@ -218,9 +219,6 @@ class Slots:
     def _end_run(self, attempt: FrozenTrial) -> None:
         if RUN_ID in attempt.user_attrs:
             self._end_dead(attempt.user_attrs[RUN_ID])
-
-    def _attempts_at(self, slot: str) -> list[FrozenTrial]:
-        return [attempt for attempt in self.attempts() if attempt.user_attrs.get(SLOT) == slot]
 
     def _by_slot(self) -> dict[str, list[FrozenTrial]]:
         """The attempts that count at each slot that is asked for, the latest last."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
-from math import isclose, isfinite, sqrt
+from math import isclose, isfinite, nan, sqrt
 from statistics import mean, stdev, variance
 from textwrap import wrap
 from typing import Literal, get_args
@@ -18,7 +18,9 @@ ERRORS = 2  # standard errors of the difference by which a claim is decided
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation of repeats, the latter 0 for a single one."""
+    """Mean and standard deviation of repeats, the latter 0 for a single one; both NaN if one of several is."""
+    if len(values) > 1 and not all(map(isfinite, values)):
+        return nan, nan
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 

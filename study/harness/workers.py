@@ -81,8 +81,22 @@ def keep_alive(count: int, work: Callable[[Any], int], argument: Any, stop: thre
 def _started(work: Callable[[Any], int], argument: Any, errors: str = "") -> Any:
     spawn: Any = multiprocessing.get_context(START)
     process = spawn.Process(target=_work, args=(work, argument, errors))
-    process.start()
+    with _without_interrupts():
+        process.start()
     return process
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A process that is started inside ignores a terminal's Ctrl-C until it handles it: its launcher stops it."""
+    if threading.current_thread() is not threading.main_thread():  # an engine's: it has no terminal
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _end(processes: Sequence[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import study.shadowing  # noqa: F401 - first: what follows must be found
 
 # isort: split
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ def _run(arguments: Sequence[str]) -> None:
         check_folder(pictures, "--pictures")
     seed = int(config.compare) if config.compare and re.fullmatch(r"\d{1,10}", config.compare, re.ASCII) else None
     other = None if config.compare is None or seed is not None else expanded(Path(config.compare), "--compare")
-    if other is not None and not (other / "mlflow.db").is_file():
+    if other is not None and not os.path.isfile(other / "mlflow.db"):
         raise UsageError(f"--compare must be a seed or the folder of a store, but got {other}: it has no mlflow.db")
     from tracking.environment import check_environment
     from tracking.store import read_store

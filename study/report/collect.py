@@ -222,6 +222,8 @@ def _trials(records: Sequence[Record], objective: str) -> Trials:
 
 def _state(record: Record) -> Cell:
     state = record.tags.get("optuna.state", record.status).lower()
+    if record.status == "KILLED" and state != "stopped":  # its process could say no more
+        state = "killed"
     reason = record.tags.get("reason", "")
     text = f"{state}: {reason}" if state in ("fail", "stopped") and reason else state
     return Cell(text, text)
@@ -235,7 +237,9 @@ def _cell(value: str | float) -> Cell:
 
 
 def _seconds(record: Record) -> float:
-    return (record.ended - record.started).total_seconds() if record.ended else 0.0
+    """How long it took; of a killed one nobody knows: its end is when that was noticed."""
+    known = record.ended and record.status != "KILLED"
+    return (record.ended - record.started).total_seconds() if record.ended and known else 0.0
 
 
 def _made(parent: Record, trials: Sequence[Record]) -> list[tuple[str, str]]:

@@ -6,11 +6,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from study.harness.settings import UsageError
 from study.harness.stage import Row
 from study.report.collect import newest, outcome_of
 from study.report.page import Comparison, Difference, Line, Page
+
+if TYPE_CHECKING:
+    from tracking.reading import Record
 
 BRACKETS = re.compile(r"\s*\([^()]*\)")
 BETWEEN = re.compile(r"[,;] ")
@@ -40,7 +44,7 @@ def compare(page: Page, other: str, seed: int | None = None) -> Comparison:
     notes = [f"{stage}: the same study on both sides" for stage in same]
     pairs = [(section, parent) for section, parent in pairs if section.stage not in same]
     for section, parent in pairs:
-        ours, others = _by_figure(section.rows or ()), _by_figure(outcome_of(parent)[1] or ())
+        ours, others = _by_figure(section.rows or ()), _by_figure(_rows(parent))
         lines += [_line(section.stage, row, others[key]) for key, row in ours.items() if key in others]
         here_only += [f"{section.stage}, {row.figure}" for key, row in ours.items() if key not in others]
         there_only += [f"{section.stage}, {row.figure}" for key, row in others.items() if key not in ours]
@@ -50,6 +54,20 @@ def compare(page: Page, other: str, seed: int | None = None) -> Comparison:
         raise UsageError(f"--compare: the studies of {page.dataset} here and those of {other} have no row in common")
     commands = [(section.stage, _command(section.parent.tags), _command(parent.tags)) for section, parent in pairs]
     return Comparison(other, lines, commands, here_only, there_only, notes)
+
+
+def _rows(parent: Record) -> Sequence[Row]:
+    """The rows of the other study's stage; none where it has not come to its end.
+
+    Raises:
+        UsageError: They cannot be read.
+    """
+    try:
+        return outcome_of(parent)[1] or ()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"--compare: the rows of run {parent.run_id} cannot be read, they are damaged: {error}"
+        ) from error
 
 
 def _command(tags: Mapping[str, str]) -> str:

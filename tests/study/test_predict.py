@@ -42,10 +42,12 @@ def test_the_classes_of_images_from_all_kinds_of_files(smoke_store: Path, tmp_pa
     np.savetxt(tmp_path / "plain.csv", rows, "%d", ",")
     np.savetxt(tmp_path / "kaggle.csv", rows, "%d", ",", header=",".join(f"pixel{n}" for n in range(784)), comments="")
     np.savetxt(tmp_path / "pandas.csv", rows, "%d", ",", header=",".join(map(str, range(784))), comments="")
+    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "plain.csv").read_bytes())
     Image.fromarray(digits[0]).save(tmp_path / "one.png")
     expected = kept(smoke_store, "judge", digits[:, None].astype(np.float32) / 255)
     assert len(set(expected.argmax(1))) > 5
-    for name, count in {"a.npz": 30, "plain.csv": 30, "kaggle.csv": 30, "pandas.csv": 30, "one.png": 1}.items():
+    tables = dict.fromkeys(("plain.csv", "kaggle.csv", "pandas.csv", "excel.csv"), 30)
+    for name, count in {"a.npz": 30, **tables, "one.png": 1}.items():
         assert write(smoke_store, "judge", tmp_path / name, tmp_path / "out.npz") == 0
         found = np.load(tmp_path / "out.npz")
         np.testing.assert_allclose(found["outputs"], expected[:count], atol=1e-5)
@@ -126,9 +128,24 @@ def test_files_that_do_not_fit(
 def test_vectors_must_be_finite(smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     read_store(smoke_store)
     width = mlflow.pyfunc.load_model("models:/digits-latent-gan/1").metadata.get_input_schema().inputs[0].shape[-1]
-    np.savez(tmp_path / "a.npz", inputs=np.full((1, width), np.inf))
-    assert write(smoke_store, "latent-gan", tmp_path / "a.npz", tmp_path / "out.npz") == 2
-    assert "the inputs must be finite" in capsys.readouterr().err
+    for value in (np.inf, 1e39):  # the second is too large for 32 bits
+        np.savez(tmp_path / "a.npz", inputs=np.full((1, width), value))
+        assert write(smoke_store, "latent-gan", tmp_path / "a.npz", tmp_path / "out.npz") == 2
+        error = capsys.readouterr().err
+        assert "the inputs must be finite" in error
+        assert "Warning" not in error
+
+
+def test_an_ending_in_capitals_is_kept(smoke_store: Path, tmp_path: Path, digits: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", images=digits)
+    assert write(smoke_store, "judge", tmp_path / "a.npz", tmp_path / "OUT.NPZ") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["OUT.NPZ", "a.npz"]
+    assert len(np.load(tmp_path / "OUT.NPZ")["labels"]) == len(digits)
+
+
+def test_a_name_that_is_too_long_is_told(smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert write(smoke_store, "judge", tmp_path / ("a" * 300 + ".npz"), tmp_path / "out.npz") == 2
+    assert "must be an .npz file with the array `images`: File name too long" in capsys.readouterr().err
 
 
 def test_the_ending_of_out(smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

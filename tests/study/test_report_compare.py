@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from studies import copied
 
@@ -13,7 +14,7 @@ from study.report import __main__ as report
 from study.report.compare import differences
 from study.stages import all_stages
 from tracking.runs import study_run
-from tracking.store import open_store
+from tracking.store import open_store, read_store
 
 FIRST, SECOND = (stage.name for stage in all_stages()[:2])
 HERE = [
@@ -150,6 +151,16 @@ def test_what_cannot_be_compared(here: Report, empty_store: Path, tmp_path: Path
     )
     add(here.folder, FIRST, 2, [("quite another", "1", None)])
     assert "the studies of tiny here and those of seed 0 have no row in common" in here.refused(0)
+
+
+def test_damaged_rows_of_the_other_are_told(here: Report) -> None:
+    read_store(here.folder)
+    client = mlflow.MlflowClient()
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    (other,) = client.search_runs(experiments, "tags.seed = '0'")
+    for damaged in ({"rows": [{"unknown": 1}], "champion": ""}, {"rows": []}, []):
+        client.log_dict(other.info.run_id, damaged, "outcome.json")
+        assert f"--compare: the rows of run {other.info.run_id} cannot be read" in here.refused(0)
 
 
 def test_what_comes_from_the_other_store_is_escaped(here: Report, empty_store: Path, tmp_path: Path) -> None:

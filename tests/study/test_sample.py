@@ -156,3 +156,28 @@ def test_drawing_imports_only_what_it_needs(smoke_store: Path, tmp_path: Path) -
     )
     assert done.stdout.splitlines()[-1] == "set()", done.stdout
     assert (tmp_path / "three.png").exists()
+
+
+def test_a_folder_that_is_stopped_half_way_leaves_nothing_in_the_way(
+    smoke_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saved = Image.Image.save, []
+
+    def stopped(self: Image.Image, path: Path) -> None:
+        saved.append(path)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        save(self, path)
+
+    monkeypatch.setattr(Image.Image, "save", stopped)
+    assert draw(smoke_store, tmp_path / "pictures", "--count", 5) == 130
+    assert list(tmp_path.iterdir()) == []
+    assert draw(smoke_store, tmp_path / "pictures", "--count", 5) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+    assert len(list((tmp_path / "pictures").iterdir())) == 5
+
+
+def test_an_ending_in_capitals_is_kept(smoke_store: Path, tmp_path: Path) -> None:
+    assert draw(smoke_store, tmp_path / "OUT.NPZ", "--count", 5) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["OUT.NPZ"]
+    assert len(np.load(tmp_path / "OUT.NPZ")["images"]) == 5

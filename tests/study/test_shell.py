@@ -226,3 +226,20 @@ def test_bytes_that_the_terminal_cannot_read(module: str, capsys: pytest.Capture
     assert code == 2
     assert errors.startswith(r"error: 'st\udcf6re' cannot be read in this terminal's encoding, ")
     assert words(["störe"]) == ["störe"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_ctrl_c_while_workers_start_says_one_sentence(tmp_path: Path) -> None:
+    """A terminal sends it to all processes at once; those that are still importing say nothing."""
+    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--judge.epochs", "500", "--workers", "4"]
+    process = start("-m", "study.run", *arguments, "--store", str(tmp_path / "store"))
+    for _ in range(6000):
+        if len(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()) > 1:
+            break
+        threading.Event().wait(0.01)
+    threading.Event().wait(0.3)  # Python has started, and is importing
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.count("stopped; the same command goes on from here") == 1

@@ -14,7 +14,10 @@ import pytest
 from conftest import no_hang
 
 from study.cli import exit_code
+from study.harness import engines
+from study.harness.launcher import Launcher
 from study.harness.search import Search, Trial, log_uniform, named
+from study.harness.settings import UsageError
 from study.harness.trials import run_search
 from tracking.errors import StoreError, without_password
 from tracking.runs import study_run
@@ -52,6 +55,26 @@ def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_a_server_that_is_none_of_mlflows_is_told(strange_server: str, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be opened"):
         open_store(tmp_path, strange_server)
+
+
+@pytest.mark.parametrize("address", ["http://localhost:abc", "http://exa mple:50", "http://[abc"])
+def test_an_address_that_is_none_is_told(tmp_path: Path, address: str) -> None:
+    with pytest.raises(StoreError, match=r"the tracking server .* does not answer: "):
+        open_store(tmp_path, address)
+    with pytest.raises(UsageError, match="--tracking-uri must be the http"):
+        engines.check(Launcher(engine="slurm"), "http://[abc", "postgresql://db.example.org/optuna")
+
+
+def test_a_server_of_another_protocol_is_told(tmp_path: Path) -> None:
+    def greet(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=greet, args=(server,), daemon=True).start()
+        with no_hang(), pytest.raises(StoreError, match="does not answer: "):
+            open_store(tmp_path, f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 @pytest.mark.parametrize(

@@ -201,3 +201,20 @@ def test_a_parent_that_is_deleted_under_way_is_told_in_one_sentence(store: Store
         deleted_under_way()
     with study_run(store, experiment, "tiny/judge/9", **about) as again, trial_run(again, "trial", {}, {}):
         assert mlflow.MlflowClient().get_run(again.run_id).info.lifecycle_stage == "active"
+
+
+def test_a_stop_as_the_parent_is_made_leaves_it_not_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = mlflow.MlflowClient.create_run
+
+    def stopped(*given: Any, **named: Any) -> None:
+        create(*given, **named)
+        raise KeyboardInterrupt  # before we know of it
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mlflow.MlflowClient, "create_run", stopped)
+        with pytest.raises(KeyboardInterrupt), open_study(store):
+            raise AssertionError
+    with open_study(store) as parent:
+        before = mlflow.MlflowClient().search_runs([parent.experiment_id])
+        assert [run.info.status for run in before] == ["KILLED"]
+        assert parent.run_id == before[0].info.run_id

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 import pytest
@@ -40,6 +41,41 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_refused() -> None:
     with pytest.raises(StoreError, match="must be a writable folder"):
         open_store(Path("/proc/study"))
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="must be a writable folder"):
+        open_store(tmp_path / name)
+    with pytest.raises(StoreError, match="holds no store"):
+        read_store(tmp_path / name)
+
+
+AS_ANOTHER = """
+import os, sys
+from pathlib import Path
+from tracking.store import open_store
+folder = Path(sys.argv[1])
+open_store(folder)
+for path in (folder, *folder.rglob("*")):
+    if path.parent.name != "locks":
+        path.chmod(0o777)
+os.setuid(65534)
+try:
+    open_store(folder)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_the_locks_of_another_user_are_told() -> None:
+    with TemporaryDirectory() as temporary:  # pytest's own folders are closed to others
+        Path(temporary).chmod(0o777)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_ANOTHER, f"{temporary}/store"], cwd=ROOT, capture_output=True, text=True
+        )
+    assert done.stdout.startswith("StoreError this user must be able to write"), done.stderr
 
 
 def test_a_database_that_is_none_is_refused_and_kept(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tracking.runs import Measured, metric_history
 from tracking.stored import LoggedModel, kept_model, logged_model
 
 FIGURE_PATHS = 4  # paths of each kind in the interpolation figure
+MOST_SHOWN = 100  # trials on the contact sheet
 LOSSES = ("critic/loss", "generator/loss", "val/fd")
 
 
@@ -79,12 +80,13 @@ def log_figures(
         title = "What the Frechet distance of a WGAN trial depends on (fANOVA)"
         caption = "A long bar: changing this parameter changes the distance most, within the ranges searched."
         study.parent.log_figure("importances", figures.bars(importance, "share of the variance", title), caption)
-    ranked = sorted(results, key=lambda result: result.values[0])
+    ranked = sorted(results, key=lambda result: result.values[0])[:MOST_SHOWN]
     models = [(result, model) for result in ranked if (model := kept_model(result.run_id))]
     sheet = [_samples_of(result, model) for result, model in models]
     rows = [f"trial {result.number}: {result.values[0]:.1f}" for result, _ in models]
     title = "Trials by Frechet distance to validation images, same noise"
-    caption = "Ten samples of each complete trial, the best on top; the number is its Frechet distance."
+    shown = f"the best on top, {MOST_SHOWN} at most"
+    caption = f"Ten samples of each complete trial, {shown}; the number is its Frechet distance."
     if sheet:
         study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title), caption)
     _log_interpolations(study, paths)

@@ -98,7 +98,7 @@ def label_counts(config: TransferConfig, data: Dataset) -> dict[int, int]:
     if main < config.labels_per_class != LABELS_PER_CLASS:
         asked = config.labels_per_class
         raise UsageError(f"`transfer.labels_per_class <= {fewest} images of a class` must hold, but got {asked}")
-    counts = [count for count in config.label_counts if count <= fewest]
+    counts = [count for count in config.label_counts if count <= fewest and count != main]
     return {**dict.fromkeys(counts, config.count_draws), main: config.draws}
 
 

@@ -236,3 +236,30 @@ def test_a_folder_that_was_given_is_never_replaced_by_digits(dead_mirrors, tmp_p
     with pytest.raises(DataError, match=f"MNIST is not in {tmp_path} and no mirror answers"):
         data.load("auto", tmp_path)
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("there", [None, "notes.txt"])
+def test_a_download_that_is_stopped_half_way_does_not_stand_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: str, there: str | None
+) -> None:
+    stops = True
+
+    def download(self: torchvision.datasets.MNIST) -> None:
+        for number, (name, content) in enumerate(FILES.items()):
+            Path(self.raw_folder).mkdir(parents=True, exist_ok=True)
+            Path(self.raw_folder, name).write_bytes(content[:1000] if stops and number == 1 else content)
+            if stops and number == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(idx, "_answering", lambda *_: ["http://mirror/"])
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+    root = tmp_path / "new" / "data"
+    if there:
+        (root / "MNIST" / "raw").mkdir(parents=True)
+        (root / "MNIST" / "raw" / there).write_text("mine")
+    with pytest.raises(KeyboardInterrupt):
+        data.load("mnist", root)
+    stops = False
+    assert data.load("mnist", root).digest == expected
+    assert data.load("mnist", root).digest == expected, "downloaded once"
+    assert [path.name for path in root.iterdir()] == ["MNIST"]

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from study.harness.stage import Outcome, Row
-from study.harness.table import findings, table, verdict, verdicts
+from study.harness.table import findings, table, verdict, verdicts, with_spread
 from tracking.registry import Version
 
 
@@ -157,3 +157,10 @@ def test_a_long_cell_goes_on_in_the_next_line_of_its_column() -> None:
     assert lines[4].index("word") == place["baseline"]
     assert "x" * 90 in second, "what cannot be wrapped is not cut"
     assert third[place["reference"]] == "5"
+
+
+def test_a_measure_that_is_undefined_is_shown_as_such() -> None:
+    """Python's own `stdev` ends in an AttributeError."""
+    assert with_spread([nan, nan], "{:.2f}") == with_spread([nan, 1.0], "{:.2f}") == "nan ± nan"
+    assert with_spread([nan], "{:.2f}") == "nan"
+    assert with_spread([1.0, 3.0], "{:.2f}") == "2.00 ± 1.41"

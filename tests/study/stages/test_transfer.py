@@ -66,6 +66,13 @@ def test_numbers_for_the_figure_give_way(few: Dataset, caplog: pytest.LogCapture
     ]
 
 
+def test_the_main_number_among_those_for_the_figure_stays_the_main_one(few: Dataset) -> None:
+    config = TransferConfig(labels_per_class=5, draws=3, label_counts=(5, 2, 7), count_draws=1)
+    assert list(label_counts(config, few).items()) == [(2, 1), (7, 1), (5, 3)]
+    config = TransferConfig(draws=3, label_counts=(7, 5), count_draws=1)  # 10 gives way to 7
+    assert list(label_counts(config, few).items()) == [(5, 1), (7, 3)]
+
+
 def test_as_many_labels_as_there_are_images_are_enough(few: Dataset) -> None:
     assert list(label_counts(TransferConfig(labels_per_class=7), few)) == [7]
 
