@@ -20,6 +20,14 @@ HOST, PORT = "127.0.0.1", 5000
 VIEWS_SINCE = (3, 16)  # the first MLflow whose pages open our saved views, by their code
 STARTING, ENDING = 120.0, 10.0  # seconds that the server may take
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # those for language models: seven more processes
+KEEPER = """
+import signal, subprocess, sys, threading
+server = subprocess.Popen([sys.executable, "-m", "mlflow", "server", *sys.argv[1:]], stdin=subprocess.DEVNULL)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the server gets too
+threading.Thread(target=lambda: (sys.stdin.read(), server.terminate()), daemon=True).start()
+sys.exit(server.wait())
+"""
+"""Keeps a server for as long as whoever has started this holds the other end of its input: if that dies, it ends."""
 NOTHING_FROM_HERE = {"PYTHONSAFEPATH": "1"}  # imported: whose folder the current one is, who knows
 
 
@@ -54,8 +62,8 @@ def served(tracking_uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     where = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", tracking_uri]
     with TemporaryFile() as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *where],
-            stdin=subprocess.DEVNULL,
+            [sys.executable, "-c", KEEPER, *where],
+            stdin=subprocess.PIPE,
             stdout=said,
             stderr=subprocess.STDOUT,
             env={**NO_JOBS, **os.environ, **NOTHING_FROM_HERE},
@@ -66,6 +74,8 @@ def served(tracking_uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             _end(process)
+            if process.stdin is not None:
+                process.stdin.close()
 
 
 def wait_for_end(process: subprocess.Popen[bytes]) -> None:
@@ -111,8 +121,7 @@ def _wait_for_start(process: subprocess.Popen[bytes], port: int, said: IO[bytes]
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Stop the server and its workers; the ones that do not listen are killed."""
     if os.name != "posix":
-        process.terminate()
-        process.wait()
+        process.communicate()  # the keeper's input ends
         return
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):

@@ -110,6 +110,17 @@ def test_it_shows_the_store_until_it_is_stopped_and_leaves_no_process(folder: Pa
     assert (folder / "mlflow.db").read_bytes() == before, "to look changes nothing"
 
 
+def test_the_server_ends_with_a_command_that_is_killed(folder: Path) -> None:
+    with shown(folder, "--no-open") as found, no_hang():
+        assert len(found.group) >= 1
+        found.process.kill()
+        found.process.communicate()
+        while found.group:
+            time.sleep(0.2)
+        with pytest.raises(OSError, match="refused"):
+            get(found.addresses["tiny/first"])
+
+
 def test_the_first_view_is_opened_in_the_browser(folder: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     browser = tmp_path / "browser"
