@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import tyro
@@ -270,13 +269,17 @@ def _write(config: SampleConfig, out: Path, images: np.ndarray, arrays: dict[str
         with out.open("wb") as archive:  # NumPy adds an ending of its own to a name
             np.savez_compressed(archive, images=images, **plain)  # type: ignore[arg-type]
     else:
-        # Elsewhere first: a command that is stopped half way leaves nothing that would stop the next one.
-        with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-            images_in = Path(folder, out.name)
-            images_in.mkdir()
-            for number, image in enumerate(images):
-                Image.fromarray(image).save(images_in / f"{number:04}.png")
-            images_in.replace(out)
+        new, files = not out.exists(), [out / f"{number:04}.png" for number in range(len(images))]
+        out.mkdir(exist_ok=True)
+        try:
+            for file, image in zip(files, images, strict=True):
+                Image.fromarray(image).save(file)
+        except BaseException:  # stopped half way: what is there would be in the way of the same command
+            for file in files:
+                file.unlink(missing_ok=True)
+            if new:
+                out.rmdir()
+            raise
 
 
 if __name__ == "__main__":

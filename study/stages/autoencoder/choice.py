@@ -52,7 +52,7 @@ def choose(results: Sequence[Result], measured: Metrics, latent_dim: int | None)
     if not any(known.values()):
         return Choice(min(results, key=lambda result: measured[result.run_id][KNEE]), KNEE, KNEE_RULE)
     group = grouped[least_cost({key: found for key, found in known.items() if found})]
-    best = min(group, key=lambda result: measured[result.run_id][COST])
+    best = min((each for each in group if COST in measured[each.run_id]), key=lambda each: measured[each.run_id][COST])
     return Choice(best, COST, COST_RULE)
 
 

@@ -39,6 +39,7 @@ def run(context: Context) -> Outcome:
     from study.stages.transfer.figures import log_figures
     from study.stages.transfer.table import rows
     from study.stages.transfer.trial import MODES, WEAK_JITTER, run_transfer_trial
+    from tracking.errors import StoreError
     from tracking.runs import trial_metrics
 
     config: TransferConfig = context.config
@@ -72,6 +73,8 @@ def run(context: Context) -> Outcome:
         )
         results = study.search(Search({"val/accuracy": "maximize"}, space, named(fixed)), objective)
         main = [result for result in results if result.params["labels_per_class"] == labels]
+        if not main:
+            raise StoreError(f"no classifier from {labels} labels a class is complete: see the runs")
         best = max(main, key=lambda result: result.values[0])
 
         def finish(made: Mapping[str, object]) -> Sequence:

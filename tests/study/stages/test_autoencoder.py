@@ -93,6 +93,14 @@ def test_the_size_with_the_least_mean_cost_is_chosen_and_of_its_trainings_the_be
     assert [size for size, _ in by_size(results)] == [10, 15, 20]
 
 
+def test_a_training_without_a_cost_is_not_chosen() -> None:
+    results, measured = trials(*TWO_SEEDS)
+    del measured["0"]["consequences/cost"]  # size 10 keeps that of its second seed, 0.7: 20 is the least now
+    assert choose(results, measured, None).best.params["latent_dim"] == 20
+    del measured["2"]["consequences/cost"]
+    assert choose(results, measured, None).best.number == 5
+
+
 def test_the_references_knee_is_looked_up_seed_by_seed_and_among_the_grid_only() -> None:
     results, measured = trials(*TWO_SEEDS, (50, 0, 1.0, 0.9, 0.0))
     results[-1] = replace(results[-1], slot="free 0")
