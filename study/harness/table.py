@@ -118,6 +118,11 @@ def _wrapped(row: Row, head: Sequence[str]) -> list[list[str]]:
     """The lines of each cell of a row."""
     cells = {"figure": f"  {row.figure}"} | {name: getattr(row, name) or "-" for name in head if name != "figure"}
     return [
-        wrap(cells[name], WIDTHS[name], break_long_words=False, subsequent_indent="    " if name == "figure" else "")
+        wrap(
+            *(cells[name], WIDTHS[name]),
+            break_long_words=False,
+            break_on_hyphens=False,
+            subsequent_indent="    " if name == "figure" else "",
+        )
         for name in head
     ]
