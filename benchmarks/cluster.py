@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT), str(ROOT / "tests")]  # in this order: tests has a folder `study` too
 os.environ["OMP_NUM_THREADS"] = "1"
 WORKERS = (1, 2, 4)
 

@@ -36,7 +36,8 @@ from tracking.reading import trials as trials_of
 from tracking.runs import TRIAL, Run, study_run, trial_metrics
 from tracking.store import Store, open_store
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT), str(ROOT / "tests")]  # in this order: tests has a folder `study` too
 SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9)}
 Servers = tuple[str | None, str | None]
 """Tracking server and database; None: the folder's own."""
