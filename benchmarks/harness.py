@@ -99,8 +99,8 @@ def fill(store: Store, name: str, trials: int) -> float:
     attempts = []
     for number in range(real, trials):
         params = {"x": math.exp(generator.uniform(math.log(0.01), math.log(100))), "n": generator.randint(1, 9)}
-        tags = {**copied.data.tags, TRIAL: str(number)}
-        made = client.create_run(copied.info.experiment_id, tags=tags, run_name=f"trial {number}").info
+        tags = {**copied.data.tags, TRIAL: str(number), "mlflow.runName": f"trial {number}"}
+        made = client.create_run(copied.info.experiment_id, tags=tags).info
         metrics = [Metric("val/loss", params["x"], made.start_time, 1)]
         client.log_batch(made.run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
         client.set_terminated(made.run_id)
