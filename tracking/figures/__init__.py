@@ -5,7 +5,7 @@ Figures are made without pyplot: no global state, nothing to close.
 
 from matplotlib.figure import Figure
 
-from tracking.figures.charts import Series, bars, confusion, curves, heat_maps, scatter, side_by_side
+from tracking.figures.charts import Series, apart, bars, confusion, curves, heat_maps, scatter, side_by_side
 from tracking.figures.sheets import SHEET_ZOOM, labelled_grid
 from tracking.figures.style import Chart, facts
 from tracking.grids import GAP, ZOOM, grid
@@ -17,6 +17,7 @@ __all__ = [
     "Chart",
     "Figure",
     "Series",
+    "apart",
     "bars",
     "confusion",
     "curves",

@@ -37,6 +37,7 @@ Series = Mapping[Any, tuple[Sequence[float], ...]]
 """What each curve is called, its x and y, and, where there is a spread, half the length of its error bars."""
 TITLE_LINES = 4  # of a chart; what is longer is cut off with …
 TICK, TICK_PIXELS = 12, 150  # how long the name of a class may get beside a confusion matrix: characters, screen pixels
+APART = 1.3  # ratio of two sizes from which on both have their number at a log axis
 MOST_DECADES = 1e4  # of a logarithmic axis that has numbers between the powers of ten
 MOST_NUMBERS, MOST_LEVEL, MOST_NAMES = 15, 12, 40  # classes: with numbers in the cells, level names, all names
 
@@ -273,7 +274,7 @@ def _label(
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
     if 1 < len(set(sizes)) < (9 if log_x else 11) and all(float(size).is_integer() for size in sizes):
-        ax.xaxis.set_major_locator(FixedLocator(sorted(set(sizes))))
+        ax.xaxis.set_major_locator(FixedLocator(apart(sizes) if log_x else sorted(set(sizes))))
         ax.xaxis.set_minor_locator(NullLocator())
     entries = ax.get_legend_handles_labels()[1]
     if len(entries) > 4 or (len(entries) > 1 and max(map(len, entries)) > 24):  # too much to stand among the curves
@@ -281,3 +282,12 @@ def _label(
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=words / SMALL, ncols=2)
     elif len(entries) > 1:
         ax.legend()
+
+
+def apart(sizes: Sequence[float]) -> list[float]:
+    """The sizes, in order, whose numbers do not overlap on a log axis: each at least `APART` times the one before."""
+    shown: list[float] = []
+    for size in sorted(set(sizes)):
+        if not shown or size >= APART * shown[-1]:
+            shown.append(size)
+    return shown

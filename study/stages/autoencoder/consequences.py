@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 AS_TRAINED, ROTATED, FLOOR = "latent/max_abs_pcc", "latent/max_abs_pcc_rotated", "latent/pcc_noise_floor"
 NEAR_FLOOR = 1.5  # times the noise floor, up to which a largest correlation counts as none
 SEEDS = 3  # from which on it counts that all agree
-APART = 1.3  # ratio of two latent sizes from which on both have their number at the axis
 PLOT_INCHES = 3.5  # width of each plot of the figure
 TOLD, CHOSEN = "mixture told from real latents, %", "chosen"
 
@@ -76,10 +75,7 @@ def consequences_figure(
 
 def _mark(figure: figures.Figure, sizes: Sequence[int]) -> None:
     """Put the sizes on a log axis, a marker at each, a ring around the chosen one; narrower, for larger letters."""
-    shown: list[int] = []
-    for size in sizes:
-        if not shown or size >= APART * shown[-1]:
-            shown.append(size)
+    shown = figures.apart(sizes)
     figure.set_size_inches(PLOT_INCHES * len(figure.axes), figure.get_figheight())
     for ax in figure.axes:
         ax.set_xscale("log")
