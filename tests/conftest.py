@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Several test processes of one thread each, also those that they start. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,12 +26,21 @@ import study  # noqa: F401 - it says how OpenMP's threads wait
 import pytest
 import torch
 from filelock import FileLock
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from study.data.dataset import Dataset, Split
 from tracking.store import Store, open_store
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@event.listens_for(Engine, "connect")
+def _survives_no_power_cut(connection: Any, _: object) -> None:
+    """SQLite waits for the disk at each commit, half of a short trial's time; no test cuts the power."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 @contextmanager

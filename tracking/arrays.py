@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from tracking.client import client
+from tracking.client import client, if_there
 
 FOLDER = "kept"  # among the run's artifacts
 
@@ -27,7 +27,7 @@ def kept_arrays(run_id: str, name: str, make: Callable[[], Mapping[str, np.ndarr
     tag, file = f"{FOLDER}.{name}", f"{name}.npz"
     run = client().get_run(run_id)
     with TemporaryDirectory() as folder:
-        with suppress(MlflowException, OSError, ValueError):
+        with if_there():
             if tag in run.data.tags:
                 found = Path(client().download_artifacts(run_id, f"{FOLDER}/{file}", folder))
                 if hashlib.sha256(found.read_bytes()).hexdigest() == run.data.tags[tag]:

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from tracking.errors import store_errors
 
 
 def client() -> MlflowClient:
     """The client on the store that was opened last."""
     return _client_on(mlflow.get_tracking_uri(), mlflow.get_registry_uri())
+
+
+@contextmanager
+def if_there() -> Iterator[None]:
+    """Pass over a file that is missing or damaged; a server that is away is no missing file.
+
+    Raises:
+        StoreError: The store does not answer.
+    """
+    try:
+        yield
+    except (MlflowException, OSError, ValueError):
+        with store_errors():
+            client().search_experiments(max_results=1)
 
 
 @cache

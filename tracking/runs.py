@@ -21,7 +21,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, M
 from mlflow.exceptions import MlflowException
 
 from tracking import figures
-from tracking.client import client
+from tracking.client import client, if_there
 from tracking.environment import no_names
 from tracking.errors import StoreError
 from tracking.store import Store
@@ -106,7 +106,7 @@ class Run:
     def read_json(self, name: str) -> Any:
         """What `log_json` has kept under this name; None if there is nothing, or its writing was cut short."""
         location = client().get_run(self.run_id).info.artifact_uri
-        with suppress(MlflowException, OSError, ValueError):
+        with if_there():
             return mlflow.artifacts.load_dict(f"{location}/{name}.json")
         return None
 

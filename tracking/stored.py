@@ -196,6 +196,8 @@ def logged_model(run_id: str) -> LoggedModel:
     try:
         source = client().get_logged_model(model_id).artifact_location
     except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         raise NoModelError(
             f"the model of run {run_id} was deleted: restore it, if its files are still there,"
             " or delete the run in MLflow too, so that it runs again"
@@ -254,13 +256,15 @@ def _local(source: str) -> Iterator[Path]:
         return
 
     import mlflow.artifacts
-    from mlflow.exceptions import MlflowException
+
+    from tracking.client import if_there
 
     with TemporaryDirectory() as copy:
-        try:
+        folder = None
+        with if_there():
             folder = Path(mlflow.artifacts.download_artifacts(source, dst_path=copy))
-        except MlflowException as error:
-            raise FileNotFoundError(source) from error
+        if folder is None:
+            raise FileNotFoundError(source)
         yield folder
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow
 import psycopg
 import pytest
+import torch
 from conftest import Command, no_hang
 from servers import PASSWORD, MlflowServer, Postgres
 
@@ -20,8 +21,9 @@ from study.harness.search import Result, Search, Trial, log_uniform, named
 from study.harness.trials import run_search
 from tracking import servers
 from tracking.errors import StoreError
-from tracking.runs import study_run
+from tracking.runs import study_run, trial_run
 from tracking.store import Store, open_store
+from tracking.stored import log_model, logged_model
 
 SPACE = {"x": log_uniform(0.01, 100)}
 FIXED = [{"x": 0.5}, {"x": 50.0}]
@@ -144,6 +146,34 @@ def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
     found = statuses(store)[before:]
     assert sorted(found[1:]) in (["FINISHED", "FINISHED", "KILLED"], ["FAILED", "FINISHED", "FINISHED"])
     assert found[0] == "FINISHED"
+
+
+def test_a_file_on_a_server_that_is_away_is_not_missing(
+    tracking: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path, tracking.url)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with study_run(store, store.experiment("tiny/test"), "tiny/files", title="", description="", tags={}) as parent:
+        parent.log_json("kept", {"a": 1})
+        with trial_run(parent, "trial", {}, {}) as trial:
+            log_model(torch.nn.Linear(2, 1), torch.zeros(2, 2), {}, {})
+        model = logged_model(trial.run_id)
+        files = {"load_dict": lambda: parent.read_json("kept"), "download_artifacts": model.load}
+        for call, read in files.items():
+            with monkeypatch.context() as patched:
+                original = getattr(mlflow.artifacts, call)
+
+                def after_it_went(*args, original=original, **options):
+                    tracking.stop()
+                    return original(*args, **options)
+
+                patched.setattr(mlflow.artifacts, call, after_it_went)
+                with pytest.raises(StoreError, match="the store was lost"):
+                    read()
+            tracking.start()
+        assert parent.read_json("kept") == {"a": 1}
+        assert parent.read_json("never written") is None
+        assert isinstance(model.load(), torch.nn.Module)
 
 
 @pytest.mark.parametrize("reports", [True, False])
