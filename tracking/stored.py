@@ -260,12 +260,12 @@ def _local(source: str) -> Iterator[Path]:
     from tracking.client import if_there
 
     with TemporaryDirectory() as copy:
-        folder = None
+        brought = ""
         with if_there():
-            folder = Path(mlflow.artifacts.download_artifacts(source, dst_path=copy))
-        if folder is None:
+            brought = mlflow.artifacts.download_artifacts(source, dst_path=copy)
+        if not brought:
             raise FileNotFoundError(source)
-        yield folder
+        yield Path(brought)
 
 
 def _description(folder: Path) -> dict[str, Any]:
