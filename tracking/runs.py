@@ -226,7 +226,9 @@ def correct_statuses(parent: Run, search: str, outcomes: Mapping[str, str], unde
         under_way: Numbers of the trials that processes are working on: their runs are left alone.
     """
     numbers = {str(number) for number in under_way}
-    for run in _trials(parent, f"tags.`{SEARCH}` = '{search}'"):
+    not_finished = {run_id for run_id, outcome in outcomes.items() if outcome != "FINISHED"}
+    ours = f"tags.`{SEARCH}` = '{search}' and attributes.status"  # a run takes MLflow a millisecond: not all are read
+    for run in [*_trials(parent, f"{ours} != 'FINISHED'"), *_trials(parent, f"{ours} = 'FINISHED'", not_finished)]:
         status = run.info.status
         wanted = outcomes.get(run.info.run_id, "KILLED" if status == "RUNNING" else status)
         wrong = status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted)
@@ -240,12 +242,7 @@ def trial_ids(parent: Run, among: Collection[str] | None = None) -> set[str]:
     Args:
         among: Ids to look for; None: all.
     """
-    if among is None:
-        return {run.info.run_id for run in _trials(parent)}
-    wanted = sorted(among)
-    parts = (wanted[start : start + ASKED] for start in range(0, len(wanted), ASKED))
-    conditions = ("attributes.run_id IN ({})".format(", ".join(f"'{each}'" for each in part)) for part in parts)
-    return {run.info.run_id for condition in conditions for run in _trials(parent, condition)}
+    return {run.info.run_id for run in _trials(parent, among=among)}
 
 
 def trial_metrics(parent: Run) -> Measured:
@@ -287,13 +284,14 @@ def _end(run_id: str, status: str) -> None:
         client().set_terminated(run_id, status)
 
 
-def _trials(study: Run, *conditions: str) -> Iterator[Any]:
-    """The runs of the study's trials for which these conditions hold."""
-    wanted = " and ".join([f"tags.`{TRIAL_OF}` = '{study.study}'", *conditions])
-    token = None
-    while True:
-        page = client().search_runs([study.experiment_id], wanted, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+def _trials(study: Run, condition: str = "", among: Collection[str] | None = None) -> Iterator[Any]:
+    """The runs of the study's trials for which this condition holds, of all or of those with these ids."""
+    common = " and ".join(filter(None, [f"tags.`{TRIAL_OF}` = '{study.study}'", condition]))
+    ids = [f"'{run_id}'" for run_id in sorted(among or ())]
+    parts = [", ".join(ids[start : start + ASKED]) for start in range(0, len(ids), ASKED)]
+    for wanted in [common] if among is None else [f"{common} and attributes.run_id IN ({part})" for part in parts]:
+        token = None
+        while token != "":
+            page = client().search_runs([study.experiment_id], wanted, page_token=token)
+            yield from page
+            token = page.token or ""
