@@ -97,6 +97,9 @@ class Stage:
         return replace(self, inputs=kept, inputs_with_classes=())
 
 
+REFERENCE_SHAPE = (1, 28, 28)
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the final table. None: there is none.
@@ -200,8 +203,8 @@ class Context:
 
     @property
     def has_reference(self) -> bool:
-        """Whether the reference has figures for this data set."""
-        return self.dataset.name == "mnist"
+        """Whether the reference has figures for these data: MNIST's images as they are."""
+        return self.dataset.name == "mnist" and tuple(self.dataset.image_shape) == REFERENCE_SHAPE
 
     def module(self, kind: str, factory: type[ModuleT]) -> ModuleT:
         """An input's module with its weights, in evaluation mode; can be trained, has its submodules."""

@@ -14,7 +14,7 @@ from study.harness.stage import Outcome, Row, Verdict
 
 MOST_FOUND = 5  # lines of what was found
 WIDTHS = {"figure": 52, "ours": 22, "verdict": 13, "reference": 14, "baseline": 44}  # at most: longer cells are wrapped
-ERRORS = 2  # standard errors of the difference by which a claim is decided
+LEVEL = 0.05  # how often chance alone may decide a claim
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -32,21 +32,20 @@ def with_spread(values: Sequence[float], form: str) -> str:
 
 def verdict(
     ours: Sequence[float],
-    against: Sequence[float],
+    against: Sequence[float] | float,
     *,
     better: Literal["less", "more"] = "less",
     factor: float = 1.0,
 ) -> Verdict:
     """Whether the mean of ours is on the better side of `factor` times the mean of what it is held against.
 
-    It held, or did not hold, if the two are apart by more than two standard errors of their difference, sqrt(variance
-    of ours / their number + factor^2 * variance of the others / their number), as in Welch's test; else it is
-    undecided. Both sides are taken for independent repeats. This is a rule of thumb: with two or three repeats, chance
-    alone passes it more often than one time in twenty.
+    It held, or did not hold, if a two-sided t-test tells the two apart at a level of 5 %; else it is undecided. Of
+    independent repeats on both sides that is Welch's test (Welch 1947, https://doi.org/10.1093/biomet/34.1-2.28).
 
     Args:
         ours: One value a repeat. One alone has no spread: undecided.
-        against: One value a repeat; one alone counts as exact, for a fixed goal. None at all: undecided.
+        against: One value a repeat; one alone is taken to spread as ours do (Student's test). A number: a fixed goal,
+            which is exact. None at all: undecided.
         better: Which side is the better one.
         factor: "at most half of it" is a factor of 0.5, with `better="less"`.
 
@@ -60,15 +59,30 @@ def verdict(
         raise ValueError(f"`better` must be 'less' or 'more', but got {better!r}")
     if not (isfinite(factor) and factor > 0):
         raise ValueError(f"`0 < factor < inf` must hold, but got {factor}")
-    if len(ours) < 2 or not against or not all(map(isfinite, (*ours, *against))):
+    fixed = isinstance(against, int | float)
+    others = [factor * value for value in ([against] if isinstance(against, int | float) else against)]
+    if len(ours) < 2 or not others or not all(map(isfinite, (*ours, *others))):
         return "undecided"
-    middle, goal = mean(ours), factor * mean(against)
-    ahead = goal - middle if better == "less" else middle - goal
-    exact = len(against) == 1
-    error = sqrt(variance(ours) / len(ours) + (0.0 if exact else factor**2 * variance(against) / len(against)))
-    if isclose(middle, goal, rel_tol=1e-9) or abs(ahead) <= ERRORS * error:
+    ahead = mean(others) - mean(ours) if better == "less" else mean(ours) - mean(others)
+    close = isclose(mean(ours), mean(others), rel_tol=1e-9)
+    if close or abs(ahead) <= _chance(ours, [] if fixed else others):
         return "undecided"
     return "held" if ahead > 0 else "did not hold"
+
+
+def _chance(ours: Sequence[float], against: Sequence[float]) -> float:
+    """How far apart chance alone puts the means of two or more values and of others, 95 times in 100."""
+    from scipy.special import stdtrit  # Student's quantile: only where rows are made
+
+    own, others, free = variance(ours) / len(ours), 0.0, float(len(ours) - 1)
+    if len(against) == 1:
+        others = variance(ours)
+    elif against:
+        others = variance(against) / len(against)
+    total = own + others
+    if len(against) > 1 and total:  # Welch and Satterthwaite's degrees of freedom
+        free = total**2 / (own**2 / free + others**2 / (len(against) - 1))
+    return float(stdtrit(free, 1 - LEVEL / 2)) * sqrt(total)
 
 
 def findings(outcomes: Sequence[Outcome]) -> list[str]:

@@ -16,8 +16,9 @@ def markdown(page: Page) -> str:
     parts = [
         f"# Results on {page.dataset}",
         f"Written by `python -m study.report --markdown FILE` on {page.written}. ± is the standard deviation over "
-        "seeds or draws. A claim held, or did not hold, if both sides are apart by more than two standard errors of "
-        "their difference; else, and with one seed only, it is undecided.",
+        "seeds or draws. A claim held, or did not hold, if a t-test tells both sides apart at a level of 5 % (a "
+        "rival that was measured once is taken to spread as ours does); else, and with one seed of ours, it is "
+        "undecided. Each claim stands for itself: of twenty that are left to chance, one is decided.",
     ]
     if page.claims:
         claims = [

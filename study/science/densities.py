@@ -60,19 +60,17 @@ def kernel_loss(train: Tensor, held_out: Tensor, bandwidth: float) -> float:
     return constant - float(torch.cat(found).mean())
 
 
-def copying_bandwidth(train: Tensor, held_out: Tensor, nearest: float, seed: int) -> float:
+def copying_bandwidth(train: Tensor, nearest: float, seed: int) -> float:
     """The least bandwidth at which samples of a kernel density lie as far from their nearest training point as wanted.
 
     Args:
         train: [N, D].
-        held_out: [M, D].
-        nearest: The distance wanted, as a share of that of held-out points.
+        nearest: The mean distance wanted.
     """
-    wanted = nearest * nearest_distance(held_out[:COMPARED], train)
     low, high = 0, len(BANDWIDTHS) - 1
     while low < high:  # the distance grows with the bandwidth
         middle = (low + high) // 2
-        far = nearest_distance(_around(train, float(BANDWIDTHS[middle]), COMPARED, seed), train) >= wanted
+        far = nearest_distance(_around(train, float(BANDWIDTHS[middle]), COMPARED, seed), train) >= nearest
         low, high = (low, middle) if far else (middle + 1, high)
     return round(float(BANDWIDTHS[low]), 2)
 

@@ -80,6 +80,28 @@ class NeighbourGraph:
         return found / found.sum(1, keepdim=True)
 
 
+class SpreadClassifier(nn.Module):
+    """Images [N, C, H, W] to logits [N, classes]: the mean of what label spreading gives their nearest latents.
+
+    The step from the points of the graph to new ones is that of Delalleau et al. 2005, "Efficient non-parametric
+    function induction in semi-supervised learning", with equal weights.
+
+    Args:
+        encoder: Images to latents [N, D].
+        latents: Those of the graph's points [M, D].
+        probabilities: What was spread to them [M, classes].
+    """
+
+    def __init__(self, encoder: nn.Module, latents: Tensor, probabilities: Tensor) -> None:
+        super().__init__()
+        self.encoder, self.latents, self.probabilities = encoder, latents, probabilities
+
+    def forward(self, images: Tensor) -> Tensor:
+        distances = torch.cdist(self.encoder(images), self.latents)
+        nearest = distances.topk(min(NEIGHBOURS, len(self.latents)), largest=False).indices
+        return self.probabilities[nearest].mean(1).log()
+
+
 def train_on_spread_labels(
     model: nn.Module,
     images: Tensor,

@@ -37,7 +37,7 @@ class LatentFidelity:
         """
         count = min(len(generated), len(self.held_out))
         ours, theirs = generated[:count], self.held_out[:count]
-        floor, copied = self._floor(count), self._copied
+        floor, copied = self._floor(count), self.unseen
         distance = sliced_wasserstein(ours, theirs)
         nearest = nearest_distance(ours[:COMPARED], self.train)
         return {
@@ -53,8 +53,8 @@ class LatentFidelity:
         return self._floors[count]
 
     @cached_property
-    def _copied(self) -> float:
-        """How far held-out latents are from the nearest training latent."""
+    def unseen(self) -> float:
+        """How far held-out latents are from the nearest training latent, in the mean: the unit of `latent/nearest`."""
         return nearest_distance(self.held_out[:COMPARED], self.train)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 from study.harness.search import Result
-from study.harness.stage import Row
+from study.harness.stage import Row, Verdict
 from study.harness.study import Study
 from study.harness.table import verdict, with_spread
 from study.stages.attention.exact import FOUND, Found
@@ -31,7 +32,14 @@ WHOLE = 0.99  # share of the squared weights that counts as all
 def at_most(figure: str, ours: Sequence[float], goal: float, claim: str) -> Row:
     """A claim that the largest errors, one a draw or a batch, stay below a goal; the largest of them is shown."""
     largest = f"{max(ours):.1e}" if max(ours) else "0"
-    return Row(figure, largest, None, f"goal {goal:.0e}", claim, verdict(ours, [goal]))
+    return Row(figure, largest, None, f"goal {goal:.0e}", claim, all_within(ours, goal))
+
+
+def all_within(ours: Sequence[float], goal: float) -> Verdict:
+    """Of a claim about every single value: one that is larger refutes it. Undecided if one is NaN, or there is none."""
+    if not ours or any(map(isnan, ours)):
+        return "undecided"
+    return "held" if max(ours) <= goal else "did not hold"
 
 
 def rows(study: Study, exact: Result, learned: Learned, measured: Measured) -> tuple[Row, ...]:
@@ -59,14 +67,14 @@ def _copy(found: Found, images: int) -> list[Row]:
     relative = [abs(copy - loss) / loss for loss, copy in losses]
     figure = f"test MSE (float32), attention against autoencoder {losses[0][0]:.6g}"
     same = "The test MSE is the same to a millionth of it"
-    decided = verdict(relative, [LOSS_GOAL])
+    decided = all_within(relative, LOSS_GOAL)
     cells = (f"{losses[0][1]:.6g}", None, f"{losses[0][0]:.6g}")
     made.append(Row(figure, *cells, same, decided, metric="test/loss"))
     if found["judged"]:
         decisions = [each["decisions"] for each in compared.values()]
         claim = "The classifier sees the same class in every reconstruction"
         figure = f"of {images:,} reconstructions, seen as another class"
-        made.append(Row(figure, f"{max(decisions)}", None, "goal 0", claim, verdict(decisions, [1])))
+        made.append(Row(figure, f"{max(decisions)}", None, "goal 0", claim, all_within(decisions, 0)))
     return made
 
 
@@ -98,7 +106,7 @@ def _linear(found: Found) -> list[Row]:
             None,
             f"goal {WHOLE:.0%}",
             "A fully connected layer is a 1x1 convolution with window 0 and a sum",
-            verdict(shared, [WHOLE], better="more"),
+            verdict(shared, WHOLE, better="more"),
         ),
         at_most(
             "FC 784 -> 10, one head a pixel: largest error",
@@ -153,7 +161,7 @@ def _learned_convolution(results: Sequence[Result], measured: Measured) -> list[
             _against(
                 f"{title}: relative error",
                 error,
-                (f"goal {FOUND_GOAL:.0%}", [FOUND_GOAL]),
+                (f"goal {FOUND_GOAL:.0%}", FOUND_GOAL),
                 f"Attention finds a convolution by training ({main.title})",
             )
         )
@@ -185,7 +193,7 @@ def _learned_linear(results: Sequence[Result], measured: Measured) -> list[Row]:
         if found:
             title = f"FC layer, {main.title}: relative error"
             claim = f"Attention finds a fully connected layer by training ({main.title})"
-            goal = (f"goal {FOUND_GOAL:.0%}", [FOUND_GOAL])
+            goal = (f"goal {FOUND_GOAL:.0%}", FOUND_GOAL)
             made.append(_against(title, _values(found, measured), goal, claim))
             made.append(_plain("... on noise", _values(found, measured, "noise/error"), None))
     return made + _picked(results, measured, "FC layer")
@@ -214,8 +222,8 @@ def _plain(figure: str, ours: Sequence[float], baseline: str | None, form: str =
     return Row(figure, with_spread(ours, form), None, baseline)
 
 
-def _against(figure: str, ours: Sequence[float], rival: tuple[str, Sequence[float]], claim: str) -> Row:
-    """A claim that the mean of relative errors is on the better side of the rival's."""
+def _against(figure: str, ours: Sequence[float], rival: tuple[str, Sequence[float] | float], claim: str) -> Row:
+    """A claim that the mean of relative errors is on the better side of the rival's, or below a goal."""
     name, against = rival
-    beside = name if name.startswith("goal") else f"{name} {with_spread(against, '{:.1%}')}"
+    beside = name if isinstance(against, float) else f"{name} {with_spread(against, '{:.1%}')}"
     return Row(figure, with_spread(ours, "{:.1%}"), None, beside, claim, verdict(ours, against))

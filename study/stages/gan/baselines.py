@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from study.data.dataset import to_float, to_pixels
-from study.harness.search import Params, Search, Trial, choice, integer, log_uniform
+from study.harness.search import Params, Search, Trial, choice, integer, log_uniform, named
+from study.harness.settings import MOST_REPEATS
 from study.science.classifiers import ClassifierSettings
 from study.science.densities import Drawn, copying_bandwidth, kernel_density, mixture, smote
 from study.science.latents import max_abs_pcc
@@ -39,23 +40,34 @@ def baseline_search(mixture_components: Sequence[int], latents: int) -> Search:
     return Search({"val/fd": "minimize"}, space, fixed)
 
 
+def redraw_search(baselines: Search, draws: range) -> Search:
+    """The baselines that are sampled, fitted and drawn again: theirs is a spread as a GAN's seeds have one."""
+    space = {**baselines.space, "draw": integer(0, MOST_REPEATS)}
+    sampled = {name: params for name, params in baselines.fixed.items() if params["source"] in ("mixture", "smote")}
+    fixed = {f"{name}, draw {draw}": {**params, "draw": draw} for draw in draws for name, params in sampled.items()}
+    return Search(baselines.objectives, space, fixed, optional=True)
+
+
 def mixture_name(components: int) -> str:
     """What tables call a mixture; one component is N(0, I) on whitened latents."""
     return "Gaussian (whitened latents)" if components == 1 else f"Gaussian mixture, {components}"
 
 
 def kernel_search(inputs: GanInputs, nearest: float, seed: int) -> Search:
-    """A kernel density at the bandwidth at which it copies no more than a GAN of this `latent/nearest`."""
+    """A kernel density at the bandwidth at which it copies no more than a GAN does.
+
+    Args:
+        nearest: How far the GAN's latents are from the nearest training latent.
+    """
 
     def find() -> dict[str, np.ndarray]:
-        found = copying_bandwidth(inputs.encoded.vectors, inputs.val_latents, nearest, seed)
+        found = copying_bandwidth(inputs.encoded.vectors, nearest, seed)
         return {"bandwidth": np.array(found)}
 
     kept = inputs.context.kept_arrays("autoencoder", find, KERNEL_DENSITY, nearest, seed)
-    bandwidth = float(kept["bandwidth"])
-    return Search(
-        {"val/fd": "minimize"}, {"bandwidth": log_uniform(*BANDWIDTH_RANGE)}, {KERNEL_DENSITY: {"bandwidth": bandwidth}}
-    )
+    # By its parameters: another bandwidth is another trial.
+    fixed = named([{"bandwidth": float(kept["bandwidth"])}])
+    return Search({"val/fd": "minimize"}, {"bandwidth": log_uniform(*BANDWIDTH_RANGE)}, fixed)
 
 
 def class_search() -> Search:
@@ -77,7 +89,7 @@ class _Samples:
 
 def run_baseline_trial(trial: Trial, *, inputs: GanInputs, seed_for: Callable[[int], int]) -> tuple[float]:
     """Measure and log a baseline. Returns `val/fd`."""
-    source, train, seed = trial.params.get("source"), inputs.encoded.vectors, seed_for(0)
+    source, train, seed = trial.params.get("source"), inputs.encoded.vectors, seed_for(trial.params.get("draw", 0))
     val, count = inputs.val_latents, sample_count(len(inputs.data.test))
     if source == "real":
         samples = _Samples(to_float(inputs.data.train.images[:count]), train[:count])

@@ -125,9 +125,12 @@ class Share:
         return f"{self.k} of {self.n} ({low:.0%} to {high:.0%})"
 
 
-def collapsed(measured: Measured, results: Sequence[Result]) -> Share:
-    """How many of these trainings have collapsed at the end."""
-    return Share(sum(measured[result.run_id]["collapse/last"] > 0 for result in results), len(results))
+def collapsed(measured: Measured, results: Sequence[Result], asked: int = 0) -> Share:
+    """How many of these trainings have collapsed at the end; those that broke down, of so many, among them."""
+    broken = max(0, asked - len(results))
+    return Share(
+        sum(measured[result.run_id]["collapse/last"] > 0 for result in results) + broken, len(results) + broken
+    )
 
 
 def collapse_shares(results: Sequence[Result], measured: Measured) -> list[tuple[str, str, Share]]:
@@ -162,3 +165,23 @@ def share_verdict(ours: Share, against: Share | float) -> Verdict:
     if low > other_high:
         return "held"
     return "did not hold" if high < other_low else "undecided"
+
+
+def collapsed_alone(recipes: Sequence[Result], measured: Measured) -> tuple[int, int]:
+    """Of how many recipes only the first of KINDS has collapsed, and of how many only the second."""
+    ended: dict[int, dict[str, bool]] = {}
+    for result in recipes:
+        ended.setdefault(result.params["recipe"], {})[result.params["kind"]] = (
+            measured[result.run_id]["collapse/last"] > 0
+        )
+    pairs = [tuple(each[kind] for kind in KINDS) for each in ended.values() if len(each) == len(KINDS)]
+    return pairs.count((True, False)), pairs.count((False, True))
+
+
+def paired_verdict(ours: int, others: int) -> Verdict:
+    """Whether ours collapse more often than the others by the same recipes: McNemar's exact test of the recipes with
+    which only one of them does (1947, https://doi.org/10.1007/BF02295996), at a level of 5 %.
+    """
+    if not ours + others or binomtest(ours, ours + others).pvalue >= 1 - CONFIDENCE:
+        return "undecided"
+    return "held" if ours > others else "did not hold"

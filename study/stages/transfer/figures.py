@@ -9,15 +9,16 @@ import numpy as np
 from study.harness.search import Result
 from study.harness.study import Study
 from study.harness.table import spread
+from study.stages.transfer.config import LABELS_PER_CLASS
 from study.stages.transfer.trial import FINE_TUNED, FROZEN, MODES, SCRATCH, SEMI
 from tracking import figures
 from tracking.runs import Measured, metric_history
 
 REFERENCE_ACCURACY = {FROZEN: 0.40, FINE_TUNED: 0.80}
-LATENTS_SVM, RAW_SVM = "baseline/latents_jittered_svm", "baseline/raw_pixels_svm"
+LATENTS_SVM, PIXELS_SVM = "baseline/latents_jittered_svm", "baseline/raw_pixels_jittered_svm"
 BASELINES = {
-    RAW_SVM: "raw pixels, RBF SVM",
-    "baseline/raw_pixels_jittered_svm": "raw pixels, jittered copies, RBF SVM",
+    "baseline/raw_pixels_svm": "raw pixels, RBF SVM",
+    PIXELS_SVM: "raw pixels, jittered copies, RBF SVM",
     "baseline/pca_svm": "PCA, RBF SVM (*)",
     "baseline/latents_1nn": "latents, nearest neighbour (*)",
     LATENTS_SVM: "latents, jittered copies, RBF SVM (*)",
@@ -43,7 +44,8 @@ def of_mode(results: Sequence[Result], mode: str) -> list[Result]:
 def log_figures(study: Study, results: Sequence[Result], main: Sequence[Result], measured: Measured) -> None:
     classes = len(study.context.dataset.classes)
     labels = classes * main[0].params["labels_per_class"]
-    references = study.context.references(REFERENCE_ACCURACY)
+    of_as_many = main[0].params["labels_per_class"] == LABELS_PER_CLASS
+    references = study.context.references(REFERENCE_ACCURACY) if of_as_many else {}
     plots: dict[str, dict[str, tuple[Sequence[float], ...]]] = {}
     for quantity, title in (("loss", "cross entropy"), ("accuracy", "accuracy")):
         for mode in (FROZEN, FINE_TUNED):

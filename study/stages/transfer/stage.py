@@ -38,7 +38,7 @@ def run(context: Context) -> Outcome:
     from study.science.few_labels import EncodedDataset
     from study.stages.transfer.figures import log_figures
     from study.stages.transfer.table import rows
-    from study.stages.transfer.trial import MODES, WEAK_JITTER, run_transfer_trial
+    from study.stages.transfer.trial import MODES, SPREADING, WEAK_JITTER, run_spreading_trial, run_transfer_trial
     from tracking.errors import StoreError
     from tracking.runs import trial_metrics
 
@@ -67,11 +67,20 @@ def run(context: Context) -> Outcome:
         "classes": len(context.dataset.classes),
         "hidden": config.hidden,
     }
+    spreading = Search(
+        {"val/accuracy": "maximize"},
+        {**space, "mode": choice(SPREADING)},
+        named([{"mode": SPREADING, "draw": draw, "labels_per_class": labels} for draw in range(config.draws)]),
+        optional=True,
+    )
     with open_study(context, description) as study:
+        spread = partial(run_spreading_trial, encoded=encoded, seed_for=context.seed_for)
+        spread_results = study.ahead(spreading, spread, SPREADING)
         objective = partial(
             run_transfer_trial, config=config, module=module, encoded=encoded, seed_for=context.seed_for
         )
         results = study.search(Search({"val/accuracy": "maximize"}, space, named(fixed)), objective)
+        beside = spread_results()
         main = [result for result in results if result.params["labels_per_class"] == labels]
         if not main:
             raise StoreError(f"no classifier from {labels} labels a class is complete: see the runs")
@@ -80,7 +89,7 @@ def run(context: Context) -> Outcome:
         def finish(made: Mapping[str, object]) -> Sequence:
             measured = trial_metrics(study.parent)
             log_figures(study, results, main, measured)
-            return rows(context, main, measured)
+            return rows(context, [*main, *beside], measured)
 
         protocol = {"labels_per_class": str(labels)}
         return study.close(

@@ -18,11 +18,12 @@ from study.science.classifiers import ClassifierSettings, draw_labelled, jitter,
 from study.science.few_labels import EncodedDataset, baselines, train_by_default
 from study.science.latents import max_abs_pcc
 from study.science.loops import Report, apply, eval_mode
-from study.science.self_training import train_on_spread_labels
+from study.science.self_training import SpreadClassifier, train_on_spread_labels
 from study.stages.transfer.config import TransferConfig
 from tracking import figures
 
 FROZEN, FINE_TUNED, SCRATCH, SEMI = MODES = ("frozen", "fine-tuned", "from scratch", "semi-supervised")
+SPREADING = "label spreading"  # a baseline with trials of its own
 LEARNING_RATES = {FROZEN: 5e-3, FINE_TUNED: 1e-2, SCRATCH: 1e-2, SEMI: 1e-2}  # peaks of the one-cycle schedule
 SMOOTHING = 0.1  # of few labels
 BATCH_SIZE, SEMI_BATCH_SIZE = 20, 256
@@ -83,6 +84,25 @@ def run_transfer_trial(
         classifier, to_float(data.val.images[:2]), {"module": dict(module), "mode": mode, "draw": trial.params["draw"]}
     )
     return (trial.history["val/accuracy"][1][-1],)
+
+
+def run_spreading_trial(trial: Trial, *, encoded: EncodedDataset, seed_for: Callable[[int], int]) -> tuple[float]:
+    """Measure and log label spreading on the latents, which has the same help as self-training and is not trained.
+
+    Returns `val/accuracy`.
+    """
+    data = encoded.data
+    known = draw_labelled(
+        data.train.labels, trial.params["labels_per_class"], seed_for(trial.params["draw"]), classes=len(data.classes)
+    )
+    spread = encoded.graph.spread(known, data.train.labels[known], len(data.classes))
+    classifier = SpreadClassifier(encoded.encoder, encoded.latents[0], spread)
+    found = {**_measure(classifier, data.val, "val"), **_measure(classifier, data.test, "test")}
+    found["train/spread_accuracy"] = float((spread.argmax(1) == data.train.labels).float().mean())
+    found["latent/max_abs_pcc"] = max_abs_pcc(encoded.latents[1])
+    trial.run.log(found)
+    _log_guesses(trial, classifier, data)
+    return (found["val/accuracy"],)
 
 
 def _settings(config: TransferConfig, mode: str, labels: int, images: int) -> ClassifierSettings:
@@ -166,12 +186,19 @@ def _measure(classifier: nn.Module, split: Split, name: str) -> dict[str, float]
 
 
 def _log_pictures(trial: Trial, classifier: nn.Module, data: Dataset) -> None:
-    mode = trial.params["mode"]
-    title = f"{mode}, draw {trial.params['draw']}, {trial.params['labels_per_class']} labels a class"
+    title = _title(trial)
     for quantity, label in (("loss", "cross entropy"), ("accuracy", "accuracy")):
         parts = {"training": f"train/{quantity}", "validation": f"val/{quantity}"}
         series = {name: trial.history[metric] for name, metric in parts.items() if metric in trial.history}
         trial.run.log_figure(quantity, figures.curves(series, "epoch", label, f"Transfer, {title}"))
+    _log_guesses(trial, classifier, data)
+
+
+def _title(trial: Trial) -> str:
+    return f"{trial.params['mode']}, draw {trial.params['draw']}, {trial.params['labels_per_class']} labels a class"
+
+
+def _log_guesses(trial: Trial, classifier: nn.Module, data: Dataset) -> None:
     images, labels = data.test.images[:GUESSES_SHOWN], data.test.labels[:GUESSES_SHOWN].tolist()
     with eval_mode(classifier):
         guesses = classifier(to_float(images)).argmax(1).tolist()
@@ -182,5 +209,7 @@ def _log_pictures(trial: Trial, classifier: nn.Module, data: Dataset) -> None:
     ]
     pixels = to_pixels(images)
     rows = [""] * -(-len(pixels) // GUESSES_IN_ROW)
-    trial.run.log_figure("guesses", figures.labelled_grid(pixels, rows, f"The classifier's guesses, {title}", captions))
+    trial.run.log_figure(
+        "guesses", figures.labelled_grid(pixels, rows, f"The classifier's guesses, {_title(trial)}", captions)
+    )
     trial.run.log_image("guesses", figures.grid(pixels, GUESSES_IN_ROW), step=0)

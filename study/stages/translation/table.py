@@ -7,7 +7,7 @@ from math import isfinite
 
 from study.harness.search import Result
 from study.harness.stage import Context, Row, Verdict
-from study.harness.table import with_spread
+from study.harness.table import verdict, with_spread
 from study.science.judges import weakness
 from study.science.translation_settings import (
     CONDITIONAL_GAN,
@@ -27,7 +27,6 @@ from study.stages.translation.verdicts import (
     COLLAPSED,
     WORKS_ERROR,
     WORKS_LOST,
-    decide,
     every,
     none_of,
     slower,
@@ -103,17 +102,17 @@ def _claims(context: Context, cells: Cells, task: Task) -> list[Row]:
         return [1 - kept for kept in cells.values(task, method, pairing, measure)]
 
     def works(method: Method, pairing: Pairing) -> Verdict:
-        right = [decide(lost(method, pairing, judge), [WORKS_LOST]) for judge in KEPT]
-        return every(decide(mae(method, pairing), [identity], factor=WORKS_ERROR), *right)
+        right = [verdict(lost(method, pairing, judge), WORKS_LOST) for judge in KEPT]
+        return every(verdict(mae(method, pairing), identity, factor=WORKS_ERROR), *right)
 
     def collapsed(method: Method, pairing: Pairing) -> Verdict:
         reach = zip(*(cells.values(task, method, pairing, measure) for measure in REACH), strict=True)
-        return decide([min(each) for each in reach], [COLLAPSED])
+        return verdict([min(each) for each in reach], COLLAPSED)
 
     def better_than(method: Method) -> Verdict:
         """CycleGAN on unpaired images: in error, and in the class kept by both judges."""
-        kept = [decide(lost(CYCLE_GAN, UNPAIRED, judge), lost(method, UNPAIRED, judge)) for judge in KEPT]
-        return every(decide(mae(CYCLE_GAN, UNPAIRED), mae(method, UNPAIRED)), *kept)
+        kept = [verdict(lost(CYCLE_GAN, UNPAIRED, judge), lost(method, UNPAIRED, judge)) for judge in KEPT]
+        return every(verdict(mae(CYCLE_GAN, UNPAIRED), mae(method, UNPAIRED)), *kept)
 
     def errors(method: Method) -> str:
         return f"error {cells.matrix(task, method, MAE)}; class kept {cells.matrix(task, method, KEPT[0], '{:.1%}')}"
@@ -138,8 +137,8 @@ def _claims(context: Context, cells: Cells, task: Task) -> list[Row]:
         f"error {cells.cell(task, CYCLE_GAN, UNPAIRED, MAE)}, class kept "
         f"{cells.cell(task, CYCLE_GAN, UNPAIRED, KEPT[0], '{:.1%}')}"
     )
-    least = (decide(mae(GAN, PAIRED), mae(GAN, other)) for other in (LOOSE, UNPAIRED))
-    harder = decide(mae(CONDITIONAL_GAN, LOOSE), mae(CONDITIONAL_GAN, PAIRED), better="more")
+    least = (verdict(mae(GAN, PAIRED), mae(GAN, other)) for other in (LOOSE, UNPAIRED))
+    harder = verdict(mae(CONDITIONAL_GAN, LOOSE), mae(CONDITIONAL_GAN, PAIRED), better="more")
     return [
         row(
             "A plain GAN suits none of the pairings",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf, isfinite
-from statistics import mean
-from typing import Literal
+from math import inf
 
 import numpy as np
 
@@ -21,24 +19,6 @@ COLLAPSED = COLLAPSED_REACH
 """It has collapsed if its recall, its coverage or its dependence on the input is below this."""
 GOAL = 0.5
 """What "slower" means: more steps until the validation error is this share of the untranslated input's."""
-ALONE = 0.25
-"""With a single training there is no spread: a claim is then decided if both sides are apart by more than this share of
-what ours is held against."""
-
-
-def decide(
-    ours: Sequence[float], against: Sequence[float], *, better: Literal["less", "more"] = "less", factor: float = 1.0
-) -> Verdict:
-    """`study.harness.table.verdict` where there are repeats; of a single training, by the margin `ALONE`."""
-    if len(ours) != 1:
-        return verdict(ours, against, better=better, factor=factor)
-    if not against or not all(map(isfinite, (*ours, *against))):
-        return "undecided"
-    goal = factor * mean(against)
-    ahead = goal - ours[0] if better == "less" else ours[0] - goal
-    if abs(ahead) <= ALONE * abs(goal):
-        return "undecided"
-    return "held" if ahead > 0 else "did not hold"
 
 
 def every(*verdicts: Verdict) -> Verdict:
@@ -69,7 +49,9 @@ def steps_to(goal: float, steps: Sequence[float], errors: Sequence[float]) -> fl
 def slower(ours: Sequence[float], against: Sequence[float], most: float) -> Verdict:
     """Whether ours takes more steps to the goal, of so many that were made.
 
-    Trainings of ours that never get there take more than all the steps: these stand for them. Held against those that
-    never get there, nothing is decided.
+    Trainings that never get there take more than all the steps: these stand for them, and only what holds all the more
+    with more steps is decided.
     """
-    return decide([min(each, most) for each in ours], against, better="more")
+    decided = verdict([min(each, most) for each in ours], [min(each, most) for each in against], better="more")
+    uncertain = {"held": against, "did not hold": ours, "undecided": ()}[decided]
+    return "undecided" if any(each > most for each in uncertain) else decided

@@ -45,13 +45,13 @@ def test_a_kernel_density_is_scikit_learns(bandwidth: float) -> None:
 
 def test_the_bandwidth_copies_no_more_than_asked_for_and_is_the_least_that_does() -> None:
     train, held_out = clusters(600, 0), clusters(400, 1)
-    found = copying_bandwidth(train, held_out, 0.8, seed=3)
-    floor = nearest_distance(held_out, train)
+    wanted = 0.8 * nearest_distance(held_out, train)
+    found = copying_bandwidth(train, wanted, seed=3)
 
-    def ratio(bandwidth: float) -> float:
-        return nearest_distance(kernel_density(train, held_out, bandwidth, 2000, seed=3).points, train) / floor
+    def nearest(bandwidth: float) -> float:
+        return nearest_distance(kernel_density(train, held_out, bandwidth, 2000, seed=3).points, train)
 
-    assert ratio(found) >= 0.8 > ratio(found - 0.01)
+    assert nearest(found) >= wanted > nearest(found - 0.01)
 
 
 def test_smote_draws_on_lines_between_neighbours() -> None:

@@ -154,3 +154,27 @@ def test_claims_of_the_copy_can_fail() -> None:
         found["Attention does what no convolution does: each pixel takes the value of its mirror image"]
         == "did not hold"
     )
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([1e-6] * 10, "held"),
+        ([1e-6] * 9 + [2e-5], "did not hold"),  # the mean would be below
+        ([0.0], "held"),
+        ([float("nan"), 0.0], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_one_error_refutes_a_claim_about_the_largest(errors: list[float], expected: str) -> None:
+    assert table.all_within(errors, 1e-5) == expected
+
+
+@pytest.mark.parametrize("decisions", [(0, 1), (1, 1), (0, 2)])
+def test_one_image_seen_otherwise_refutes_that_none_is(decisions: tuple[int, int]) -> None:
+    compared = {
+        name: {**FOUND["compared"][name], "decisions": count}
+        for name, count in zip(("float32", "float64"), decisions, strict=True)
+    }
+    found = claims({**FOUND, "compared": compared}, ERRORS)
+    assert found["The classifier sees the same class in every reconstruction"] == "did not hold"

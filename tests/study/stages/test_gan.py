@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import comb
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,11 +24,15 @@ from study.harness.study import open_study
 from study.science.gans import PAPER, REFERENCE, GanSettings
 from study.science.judges import PARTS, Judges
 from study.science.loops import Diverged, Report
+from study.stages.gan.baselines import baseline_search, kernel_search, redraw_search, run_baseline_trial
 from study.stages.gan.cells import Cells, distance_sentence
 from study.stages.gan.collapse import (
     KINDS,
     Share,
     collapse_table,
+    collapsed,
+    collapsed_alone,
+    paired_verdict,
     recipe_search,
     recipe_settings,
     run_recipe_trial,
@@ -260,6 +265,64 @@ def test_a_share_has_wilsons_interval() -> None:
 )
 def test_a_share_is_decided_where_the_intervals_are_apart(ours: Share, against: Share | float, expected: str) -> None:
     assert share_verdict(ours, against) == expected
+
+
+@pytest.mark.parametrize(("alone", "others"), [(0, 0), (1, 5), (0, 5), (0, 6), (6, 0), (9, 2), (10, 1), (5, 5)])
+def test_recipes_are_compared_in_pairs(alone: int, others: int) -> None:
+    """McNemar's exact p-value, by hand: twice the smaller tail of a fair coin, 1 at most."""
+    kinds = [(True, False)] * alone + [(False, True)] * others + [(True, True), (False, False)] * 4
+    results, measured = [], {}
+    for recipe, pair in enumerate(kinds):
+        for kind, ended in zip(KINDS, pair, strict=True):
+            run = f"{recipe} {kind}"
+            results.append(Result(recipe, run, {"recipe": recipe, "kind": kind}, (0.0,), run))
+            measured[run] = {"collapse/last": float(ended)}
+    unpaired = Result(99, "alone", {"recipe": 99, "kind": KINDS[0]}, (0.0,), "alone")  # its WGAN ended in an error
+    assert collapsed_alone([*results, unpaired], {**measured, "alone": {"collapse/last": 1.0}}) == (alone, others)
+    count = alone + others
+    tail = sum(comb(count, k) for k in range(min(alone, others) + 1)) / 2**count
+    expected = "undecided" if min(1, 2 * tail) >= 0.05 else "held" if alone > others else "did not hold"
+    assert paired_verdict(alone, others) == expected
+
+
+def test_trainings_that_broke_down_count_as_collapsed() -> None:
+    results = [Result(number, f"repeat {number}", {}, (0.0,), str(number)) for number in range(2)]
+    measured = {"0": {"collapse/last": 1.0}, "1": {"collapse/last": 0.0}}
+    assert collapsed(measured, results) == Share(1, 2)
+    assert collapsed(measured, results, 3) == Share(2, 3)
+    assert collapsed(measured, [], 1) == Share(1, 1)
+
+
+def test_what_is_sampled_is_drawn_again_and_what_is_not_is_not(store: Store, tiny: Dataset) -> None:
+    first = baseline_search((1, 2), len(tiny.train))
+    again = redraw_search(first, range(1, 3))
+    assert {name.rpartition(", draw ")[0] for name in again.fixed} == {
+        "Gaussian (whitened latents)",
+        "Gaussian mixture, 2",
+        "SMOTE, 10 neighbours",
+    }
+    assert len(again.fixed) == 6
+    context = context_of(store, tiny, LatentGanConfig())
+    with open_study(context, "A test.") as study:
+        measure = partial(run_baseline_trial, inputs=inputs_of(context), seed_for=context.seed_for)
+        one = {name: params for name, params in again.fixed.items() if name.startswith("SMOTE")}
+        results = study.search(Search(again.objectives, again.space, one), measure, "again")
+        once = study.search(
+            Search(first.objectives, first.space, {"SMOTE": {"source": "smote", "components": 0}}), measure
+        )
+        measured = trial_metrics(study.parent)
+    found = {measured[result.run_id]["latent/sliced_wasserstein"] for result in (*results, *once)}
+    assert len(found) == 3
+
+
+def test_a_kernel_density_of_another_bandwidth_is_another_trial() -> None:
+    def slots(bandwidth: float) -> set[str]:
+        context = SimpleNamespace(kept_arrays=lambda *_: {"bandwidth": np.array(bandwidth)})
+        inputs: Any = SimpleNamespace(context=context, encoded=None)
+        return set(kernel_search(inputs, 1.0, 0).fixed)
+
+    assert slots(0.25) == slots(0.25)
+    assert slots(0.25).isdisjoint(slots(0.5))
 
 
 def test_the_table_of_choices_counts_every_recipe_once_a_choice(store: Store, tiny: Dataset) -> None:

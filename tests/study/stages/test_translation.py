@@ -23,7 +23,7 @@ from study.stages.translation.cells import Cells
 from study.stages.translation.config import PRESETS, TranslationConfig
 from study.stages.translation.recipes import OURS, cell_search, matrix_trials, settings_of
 from study.stages.translation.stage import TRANSLATION
-from study.stages.translation.verdicts import decide, every, none_of, slower, steps_to
+from study.stages.translation.verdicts import every, none_of, slower, steps_to
 from tracking.store import read_store
 
 PAIRED, LOOSE, UNPAIRED = MATRIX
@@ -80,20 +80,6 @@ def test_levels_outside_1_to_5_are_refused(level: int) -> None:
         TranslationConfig(levels=(1, level))
 
 
-def test_a_single_training_is_decided_by_a_margin_and_repeats_by_their_spread() -> None:
-    assert [decide([value], [1.0]) for value in (0.74, 0.76, 1.24, 1.26)] == [
-        "held",
-        "undecided",
-        "undecided",
-        "did not hold",
-    ]
-    assert decide([1.3], [1.0], better="more") == "held"
-    assert decide([0.3], [1.0], factor=0.5) == "held"
-    assert decide([0.3, 0.31, 0.32], [0.5]) == "held"
-    assert decide([0.3, 0.7], [0.5]) == "undecided"
-    assert decide([math.inf], [1.0]) == decide([1.0], []) == decide([], [1.0]) == "undecided"
-
-
 def test_claims_of_several_parts() -> None:
     assert every("held", "held") == "held"
     assert every("held", "undecided") == "undecided"
@@ -109,10 +95,29 @@ def test_steps_to_a_goal_lie_between_two_measurements() -> None:
     assert steps_to(0.2, steps, errors) == pytest.approx(150)
     assert steps_to(0.5, steps, errors) == 0
     assert steps_to(0.05, steps, errors) == math.inf
-    assert slower([math.inf], [100.0], 300) == "held"
-    assert slower([100.0], [math.inf], 300) == "undecided"
-    assert slower([50.0], [100.0], 300) == "did not hold"
-    assert slower([110.0], [100.0], 300) == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("ours", "against", "expected"),
+    [
+        ([200.0, 210.0, 205.0], [100.0, 110.0, 105.0], "held"),
+        ([50.0, 52.0, 51.0], [100.0, 110.0, 105.0], "did not hold"),
+        ([100.0, 120.0, 110.0], [100.0, 110.0, 105.0], "undecided"),
+        ([200.0], [100.0], "undecided"),  # one seed has no spread
+        ([math.inf] * 3, [100.0, 110.0, 105.0], "held"),  # more than all the steps that were made
+        ([100.0, 110.0, 105.0], [math.inf] * 3, "did not hold"),
+        ([math.inf] * 3, [math.inf] * 3, "undecided"),
+        ([100.0, 101.0, math.inf], [250.0, 251.0, 252.0], "undecided"),
+        # With as many steps as they may have needed, these could be on the other side.
+        ([290.0, 291.0, 292.0], [200.0, 201.0, math.inf], "undecided"),
+        ([298.0, 298.1, math.inf], [299.9, 299.9, 299.9], "undecided"),
+        ([], [100.0], "undecided"),
+    ],
+)
+def test_what_never_gets_there_takes_more_than_all_steps(
+    ours: list[float], against: list[float], expected: str
+) -> None:
+    assert slower(ours, against, 300) == expected
 
 
 class Planted(Cells):
