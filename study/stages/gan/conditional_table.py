@@ -64,6 +64,12 @@ def conditional_rows(
             "label accuracy, judge 3",
             f"{last}/label_accuracy",
             "{:.1%}",
+            **against(
+                f"More of its images than of {{rival}}'s show the {digit} that was asked for, by judge 3",
+                f"{last}/label_accuracy",
+                "{:.1%}",
+                better="more",
+            ),
             found=f"Asked for a {digit}, the conditional WGAN draws it in "
             f"{cells.cell(BEST, f'{last}/label_accuracy', '{:.1%}') or 'none'} of its images "
             f"(judge 3; {cells.baselines([REAL], f'{last}/label_accuracy', '{:.1%}')}){caution(context)}",
