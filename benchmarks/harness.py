@@ -28,6 +28,7 @@ import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
+from study.cli import seldom_collected
 from study.harness.search import Search, Trial, integer, log_uniform
 from study.harness.slots import RUN_ID, SLOT, load_study
 from study.harness.trials import run_search
@@ -178,4 +179,5 @@ def main(trials: int, most: int) -> None:
 
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:]]
-    main(*given, *(60, 1000)[len(given) :])
+    with seldom_collected():  # as commands do
+        main(*given, *(60, 1000)[len(given) :])

@@ -113,7 +113,7 @@ def _flag(name: str, value: Any) -> Iterator[str]:
 
 def exit_code(command: Callable[[], None]) -> int:
     """Run a command. Returns 0, 2 after a user's mistake (one sentence says which), or 130 if it was stopped."""
-    with lasting_output(), _stopped_by_signals(), _seldom_collected():
+    with lasting_output(), _stopped_by_signals(), seldom_collected():
         try:
             with store_errors():
                 try:
@@ -129,7 +129,7 @@ def exit_code(command: Callable[[], None]) -> int:
 
 
 @contextmanager
-def _seldom_collected() -> Iterator[None]:
+def seldom_collected() -> Iterator[None]:
     """Python looks for garbage less often inside: as a database's rows are read, that takes half of the time."""
     young, *older = gc.get_threshold()
     gc.set_threshold(max(young, COLLECT_AFTER) if young else 0, *older)  # 0: it is switched off
