@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from study.cli import exit_code, words
-from study.files import check_file, expanded, writing
+from study.files import check_file, expanded, replacing, writing
 from study.harness.settings import UsageError
 from study.registered import Part, module_of, registered
 
@@ -75,8 +75,8 @@ def _run(arguments: Sequence[str]) -> None:
         content, checked = _program(version, config.part)
     else:
         content, checked = _weights(version, config.part)
-    with writing(out, "--out"):
-        out.write_bytes(content)
+    with writing(out, "--out"), replacing(out) as new:
+        new.write_bytes(content)
     print(f"{out}: {config.part + ' of ' if config.part else ''}{version.uri}, {checked}")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from study.cli import exit_code, words
-from study.files import check_file, expanded, writing
+from study.files import check_file, expanded, replacing, writing
 from study.harness.settings import UsageError
 from study.registered import Part, module_of, registered
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> None:
     config = tyro.cli(PredictConfig, args=list(arguments), prog="python -m study.predict")
     out = expanded(config.out, "--out")
-    check_file(out, "--out")
+    check_file(out, "--out", inputs=expanded(config.inputs, "--inputs"))
     version = registered(config.model, config.store, config.tracking_uri)
 
     import torch
@@ -76,8 +76,8 @@ def _run(arguments: Sequence[str]) -> None:
     with torch.no_grad():
         outputs = apply(module, inputs)
     arrays = _arrays(outputs, version.metadata.get("classes") or ())
-    with writing(out, "--out"):
-        _write(out, arrays)
+    with writing(out, "--out"), replacing(out) as new:
+        _write(new, arrays)
     print(f"{out}: {len(outputs)} outputs of {version.uri}")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from study.cli import exit_code, words
-from study.files import check_file, check_folder, expanded, writing
+from study.files import check_file, check_folder, expanded, replacing, writing
 from study.harness.settings import UsageError, at_least
 from study.harness.stage import model_name
 
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> None:
     config = tyro.cli(SampleConfig, args=list(arguments), prog="python -m study.sample")
     out = expanded(config.out, "--out")
-    _check_out(out)
+    _check_out(out, None if config.images is None else expanded(config.images, "--images"))
 
     import torch
 
@@ -168,7 +168,7 @@ def _module(version: Stored, factory: type[nn.Module]) -> nn.Module:
         return version.load()
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, images: Path | None) -> None:
     """Check that the images can be written before they are drawn.
 
     Raises:
@@ -180,7 +180,7 @@ def _check_out(out: Path) -> None:
         if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"the folder --out must be new or empty, but got {out}")
     if out.suffix:
-        check_file(out, "--out")
+        check_file(out, "--out", images=images)
     else:
         check_folder(out, "--out")
 
@@ -250,7 +250,7 @@ def class_number(name: str, classes: Sequence[str]) -> int:
     """
     if name in classes:
         return list(classes).index(name)
-    if name.isdecimal() and int(name) < len(classes):
+    if name.isdecimal() and len(name) <= len(str(len(classes))) and int(name) < len(classes):
         return int(name)
     known = ", ".join(classes[:MOST_NAMED]) + (", ..." if len(classes) > MOST_NAMED else "")
     raise UsageError(f"the label must be one of {known} or a number from 0 to {len(classes) - 1}, but got {name!r}")
@@ -262,14 +262,16 @@ def _write(config: SampleConfig, out: Path, images: np.ndarray, arrays: dict[str
 
     from tracking.grids import grid
 
-    if out.suffix.lower() == ".png":
-        Image.fromarray(grid(images, config.columns)).save(out)
-    elif out.suffix:
-        plain = {name: values.numpy() for name, values in arrays.items()}
-        with out.open("wb") as archive:  # NumPy adds an ending of its own to a name
-            np.savez_compressed(archive, images=images, **plain)  # type: ignore[arg-type]
+    if out.suffix:
+        with replacing(out) as new:
+            if out.suffix.lower() == ".png":
+                Image.fromarray(grid(images, config.columns)).save(new)
+                return
+            plain = {name: values.numpy() for name, values in arrays.items()}
+            with new.open("wb") as archive:  # NumPy adds an ending of its own to a name
+                np.savez_compressed(archive, images=images, **plain)  # type: ignore[arg-type]
     else:
-        new, files = not out.exists(), [out / f"{number:04}.png" for number in range(len(images))]
+        made, files = not out.exists(), [out / f"{number:04}.png" for number in range(len(images))]
         out.mkdir(exist_ok=True)
         try:
             for file, image in zip(files, images, strict=True):
@@ -277,7 +279,7 @@ def _write(config: SampleConfig, out: Path, images: np.ndarray, arrays: dict[str
         except BaseException:  # stopped half way: what is there would be in the way of the same command
             for file in files:
                 file.unlink(missing_ok=True)
-            if new:
+            if made:
                 out.rmdir()
             raise
 

@@ -145,10 +145,13 @@ def _work(prepared: Prepared) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Keep the workers of an order alive, as a job of Slurm's does. Returns the exit code."""
-    (file,) = sys.argv[1:] if arguments is None else arguments
+    given = list(sys.argv[1:] if arguments is None else arguments)
     codes = []
 
     def run() -> None:
+        if len(given) != 1:
+            raise UsageError(f"study.worker takes the file that a launcher has written, but got {len(given)} arguments")
+        (file,) = given
         order = Order.read(Path(file))
         os.environ.update(order.environment)
         codes.append(keep_alive(order.together, work_elsewhere, (order, None), threading.Event()))

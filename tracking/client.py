@@ -10,7 +10,13 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from tracking.errors import store_errors
+from tracking.errors import StoreError, causes, reason_of, store_errors
+
+NOT_THERE = 404  # of HTTP
+
+ARTIFACTS: dict[str, str] = {}
+"""Where the local stores that were opened keep their files, by tracking URI: what a database says of that is not
+trusted."""
 
 
 def client() -> MlflowClient:
@@ -27,7 +33,13 @@ def if_there() -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, OSError, ValueError):
+    except (MlflowException, OSError, ValueError) as error:
+        import requests
+
+        for cause in causes(error):  # files may lie elsewhere than what a server knows of them
+            answer = getattr(cause, "response", None)
+            if isinstance(cause, requests.RequestException) and (answer is None or answer.status_code != NOT_THERE):
+                raise StoreError(f"the store was lost: {reason_of(cause)}") from error
         with store_errors():
             client().search_experiments(max_results=1)
 

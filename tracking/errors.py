@@ -11,6 +11,8 @@ from contextlib import contextmanager
 SECRETS = "password|sslpassword|passwd|pwd|token|access_token|api_key|apikey|secret|sslkey|passfile"
 """Parameters of URLs that no message may show."""
 
+REFUSED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "ENDPOINT_NOT_FOUND")  # MLflow's codes of a server's "no"
+
 
 class StoreError(Exception):
     """The store cannot be used; the message is one sentence for the user."""
@@ -18,7 +20,7 @@ class StoreError(Exception):
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn what a lost server, a full disk or a read-only folder raises, in whatever package, into one sentence.
+    """Turn what a lost server, one that refuses, a full disk or a read-only folder raises into one sentence.
 
     Raises:
         StoreError: In place of such an error; others pass.
@@ -31,7 +33,9 @@ def store_errors() -> Iterator[None]:
         import requests
         from sqlalchemy.exc import DBAPIError
 
-        for cause in reversed(list(_causes(error))):  # the first of them says it best
+        for cause in reversed(list(causes(error))):  # the first of them says it best
+            if getattr(cause, "error_code", None) in REFUSED:
+                raise StoreError(f"the server refuses: {reason_of(cause)}") from error
             full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
             if full or isinstance(cause, requests.RequestException | DBAPIError | sqlite3.Error):
                 raise StoreError(f"the store was lost: {reason_of(cause)}") from error
@@ -40,7 +44,7 @@ def store_errors() -> Iterator[None]:
 
 def root_of(error: BaseException) -> str:
     """The first line of what an error began with, without passwords: packages wrap it in guesses of their own."""
-    return reason_of(list(_causes(error))[-1])
+    return reason_of(list(causes(error))[-1])
 
 
 def reason_of(error: BaseException) -> str:
@@ -59,7 +63,8 @@ def without_password(text: str) -> str:
     return re.sub(rf"([?&;](?:{SECRETS})=)[^\s&;]*", r"\1***", text, flags=re.IGNORECASE)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it came from, the first of them last."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

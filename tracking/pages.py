@@ -28,6 +28,8 @@ threading.Thread(target=lambda: (sys.stdin.read(), server.terminate()), daemon=T
 sys.exit(server.wait())
 """
 """Keeps a server for as long as whoever has started this holds the other end of its input: if that dies, it ends."""
+THEIRS = ("MLFLOW_REGISTRY_STORE_URI", "MLFLOW_STATIC_PREFIX", "MLFLOW_SERVER_ALLOWED_HOSTS")
+"""Variables for a server of the user's own: ours would show another registry, or answer at no address that we print."""
 NOTHING_FROM_HERE = {"PYTHONSAFEPATH": "1"}  # imported: whose folder the current one is, who knows
 
 
@@ -59,14 +61,16 @@ def served(tracking_uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     Raises:
         StoreError: It does not start, or ends by itself (`wait_for_end`).
     """
-    where = ["--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", tracking_uri]
+    where = ["--host", HOST, "--port", str(port), "--workers", "1"]
+    where += ["--backend-store-uri", tracking_uri, "--registry-store-uri", tracking_uri]
+    kept = {name: value for name, value in os.environ.items() if name not in THEIRS}
     with TemporaryFile() as said:
         process = subprocess.Popen(
             [sys.executable, "-c", KEEPER, *where],
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=subprocess.STDOUT,
-            env={**NO_JOBS, **os.environ, **NOTHING_FROM_HERE},
+            env={**NO_JOBS, **kept, **NOTHING_FROM_HERE},
             start_new_session=True,  # a terminal's Ctrl-C is ours; and all its processes are one group
         )
         try:

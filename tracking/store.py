@@ -133,11 +133,16 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
     try:
         source = sqlite3.connect(f"{(folder / 'mlflow.db').as_uri()}?mode=ro", uri=True, timeout=LOCAL_TIMEOUT)
         with closing(source), closing(sqlite3.connect(copy / "mlflow.db")) as target:
+            source.isolation_level = None
+            source.execute("BEGIN")  # `backup` itself would wait for a locked database for ever
+            source.execute("SELECT 1 FROM sqlite_master").fetchone()
             source.backup(target)
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise StoreError(f"{folder / 'mlflow.db'} is locked by another process: wait for its end") from error
         raise StoreError(f"{folder / 'mlflow.db'} must be an SQLite database: {error}") from error
     _correct_paths(copy / "mlflow.db", folder, _roots(copy / "mlflow.db"))
-    return _connect(folder, sqlite_url(copy / "mlflow.db"), None)
+    return _connect(folder, sqlite_url(copy / "mlflow.db"), None, shown=sqlite_url(folder / "mlflow.db"))
 
 
 @event.listens_for(Engine, "before_cursor_execute", retval=True)
@@ -148,8 +153,8 @@ def _be_as_patient(connection: Any, _cursor: Any, statement: str, parameters: An
     return statement, parameters
 
 
-def _connect(folder: Path, tracking_uri: str, storage: str | None) -> Store:
-    """The store with these databases, after MLflow's first answer."""
+def _connect(folder: Path, tracking_uri: str, storage: str | None, shown: str | None = None) -> Store:
+    """The store with these databases, after MLflow's first answer; a copy of one is told of as `shown`."""
     import mlflow
 
     on_server = not tracking_uri.startswith("sqlite")
@@ -158,6 +163,10 @@ def _connect(folder: Path, tracking_uri: str, storage: str | None) -> Store:
         artifacts=None if on_server else (folder / "artifacts").as_uri(),
         optuna_url=storage or sqlite_url(folder / "optuna.db"),
     )
+    from tracking.client import ARTIFACTS
+
+    if store.artifacts is not None:
+        ARTIFACTS[tracking_uri] = store.artifacts
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(tracking_uri)
     retries = os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
@@ -165,7 +174,7 @@ def _connect(folder: Path, tracking_uri: str, storage: str | None) -> Store:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
         mlflow.MlflowClient().search_experiments(max_results=1)
     except Exception as error:  # SQLAlchemy's and MLflow's many classes, all of which mean the same here
-        raise StoreError(f"{without_password(tracking_uri)} cannot be opened: {root_of(error)}") from error
+        raise StoreError(f"{without_password(shown or tracking_uri)} cannot be opened: {root_of(error)}") from error
     finally:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
     return store

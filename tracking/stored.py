@@ -17,7 +17,7 @@ from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 import torch
@@ -105,14 +105,14 @@ class Stored:
             raise StoreError(
                 f"{self.uri} was not logged by this study, or its run was deleted for good: it is not loaded"
             )
-        if not self.source.startswith(f"{self.root}/") or ".." in self.source.split("/"):
+        if not lies_below(self.source, self.root):
             raise StoreError(f"the files of {self.uri} are outside the store, at {self.source}: it is not loaded")
         with ExitStack() as stack:
             try:
                 folder = stack.enter_context(_local(self.source))
             except OSError as error:
                 raise StoreError(f"the files of {self.uri} are missing: {AGAIN}") from error
-            for name, digest in json.loads(self.tags[FILES]).items():
+            for name, digest in self._manifest().items():
                 file = folder / name
                 if not file.is_file():
                     raise StoreError(f"the file {name} of {self.uri} is missing: {AGAIN}")
@@ -122,6 +122,14 @@ class Stored:
             if any(flavor.get("code") for flavor in flavors.values()) or PYTORCH not in flavors:
                 raise StoreError(f"{self.uri} brings code along or is no PyTorch model: it is not loaded")
             yield folder
+
+    def _manifest(self) -> dict[str, str]:
+        """The digests of the model's files by their names; a StoreError if somebody has edited the tag."""
+        with suppress(ValueError):
+            found = json.loads(self.tags[FILES])
+            if isinstance(found, dict) and "MLmodel" in found:
+                return found
+        raise StoreError(f"the run's tag {FILES} of {self.uri} was changed since it was logged: {AGAIN}")
 
 
 @dataclass(frozen=True)
@@ -227,7 +235,7 @@ def delete_model(run_id: str) -> None:
     model = kept_model(run_id)
     if model is None:
         return
-    if not model.source.startswith(f"{model.root}/"):
+    if not lies_below(model.source, model.root):
         raise StoreError(f"the files of {model.uri} are outside the store, at {model.source}: they are not deleted")
     with suppress(MlflowException, OSError):  # a process may have stopped half way: the files are gone already
         get_artifact_repository(model.source).delete_artifacts()
@@ -235,10 +243,20 @@ def delete_model(run_id: str) -> None:
 
 
 def model_root(experiment_id: str) -> str:
-    """Where the models of an experiment's runs are."""
-    from tracking.client import client
+    """Where the models of an experiment's runs are; "" if its database names a place outside the open store."""
+    import mlflow
 
-    return client().get_experiment(experiment_id).artifact_location.rstrip("/")
+    from tracking.client import ARTIFACTS, client
+
+    root = client().get_experiment(experiment_id).artifact_location.rstrip("/")
+    artifacts = ARTIFACTS.get(mlflow.get_tracking_uri())
+    return root if artifacts is None or lies_below(root, artifacts) else ""
+
+
+def lies_below(address: str, root: str) -> bool:
+    """Whether an address is below another one, whatever way it is written: with %2e%2e for .., say."""
+    plain, above = unquote(address), unquote(root).rstrip("/")
+    return bool(above) and plain.startswith(f"{above}/") and ".." not in plain.split("/")
 
 
 @contextmanager

@@ -36,6 +36,8 @@ def data_name(data: str) -> str:
     """
     if data in BUILT_IN:
         return data
+    if not data:
+        raise DataError("a path of images must not be empty")
     last = os.path.basename(os.path.abspath(os.path.expanduser(data)))
     last = re.sub(r"\.npz$", "", last, flags=re.IGNORECASE)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", last)

@@ -94,12 +94,23 @@ def _table(path: Path) -> np.ndarray:
 
 
 def _is_names(line: Sequence[str]) -> bool:
-    """Whether a first line has the columns' names: the first one is no number, or they are pandas' 0, 1, 2, ..."""
-    try:
-        float(line[0])
-    except ValueError:
+    """Whether a first line has the columns' names: less than half of it are numbers, or they are pandas' 0, 1, 2, ...
+
+    A line of numbers with a cell that is none is a mistake, which is not passed over.
+    """
+    numbers = [str(number) for number in range(len(line))]
+    counted = (list(line), list(line[1:]) if not line[0] else [])  # pandas leaves the index without a name
+    if len(line) > 1 and (counted[0] == numbers or counted[1] == numbers[:-1]):
         return True
-    return len(line) > 1 and list(line) == [str(number) for number in range(len(line))]
+    return 2 * sum(map(_is_number, line)) < len(line)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _array(path: Path, name: str) -> np.ndarray:

@@ -34,6 +34,7 @@ CLASSES = {
     "kmnist": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
 }
 IMAGES, LABELS = "{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"
+OF_MNIST = [5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5, 3, 6, 1, 7]  # its first training labels
 REMEDY = "delete its folder and run again with a connection to download it anew"
 
 
@@ -53,6 +54,8 @@ def load_idx(name: str, root: Path) -> Dataset:
         folder = root / FOLDERS[name] / "raw"
     train = _read_split(folder, "train", TRAIN_IMAGES)
     test = _read_split(folder, "t10k", TEST_IMAGES)
+    if name != "mnist" and train.labels[: len(OF_MNIST)].tolist() == OF_MNIST:  # all three have the same file names
+        raise DataError(f"{folder} must hold {FOLDERS[name]}, but its labels are MNIST's: give the right --data")
     order = torch.randperm(TRAIN_IMAGES, generator=torch.Generator().manual_seed(SPLIT_SEED))
     kept, held_out = order[VALIDATION_IMAGES:], order[:VALIDATION_IMAGES]
     return Dataset(name, train.take(kept), train.take(held_out), test, classes=CLASSES[name], source=name)

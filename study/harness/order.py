@@ -66,8 +66,12 @@ class Order:
             UsageError: There is none.
         """
         try:
-            return cls(**json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            order = cls(**json.loads(file.read_text(encoding="utf-8")))
+            texts = [*order.arguments, *order.environment.keys(), *order.environment.values()]
+            if not (order.arguments and all(isinstance(text, str) for text in texts)):
+                raise ValueError("its arguments and its environment must be text")
+            return order
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UsageError(f"{file} must be an order that a launcher has written: {error}") from error
 
     def check_code(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 KeptModels = Literal["all", "champions"]
 Verdict = Literal["held", "did not hold", "undecided"]
+
+
+KIND = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"
+"""What stages and kinds of model may be called."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,24 @@ class Stage:
     headline: str = ""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", self.name):
+        if not re.fullmatch(KIND, self.name):
             raise ValueError(f"a stage's name must be lower-case words with hyphens, but got {self.name!r}")
         if iskeyword(self.key):
             raise ValueError(f"a stage cannot be called {self.name}: that is a word of Python's")
-        if not is_dataclass(self.config):
-            raise ValueError(f"the config of stage {self.name} must be a dataclass, but got {self.config!r}")
+        if not is_dataclass(self.config) or not self.config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise ValueError(f"the config of stage {self.name} must be a frozen dataclass, but got {self.config!r}")
+        demanded = [each.name for each in fields(self.config) if each.default is each.default_factory is MISSING]
+        if demanded:
+            raise ValueError(f"settings of stage {self.name} must have defaults, but these have none: {demanded}")
+        odd = [name for name, config in self.presets.items() if not isinstance(config, self.config)]
+        if odd:
+            raise ValueError(f"presets of stage {self.name} must be of its config's type, but these are not: {odd}")
+        for kinds in (self.inputs, self.outputs):
+            if isinstance(kinds, str) or any(not re.fullmatch(KIND, kind) or iskeyword(kind) for kind in kinds):
+                raise ValueError(
+                    f"inputs and outputs of stage {self.name} must be tuples of lower-case words with hyphens, "
+                    f"but got {kinds!r}"
+                )
         unknown = set(self.extent) - {each.name for each in fields(self.config)}
         if unknown:
             raise ValueError(f"stage {self.name} names settings that its config lacks: {', '.join(sorted(unknown))}")
@@ -97,7 +113,7 @@ class Stage:
         return replace(self, inputs=kept, inputs_with_classes=())
 
 
-REFERENCE_SHAPE = (1, 28, 28)
+REFERENCE_SHAPE = (1, 28, 28)  # of the reference's images
 
 
 @dataclass(frozen=True)
@@ -113,7 +129,7 @@ class Row:
         found: What was found, as a sentence for the end of `study.run`; one row of a stage has it.
 
     Raises:
-        ValueError: There is only one of claim and verdict, or the verdict is none of the three.
+        ValueError: A cell is no text, there is only one of claim and verdict, or the verdict is none of the three.
     """
 
     figure: str
@@ -127,6 +143,9 @@ class Row:
     found: str | None = None
 
     def __post_init__(self) -> None:
+        texts = (self.figure, self.ours, *filter(lambda each: each is not None, (self.reference, self.baseline)))
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"the cells of a row must be text, but row {self.figure!r} has {texts!r}")
         if self.verdict is not None and self.verdict not in get_args(Verdict):
             known = ", ".join(get_args(Verdict))
             raise ValueError(f"a verdict must be one of {known}, but row {self.figure!r} has {self.verdict!r}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import tyro
 
 from study.cli import exit_code, words
-from study.files import check_file, check_folder, expanded, writing
+from study.files import check_file, check_folder, expanded, replacing, writing
 from study.harness.settings import UsageError
 
 
@@ -51,7 +51,7 @@ def _run(arguments: Sequence[str]) -> None:
     check_file(out, "--out")
     tables = None if config.markdown is None else expanded(config.markdown, "--markdown")
     if tables is not None:
-        check_file(tables, "--markdown")
+        check_file(tables, "--markdown", out=out)
     pictures = None if config.pictures is None else expanded(config.pictures, "--pictures")
     if pictures is not None:
         check_folder(pictures, "--pictures")
@@ -78,14 +78,14 @@ def _run(arguments: Sequence[str]) -> None:
         read_store(other)
         page = replace(page, comparison=compare(page, str(other)))
     text = render(page)
-    with writing(out, "--out"):
-        out.write_text(text, encoding="utf-8")
+    with writing(out, "--out"), replacing(out) as new:
+        new.write_text(text, encoding="utf-8")
     print(f"{out}: {page.dataset}, {', '.join(section.stage for section in page.sections)}")
     if page.comparison is not None:
         print(f"beside {page.comparison.other}: {page.comparison.summary}")
     if tables is not None:
-        with writing(tables, "--markdown"):
-            tables.write_text(markdown(page), encoding="utf-8")
+        with writing(tables, "--markdown"), replacing(tables) as new:
+            new.write_text(markdown(page), encoding="utf-8")
         print(f"{tables}: its tables")
     if pictures is not None:
         with writing(pictures, "--pictures"):

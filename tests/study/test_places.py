@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import call
+from conftest import Command
 
-from study.files import check_file, check_folder
+from study.files import check_file, check_folder, replacing
 from study.harness.settings import UsageError
 
 
@@ -83,6 +85,61 @@ def test_a_disk_that_is_full_at_the_end_is_not_the_store(
 ) -> None:
     code, _, errors = call("report", capsys, "--store", finished[0], "--out", "/dev/full")
     assert (code, errors) == (2, "error: --out /dev/full cannot be written: No space left on device\n")
+
+
+def test_what_is_written_to_must_be_no_other_file_of_the_command(
+    finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, link, page = tmp_path / "a.npz", tmp_path / "link.npz", tmp_path / "r.html"
+    np.savez(images, images=np.zeros((2, 28, 28), np.uint8))
+    before = images.read_bytes()
+    link.symlink_to(images)
+    for asked, message in {
+        ("predict", "judge", "--inputs", images, "--out", images): "--out must be another file than --inputs",
+        ("predict", "judge", "--inputs", images, "--out", link): "--out must be another file than --inputs",
+        ("sample", "--images", images, "--out", images): "--out must be another file than --images",
+        ("report", "--out", page, "--markdown", page): "--markdown must be another file than --out",
+    }.items():
+        module, *flags = asked
+        code, _, errors = call(module, capsys, *flags, "--store", finished[0])
+        assert (code, message in errors) == (2, True), errors
+    assert images.read_bytes() == before
+    assert not page.exists()
+
+
+def test_an_error_in_the_middle_leaves_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "old.npz"
+    file.write_text("as it was")
+    file.chmod(0o640)
+
+    def fill_the_disk() -> None:
+        with replacing(file) as new:
+            new.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fill_the_disk()
+    assert file.read_text() == "as it was"
+    assert list(tmp_path.iterdir()) == [file]
+    (tmp_path / "link.npz").symlink_to(file)
+    with replacing(tmp_path / "link.npz") as new:
+        assert new.suffix == ".npz"
+        new.write_text("whole")
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("whole", 0o640)
+    assert (tmp_path / "link.npz").is_symlink()
+    with replacing(tmp_path / "new.csv") as new:
+        new.write_text("first")
+    plain = tmp_path / "plain.csv"
+    plain.touch()
+    assert (tmp_path / "new.csv").stat().st_mode == plain.stat().st_mode
+    with replacing(Path("/dev/null")) as new:
+        assert new == Path("/dev/null")
+
+
+def test_a_pipe_is_an_output(finished: tuple[Path, str], command: Command) -> None:
+    done = command("study.report", "--store", finished[0], "--out", "/dev/stdout")
+    assert done.returncode == 0, done.stderr
+    assert "</html>" in done.stdout
 
 
 def test_a_home_folder_everywhere(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.server
+import shutil
+import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -19,7 +22,7 @@ from tracking.errors import StoreError
 from tracking.registry import Version
 from tracking.runs import study_run, trial_run
 from tracking.store import Store, open_store
-from tracking.stored import log_model
+from tracking.stored import delete_model, log_model, logged_model
 
 NAME = "tiny-autoencoder"
 
@@ -123,13 +126,41 @@ def test_a_source_elsewhere_is_not_asked_for(
     assert asked == []
 
 
-@pytest.mark.parametrize("away", ["/etc", "{artifacts}/../../elsewhere"])
+@pytest.mark.parametrize(
+    "away", ["/etc", "{artifacts}/../../elsewhere", "{artifacts}/a/%2e%2e/%2E%2E/%2e%2e/elsewhere"]
+)
 def test_a_folder_elsewhere_is_not_read(store: Store, tmp_path: Path, away: str) -> None:
     version = register(store)
     source = away.format(artifacts=store.artifacts) if "{" in away else Path(away).as_uri()
     tampered = Version(NAME, 1, version.run_id, source, version.metrics, version.tags, "", version.root)
     with pytest.raises(StoreError, match="are outside the store"):
         tampered.load()
+
+
+@pytest.mark.parametrize("form", ["{root}/../../../../victim", "{root}/%2e%2e/%2e%2e/%2e%2e/%2e%2e/victim", "{victim}"])
+def test_a_folder_that_only_the_database_names_is_neither_loaded_nor_deleted(
+    store: Store, tmp_path: Path, form: str
+) -> None:
+    version = register(store)
+    database = tmp_path / "store" / "mlflow.db"
+    victim = Path(shutil.copytree(folder_of(tmp_path), tmp_path / "victim" / "model"))
+    address = form.format(root=version.root, victim=(tmp_path / "victim").as_uri())
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE logged_models SET artifact_location = ?", (f"{address}/model",))
+        if "victim}" in form:  # the root too
+            connection.execute("UPDATE experiments SET artifact_location = ?", (address,))
+    for use in (lambda: delete_model(version.run_id), lambda: logged_model(version.run_id).load()):
+        with pytest.raises(StoreError, match="are outside the store"):
+            use()
+    assert (victim / "MLmodel").is_file()
+
+
+@pytest.mark.parametrize("tag", ["no JSON", "[]", "{}", '{"other": "0"}'])
+def test_an_edited_list_of_files_is_refused(store: Store, tag: str) -> None:
+    version = register(store)
+    mlflow.MlflowClient().set_tag(version.run_id, "model.files", tag)
+    with pytest.raises(StoreError, match=r"the run's tag model\.files .* was changed"):
+        registry.version(NAME, 1).load()
 
 
 def test_on_a_server_no_copy_of_a_model_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
