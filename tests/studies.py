@@ -22,7 +22,7 @@ FAST = (
     *("--transfer.draws", "1", "--transfer.epochs", "1", "--transfer.semi-epochs", "1"),
 )
 """A preset and flags with which the stages of `TRIALS` train nine small models."""
-TRIALS = {"judge": 3, "autoencoder": 2, "transfer": 4}
+TRIALS = {"judge": 3, "autoencoder": 2, "transfer": 5}
 ALL = ("--stages", *TRIALS)
 
 

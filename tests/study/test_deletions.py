@@ -82,7 +82,10 @@ def test_a_generator_that_lost_its_run_gives_way(
     collect_garbage(studies.store)
     before = studies.trials().keys()
     studies.run("smoke", "--data", "digits", "--stages", "latent-gan")
-    assert len(studies.trials().keys() - before) == 1
+    new = [run for run_id, run in studies.trials().items() if run_id not in before]
+    follows = [run for run in new if "bandwidth" in run.data.params]  # of a kernel density that copies no more than it
+    assert len(new) - len(follows) == 1
+    assert len(follows) <= 1
     assert studies.champion("digits-latent-gan") == 2
 
 
@@ -168,7 +171,7 @@ def test_only_registered_models_are_kept_if_asked_for(
         return sum(file.stat().st_size for file in (studies.store / "artifacts").rglob("*") if file.is_file())
 
     before, size, there = studies.trials().keys(), bytes_kept(), models()
-    assert there == len(before)
+    assert there == len(before) - 1, "label spreading is no model of ours"
     given = (*FAST, "--data", letters, *ALL, "--keep-models", "champions")
     done = studies.run(*given)
     assert done.table == finished[1], "nothing is computed again"

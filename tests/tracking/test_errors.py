@@ -6,12 +6,15 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import mlflow
 import pytest
+import requests
 from conftest import no_hang
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ErrorCode
 
 from study.cli import exit_code
 from study.harness import engines
@@ -19,9 +22,10 @@ from study.harness.launcher import Launcher
 from study.harness.search import Search, Trial, log_uniform, named
 from study.harness.settings import UsageError
 from study.harness.trials import run_search
-from tracking.errors import StoreError, without_password
+from tracking.client import if_there
+from tracking.errors import StoreError, store_errors, without_password
 from tracking.runs import study_run
-from tracking.store import open_store
+from tracking.store import Store, open_store
 
 
 @pytest.fixture
@@ -197,3 +201,21 @@ def test_an_address_with_a_slash_in_its_password_is_no_traceback(tmp_path: Path)
     with pytest.raises(StoreError, match="does not answer") as caught:
         open_store(tmp_path, "http://user:pa/ss@127.0.0.1:9")
     assert "pa/ss" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "ENDPOINT_NOT_FOUND"])
+def test_a_server_that_refuses_is_told(code: str) -> None:
+    with pytest.raises(StoreError, match="the server refuses: not you"), store_errors():
+        raise MlflowException("not you", error_code=ErrorCode.Value(code))
+    with pytest.raises(MlflowException), store_errors():
+        raise MlflowException("a fault of ours", error_code=ErrorCode.Value("INTERNAL_ERROR"))
+
+
+@pytest.mark.parametrize(("status", "lost"), [(403, True), (500, True), (404, False), (None, True)])
+def test_files_that_cannot_be_had_are_not_missing(store: Store, status: int | None, lost: bool) -> None:
+    """They may lie elsewhere than what the server knows of them, which answers."""
+    response = requests.Response()
+    response.status_code = status or 0
+    cause = requests.HTTPError("no", response=response) if status else requests.ConnectionError("no")
+    with pytest.raises(StoreError, match="the store was lost: no") if lost else nullcontext(), if_there():
+        raise MlflowException("wrapped") from cause

@@ -199,6 +199,19 @@ def test_a_gzip_file_that_grows_without_end(fake_mnist: Path) -> None:
         data.load("mnist", fake_mnist)
 
 
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
+def test_mnist_is_not_taken_for_another_data_set(tmp_path: Path, name: str) -> None:
+    """All three have the same file names."""
+    write(tmp_path)
+    labels = tmp_path / "train-labels-idx1-ubyte"
+    content = bytearray(labels.read_bytes())
+    content[8:24] = bytes([5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5, 3, 6, 1, 7])
+    labels.write_bytes(content)
+    assert data.load("mnist", tmp_path).name == "mnist"
+    with pytest.raises(DataError, match=f"must hold {NAMES[name]}, but its labels are MNIST's"):
+        data.load(name, tmp_path)
+
+
 def test_a_data_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"--data-dir must be a folder, but .*file is a file"):

@@ -1,15 +1,16 @@
-"""Inputs that a stage takes only where the images have classes."""
+"""Inputs that a stage takes only where the images have classes; what a stage and its rows must be."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from study.data.dataset import Dataset
 from study.harness.launch import Request, leave_out_unlabelled, resolve_inputs
 from study.harness.settings import UsageError
-from study.harness.stage import Stage
+from study.harness.stage import Row, Stage
 from tracking.store import Store
 
 
@@ -48,3 +49,36 @@ def test_with_classes_it_needs_them_and_says_so(store: Store, tiny: Dataset) -> 
 def test_they_must_be_inputs() -> None:
     with pytest.raises(ValueError, match="`inputs_with_classes` must be among the inputs of stage drawer"):
         stage("drawer", inputs_with_classes=("ruler",))
+
+
+@dataclass
+class Thawed:
+    epochs: int = 1
+
+
+@dataclass(frozen=True)
+class Demanding:
+    epochs: int
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"config": Thawed}, "the config of stage odd must be a frozen dataclass"),
+        ({"config": Demanding}, r"must have defaults, but these have none: \['epochs'\]"),
+        ({"presets": {"smoke": {"epochs": 1}}}, r"must be of its config's type, but these are not: \['smoke'\]"),
+        ({"outputs": "line"}, "inputs and outputs of stage odd must be tuples of lower-case words with hyphens"),
+        ({"outputs": ("a b",)}, "inputs and outputs of stage odd must be tuples"),
+        ({"inputs": ("class",)}, "inputs and outputs of stage odd must be tuples"),
+    ],
+)
+def test_a_stage_that_cannot_work_is_refused_as_it_is_made(what: dict[str, Any], message: str) -> None:
+    config = what.pop("config", Settings)
+    with pytest.raises(ValueError, match=message):
+        Stage("odd", "?", config, lambda _: "", lambda _: None, **what)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("cells", [("acc", 0.93), (None, "1"), ("acc", "1", 5), ("acc", "1", None, 0.5)])
+def test_a_cell_that_is_no_text_is_refused(cells: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match="the cells of a row must be text"):
+        Row(*cells)
