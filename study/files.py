@@ -74,10 +74,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A device or a pipe is written to itself.
     """
+    if path.exists() and not path.is_file():
+        yield path
+        return
     target = Path(os.path.realpath(path))
     try:
-        if path.exists() and not path.is_file():
-            raise PermissionError
         handle, name = mkstemp(prefix=".study-", suffix=path.suffix, dir=target.parent)
     except PermissionError:  # a folder in which only this file may be written
         yield path

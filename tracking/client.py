@@ -10,7 +10,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from tracking.errors import StoreError, causes, reason_of, store_errors
+from tracking.errors import causes, store_errors
 
 NOT_THERE = 404  # of HTTP
 
@@ -36,11 +36,11 @@ def if_there() -> Iterator[None]:
     except (MlflowException, OSError, ValueError) as error:
         import requests
 
-        for cause in causes(error):  # files may lie elsewhere than what a server knows of them
-            answer = getattr(cause, "response", None)
-            if isinstance(cause, requests.RequestException) and (answer is None or answer.status_code != NOT_THERE):
-                raise StoreError(f"the store was lost: {reason_of(cause)}") from error
+        asked = [cause for cause in causes(error) if isinstance(cause, requests.RequestException)]
         with store_errors():
+            # Files may lie elsewhere than what the server knows of them: it may answer where they cannot be had.
+            if any(cause.response is None or cause.response.status_code != NOT_THERE for cause in asked):
+                raise
             client().search_experiments(max_results=1)
 
 

@@ -157,14 +157,14 @@ def _connect(folder: Path, tracking_uri: str, storage: str | None, shown: str | 
     """The store with these databases, after MLflow's first answer; a copy of one is told of as `shown`."""
     import mlflow
 
+    from tracking.client import ARTIFACTS
+
     on_server = not tracking_uri.startswith("sqlite")
     store = Store(
         tracking_uri=tracking_uri,
         artifacts=None if on_server else (folder / "artifacts").as_uri(),
         optuna_url=storage or sqlite_url(folder / "optuna.db"),
     )
-    from tracking.client import ARTIFACTS
-
     if store.artifacts is not None:
         ARTIFACTS[tracking_uri] = store.artifacts
     mlflow.set_tracking_uri(tracking_uri)

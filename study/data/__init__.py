@@ -33,13 +33,13 @@ def data_name(data: str) -> str:
     A built-in name stays as it is. Of a path it is the last part without `.npz`, every run of characters outside
     [A-Za-z0-9_.-] replaced by "-", with a fingerprint where it is in another script; where that is nothing or a
     built-in name, "-images" is added.
+
+    Raises:
+        DataError: As `expand`.
     """
     if data in BUILT_IN:
         return data
-    if not data:
-        raise DataError("a path of images must not be empty")
-    last = os.path.basename(os.path.abspath(os.path.expanduser(data)))
-    last = re.sub(r"\.npz$", "", last, flags=re.IGNORECASE)
+    last = re.sub(r"\.npz$", "", expand(data).name, flags=re.IGNORECASE)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", last)
     if not last.isascii():  # names in other scripts must stay different
         name = f"{name.strip('-') or 'images'}-{hashlib.sha256(last.encode(errors='surrogateescape')).hexdigest()[:6]}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from study.harness.search import Result
 from study.harness.stage import Context, Row
-from study.harness.table import with_spread
+from study.harness.table import verdict, with_spread
 from study.science.judges import PARTS, SELECTING, weakness
 from study.stages.gan.config import JUDGES
 from study.stages.gan.settings import BEST, KERNEL_DENSITY, REAL, SMOTE, TEST_RECONSTRUCTIONS, TRAIN_RECONSTRUCTIONS
@@ -36,6 +37,18 @@ class Cells:
     def cell(self, name: str, measure: str, form: str = "{:.2f}") -> str | None:
         values = self.values(name, measure)
         return with_spread(values, form) if values else None
+
+    def against(self, sentence: str, measure: str, rival: str | None, form: str, **rule: Any) -> dict[str, str]:
+        """A claim that the best are better than a rival, which "{rival}" stands for; nothing where there is none.
+
+        Args:
+            rule: Of `study.harness.table.verdict`.
+        """
+        if rival is None:
+            return {}
+        decided, name = verdict(self.values(BEST, measure), self.values(rival, measure), **rule), short(rival)
+        figure = f"{name} {self.cell(rival, measure, form)}"
+        return {"claim": sentence.format(rival=name), "verdict": decided, "rival": figure}
 
     def baselines(self, names: Sequence[str], measure: str, form: str = "{:.2f}") -> str:
         """What the figure is held against: the floor and the ceiling first, then the baselines."""

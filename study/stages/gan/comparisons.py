@@ -102,14 +102,8 @@ def search_and_compare(study: Study, inputs: GanInputs, search: Search, objectiv
     groups[named.PAPER_SETTINGS] = [by_slot["paper"]] if "paper" in by_slot else []
     groups[named.VANILLA_GAN] = vanilla()
     groups |= {name: trained() for name, trained in ablations.items()}
-    first, more_draws = measured(), redrawn()
-    groups |= {
-        name: [
-            *(result for result in first if result.slot == name),
-            *(result for result in more_draws if result.slot.startswith(f"{name}, draw ")),
-        ]
-        for name in baselines.fixed
-    }
+    drawn = [*measured(), *redrawn()]
+    groups |= {name: [each for each in drawn if each.slot.partition(", draw ")[0] == name] for name in baselines.fixed}
     known = trial_metrics(study.parent)
     nearest = mean(known[result.run_id]["latent/nearest"] for result in groups[named.BEST])
     # As a distance: the test latents are its unit only, and have no part in the choice.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from study.harness.search import Result
 from study.harness.stage import Context, Row
 from study.harness.table import verdict
 from study.science.judges import PARTS
-from study.stages.gan.cells import Cells, caution, judge_name, short, weak_judges
+from study.stages.gan.cells import Cells, caution, judge_name, weak_judges
 from study.stages.gan.settings import BEST, REAL, TRAIN_RECONSTRUCTIONS
 from study.stages.gan.trial import LAST_EPOCHS
 from tracking.runs import Measured
@@ -39,12 +39,8 @@ def conditional_rows(
 
     rival = next((name for name in baselines if name.startswith("Gaussian mixture")), None)
 
-    def against(sentence: str, measure: str, form: str, better: Literal["less", "more"] = "less") -> dict[str, str]:
-        if rival is None:
-            return {}
-        decided = verdict(cells.values(BEST, measure), cells.values(rival, measure), better=better)
-        cell = f"{short(rival)} {cells.cell(rival, measure, form)}"
-        return {"claim": sentence.format(rival=short(rival)), "verdict": decided, "rival": cell}
+    def against(sentence: str, measure: str, form: str, **rule: Any) -> dict[str, str]:
+        return cells.against(sentence, measure, rival, form, **rule)
 
     accuracy, score = "sample/label_accuracy", "sample/classification_accuracy_score"
     last = PARTS[-1]

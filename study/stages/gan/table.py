@@ -10,7 +10,7 @@ from study.harness.stage import Context, Row
 from study.harness.table import verdict, with_spread
 from study.science.interpolation import Interpolation
 from study.science.judges import PARTS
-from study.stages.gan.cells import Cells, distance_sentence, judge_name, short, weak_judges
+from study.stages.gan.cells import Cells, distance_sentence, judge_name, weak_judges
 from study.stages.gan.collapse import KINDS, collapsed, collapsed_alone, paired_verdict, share_verdict
 from study.stages.gan.comparisons import Found
 from study.stages.gan.settings import (
@@ -66,11 +66,7 @@ def rows(context: Context, found: Found, measured: Measured, paths: Mapping[str,
         return Row(figure, ours or "failed", its, cells.baselines(held_against, measure, form), metric=key, **claim)
 
     def against_rival(sentence: str, measure: str, form: str = "{:.3f}", **rule: Any) -> dict[str, str]:
-        if rival is None:
-            return {}
-        decided, name = verdict(cells.values(BEST, measure), cells.values(rival, measure), **rule), short(rival)
-        figure = f"{name} {cells.cell(rival, measure, form)}"
-        return {"claim": sentence.format(rival=name), "verdict": decided, "rival": figure}
+        return cells.against(sentence, measure, rival, form, **rule)
 
     found_rows = weak_judges(context)
     for number, part in enumerate(PARTS):

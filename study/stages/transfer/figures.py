@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from study.harness.search import Result
+from study.harness.stage import Context
 from study.harness.study import Study
 from study.harness.table import spread
 from study.stages.transfer.config import LABELS_PER_CLASS
@@ -37,6 +38,12 @@ CURVES_CAPTION = (
 )
 
 
+def references(context: Context, main: Sequence[Result]) -> Mapping[str, float]:
+    """The reference's accuracies by mode, which are of 100 labels of MNIST: none of other data or numbers."""
+    of_as_many = main[0].params["labels_per_class"] == LABELS_PER_CLASS
+    return context.references(REFERENCE_ACCURACY) if of_as_many else {}
+
+
 def of_mode(results: Sequence[Result], mode: str) -> list[Result]:
     return sorted((r for r in results if r.params["mode"] == mode), key=lambda result: result.params["draw"])
 
@@ -44,8 +51,6 @@ def of_mode(results: Sequence[Result], mode: str) -> list[Result]:
 def log_figures(study: Study, results: Sequence[Result], main: Sequence[Result], measured: Measured) -> None:
     classes = len(study.context.dataset.classes)
     labels = classes * main[0].params["labels_per_class"]
-    of_as_many = main[0].params["labels_per_class"] == LABELS_PER_CLASS
-    references = study.context.references(REFERENCE_ACCURACY) if of_as_many else {}
     plots: dict[str, dict[str, tuple[Sequence[float], ...]]] = {}
     for quantity, title in (("loss", "cross entropy"), ("accuracy", "accuracy")):
         for mode in (FROZEN, FINE_TUNED):
@@ -54,7 +59,7 @@ def log_figures(study: Study, results: Sequence[Result], main: Sequence[Result],
                 if histories:
                     middle = np.mean([values for _, values in histories], axis=0)
                     plots.setdefault(title, {})[f"{mode}, {name}"] = (histories[0][0], middle.tolist())
-    dashed = {"accuracy": {f"reference, {mode}": value for mode, value in references.items()}}
+    dashed = {"accuracy": {f"reference, {mode}": value for mode, value in references(study.context, main).items()}}
     title = f"Transfer with {labels} labels: encoder frozen against fine-tuned, means over the draws"
     study.parent.log_figure("curves", figures.side_by_side(plots, "epoch", title, references=dashed), CURVES_CAPTION)
 

@@ -9,8 +9,7 @@ from statistics import mean
 from study.harness.search import Result
 from study.harness.stage import Context, Row
 from study.harness.table import verdict, with_spread
-from study.stages.transfer.config import LABELS_PER_CLASS
-from study.stages.transfer.figures import BASELINES, LATENTS_SVM, PIXELS_SVM, REFERENCE_ACCURACY, TITLES, of_mode
+from study.stages.transfer.figures import BASELINES, LATENTS_SVM, PIXELS_SVM, TITLES, of_mode, references
 from study.stages.transfer.trial import CONSISTENT, FINE_TUNED, FROZEN, PLAIN, REFERENCE_TEST, SCRATCH, SEMI, SPREADING
 from tracking.runs import Measured
 
@@ -23,8 +22,7 @@ class _Rows:
     """Makes rows of test accuracies, means over the draws; none of what was not measured."""
 
     def __init__(self, context: Context, main: Sequence[Result], measured: Measured) -> None:
-        of_as_many = main[0].params["labels_per_class"] == LABELS_PER_CLASS
-        self.references = context.references(REFERENCE_ACCURACY) if of_as_many else {}
+        self.references = references(context, main)
         self.main, self.measured = main, measured
 
     def values(self, mode: str, metric: str = ACCURACY) -> list[float]:
@@ -75,7 +73,7 @@ def rows(context: Context, main: Sequence[Result], measured: Measured) -> tuple[
         *claim("fine-tuned against frozen (*)", tuned, beats_frozen, ("frozen", frozen), FINE_TUNED),
         *accuracy(TITLES[SCRATCH], scratch),
     ]
-    if context.has_reference and main[0].params["labels_per_class"] == LABELS_PER_CLASS:
+    if made.references:
         published = f"Self-training on spread labels beats the published {PUBLISHED:.1%} of 100 labels"
         found += claim(TITLES[SEMI], spread, published, ("Triple-GAN", PUBLISHED))
     else:
