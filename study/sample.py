@@ -140,11 +140,15 @@ def _version(config: SampleConfig) -> Stored:
     Raises:
         StoreError: There is none.
     """
-    from study.data import data_name
+    from study.data import DataError, data_name
     from tracking.local import find_version
 
     kind = "translator" if config.images else "conditional-gan" if config.classes else "latent-gan"
-    name, folder = config.model or model_name(data_name(config.data), kind), expanded(config.store, "--store")
+    try:
+        name = config.model or model_name(data_name(config.data), kind)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    folder = expanded(config.store, "--store")
     found = None if config.tracking_uri else find_version(folder, name, config.version)
     if found is not None:
         return found

@@ -65,13 +65,17 @@ def _run(arguments: Sequence[str]) -> None:
     check_environment()
     read_store(expanded(config.store, "--store"), config.tracking_uri)
 
-    from study.data import data_name
+    from study.data import DataError, data_name
     from study.report.collect import collect
     from study.report.compare import compare
     from study.report.markdown import markdown
     from study.report.page import named_pictures, render
 
-    page = collect(None if config.data is None else data_name(config.data))
+    try:
+        name = None if config.data is None else data_name(config.data)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    page = collect(name)
     if seed is not None:
         page = replace(page, comparison=compare(page, f"seed {seed}", seed))
     elif other is not None:

@@ -136,6 +136,12 @@ def test_an_error_in_the_middle_leaves_what_was_there(tmp_path: Path) -> None:
         assert new == Path("/dev/null")
 
 
+@pytest.mark.parametrize("module", ["sample", "report"])
+def test_no_name_is_no_data_set(module: str, finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, errors = call(module, capsys, "--data", "", "--store", finished[0])
+    assert (code, errors.startswith("error: a path must not be empty")) == (2, True)
+
+
 def test_a_pipe_is_an_output(finished: tuple[Path, str], command: Command) -> None:
     done = command("study.report", "--store", finished[0], "--out", "/dev/stdout")
     assert done.returncode == 0, done.stderr
