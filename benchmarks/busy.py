@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from study.harness.capacity import capacity
+from study.engine.capacity import capacity
 
 ROOT = Path(__file__).parents[1]
 CORES = capacity().cores
@@ -32,7 +32,7 @@ import torch
 from statistics import median
 from torch.nn import functional as F
 from models.autoencoder import Autoencoder
-from study.science.loops import autocast, one_cycle
+from study.training.loops import autocast, one_cycle
 
 torch.manual_seed(0)
 model = Autoencoder(latent_dim=15, architecture="conv+fc", image_shape=(1, 28, 28)).train()

@@ -29,9 +29,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 from study.cli import seldom_collected
-from study.harness.search import Search, Trial, integer, log_uniform
-from study.harness.slots import RUN_ID, SLOT, load_study
-from study.harness.trials import run_search
+from study.engine.search import Search, Trial, integer, log_uniform
+from study.engine.slots import RUN_ID, SLOT, load_study
+from study.engine.trials import run_search
 from tracking.reading import parents
 from tracking.reading import trials as trials_of
 from tracking.runs import TRIAL, Run, study_run, trial_metrics

@@ -42,8 +42,8 @@ from models.autoencoder import Autoencoder
 from models.gan import Critic, Generator
 from study.data import Dataset, load
 from study.data.dataset import to_float
-from study.science.autoencoders import AutoencoderSettings, reconstruction_loss, train_autoencoder
-from study.science.gans import PAPER, REFERENCE, GanSettings, train_gan
+from study.training.autoencoder import AutoencoderSettings, reconstruction_loss, train_autoencoder
+from study.training.gan import PAPER, REFERENCE, GanSettings, train_gan
 
 FOLDER = Path(os.environ.get("STUDY_DATA_DIR", "data"))
 LATENT_DIM, LIMIT, REPEATS = 15, 150.0, 3

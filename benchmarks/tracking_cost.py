@@ -22,8 +22,8 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 from study.config import preset
-from study.harness.launch import run_stages
-from study.harness.search import Objective, Search, Trial
+from study.engine.launch import run_stages
+from study.engine.search import Objective, Search, Trial
 from study.worker import Prepared, prepare
 from tracking.runs import Run, trial_run
 
@@ -48,7 +48,7 @@ def timed_trial(tracked: bool) -> Callable[..., Any]:
             with trial_run(parent, "trial", params, {}) as real:
                 objective(Trial(0, slot, params, real, **rest))  # type: ignore[arg-type]
         else:
-            with patch("study.harness.search.log_model"):
+            with patch("study.engine.search.log_model"):
                 objective(Trial(0, slot, params, MagicMock(spec=Run), **rest))  # type: ignore[arg-type]
         raise Measured(time.perf_counter() - began)
 
@@ -58,7 +58,7 @@ def timed_trial(tracked: bool) -> Callable[..., Any]:
 def seconds(stage: str, prepared: Prepared, tracked: bool) -> float:
     """The time of one trial of a stage."""
     only = tuple(each for each in prepared.request.stages if each.name == stage)
-    with patch("study.harness.study.Trials", timed_trial(tracked)):
+    with patch("study.engine.study.Trials", timed_trial(tracked)):
         try:
             run_stages(replace(prepared.request, stages=only), prepared.session, prepared.inputs)
         except Measured as done:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "pictures" / "house.svg"
-ROOMS = ("study.stages", "study.harness", "study.science", "study.data", "tracking", "models")
+ROOMS = ("study.stages", "study.engine", "study.science", "study.data", "tracking", "models")
 COMMANDS = "commands"  # and what only they share: all else in study/
 GUARDED = ("mlflow", "optuna")  # packages that one room alone may import
 WIDTH, HEIGHT, GAP, DROP, MARGIN = 1040, 112, 28, 54, 16  # of a floor, between rooms, floors, around, in pixels

@@ -54,7 +54,7 @@ class Critic(nn.Sequential):
 class ToneCurve(nn.Module):
     """A rising map of pixel values [0, 1] to [0, 1], straight between equidistant knots; at first the identity.
 
-    `levels` [KNOTS] are its values at the knots, to be filled in (see `study.science.tone`).
+    `levels` [KNOTS] are its values at the knots, to be filled in (see `study.training.tone`).
     """
 
     levels: Tensor

@@ -12,15 +12,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, field, fields, make_dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
-from study.config import DEFAULT, INCIDENTAL, PRESETS, StudyConfig, config_type, preset
+from study.checks import UsageError
+from study.config import DEFAULT, INCIDENTAL, PRESETS, StudyConfig
+from study.engine.launch import Request
 from study.files import expanded
-from study.harness.settings import UsageError
+from study.stages import all_stages
 from study.terminal import lasting_output
 from study.toml import read_toml, with_table
 from tracking.errors import StoreError, store_errors
@@ -178,3 +181,70 @@ def set_log_level(level: str) -> None:
 
 def _parse(flags: list[str], default: StudyConfig, prog: str) -> StudyConfig:
     return tyro.cli(config_type(), args=flags, default=default, prog=prog)
+
+
+def request_of(config: StudyConfig) -> Request:
+    """The stages to run and the settings of all."""
+    known = all_stages()
+    given: dict[str, int | None] = {kind: getattr(config.inputs, key) for kind, key in _kinds().items()}  # type: ignore[attr-defined]
+    return Request(
+        stages=tuple(stage for stage in known if stage.name in config.stages),
+        configs={stage.name: getattr(config, stage.key) for stage in known},
+        versions={kind: number for kind, number in given.items() if number is not None},
+    )
+
+
+def with_inputs(config: StudyConfig, versions: Mapping[str, int]) -> StudyConfig:
+    """The same with exact versions to build on, by kind of model."""
+    kinds = _kinds()
+    inputs = replace(config.inputs, **{kinds[kind]: number for kind, number in versions.items()})  # type: ignore[attr-defined]
+    return replace(config, inputs=inputs)  # type: ignore[call-arg]
+
+
+@cache
+def config_type() -> type[StudyConfig]:
+    """`StudyConfig` with a field for each stage's settings, and the versions of models to build on."""
+    known = all_stages()
+    common = {each.name for each in fields(StudyConfig)} | {"inputs"}
+    for stage in known:
+        if stage.key in common:
+            raise UsageError(f"a stage cannot be called {stage.name}: the study has a setting of that name")
+    names = tuple(stage.name for stage in known)
+    versions = make_dataclass(
+        "Inputs",
+        [(key, int | None, None) for key in _kinds().values()],
+        frozen=True,
+        namespace={
+            "__doc__": "Registered versions to build on, by number; None: what the stages make, or the champion."
+        },
+    )
+    parts = [(stage.key, stage.config, field(default=stage.preset(DEFAULT))) for stage in known]
+    return make_dataclass(
+        "StudyConfig",
+        [
+            ("stages", tuple[Literal[names], ...], field(default=names)),  # type: ignore[valid-type]
+            ("inputs", versions, field(default=versions())),
+            *parts,
+        ],
+        bases=(StudyConfig,),
+        frozen=True,
+        namespace={"__doc__": StudyConfig.__doc__},
+    )
+
+
+def preset(name: str) -> StudyConfig:
+    """The config of this preset.
+
+    Raises:
+        UsageError: There is none of this name.
+    """
+    if name not in PRESETS:
+        raise UsageError(f"the preset must be one of {', '.join(PRESETS)} or a .toml file, but got {name!r}")
+    parts: dict[str, Any] = {stage.key: stage.preset(name) for stage in all_stages()}
+    return replace(config_type()(), **parts)
+
+
+def _kinds() -> dict[str, str]:
+    """The field of `inputs` for each kind of model that a stage makes or needs."""
+    kinds = [kind for stage in all_stages() for kind in (*stage.outputs, *stage.inputs)]
+    return {kind: kind.replace("-", "_") for kind in kinds}

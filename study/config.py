@@ -1,18 +1,24 @@
-"""What a study does: one frozen dataclass, whose parts are the stages' own; and the presets."""
+"""What a study does: the study's own settings, each stage's settings, and their values in the presets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, make_dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from study.harness.launch import Request
-from study.harness.launcher import Launcher
-from study.harness.settings import UsageError, at_least
-from study.harness.stage import KeptModels
-from study.stages import all_stages
+from study.checks import MOST_REPEATS, at_least, at_most, positive
+from study.engine.launcher import Launcher
+from study.engine.stage import KeptModels
+from study.training.translation_settings import (
+    LEVELS,
+    MATRIX,
+    MATRIX_LEVEL,
+    PAIRINGS,
+    TASKS,
+    Pairing,
+    Task,
+    check_level,
+)
 
 PRESETS = ("smoke", "demo", "exercise", "full")
 DEFAULT = "demo"
@@ -73,22 +79,6 @@ class StudyConfig:
         if not 16 <= self.image_size <= 64 or self.image_size % 4:
             raise ValueError(f"`image_size` must be a multiple of 4 from 16 to 64, but got {self.image_size}")
 
-    def request(self) -> Request:
-        """The stages to run and the settings of all."""
-        known = all_stages()
-        given: dict[str, int | None] = {kind: getattr(self.inputs, key) for kind, key in _kinds().items()}  # type: ignore[attr-defined]
-        return Request(
-            stages=tuple(stage for stage in known if stage.name in self.stages),
-            configs={stage.name: getattr(self, stage.key) for stage in known},
-            versions={kind: number for kind, number in given.items() if number is not None},
-        )
-
-    def with_inputs(self, versions: Mapping[str, int]) -> StudyConfig:
-        """The same with exact versions to build on, by kind of model."""
-        kinds = _kinds()
-        inputs = replace(self.inputs, **{kinds[kind]: number for kind, number in versions.items()})  # type: ignore[attr-defined]
-        return replace(self, inputs=inputs)  # type: ignore[call-arg]
-
 
 INCIDENTAL = (
     *("store", "tracking_uri", "storage", "device", "workers", "launcher", "keep_models"),
@@ -97,50 +87,304 @@ INCIDENTAL = (
 """Settings that have no part in what a study computes."""
 
 
-@cache
-def config_type() -> type[StudyConfig]:
-    """`StudyConfig` with a field for each stage's settings, and the versions of models to build on."""
-    known = all_stages()
-    common = {each.name for each in fields(StudyConfig)} | {"inputs"}
-    for stage in known:
-        if stage.key in common:
-            raise UsageError(f"a stage cannot be called {stage.name}: the study has a setting of that name")
-    names = tuple(stage.name for stage in known)
-    versions = make_dataclass(
-        "Inputs",
-        [(key, int | None, None) for key in _kinds().values()],
-        frozen=True,
-        namespace={
-            "__doc__": "Registered versions to build on, by number; None: what the stages make, or the champion."
-        },
-    )
-    parts = [(stage.key, stage.config, field(default=stage.preset(DEFAULT))) for stage in known]
-    return make_dataclass(
-        "StudyConfig",
-        [
-            ("stages", tuple[Literal[names], ...], field(default=names)),  # type: ignore[valid-type]
-            ("inputs", versions, field(default=versions())),
-            *parts,
-        ],
-        bases=(StudyConfig,),
-        frozen=True,
-        namespace={"__doc__": StudyConfig.__doc__},
-    )
+@dataclass(frozen=True)
+class JudgeConfig:
+    """The classifiers that measure generated images."""
+
+    epochs: int = 5
+    """Passes over the training images."""
+    batch_size: int = 256
+    """Images per step."""
+    learning_rate: float = 1e-2
+    """Peak of the one-cycle schedule."""
+
+    def __post_init__(self) -> None:
+        at_least(1, epochs=self.epochs)
+        at_least(2, batch_size=self.batch_size)
+        positive(learning_rate=self.learning_rate)
 
 
-def preset(name: str) -> StudyConfig:
-    """The config of this preset.
-
-    Raises:
-        UsageError: There is none of this name.
-    """
-    if name not in PRESETS:
-        raise UsageError(f"the preset must be one of {', '.join(PRESETS)} or a .toml file, but got {name!r}")
-    parts: dict[str, Any] = {stage.key: stage.preset(name) for stage in all_stages()}
-    return replace(config_type()(), **parts)
+JUDGE_PRESETS = {"smoke": JudgeConfig(epochs=2), "demo": JudgeConfig(epochs=2)}
 
 
-def _kinds() -> dict[str, str]:
-    """The field of `inputs` for each kind of model that a stage makes or needs."""
-    kinds = [kind for stage in all_stages() for kind in (*stage.outputs, *stage.inputs)]
-    return {kind: kind.replace("-", "_") for kind in kinds}
+LATENT_DIM_RANGE = (3, 100)
+REFERENCE_SIZE = 15  # the reference's choice
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The search for the latent size and the architecture of the autoencoder."""
+
+    latent_dims: tuple[int, ...] = (3, 10, 15, 20, 100)
+    """Latent sizes tried first, each without and with FC layers (the reference's five)."""
+    repeats: int = 1
+    """Trainings of each of them, each with its own seed; the figures are means over them."""
+    free_trials: int = 2
+    """Trials after those, of a size and an architecture that Optuna picks."""
+    latent_dim: int | None = None
+    """Latent size of the champion; None: what follows from the latents decides (Frechet distance of a Gaussian mixture
+    on them, accuracy with 10 labels a class); without classes, the knee of the Pareto front."""
+    epochs: int = 20
+    """Passes over the training images, in every trial."""
+    batch_size: int = 128
+    """Images per step."""
+    learning_rate: float = 1e-2
+    """Peak of the one-cycle schedule."""
+    covariance_weight: float = 0.0
+    """Weight of a penalty on the covariance of the latents (VICReg's); 0: none."""
+    compared_weights: tuple[float, ...] = ()
+    """Such weights tried for comparison, with FC layers and the size `latent_dim` (None: 15); none is a champion."""
+
+    def __post_init__(self) -> None:
+        low, high = LATENT_DIM_RANGE
+        for size in self.sizes:
+            if not low <= size <= high:
+                raise ValueError(f"`{low} <= latent_dim <= {high}` must hold, but got {size}")
+        at_least(0, free_trials=self.free_trials)
+        at_least(1, repeats=self.repeats, epochs=self.epochs, latent_dims=len(self.latent_dims) + self.free_trials)
+        at_least(2, batch_size=self.batch_size)
+        positive(learning_rate=self.learning_rate)
+        if not 0 <= self.covariance_weight < float("inf"):
+            raise ValueError(f"`0 <= covariance_weight < inf` must hold, but got {self.covariance_weight}")
+        for weight in self.compared_weights:
+            positive(compared_weights=weight)
+
+    @property
+    def sizes(self) -> list[int]:
+        """The latent sizes of the grid."""
+        return sorted({*self.latent_dims, *([] if self.latent_dim is None else [self.latent_dim])})
+
+
+AUTOENCODER_PRESETS = {
+    "smoke": AutoencoderConfig(latent_dims=(3, 15), free_trials=1, epochs=1),
+    "demo": AutoencoderConfig(latent_dims=(3, 15), epochs=2),
+    "exercise": AutoencoderConfig(latent_dim=15, free_trials=1, compared_weights=(1e-2,)),
+    "full": AutoencoderConfig(repeats=3, free_trials=30, compared_weights=(1e-4, 1e-3, 1e-2, 1e-1)),
+}
+
+
+LABELS_PER_CLASS = 10  # the reference's 100 labels of ten classes
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """What the trained encoder is worth with few labels."""
+
+    labels_per_class: int = LABELS_PER_CLASS
+    """Labelled training images of each class."""
+    draws: int = 3
+    """How often these images are drawn anew; the figures are means over the draws."""
+    label_counts: tuple[int, ...] = ()
+    """Other numbers of labelled images of each class, for the figure of accuracy against labels."""
+    count_draws: int = 2
+    """Draws of each of those."""
+    epochs: int = 50
+    """Epochs over the labelled images; one of the head on the frozen encoder takes each image ten times."""
+    semi_epochs: int = 8
+    """Passes over all the training images in self-training, which uses those without a label too."""
+    hidden: int = 128
+    """Neurons of the MLP's hidden layer."""
+
+    def __post_init__(self) -> None:
+        at_least(1, labels_per_class=self.labels_per_class, label_counts=min(self.label_counts, default=1))
+        at_least(1, draws=self.draws, count_draws=self.count_draws, hidden=self.hidden)
+        at_least(1, epochs=self.epochs, semi_epochs=self.semi_epochs)
+
+
+TRANSFER_PRESETS = {
+    "smoke": TransferConfig(draws=1, epochs=10, semi_epochs=2),
+    "demo": TransferConfig(draws=1, semi_epochs=2),
+    "exercise": TransferConfig(draws=5, label_counts=(1, 5, 30), count_draws=1),
+    "full": TransferConfig(draws=30, label_counts=(1, 2, 5, 30, 100), count_draws=10),
+}
+
+
+@dataclass(frozen=True)
+class LatentGanConfig:
+    """The search for the settings of the WGAN on the latents: batch size, learning rate, weight clip, and more."""
+
+    free_trials: int = 4
+    """Trials that Optuna picks, after the paper's, the reference's and our own settings."""
+    repeats: int = 1
+    """Trainings with the best and with the reference's settings, each with its own seed; the figures are means. With
+    more than one, those of the best are new ones: the trial that was picked as the best is not among them."""
+    final_epochs: int = 20
+    """Passes in those trainings with the best settings; the reference's keep `epochs`."""
+    vanilla_seeds: int = 1
+    """Vanilla GANs trained beside them for comparison, each with its own seed."""
+    recipes: int = 0
+    """Random recipes of a vanilla GAN (latents, loss, BatchNorm, rate, steps, depth), each trained as a WGAN too: which
+    of them collapse?"""
+    recipe_epochs: int = 20
+    """Passes in each of those trainings."""
+    ablations: bool = False
+    """Whether to train with the best settings less what they have beyond the WGAN paper, piece by piece."""
+    epochs: int = 20
+    """Passes over the training latents, in every trial."""
+    evaluate_every: int = 5
+    """Epochs between two measurements on the validation images, at which a searched trial can be pruned."""
+    mixture_components: tuple[int, ...] = (1, 50)
+    """Components of the Gaussian mixtures that are among the baselines; 1: N(0, I) on whitened latents."""
+
+    def __post_init__(self) -> None:
+        at_least(0, free_trials=self.free_trials, vanilla_seeds=self.vanilla_seeds, recipes=self.recipes)
+        at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
+        at_most(MOST_REPEATS, repeats=self.repeats, vanilla_seeds=self.vanilla_seeds, recipes=self.recipes)
+        at_least(1, final_epochs=self.final_epochs, recipe_epochs=self.recipe_epochs)
+        at_least(1, mixture_components=min(self.mixture_components, default=1))
+
+
+@dataclass(frozen=True)
+class ConditionalGanConfig:
+    """The WGAN that is given the label, with the settings of the best one without labels."""
+
+    repeats: int = 1
+    """Trainings, each with its own seed; the figures are means over them."""
+    epochs: int = 20
+    """Passes over the training latents."""
+    evaluate_every: int = 5
+    """Epochs between two measurements on the validation images."""
+    score_epochs: int = 3
+    """Passes of the classifier that is trained on samples, for the classification accuracy score."""
+
+    def __post_init__(self) -> None:
+        at_least(1, repeats=self.repeats, epochs=self.epochs, evaluate_every=self.evaluate_every)
+        at_least(1, score_epochs=self.score_epochs)
+        at_most(MOST_REPEATS, repeats=self.repeats)
+
+
+LATENT_GAN_PRESETS = {
+    "smoke": LatentGanConfig(
+        free_trials=1,
+        epochs=2,
+        final_epochs=2,
+        vanilla_seeds=0,
+        recipes=1,
+        recipe_epochs=1,
+        evaluate_every=2,
+        mixture_components=(1, 2),
+    ),
+    "demo": LatentGanConfig(
+        free_trials=1,
+        epochs=4,
+        final_epochs=8,
+        evaluate_every=4,
+        mixture_components=(50,),
+    ),
+    "exercise": LatentGanConfig(
+        free_trials=2,
+        repeats=3,
+        vanilla_seeds=1,
+        recipes=4,
+        epochs=70,
+        final_epochs=150,
+        evaluate_every=10,
+        mixture_components=(1, 50, 200, 500),
+    ),
+    "full": LatentGanConfig(
+        free_trials=100,
+        repeats=5,
+        vanilla_seeds=10,
+        recipes=40,
+        ablations=True,
+        epochs=70,
+        final_epochs=150,
+        evaluate_every=10,
+        mixture_components=(1, 10, 50, 200, 500, 1000),
+    ),
+}
+CONDITIONAL_GAN_PRESETS = {
+    "smoke": ConditionalGanConfig(epochs=4, evaluate_every=4, score_epochs=1),
+    "demo": ConditionalGanConfig(epochs=8, score_epochs=1),
+    "exercise": ConditionalGanConfig(repeats=3, epochs=70),
+    "full": ConditionalGanConfig(repeats=5, epochs=150),
+}
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Self-attention as convolutions and fully connected layers: a copy of the encoder, and layers that learn."""
+
+    repeats: int = 1
+    """Trainings of each main layer that learns, each with its own seed; the figures are means over them."""
+    free_trials: int = 1
+    """Layers that imitate the convolution, and as many that imitate the fully connected layer, that Optuna picks: their
+    encoding of places, window, heads, and whether scores see the content."""
+    epochs: int = 3
+    """Passes over the images, in every training."""
+    images: int = 6_400
+    """Training images of a pass; an eighth of them where scores see the content, and differ from image to image."""
+    draws: int = 5
+    """Random layers that are turned into attention, for the errors of the exact forms."""
+
+    def __post_init__(self) -> None:
+        at_least(0, free_trials=self.free_trials)
+        at_least(1, repeats=self.repeats, epochs=self.epochs, images=self.images)
+        at_least(2, draws=self.draws)
+        at_most(MOST_REPEATS, repeats=self.repeats)
+
+
+ATTENTION_PRESETS = {
+    "smoke": AttentionConfig(free_trials=0, epochs=1, images=320, draws=2),
+    "demo": AttentionConfig(free_trials=0, epochs=2, images=3_200),
+    "exercise": AttentionConfig(repeats=3, free_trials=2, epochs=4),
+    "full": AttentionConfig(repeats=5, free_trials=40, epochs=30, draws=20),
+}
+
+
+@dataclass(frozen=True)
+class TranslationConfig:
+    """Plain GAN, CycleGAN, conditional GAN and the L1 loss alone, on images that are paired more or less exactly."""
+
+    tasks: tuple[Task, ...] = ("outline",)
+    """From A to B: outline (from outlines to images), thicken, rotate (by 90 degrees). The translator that is
+    registered is of the first."""
+    repeats: int = 1
+    """Trainings of each model on images that are paired, loosely paired (level 3) and unpaired, each with its own
+    seed."""
+    levels: tuple[int, ...] = ()
+    """Other levels of misalignment, 1 to 5, for the figure of error against level."""
+    level_repeats: int = 1
+    """Trainings of each model at each of those, and with each of the other pairings."""
+    pairings: tuple[Pairing, ...] = ()
+    """Other pairings: class (with another image of the same class), shifted (unpaired, other shares of the classes)."""
+    free_trials: int = 0
+    """Trials by which Optuna searches learning rates and loss weights, the same number for each model and pairing."""
+    epochs: int = 5
+    """Epochs, in every trial; the learning rate falls in the second half."""
+    images: int = 10_000
+    """Pairs an epoch, at most half of the training images: so many steps for each model and pairing."""
+    batch_size: int = 32
+    """Pairs a step."""
+
+    def __post_init__(self) -> None:
+        at_least(1, tasks=len(self.tasks), repeats=self.repeats, level_repeats=self.level_repeats, epochs=self.epochs)
+        at_least(1, images=self.images, batch_size=self.batch_size)
+        at_least(0, free_trials=self.free_trials)
+        at_most(MOST_REPEATS, repeats=self.repeats, level_repeats=self.level_repeats)
+        for level in self.levels:
+            check_level(level)
+        for name, values, there in (
+            ("tasks", self.tasks, ()),
+            ("levels", self.levels, (MATRIX_LEVEL,)),
+            ("pairings", self.pairings, MATRIX),
+        ):
+            if len({*values, *there}) < len(values) + len(there):
+                beside = f" and none of {', '.join(map(str, there))}, which are there anyhow" if there else ""
+                raise ValueError(f"`{name}` must have each once{beside}, but got {', '.join(map(str, values))}")
+
+
+TRANSLATION_PRESETS = {
+    "smoke": TranslationConfig(epochs=1, images=128),
+    "demo": TranslationConfig(epochs=1, images=1_000),
+    "exercise": TranslationConfig(levels=(1, 5)),
+    "full": TranslationConfig(
+        tasks=TASKS,
+        repeats=3,
+        levels=tuple(level for level in LEVELS if level != MATRIX_LEVEL),
+        level_repeats=3,
+        pairings=tuple(pairing for pairing in PAIRINGS if pairing not in MATRIX),
+        free_trials=12,
+        epochs=30,
+    ),
+}

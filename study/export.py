@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from study.checks import UsageError
 from study.cli import exit_code, words
 from study.files import check_file, expanded, replacing, writing
-from study.harness.settings import UsageError
 from study.registered import Part, module_of, registered
 
 if TYPE_CHECKING:

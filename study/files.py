@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, mkstemp
 
-from study.harness.settings import UsageError
+from study.checks import UsageError
 
 DATABASES = ("mlflow.db", "optuna.db")  # of a store
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from study.checks import UsageError
 from study.cli import exit_code, words
 from study.files import check_file, expanded, replacing, writing
-from study.harness.settings import UsageError
 from study.registered import Part, module_of, registered
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _run(arguments: Sequence[str]) -> None:
 
     import torch
 
-    from study.science.loops import apply
+    from study.training.loops import apply
 
     module, example = module_of(version, config.part)
     inputs = _given(expanded(config.inputs, "--inputs"), example)

@@ -14,25 +14,25 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from study.cli import exit_code, parse_study, set_log_level, words
+from study.checks import UsageError
+from study.cli import exit_code, parse_study, request_of, set_log_level, words
 from study.config import StudyConfig
+from study.engine import engines
+from study.engine.capacity import Capacity, capacity, on_gpu
+from study.engine.engines import start_missing, workers_elsewhere
+from study.engine.identity import fingerprint
+from study.engine.launch import run_stages
+from study.engine.launcher import Watch, Workload
+from study.engine.order import Order
+from study.engine.table import findings, table, verdicts
+from study.engine.workers import divide_cores, workers
 from study.files import expanded
-from study.harness import engines
-from study.harness.capacity import Capacity, capacity, on_gpu
-from study.harness.engines import start_missing, workers_elsewhere
-from study.harness.identity import fingerprint
-from study.harness.launch import run_stages
-from study.harness.launcher import Watch, Workload
-from study.harness.order import Order
-from study.harness.settings import UsageError
-from study.harness.table import findings, table, verdicts
-from study.harness.workers import divide_cores, workers
 from study.report.collect import keep
 from study.worker import Prepared, prepare, work, work_elsewhere
 from tracking.errors import without_password
 
 if TYPE_CHECKING:
-    from study.harness.stage import Outcome
+    from study.engine.stage import Outcome
 
 WORKERS = "STUDY_WORKERS"  # of the environment
 
@@ -136,7 +136,7 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
 def plan(preset: str, config: StudyConfig, workers: str) -> str:
     """What would run, in words."""
     store = without_password(config.tracking_uri or str(config.store))
-    request = config.request()
+    request = request_of(config)
     lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}", f"workers: {workers}"]
     return "\n".join(
         [*lines, *(f"{stage.name}: {stage.plan(request.configs[stage.name])}" for stage in request.stages)]

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from study.checks import UsageError, at_least
 from study.cli import exit_code, words
+from study.engine.stage import model_name
 from study.files import check_file, check_folder, expanded, replacing, writing
-from study.harness.settings import UsageError, at_least
-from study.harness.stage import model_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,7 @@ def _run(arguments: Sequence[str]) -> None:
     from models.gan import LatentGenerator
     from models.translation import Translator
     from study.data import to_pixels
-    from study.science.loops import apply
+    from study.training.loops import apply
 
     version = _version(config)
     if config.images:
@@ -221,7 +221,7 @@ def _inputs(config: SampleConfig, version: Stored) -> tuple[Tensor, Tensor | Non
     from torch.nn.functional import one_hot
 
     from models.gan import with_labels
-    from study.science.sampling import balanced_labels, noise
+    from study.training.sampling import balanced_labels, noise
 
     stored, device = version.config(), torch.device("cpu")
     if "noise_dim" not in stored.get("settings", {}):

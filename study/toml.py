@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from study.harness.settings import UsageError
+from study.checks import UsageError
 
 ConfigT = TypeVar("ConfigT")
 PLAIN = {

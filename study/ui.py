@@ -14,9 +14,9 @@ from pathlib import Path
 
 import tyro
 
+from study.checks import UsageError
 from study.cli import exit_code, words
 from study.files import expanded
-from study.harness.settings import UsageError
 from tracking.pages import PORT
 
 

@@ -13,22 +13,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.cli import INTERRUPTED, arguments_of, command_of, exit_code, parse_study, set_log_level
+from study.checks import UsageError
+from study.cli import (
+    INTERRUPTED,
+    arguments_of,
+    command_of,
+    exit_code,
+    parse_study,
+    request_of,
+    set_log_level,
+    with_inputs,
+)
 from study.config import StudyConfig
+from study.engine.capacity import share_gpu
+from study.engine.launch import Request, check_inputs, leave_out_unlabelled, resolve_inputs, run_stages
+from study.engine.launcher import Launcher
+from study.engine.order import Order, node
+from study.engine.slurm import go_back_in_time
+from study.engine.workers import keep_alive
 from study.files import expanded
-from study.harness.capacity import share_gpu
-from study.harness.launch import Request, check_inputs, leave_out_unlabelled, resolve_inputs, run_stages
-from study.harness.launcher import Launcher
-from study.harness.order import Order, node
-from study.harness.settings import UsageError
-from study.harness.slurm import go_back_in_time
-from study.harness.workers import keep_alive
 from study.stages import all_stages
 from tracking.errors import StoreError
 
 if TYPE_CHECKING:
     from study.data.dataset import Dataset
-    from study.harness.stage import Session
+    from study.engine.stage import Session
     from tracking.registry import Version
 
 
@@ -65,7 +74,7 @@ def prepare(preset: str, config: StudyConfig, data: Dataset | None = None) -> Pr
     import torch
 
     from study.data import DataError, load
-    from study.harness.stage import Session
+    from study.engine.stage import Session
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device must be one that PyTorch sees, but got 'cuda', and it sees no GPU")
@@ -75,13 +84,13 @@ def prepare(preset: str, config: StudyConfig, data: Dataset | None = None) -> Pr
         data = data or load(config.data, config.data_dir, image_size=config.image_size, colour=config.colour)
     except DataError as error:
         raise UsageError(str(error)) from error
-    asked = config.request()
+    asked = request_of(config)
     request = replace(asked, stages=leave_out_unlabelled(asked.stages, data))
     for stage in request.stages:
         if stage.check is not None:
             stage.check(request.configs[stage.name], data)
     inputs = resolve_inputs(request, data, all_stages())
-    exact = config.with_inputs({kind: version.number for kind, version in inputs.items()})
+    exact = with_inputs(config, {kind: version.number for kind, version in inputs.items()})
     folder = config.data_dir if config.data_dir is None else expanded(config.data_dir, "--data-dir").absolute()
     exact = replace(exact, data=data.source, data_dir=folder, workers=1)
     exact = replace(exact, stages=tuple(stage.name for stage in request.stages))

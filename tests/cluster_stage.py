@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from study.harness.stage import Context, Outcome, Row, Stage
+from study.engine.stage import Context, Outcome, Row, Stage
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ def run(context: Context) -> Outcome:
 
     import torch
 
-    from study.harness import slots
-    from study.harness.order import node
-    from study.harness.search import Search, Trial, log_uniform, named
-    from study.harness.study import Candidate, open_study
+    from study.engine import slots
+    from study.engine.order import node
+    from study.engine.search import Search, Trial, log_uniform, named
+    from study.engine.study import Candidate, open_study
 
     slots.HEARTBEAT, slots.GRACE, slots.RETRIES = 1, 4, 100  # deaths show soon, and however many are survived
     config: CheapConfig = context.config

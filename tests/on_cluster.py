@@ -20,7 +20,7 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 from servers import MlflowServer, Postgres
 
-from study.harness.slots import SLOT
+from study.engine.slots import SLOT
 from tracking.store import open_store
 
 

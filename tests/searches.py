@@ -9,8 +9,8 @@ from typing import Any
 
 import mlflow
 
-from study.harness.search import Objective, Origin, Result, Search, Trial, choice, integer, log_uniform, named
-from study.harness.trials import run_search
+from study.engine.search import Objective, Origin, Result, Search, Trial, choice, integer, log_uniform, named
+from study.engine.trials import run_search
 from tracking.runs import Run, study_run
 from tracking.store import Store
 

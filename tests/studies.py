@@ -13,7 +13,7 @@ import pytest
 from mlflow.entities import Run, ViewType
 
 from study import run
-from study.harness.stage import Verdict
+from study.engine.stage import Verdict
 from tracking.store import open_store
 
 FAST = (

@@ -20,7 +20,7 @@ import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from tracking import figures
+from study import plots
 from tracking.client import client, if_there
 from tracking.environment import no_names
 from tracking.errors import StoreError
@@ -81,8 +81,8 @@ class Run:
         client().log_image(self.run_id, image, key=name, step=step)
 
     def log_figure(self, name: str, figure: Figure, caption: str = "") -> None:
-        """A figure as `figures/<name>.png` among the artifacts; the file says what it shows (see `figures.facts`)."""
-        facts = {"metadata": figures.facts(figure, caption)}
+        """A figure as `figures/<name>.png` among the artifacts; the file says what it shows (see `plots.facts`)."""
+        facts = {"metadata": plots.facts(figure, caption)}
         client().log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs=facts)
 
     def log_text(self, name: str, text: str) -> str:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import tyro
 
+from study.checks import UsageError
 from study.cli import exit_code, words
 from study.files import check_file, check_folder, expanded, replacing, writing
-from study.harness.settings import UsageError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from io import BytesIO
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
-from study.harness.settings import UsageError
-from study.harness.stage import Outcome, Row, Stage
+from study.checks import UsageError
+from study.engine.stage import Outcome, Row, Stage
 from study.report.page import Cell, Page, Picture, Section, Trials, render
 from study.stages import all_stages
 from tracking.errors import reason_of
@@ -183,7 +183,7 @@ def _pictures(record: Record, notes: _Notes) -> list[Picture]:
 
 
 def _picture(record: Record, path: str) -> Picture:
-    """Compress a figure, which says itself what it shows (see `tracking.figures.facts`)."""
+    """Compress a figure, which says itself what it shows (see `study.plots.facts`)."""
     from PIL import Image
 
     name, image = PurePosixPath(path).stem, Image.open(BytesIO(record.read(path)))

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from study.harness.settings import UsageError
-from study.harness.stage import Row
+from study.checks import UsageError
+from study.engine.stage import Row
 from study.report.collect import newest, outcome_of
 from study.report.page import Comparison, Difference, Line, Page
 

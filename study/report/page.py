@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from study.harness.stage import Verdict
+from study.engine.stage import Verdict
 
 if TYPE_CHECKING:
-    from study.harness.stage import Row
+    from study.engine.stage import Row
     from tracking.reading import Record
 
 TEMPLATE = Path(__file__).with_name("page.html")

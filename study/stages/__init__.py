@@ -1,7 +1,7 @@
 """The stages in order; nothing else in the project knows one by name.
 
 A stage of somebody else's plugs in as an entry point of the group `study.stages`: an object of type
-`study.harness.stage.Stage` in an installed package. It runs after those that make what it needs.
+`study.engine.stage.Stage` in an installed package. It runs after those that make what it needs.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
-from study.harness.settings import UsageError
-from study.harness.stage import Stage
+from study.checks import UsageError
+from study.engine.stage import Stage
 from study.stages.attention.stage import ATTENTION
 from study.stages.autoencoder.stage import AUTOENCODER
 from study.stages.gan.stage import CONDITIONAL_GAN, LATENT_GAN
@@ -75,7 +75,7 @@ def _load(point: EntryPoint) -> Stage:
     except Exception as error:  # whatever the package raises as it is imported
         raise UsageError(f"{_origin(point)} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(stage, Stage):
-        raise UsageError(f"{_origin(point)} must be a study.harness.stage.Stage, but is a {type(stage).__name__}")
+        raise UsageError(f"{_origin(point)} must be a study.engine.stage.Stage, but is a {type(stage).__name__}")
     return stage
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from study.cli import command_of, exit_code, parse_study
-from study.config import preset
-from study.harness.settings import UsageError
-from study.harness.stage import seed_for
+from study.checks import UsageError
+from study.cli import command_of, exit_code, parse_study, preset
+from study.engine.stage import seed_for
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-PRINT = "from study.harness.identity import code_state, __file__; print(__file__, *code_state())"
+PRINT = "from study.engine.identity import code_state, __file__; print(__file__, *code_state())"
 PACKAGES = ("models", "tracking", "study")
 
 

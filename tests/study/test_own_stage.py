@@ -104,7 +104,7 @@ def test_it_runs_reports_and_loads_by_name(command: Command, installed: dict[str
     ("module", "message"),
     [
         ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError"),
-        ("STAGE = 3", "must be a study.harness.stage.Stage, but is a int"),
+        ("STAGE = 3", "must be a study.engine.stage.Stage, but is a int"),
         (code("python").replace('name="linear-probe"', 'name="judge"'), "is called judge, as another stage is"),
         (code("python").replace('outputs=("linear-probe",)', 'outputs=("judge",)'), "registers the kind 'judge'"),
         (code("python").replace('extent=("trials",)', 'extent=("tries",)'), "names settings that its config lacks"),

@@ -10,8 +10,8 @@ import pytest
 from commands import call
 from conftest import Command
 
+from study.checks import UsageError
 from study.files import check_file, check_folder, replacing
-from study.harness.settings import UsageError
 
 
 def places(folder: Path) -> dict[str, tuple[str, ...]]:

@@ -12,11 +12,11 @@ import mlflow
 import pytest
 from PIL import Image
 
+from study import plots
 from study.report import __main__ as report
 from study.report.collect import collect
 from study.report.page import render
 from study.stages import all_stages
-from tracking import figures
 from tracking.runs import Run, study_run, trial_run
 from tracking.store import Store, read_store
 
@@ -138,7 +138,7 @@ def test_a_store_with_one_stage_unfinished_and_hostile(store: Store, tmp_path: P
         rows = [row, row | {"claim": EVIL, "verdict": "held"}]
         parent.log_json("outcome", {"champion": EVIL, "rows": rows})
         parent.log_figure(
-            "f", figures.curves({EVIL: ([1, 2], [3.0, 4.0]), "b": ([1], [2.0])}, "x", "y", EVIL), f"caption {EVIL}"
+            "f", plots.curves({EVIL: ([1, 2], [3.0, 4.0]), "b": ([1], [2.0])}, "x", "y", EVIL), f"caption {EVIL}"
         )
         parent.log_table("t", {EVIL: [EVIL]})
         with trial_run(parent, EVIL, {"width": EVIL}, {"optuna.state": "FAIL", "reason": EVIL}) as run:
@@ -195,7 +195,7 @@ def test_a_picture_says_what_it_shows(store: Store) -> None:
     with open_study_run(store, "tiny/judge", "tiny/judge/0") as parent:
         for name in ("second", "first"):
             series = {"conv": ([3, 15], [0.03, 0.0077], [0.0, 0.0001]), "PCA": ([3], [0.05])}
-            figure = figures.curves(series, "size", "MSE", f"The {name}", references={"goal": 0.01})
+            figure = plots.curves(series, "size", "MSE", f"The {name}", references={"goal": 0.01})
             parent.log_figure(name, figure, "A caption")
     pictures = collect("tiny").sections[0].pictures
     assert [picture.title for picture in pictures] == ["The second", "The first"], "in the order of their making"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from study import plots
 from study.report.collect import collect
 from study.report.page import render
-from tracking import figures
 from tracking.runs import Run, study_run
 from tracking.store import Store
 
@@ -66,7 +66,7 @@ def test_one_bad_artifact_is_left_out_with_a_note(
     about = {"title": "a study", "description": "", "tags": {"dataset": "mnist", "command": "x", "settings": "{}"}}
     with study_run(store, store.experiment("mnist/judge"), "mnist/judge/0", **about) as run:
         for name in ("loss", "other"):
-            run.log_figure(name, figures.curves({"a": ([1, 2], [3.0, 4.0])}, "x", "y", f"Figure {name}"))
+            run.log_figure(name, plots.curves({"a": ([1, 2], [3.0, 4.0])}, "x", "y", f"Figure {name}"))
         run.log_table("all", {"kind": ["conv"]})
         row = {"figure": "test accuracy", "ours": "99%", "reference": None, "baseline": None}
         run.log_json("outcome", {"champion": "", "rows": [row]})

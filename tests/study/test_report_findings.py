@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from study import plots
 from study.report import collect as collecting
 from study.report.collect import collect
 from study.report.markdown import markdown
 from study.report.page import render
 from study.stages import all_stages
-from tracking import figures
 from tracking.runs import Run, study_run, trial_run
 from tracking.store import Store
 
@@ -34,7 +34,7 @@ UNDECIDED = {"figure": "error", "ours": "4%", "reference": None, "baseline": Non
 
 
 def picture(run: Run, name: str, title: str) -> None:
-    run.log_figure(name, figures.curves({"a": ([1, 2], [3.0, 4.0])}, "x", "y", title))
+    run.log_figure(name, plots.curves({"a": ([1, 2], [3.0, 4.0])}, "x", "y", title))
 
 
 def add_study(store: Store, stage: str, *rows: Mapping[str, str | None]) -> None:

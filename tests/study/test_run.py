@@ -22,8 +22,8 @@ from studies import copied
 
 from study import data
 from study.data import to_float
-from study.science.domains import domains
 from study.stages import all_stages
+from study.training.domains import domains
 from tracking.store import read_store
 
 STAGES = tuple(stage.name for stage in all_stages())

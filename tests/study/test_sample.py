@@ -13,7 +13,7 @@ from conftest import ROOT
 from PIL import Image
 
 from study import sample
-from study.harness.settings import UsageError
+from study.checks import UsageError
 from tracking.store import read_store
 
 ZOOM, CELL = 2, 30  # screen pixels of an image's pixel; pixels from one image of a grid to the next

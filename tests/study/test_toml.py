@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from study import run
-from study.cli import arguments_of, command_of, parse_study
-from study.config import preset
-from study.harness.settings import UsageError
+from study.checks import UsageError
+from study.cli import arguments_of, command_of, parse_study, preset
 from study.toml import read_toml, with_table
 
 

@@ -16,12 +16,12 @@ from conftest import no_hang
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
+from study.checks import UsageError
 from study.cli import exit_code
-from study.harness import engines
-from study.harness.launcher import Launcher
-from study.harness.search import Search, Trial, log_uniform, named
-from study.harness.settings import UsageError
-from study.harness.trials import run_search
+from study.engine import engines
+from study.engine.launcher import Launcher
+from study.engine.search import Search, Trial, log_uniform, named
+from study.engine.trials import run_search
 from tracking.client import if_there
 from tracking.errors import StoreError, store_errors, without_password
 from tracking.runs import study_run

@@ -12,7 +12,7 @@ import mlflow
 import optuna
 import pytest
 
-from study.harness.slots import _open
+from study.engine.slots import _open
 from tracking.errors import StoreError
 from tracking.runs import study_run
 from tracking.servers import sqlite_path, sqlite_url

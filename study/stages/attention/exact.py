@@ -11,14 +11,14 @@ from torch import nn
 from models.attention_forms import AttentionAutoencoder, mirror
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
+from study import plots
 from study.data.dataset import to_float, to_pixels
-from study.harness.search import Trial
-from study.harness.stage import Context
-from study.science.attention import alpha_errors, border_errors, compare, linear_errors, shared_share
-from study.science.latents import max_abs_pcc
-from study.science.learned_attention import noise_like
-from study.science.loops import apply, eval_mode
-from tracking import figures
+from study.engine.search import Trial
+from study.engine.stage import Context
+from study.measures.attention import alpha_errors, border_errors, compare, linear_errors, shared_share
+from study.measures.latents import max_abs_pcc
+from study.training.attention import noise_like
+from study.training.loops import apply, eval_mode
 
 FOUND = "exact"  # the name under which the lists are kept with the trial's run
 ALPHAS = (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 46)
@@ -52,7 +52,7 @@ def run_exact_trial(trial: Trial, *, context: Context) -> tuple[float]:
             metrics[f"test/decisions_{name}"] = values["decisions"]
     trial.run.log(metrics)
     pairs = torch.cat([to_float(data.val.images[:SHOWN]), samples])
-    trial.run.log_image("samples", figures.grid(to_pixels(pairs), SHOWN), step=0)
+    trial.run.log_image("samples", plots.grid(to_pixels(pairs), SHOWN), step=0)
     config = {"module": {**module, "alpha": alpha}, "copy_of": context.inputs["autoencoder"].uri}
     trial.log_model(copy, to_float(data.val.images[:2]), config)
     return (loss,)

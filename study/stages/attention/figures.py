@@ -10,10 +10,11 @@ import torch
 from models.attention import Places, offsets
 from models.attention_forms import conv_as_attention
 from models.autoencoder import Autoencoder
+from study import plots
 from study.data.dataset import to_pixels
-from study.harness.search import Result
-from study.harness.study import Study
-from study.science.attention import tail
+from study.engine.search import Result
+from study.engine.study import Study
+from study.measures.attention import tail
 from study.stages.attention.exact import FOUND, Found, first_convolution
 from study.stages.attention.searches import (
     ALL,
@@ -28,7 +29,6 @@ from study.stages.attention.searches import (
     Main,
 )
 from study.stages.attention.trial import MAPS, OUTPUTS, SHOWN, maps_of
-from tracking import figures
 from tracking.runs import Measured, Run
 
 QUERY, LOOKED_AT = (0, 114, 178), (213, 94, 0)  # blue, vermilion: of the query, and of what its head looks at
@@ -74,7 +74,7 @@ def _log_alpha(study: Study, found: Found) -> None:
     }
     series["predicted: 4 exp(-alpha)"] = (alphas, list(map(tail, alphas)))
     title = "A random 3x3 convolution as self-attention of 9 heads:\nits error falls with the sharpness alpha"
-    figure = figures.curves(series, "sharpness alpha", "largest error of an output", title, log_y=True, markers=True)
+    figure = plots.curves(series, "sharpness alpha", "largest error of an output", title, log_y=True, markers=True)
     caption = (
         "Each head looks at one offset of the kernel; what it sees beside that pixel fades as alpha grows, until only "
         "rounding is left. Inputs and outputs have variance 1. An error of 0 is drawn at 1e-20."
@@ -110,7 +110,7 @@ def _log_first_layer(study: Study) -> None:
         "asks; orange: the one that has the head's attention, at this offset (rows, columns); at (0, 0) it covers the "
         "blue. Together the heads see what the convolution's kernel sees."
     )
-    study.parent.log_figure("first_layer", figures.labelled_grid(sheet, rows, title, captions), caption)
+    study.parent.log_figure("first_layer", plots.labelled_grid(sheet, rows, title, captions), caption)
 
 
 def _bright_query(image: torch.Tensor, queries: torch.Tensor) -> int:
@@ -139,7 +139,7 @@ def _log_learned(study: Study, results: Sequence[Result], measured: Measured) ->
         "Does attention find the encoder's first convolution?\n(a point is a training; the convolution: lower right)"
     )
     x, y = "share of the attention inside the kernel", "relative error on test images"
-    figure = figures.scatter(points, x, y, title, log_y=True)
+    figure = plots.scatter(points, x, y, title, log_y=True)
     caption = (
         "The error is relative to the convolution's outputs: 1 is as bad as giving nothing. A window of 5 keeps each "
         "query's attention within 2 pixels."
@@ -171,7 +171,7 @@ def _log_heads(study: Study, results: Sequence[Result]) -> None:
         "imitate the encoder's first convolution. Each square is the image, with the query in its middle; white is the "
         "most attention."
     )
-    study.parent.log_figure("heads", figures.labelled_grid(np.concatenate(sheets), rows, title), caption)
+    study.parent.log_figure("heads", plots.labelled_grid(np.concatenate(sheets), rows, title), caption)
 
 
 def _log_mirror(study: Study, results: Sequence[Result]) -> None:
@@ -186,7 +186,7 @@ def _log_mirror(study: Study, results: Sequence[Result]) -> None:
         "One layer of attention with one head against six convolutions with as many parameters, trained alike on the "
         "same images. With given weights, attention is exact."
     )
-    study.parent.log_figure("mirror", figures.labelled_grid(np.concatenate(sheets), rows, title), caption)
+    study.parent.log_figure("mirror", plots.labelled_grid(np.concatenate(sheets), rows, title), caption)
 
 
 def _log_linear(study: Study, results: Sequence[Result], measured: Measured) -> None:
@@ -197,6 +197,6 @@ def _log_linear(study: Study, results: Sequence[Result], measured: Measured) -> 
         for name, metric in (("test images", "test/error"), ("noise", "noise/error"))
     }
     title = "A random fully connected layer, imitated by 16 heads of one read-out token"
-    figure = figures.bars(values, "relative error (1: as bad as giving nothing)", title)
+    figure = plots.bars(values, "relative error (1: as bad as giving nothing)", title)
     caption = "Means over seeds. On noise only a layer that has found the weights is right."
     study.parent.log_figure("fully_connected", figure, caption)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from models.attention import ALPHA
 from models.learned_attention import ENCODINGS, Encoding
-from study.harness.search import Params, Search, choice, integer, log_uniform, named
-from study.harness.settings import MOST_REPEATS
-from study.harness.stage import Context
+from study.checks import MOST_REPEATS
+from study.engine.search import Params, Search, choice, integer, log_uniform, named
+from study.engine.stage import Context
 
 if TYPE_CHECKING:
     from tracking.registry import Direction

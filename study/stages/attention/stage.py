@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from study.harness.stage import Context, Outcome, Stage
-from study.stages.attention.config import EXTENT, PRESETS, AttentionConfig
+from study.config import ATTENTION_PRESETS, AttentionConfig
+from study.engine.stage import Context, Outcome, Stage
 
 
 def plan(config: AttentionConfig) -> str:
@@ -23,7 +23,7 @@ def run(context: Context) -> Outcome:
     """
     from functools import partial
 
-    from study.harness.study import Candidate, open_study
+    from study.engine.study import Candidate, open_study
     from study.stages.attention.exact import run_exact_trial
     from study.stages.attention.figures import log_figures
     from study.stages.attention.searches import EXACT, exact_search, learned_searches
@@ -65,8 +65,8 @@ ATTENTION = Stage(
     inputs=("autoencoder", "judge"),
     inputs_with_classes=("judge",),
     outputs=("attention-autoencoder",),
-    presets=PRESETS,
-    extent=EXTENT,
+    presets=ATTENTION_PRESETS,
+    extent=("repeats", "free_trials"),
     needs_classes=False,
     headline="heads",
 )

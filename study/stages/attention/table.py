@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isnan
 
-from study.harness.search import Result
-from study.harness.stage import Row, Verdict
-from study.harness.study import Study
-from study.harness.table import verdict, with_spread
+from study.engine.search import Result
+from study.engine.stage import Row, Verdict
+from study.engine.study import Study
+from study.engine.table import verdict, with_spread
 from study.stages.attention.exact import FOUND, Found
 from study.stages.attention.figures import Learned, kept, of_learner, of_main
 from study.stages.attention.searches import (

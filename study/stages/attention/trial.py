@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
 from models.learned_attention import LearnedAttention
+from study import plots
 from study.data.dataset import to_float, to_pixels
-from study.harness.search import Params, Trial
-from study.harness.stage import Context
-from study.science.learned_attention import (
+from study.engine.search import Params, Trial
+from study.engine.stage import Context
+from study.stages.attention.exact import first_convolution
+from study.stages.attention.searches import ALL, ATTENTION, CONVOLUTION, CONVOLUTIONS, LINEAR
+from study.training.attention import (
     ConvStack,
     ImitationSettings,
     Target,
@@ -27,10 +30,7 @@ from study.science.learned_attention import (
     noise_like,
     relative_errors,
 )
-from study.science.loops import eval_mode
-from study.stages.attention.exact import first_convolution
-from study.stages.attention.searches import ALL, ATTENTION, CONVOLUTION, CONVOLUTIONS, LINEAR
-from tracking import figures
+from study.training.loops import eval_mode
 
 RATES = {"quadratic": 0.2, "added": 1e-2, "separate": 1e-2}  # peaks; quadratic centres are in pixels
 MIRROR_RATES = {ATTENTION: 5e-2, CONVOLUTIONS: 1e-2}  # of each, the best of those tried on validation images
@@ -84,13 +84,13 @@ def run_learned_trial(trial: Trial, *, context: Context, targets: LearnedTargets
             found |= {f"head/{name}": value for name, value in head_measures(layer, target, data.val.images).items()}
         maps = maps_of(attention_of(layer, data.val.images), layer.queries, data.image_shape[1:])
         trial.run.log_json(MAPS, maps.tolist())
-        trial.run.log_image("samples", figures.grid(maps.numpy(), 4), step=0)
+        trial.run.log_image("samples", plots.grid(maps.numpy(), 4), step=0)
     if "learner" in params:
         with eval_mode(layer):
             made = layer(to_float(data.test.images[:SHOWN])).view(-1, *data.image_shape)
         pixels = to_pixels(made)
         trial.run.log_json(OUTPUTS, pixels.tolist())
-        trial.run.log_image(OUTPUTS, figures.grid(pixels, SHOWN), step=0)
+        trial.run.log_image(OUTPUTS, plots.grid(pixels, SHOWN), step=0)
     trial.run.log(found)
     return (found["val/error"],)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
-from study.harness.search import Result
-from study.harness.stage import Context
-from study.science.consequences import COST, JudgedDistance, consequences, least_cost
-from study.stages.autoencoder.config import JUDGES
+from study.engine.search import Result
+from study.engine.stage import Context
+from study.measures.consequences import COST, JudgedDistance, consequences, least_cost
 from tracking.errors import StoreError
 from tracking.registry import Version
 
 Metrics = Mapping[str, Mapping[str, float]]
 """The metrics of every trial, by run id."""
+JUDGES = ("judge", "second-judge")  # the kinds of model that measure what follows, where the images have classes
 KNEE, KNEE_RULE = "latent/knee_distance", "knee, (loss / loss of 3-PCA, max |PCC|) nearest to (0, 0)"
 COST_RULE = "least cost, the root of (FD of the mixture x error with 10 labels a class)"
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from study.harness.stage import Row, Verdict
-from study.harness.table import spread, verdict, with_spread
-from study.science.consequences import COST, FD, FEW_LABELS, TOLD_APART, least_cost
+from study import plots
+from study.config import REFERENCE_SIZE
+from study.engine.stage import Row, Verdict
+from study.engine.table import spread, verdict, with_spread
+from study.measures.consequences import COST, FD, FEW_LABELS, TOLD_APART, least_cost
 from study.stages.autoencoder.choice import Metrics, by_size, knees
-from study.stages.autoencoder.config import REFERENCE_SIZE
-from tracking import figures
 
 if TYPE_CHECKING:
-    from study.harness.search import Result
+    from study.engine.search import Result
 
 AS_TRAINED, ROTATED, FLOOR = "latent/max_abs_pcc", "latent/max_abs_pcc_rotated", "latent/pcc_noise_floor"
 NEAR_FLOOR = 1.5  # times the noise floor, up to which a largest correlation counts as none
@@ -24,7 +24,7 @@ TOLD, CHOSEN = "mixture told from real latents, %", "chosen"
 
 def consequences_figure(
     results: Sequence[Result], measured: Metrics, best: Result, rule: str, pca: Mapping[int, float]
-) -> figures.Figure:
+) -> plots.Figure:
     """Each measure against the latent size, a curve an architecture; without classes those that need no judge.
 
     Args:
@@ -36,7 +36,7 @@ def consequences_figure(
     kinds = sorted({kind for _, kind in groups})
     sizes = sorted(pca)
 
-    def curves(metric: str, name: str = "{}", factor: float = 1.0, shift: float = 0.0) -> figures.Series:
+    def curves(metric: str, name: str = "{}", factor: float = 1.0, shift: float = 0.0) -> plots.Series:
         found: dict[str, tuple[Sequence[float], ...]] = {}
         for kind in kinds:
             runs = {size: group for (size, each), group in groups.items() if each == kind}
@@ -46,36 +46,36 @@ def consequences_figure(
             found[name.format(kind)] = (list(runs), [middle for middle, _ in spreads], [width for _, width in spreads])
         return found
 
-    def chosen(metric: str, factor: float = 1.0, shift: float = 0.0) -> figures.Series:
+    def chosen(metric: str, factor: float = 1.0, shift: float = 0.0) -> plots.Series:
         return {CHOSEN: ([best.params["latent_dim"]], [shift + factor * measured[best.run_id][metric]])}
 
     components = {"PCA": (sizes, [pca[size] for size in sizes])}
-    plots: dict[str, figures.Series] = {
+    panels: dict[str, plots.Series] = {
         "validation MSE per pixel": {**curves("val/loss"), **components, **chosen("val/loss")}
     }
     judged = all(FD in measured[result.run_id] for result in results)
     if judged:
-        plots["FD of a Gaussian mixture's images"] = {**curves(FD), **chosen(FD)}
-    plots[TOLD] = {**curves(TOLD_APART, factor=100), **chosen(TOLD_APART, 100)}
+        panels["FD of a Gaussian mixture's images"] = {**curves(FD), **chosen(FD)}
+    panels[TOLD] = {**curves(TOLD_APART, factor=100), **chosen(TOLD_APART, 100)}
     if judged:
-        plots["error with 10 labels a class, %"] = {
+        panels["error with 10 labels a class, %"] = {
             **curves(FEW_LABELS, factor=-100, shift=100),
             **chosen(FEW_LABELS, -100, 100),
         }
-    plots["largest |PCC| of two latents"] = {
+    panels["largest |PCC| of two latents"] = {
         **curves(AS_TRAINED),
         **curves(ROTATED, "{}, rotated"),
         **chosen(AS_TRAINED),
     }
     title = f"What follows from the latent size (lower is better throughout). Chosen: {rule}"
-    figure = figures.side_by_side(plots, "latent size", title, references={TOLD: {"cannot be told apart": 50.0}})
+    figure = plots.side_by_side(panels, "latent size", title, references={TOLD: {"cannot be told apart": 50.0}})
     _mark(figure, sizes)
     return figure
 
 
-def _mark(figure: figures.Figure, sizes: Sequence[int]) -> None:
+def _mark(figure: plots.Figure, sizes: Sequence[int]) -> None:
     """Put the sizes on a log axis, a marker at each, a ring around the chosen one; narrower, for larger letters."""
-    shown = figures.apart(sizes)
+    shown = plots.apart(sizes)
     figure.set_size_inches(PLOT_INCHES * len(figure.axes), figure.get_figheight())
     for ax in figure.axes:
         ax.set_xscale("log")

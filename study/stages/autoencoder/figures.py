@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.autoencoder import ARCHITECTURES, Autoencoder
+from study import plots
+from study.config import REFERENCE_SIZE
 from study.data.dataset import to_pixels
-from study.harness.search import Result, pareto_front
-from study.harness.study import Study
-from study.harness.table import spread
-from study.science.autoencoders import correlations, reconstruction_pairs, rotate_to_principal_axes
-from study.stages.autoencoder.config import REFERENCE_SIZE
+from study.engine.search import Result, pareto_front
+from study.engine.study import Study
+from study.engine.table import spread
 from study.stages.autoencoder.consequences import consequences_figure
 from study.stages.autoencoder.trial import Comparison
-from tracking import figures
+from study.training.autoencoder import correlations, reconstruction_pairs, rotate_to_principal_axes
 from tracking.runs import Measured, metric_history
 from tracking.stored import kept_model
 
@@ -74,7 +74,7 @@ def log_figures(study: Study, comparison: Comparison, trained: Trained) -> None:
     references = study.context.references(REFERENCE_LOSS)
     study.parent.log_figure(
         "pareto",
-        figures.scatter(
+        plots.scatter(
             {
                 kind: [
                     (result.values[0], result.values[1], str(size))
@@ -94,7 +94,7 @@ def log_figures(study: Study, comparison: Comparison, trained: Trained) -> None:
     )
     study.parent.log_figure(
         "loss_against_size",
-        figures.curves(
+        plots.curves(
             against_size("test/loss")
             | {"PCA": ([size for size, _ in pca], [loss for _, loss in pca])}
             | {f"reference, {kind}": ([REFERENCE_SIZE], [loss]) for kind, loss in references.items()},
@@ -109,7 +109,7 @@ def log_figures(study: Study, comparison: Comparison, trained: Trained) -> None:
     )
     study.parent.log_figure(
         "pcc_against_size",
-        figures.curves(
+        plots.curves(
             against_size("latent/max_abs_pcc", "max |PCC|, ")
             | against_size("latent/max_abs_pcc_rotated", "max, rotated to principal axes, ")
             | against_size("latent/mean_abs_pcc", "mean |PCC|, "),
@@ -135,14 +135,14 @@ def log_figures(study: Study, comparison: Comparison, trained: Trained) -> None:
     }
     lines = {f"reference, {kind}": loss for kind, loss in references.items()} if size == REFERENCE_SIZE else {}
     title = f"Autoencoders without and with FC layers, latent size {size}"
-    losses = figures.curves(histories, "epoch", "MSE per pixel", title, log_y=True, references=lines)
+    losses = plots.curves(histories, "epoch", "MSE per pixel", title, log_y=True, references=lines)
     study.parent.log_figure("loss_curves", losses, "Loss on training and validation images as training goes on.")
     _log_model_figures(study, comparison, groups)
 
 
 def _axes_choice(
     by_size: Mapping[int, Sequence[Result]], penalised: Sequence[Result], measured: Measured
-) -> figures.Figure:
+) -> plots.Figure:
     def points(metric: str, labelled: bool = True) -> list[tuple[float, float, str]]:
         runs = [(size, measured[result.run_id]) for size, group in by_size.items() for result in group]
         return [(run["test/loss"], run[metric], str(size) if labelled else "") for size, run in runs]
@@ -159,7 +159,7 @@ def _axes_choice(
             (run["test/loss"], run["latent/max_abs_pcc"], f"{params['covariance_weight']:g}") for params, run in runs
         ]
     title = "Correlation is a choice of axes: a rotation takes it away\nand changes no reconstruction (conv+fc)"
-    return figures.scatter(groups, "test MSE per pixel", "largest |off-diagonal PCC|", title, log_x=True)
+    return plots.scatter(groups, "test MSE per pixel", "largest |off-diagonal PCC|", title, log_x=True)
 
 
 def _log_model_figures(
@@ -188,7 +188,7 @@ def _log_model_figures(
     order = [(size, kind) for size in sizes for kind in ARCHITECTURES]
     study.parent.log_figure(
         "reconstructions",
-        figures.labelled_grid(
+        plots.labelled_grid(
             np.concatenate([originals, *(sheets[key] for key in order)]),
             ["original", *(f"size {size}, {kind}" for size, kind in order)],
             "Validation images and their reconstructions",
@@ -198,7 +198,7 @@ def _log_model_figures(
     kinds = [*ARCHITECTURES, "conv+fc, rotated"]
     study.parent.log_figure(
         "pcc",
-        figures.heat_maps(
+        plots.heat_maps(
             [[matrices[size, kind] for size in sizes] for kind in kinds],
             kinds,
             [f"latent size {size}" for size in sizes],

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from study.harness.settings import numbers
-from study.harness.stage import Context, Outcome, Stage
-from study.stages.autoencoder.config import (
-    EXTENT,
-    JUDGES,
-    LATENT_DIM_RANGE,
-    PRESETS,
-    REFERENCE_SIZE,
-    AutoencoderConfig,
-)
+from study.checks import numbers
+from study.config import AUTOENCODER_PRESETS, LATENT_DIM_RANGE, REFERENCE_SIZE, AutoencoderConfig
+from study.engine.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from tracking.registry import Direction
 
 MAX_REPEATS = 100
+JUDGES = ("judge", "second-judge")
+EXTENT = ("latent_dims", "repeats", "free_trials", "latent_dim", "compared_weights")
 
 
 def plan(config: AutoencoderConfig) -> str:
@@ -46,9 +41,9 @@ def run(context: Context) -> Outcome:
     from functools import partial
 
     from models.autoencoder import ARCHITECTURES
-    from study.harness.search import Search, choice, integer, log_uniform, named
-    from study.harness.study import Candidate, open_study
-    from study.science.consequences import COST
+    from study.engine.search import Search, choice, integer, log_uniform, named
+    from study.engine.study import Candidate, open_study
+    from study.measures.consequences import COST
     from study.stages.autoencoder.choice import champions_cost, choose, judges
     from study.stages.autoencoder.figures import Trained, log_figures
     from study.stages.autoencoder.table import rows
@@ -142,7 +137,7 @@ AUTOENCODER = Stage(
     inputs=JUDGES,
     inputs_with_classes=JUDGES,
     outputs=("autoencoder",),
-    presets=PRESETS,
+    presets=AUTOENCODER_PRESETS,
     extent=EXTENT,
     recipe=2,
     needs_classes=False,

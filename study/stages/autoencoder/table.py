@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from models.autoencoder import ARCHITECTURES
-from study.harness.stage import Context, Row
-from study.harness.table import with_spread
-from study.science.consequences import FD, FEW_LABELS, TOLD_APART
-from study.stages.autoencoder.config import REFERENCE_SIZE
+from study.config import REFERENCE_SIZE
+from study.engine.stage import Context, Row
+from study.engine.table import with_spread
+from study.measures.consequences import FD, FEW_LABELS, TOLD_APART
 from study.stages.autoencoder.consequences import claims
 from study.stages.autoencoder.figures import REFERENCE_LOSS, Trained
 

@@ -11,9 +11,13 @@ from torch import Tensor
 
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
+from study import plots
+from study.config import LATENT_DIM_RANGE, AutoencoderConfig
 from study.data.dataset import Dataset, to_float, to_pixels
-from study.harness.search import Trial
-from study.science.autoencoders import (
+from study.engine.search import Trial
+from study.measures.consequences import JudgedDistance, consequences
+from study.measures.latents import latent_measures
+from study.training.autoencoder import (
     AutoencoderSettings,
     correlations,
     knee_distance,
@@ -23,12 +27,9 @@ from study.science.autoencoders import (
     rotate_to_principal_axes,
     train_autoencoder,
 )
-from study.science.consequences import JudgedDistance, consequences
-from study.science.latents import latent_measures
-from study.science.loops import apply, eval_mode
-from study.stages.autoencoder.config import EXTENT, LATENT_DIM_RANGE, AutoencoderConfig
-from tracking import figures
+from study.training.loops import apply, eval_mode
 
+EXTENT = ("latent_dims", "repeats", "free_trials", "latent_dim", "compared_weights")
 IMAGES_SHOWN = 10  # images in the pictures
 
 
@@ -76,7 +77,7 @@ def run_autoencoder_trial(
 ) -> tuple[float, float]:
     """Train and log an autoencoder. Returns `val/loss` and `latent/max_abs_pcc`.
 
-    What follows from its latents is measured too (see `study.science.consequences`), but for those with a penalty.
+    What follows from its latents is measured too (see `study.measures.consequences`), but for those with a penalty.
     """
     data = comparison.data
     latent_dim, architecture = trial.params["latent_dim"], trial.params["architecture"]
@@ -89,7 +90,7 @@ def run_autoencoder_trial(
 
     def show(epoch: int) -> None:
         images = to_pixels(reconstruction_pairs(model, comparison.shown))
-        trial.run.log_image("reconstructions", figures.grid(images, len(comparison.shown)), step=epoch)
+        trial.run.log_image("reconstructions", plots.grid(images, len(comparison.shown)), step=epoch)
 
     def report(epoch: int, losses: Mapping[str, float]) -> None:
         trial.report(epoch, losses)
@@ -125,11 +126,11 @@ def run_autoencoder_trial(
 def _log_figures(trial: Trial, model: Autoencoder, rotated: Autoencoder, comparison: Comparison) -> None:
     what = f"latent size {trial.params['latent_dim']}, {trial.params['architecture']}"
     history = {"training": trial.history["train/loss"], "validation": trial.history["val/loss"]}
-    loss = figures.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True)
+    loss = plots.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True)
     trial.run.log_figure("loss", loss)
     matrices = [correlations(each, comparison.data.val.images) for each in (model, rotated)]
     columns = ["as trained", "rotated"]
-    trial.run.log_figure("pcc", figures.heat_maps([matrices], [what], columns, "Correlation of validation latents"))
+    trial.run.log_figure("pcc", plots.heat_maps([matrices], [what], columns, "Correlation of validation latents"))
     rows = ["original", "reconstruction"]
     images = to_pixels(reconstruction_pairs(model, comparison.shown))
-    trial.run.log_figure("reconstructions", figures.labelled_grid(images, rows, f"Autoencoder, {what}"))
+    trial.run.log_figure("reconstructions", plots.labelled_grid(images, rows, f"Autoencoder, {what}"))

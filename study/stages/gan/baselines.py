@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from study import plots
+from study.checks import MOST_REPEATS
 from study.data.dataset import to_float, to_pixels
-from study.harness.search import Params, Search, Trial, choice, integer, log_uniform, named
-from study.harness.settings import MOST_REPEATS
-from study.science.classifiers import ClassifierSettings
-from study.science.densities import Drawn, copying_bandwidth, kernel_density, mixture, smote
-from study.science.latents import max_abs_pcc
-from study.science.sampling import labels_like, sample_count
+from study.engine.search import Params, Search, Trial, choice, integer, log_uniform, named
+from study.measures.latents import max_abs_pcc
 from study.stages.gan.inputs import GanInputs
 from study.stages.gan.settings import KERNEL_DENSITY, REAL, SMOTE, TEST_RECONSTRUCTIONS, TRAIN_RECONSTRUCTIONS
 from study.stages.gan.watch import SAMPLES_IN_ROW
-from tracking import figures
+from study.training.classifier import ClassifierSettings
+from study.training.densities import Drawn, copying_bandwidth, kernel_density, mixture, smote
+from study.training.sampling import labels_like, sample_count
 
 MOST_COMPONENTS = 1000
 BANDWIDTH_RANGE = (0.01, 2.0)
@@ -162,5 +162,5 @@ def _measure(trial: Trial, inputs: GanInputs, samples: _Samples) -> tuple[float]
         measures["val/loss"] = samples.loss
     trial.run.log(measures)
     images = to_pixels(samples.images[: SAMPLES_IN_ROW * SAMPLES_IN_ROW])
-    trial.run.log_image("samples", figures.grid(images, SAMPLES_IN_ROW), step=0)
+    trial.run.log_image("samples", plots.grid(images, SAMPLES_IN_ROW), step=0)
     return (measures["val/fd"],)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study.harness.search import Result
-from study.harness.stage import Context, Row
-from study.harness.table import verdict, with_spread
-from study.science.judges import PARTS, SELECTING, weakness
-from study.stages.gan.config import JUDGES
-from study.stages.gan.settings import BEST, KERNEL_DENSITY, REAL, SMOTE, TEST_RECONSTRUCTIONS, TRAIN_RECONSTRUCTIONS
+from study.engine.search import Result
+from study.engine.stage import Context, Row
+from study.engine.table import verdict, with_spread
+from study.measures.judges import PARTS, SELECTING, weakness
+from study.stages.gan.settings import (
+    BEST,
+    JUDGES,
+    KERNEL_DENSITY,
+    REAL,
+    SMOTE,
+    TEST_RECONSTRUCTIONS,
+    TRAIN_RECONSTRUCTIONS,
+)
 from tracking.runs import Measured
 
 SHORT = {
@@ -42,7 +49,7 @@ class Cells:
         """A claim that the best are better than a rival, which "{rival}" stands for; nothing where there is none.
 
         Args:
-            rule: Of `study.harness.table.verdict`.
+            rule: Of `study.engine.table.verdict`.
         """
         if rival is None:
             return {}

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from study.harness.search import Params, Result, Search, Trial, choice, integer, log_uniform
-from study.harness.stage import Verdict
-from study.science.gans import VANILLA, GanSettings, describe, train_gan
-from study.science.loops import Diverged
+from study.engine.search import Params, Result, Search, Trial, choice, integer, log_uniform
+from study.engine.stage import Verdict
 from study.stages.gan.inputs import GanInputs
 from study.stages.gan.watch import Watch
+from study.training.gan import VANILLA, GanSettings, describe, train_gan
+from study.training.loops import Diverged
 from tracking.runs import Measured
 
 KINDS = ("vanilla GAN", "WGAN")

@@ -9,17 +9,17 @@ from statistics import mean
 
 import torch
 
-from study.harness.search import Objective, Result, Search, Trial, integer
-from study.harness.settings import MOST_REPEATS
-from study.harness.study import Study
-from study.science.gans import REFERENCE, VANILLA, GanSettings, generator_steps
-from study.science.loops import steps_per_epoch
+from study.checks import MOST_REPEATS
+from study.config import LatentGanConfig
+from study.engine.search import Objective, Result, Search, Trial, integer
+from study.engine.study import Study
 from study.stages.gan import settings as named
 from study.stages.gan.baselines import baseline_search, kernel_search, redraw_search, run_baseline_trial
 from study.stages.gan.collapse import recipe_search, run_recipe_trial
-from study.stages.gan.config import LatentGanConfig
 from study.stages.gan.inputs import GanInputs
 from study.stages.gan.trial import run_gan_trial
+from study.training.gan import REFERENCE, VANILLA, GanSettings, generator_steps
+from study.training.loops import steps_per_epoch
 from tracking.runs import trial_metrics
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study.harness.search import Result
-from study.harness.stage import Context, Row
-from study.harness.table import verdict
-from study.science.judges import PARTS
+from study.engine.search import Result
+from study.engine.stage import Context, Row
+from study.engine.table import verdict
+from study.measures.judges import PARTS
 from study.stages.gan.cells import Cells, caution, judge_name, weak_judges
 from study.stages.gan.settings import BEST, REAL, TRAIN_RECONSTRUCTIONS
 from study.stages.gan.trial import LAST_EPOCHS

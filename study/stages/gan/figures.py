@@ -8,22 +8,22 @@ import numpy as np
 import torch
 
 from models.gan import LatentGenerator
+from study import plots
 from study.data.dataset import to_pixels
-from study.harness.search import Result, Search
-from study.harness.stage import Context
-from study.harness.study import Study
-from study.harness.table import spread
-from study.science.interpolation import CANDIDATES, PATHS, Interpolation, class_pairs, interpolate, slerp
-from study.science.judges import PARTS
-from study.science.loops import apply, eval_mode
-from study.science.sampling import noise
+from study.engine.search import Result, Search
+from study.engine.stage import Context
+from study.engine.study import Study
+from study.engine.table import spread
+from study.measures.interpolation import CANDIDATES, PATHS, Interpolation, class_pairs, interpolate, slerp
+from study.measures.judges import PARTS
 from study.stages.gan.collapse import ALL_RECIPES, KINDS, collapse_shares, collapse_table
 from study.stages.gan.comparisons import Found
 from study.stages.gan.inputs import GanInputs
 from study.stages.gan.settings import BEST, PAPER_SETTINGS, REFERENCE_SETTINGS
 from study.stages.gan.trial import class_metric
 from study.stages.gan.watch import SAMPLES_IN_ROW, shown_inputs
-from tracking import figures
+from study.training.loops import apply, eval_mode
+from study.training.sampling import noise
 from tracking.runs import Measured, metric_history
 from tracking.stored import LoggedModel, kept_model, logged_model
 
@@ -73,13 +73,13 @@ def log_figures(
     caption = (
         "Losses of critic and generator, and the distance of the samples to the validation images, as training goes on."
     )
-    study.parent.log_figure("loss_curves", figures.side_by_side(curves, "epoch", "WGAN settings compared"), caption)
+    study.parent.log_figure("loss_curves", plots.side_by_side(curves, "epoch", "WGAN settings compared"), caption)
     _log_scatter(study, search, results)
     importance = study.importances(search)
     if importance:
         title = "What the Frechet distance of a WGAN trial depends on (fANOVA)"
         caption = "A long bar: changing this parameter changes the distance most, within the ranges searched."
-        study.parent.log_figure("importances", figures.bars(importance, "share of the variance", title), caption)
+        study.parent.log_figure("importances", plots.bars(importance, "share of the variance", title), caption)
     ranked = sorted(results, key=lambda result: result.values[0])[:MOST_SHOWN]
     models = [(result, model) for result in ranked if (model := kept_model(result.run_id))]
     sheet = [_samples_of(result, model) for result, model in models]
@@ -88,7 +88,7 @@ def log_figures(
     shown = f"the best on top, {MOST_SHOWN} at most"
     caption = f"Ten samples of each complete trial, {shown}; the number is its Frechet distance."
     if sheet:
-        study.parent.log_figure("contact_sheet", figures.labelled_grid(np.concatenate(sheet), rows, title), caption)
+        study.parent.log_figure("contact_sheet", plots.labelled_grid(np.concatenate(sheet), rows, title), caption)
     _log_interpolations(study, paths)
 
 
@@ -100,7 +100,7 @@ def _log_generators(study: Study, groups: Mapping[str, Sequence[Result]], measur
         if (runs := [measured[result.run_id] for result in results])
     }
     title = "Generators and what they are held against\n(judge 3, which took no part in any choice; test images)"
-    figure = figures.scatter(points, "Frechet distance (less is better)", "recall (more is better)", title, log_x=True)
+    figure = plots.scatter(points, "Frechet distance (less is better)", "recall (more is better)", title, log_x=True)
     caption = (
         "The upper left is better: near to the real images, and no kind of them left out. Real images are the floor of "
         "the distance, reconstructions what the decoder can do at best."
@@ -124,7 +124,7 @@ def _log_collapse(study: Study, recipes: Sequence[Result], measured: Measured) -
         "Too few classes, or nearly the same images of each. The table collapse.csv has the numbers, Wilson's "
         "intervals, and the WGANs of the same recipes."
     )
-    study.parent.log_figure("collapse", figures.bars(values, "share that collapses", title), caption)
+    study.parent.log_figure("collapse", plots.bars(values, "share that collapses", title), caption)
 
 
 def _log_scatter(study: Study, search: Search, results: Sequence[Result]) -> None:
@@ -139,7 +139,7 @@ def _log_scatter(study: Study, search: Search, results: Sequence[Result]) -> Non
             for kind, found in kinds.items()
         }
         title = f"WGAN trials by number: {label}"
-        figure = figures.scatter(points, label, "Frechet distance to validation images", title, log_x=True, log_y=True)
+        figure = plots.scatter(points, label, "Frechet distance to validation images", title, log_x=True, log_y=True)
         caption = "Each point is a trial; less is better. A pruned one stands where it was when it was stopped."
         study.parent.log_figure(f"fd_against_{x}", figure, caption)
 
@@ -154,7 +154,7 @@ def _log_interpolations(study: Study, paths: Mapping[str, Interpolation]) -> Non
         "Each row goes from one class to another in ten equal steps, through the generator's noise or through the "
         "autoencoder's latents. The table says how many images are of no class, and how many paths pass a third one."
     )
-    study.parent.log_figure("interpolation", figures.labelled_grid(to_pixels(images), rows, title), caption)
+    study.parent.log_figure("interpolation", plots.labelled_grid(to_pixels(images), rows, title), caption)
 
 
 def _samples_of(result: Result, model: LoggedModel) -> np.ndarray:
@@ -172,7 +172,7 @@ def log_conditional_figures(
     caption = (
         "Losses of critic and generator, and the distance of the samples to the validation images; a curve a seed."
     )
-    study.parent.log_figure("loss_curves", figures.side_by_side(curves, "epoch", "Conditional WGAN"), caption)
+    study.parent.log_figure("loss_curves", plots.side_by_side(curves, "epoch", "Conditional WGAN"), caption)
     names = study.context.dataset.classes
     accuracies = [
         spread([measured[result.run_id][class_metric(names, label)] for result in results])
@@ -183,8 +183,8 @@ def log_conditional_figures(
     if list(names) == [str(label) for label in range(len(names))]:
         middle, width = zip(*accuracies, strict=True)
         series = {"samples that the judge takes for the digit asked for": (list(range(len(names))), middle, width)}
-        figure = figures.curves(series, "digit", "share", f"{title}, mean and spread over seeds", markers=True)
+        figure = plots.curves(series, "digit", "share", f"{title}, mean and spread over seeds", markers=True)
     else:
         shares = {name: middle for name, (middle, _) in zip(names, accuracies, strict=True)}
-        figure = figures.bars(shares, "share", f"{title}, mean over seeds")
+        figure = plots.bars(shares, "share", f"{title}, mean over seeds")
     study.parent.log_figure("label_accuracy", figure, caption)

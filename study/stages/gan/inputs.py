@@ -13,15 +13,15 @@ from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from models.gan import Critic, LatentGenerator, ToneCurve
 from study.data.dataset import Dataset, Split
-from study.harness.stage import Context
-from study.science.classifiers import ClassifierSettings, classification_accuracy_score
-from study.science.gans import GanSettings
-from study.science.judges import Judges, RealFeatures
-from study.science.latents import EncodedImages
-from study.science.loops import apply, eval_mode
-from study.science.tone import fit_tone_curve
-from study.science.two_samples import LatentFidelity
-from study.stages.gan.config import JUDGES
+from study.engine.stage import Context
+from study.measures.judges import Judges, RealFeatures
+from study.measures.latents import EncodedImages
+from study.measures.two_sample import LatentFidelity
+from study.stages.gan.settings import JUDGES
+from study.training.classifier import ClassifierSettings, classification_accuracy_score
+from study.training.gan import GanSettings
+from study.training.loops import apply, eval_mode
+from study.training.tone import fit_tone_curve
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from study.harness.identity import fingerprint
-from study.harness.search import Params, Space, choice, integer, log_uniform
-from study.science.gans import PAPER, REFERENCE, GanSettings
+from study.engine.identity import fingerprint
+from study.engine.search import Params, Space, choice, integer, log_uniform
+from study.training.gan import PAPER, REFERENCE, GanSettings
 
+JUDGES = ("judge", "second-judge", "third-judge")  # the kinds of model that measure, in their order
 START = GanSettings(
     batch_size=256,
     learning_rate=5e-4,

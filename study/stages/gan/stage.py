@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from study.harness.settings import MOST_REPEATS, numbers
-from study.harness.stage import Context, Outcome, Stage
-from study.stages.gan.config import (
-    CONDITIONAL_EXTENT,
-    CONDITIONAL_PRESETS,
-    JUDGES,
-    LATENT_EXTENT,
-    LATENT_PRESETS,
+from study.checks import MOST_REPEATS, numbers
+from study.config import (
+    CONDITIONAL_GAN_PRESETS,
+    LATENT_GAN_PRESETS,
     ConditionalGanConfig,
     LatentGanConfig,
 )
+from study.engine.stage import Context, Outcome, Stage
+
+JUDGES = ("judge", "second-judge", "third-judge")
+LATENT_EXTENT = ("free_trials", "repeats", "vanilla_seeds", "recipes", "ablations", "mixture_components")
+CONDITIONAL_EXTENT = ("repeats",)
 
 
 def plan_search(config: LatentGanConfig) -> str:
@@ -43,8 +44,8 @@ def run_search(context: Context) -> Outcome:
 
     import torch
 
-    from study.harness.search import Search, Trial
-    from study.harness.study import Candidate, open_study
+    from study.engine.search import Search, Trial
+    from study.engine.study import Candidate, open_study
     from study.stages.gan.comparisons import search_and_compare
     from study.stages.gan.figures import interpolations, log_figures
     from study.stages.gan.inputs import GanInputs
@@ -99,15 +100,15 @@ def run_conditional(context: Context) -> Outcome:
 
     import torch
 
-    from study.harness.search import Search, Trial, integer
-    from study.harness.study import Candidate, open_study
-    from study.science.classifiers import ClassifierSettings
-    from study.science.gans import GanSettings
+    from study.engine.search import Search, Trial, integer
+    from study.engine.study import Candidate, open_study
     from study.stages.gan.baselines import class_search, run_class_trial
     from study.stages.gan.conditional_table import conditional_rows
     from study.stages.gan.figures import log_conditional_figures
     from study.stages.gan.inputs import GanInputs
     from study.stages.gan.trial import champions_distance, run_gan_trial
+    from study.training.classifier import ClassifierSettings
+    from study.training.gan import GanSettings
     from tracking.runs import trial_metrics
 
     config: ConditionalGanConfig = context.config
@@ -157,7 +158,7 @@ LATENT_GAN = Stage(
     run=run_search,
     inputs=(*JUDGES, "autoencoder"),
     outputs=("latent-gan",),
-    presets=LATENT_PRESETS,
+    presets=LATENT_GAN_PRESETS,
     extent=LATENT_EXTENT,
     recipe=2,
     headline="generators",
@@ -170,7 +171,7 @@ CONDITIONAL_GAN = Stage(
     run=run_conditional,
     inputs=(*JUDGES, "autoencoder", "latent-gan"),
     outputs=("conditional-gan",),
-    presets=CONDITIONAL_PRESETS,
+    presets=CONDITIONAL_GAN_PRESETS,
     extent=CONDITIONAL_EXTENT,
     recipe=3,
     headline="best/samples",

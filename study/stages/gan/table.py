@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study.harness.search import Result
-from study.harness.stage import Context, Row
-from study.harness.table import verdict, with_spread
-from study.science.interpolation import Interpolation
-from study.science.judges import PARTS
+from study.engine.search import Result
+from study.engine.stage import Context, Row
+from study.engine.table import verdict, with_spread
+from study.measures.interpolation import Interpolation
+from study.measures.judges import PARTS
 from study.stages.gan.cells import Cells, distance_sentence, judge_name, weak_judges
 from study.stages.gan.collapse import KINDS, collapsed, collapsed_alone, paired_verdict, share_verdict
 from study.stages.gan.comparisons import Found

@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.gan import LatentGenerator, with_labels
-from study.harness.search import Pruned, Trial
-from study.science.classifiers import ClassifierSettings
-from study.science.fidelity import confusion
-from study.science.gans import GanSettings, describe, generator_steps, train_gan
-from study.science.judges import HOPELESS_SHARE
-from study.science.loops import apply, eval_mode
-from study.science.sampling import labels_like, noise, sample_count
-from study.stages.gan.config import JUDGES
+from study import plots
+from study.engine.search import Pruned, Trial
+from study.measures.fidelity import confusion
+from study.measures.judges import HOPELESS_SHARE
 from study.stages.gan.inputs import GanInputs
+from study.stages.gan.settings import JUDGES
 from study.stages.gan.watch import SETTLED, Watch
-from tracking import figures
+from study.training.classifier import ClassifierSettings
+from study.training.gan import GanSettings, describe, generator_steps, train_gan
+from study.training.loops import apply, eval_mode
+from study.training.sampling import labels_like, noise, sample_count
 from tracking.registry import Version
 
 CHOICE_SEED, TEST_SEED = 1, 2  # fresh noise: to measure the epoch that was kept, and for the test
@@ -142,6 +142,6 @@ def _label_accuracies(trial: Trial, inputs: GanInputs, images: Tensor, labels: T
     guesses = inputs.judges.first.probabilities(images).argmax(1)
     shares = confusion(guesses, labels, len(names)).cpu()
     title = f"What the judge takes the samples for\n{what}"
-    figure = figures.confusion(shares.numpy(), names, rows="asked for", columns="taken for", title=title)
+    figure = plots.confusion(shares.numpy(), names, rows="asked for", columns="taken for", title=title)
     trial.run.log_figure("confusion", figure)
     return {class_metric(names, label): float(shares[label, label]) for label in range(len(names))}

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from models.gan import Generator, LatentGenerator, with_labels
+from study import plots
 from study.data.dataset import Split, to_pixels
-from study.harness.search import Trial
-from study.science.gans import GanSettings
-from study.science.judges import collapse
-from study.science.latents import max_abs_pcc
-from study.science.loops import Diverged, eval_mode
-from study.science.sampling import labels_like, noise, sample_count
+from study.engine.search import Trial
+from study.measures.judges import collapse
+from study.measures.latents import max_abs_pcc
 from study.stages.gan.inputs import GanInputs
-from tracking import figures
+from study.training.gan import GanSettings
+from study.training.loops import Diverged, eval_mode
+from study.training.sampling import labels_like, noise, sample_count
 
 WATCH_SEED = 0  # the same noise at each evaluation of each trial, so that pictures can be compared
 SAMPLES_IN_ROW = 10  # samples in a row of the sheets, and rows of those without labels
@@ -78,7 +78,7 @@ class Watch:
     def show(self, trial: Trial, epoch: int) -> None:
         """Log the sheet, for the step slider."""
         images = self.sheet()
-        trial.run.log_image("samples", figures.grid(images, SAMPLES_IN_ROW), step=epoch)
+        trial.run.log_image("samples", plots.grid(images, SAMPLES_IN_ROW), step=epoch)
         rows = range(len(images) // SAMPLES_IN_ROW)
         diagonal = [row * SAMPLES_IN_ROW + row % SAMPLES_IN_ROW for row in rows]  # of each class another noise
         self._over_training[epoch] = images[diagonal] if self.classes else images[:SAMPLES_IN_ROW]
@@ -86,18 +86,18 @@ class Watch:
     def log_figures(self, trial: Trial, what: str) -> None:
         """Losses, distance, and samples: at the end, and as training went on."""
         losses = {name: trial.history[name] for name in ("critic/loss", "generator/loss") if name in trial.history}
-        trial.run.log_figure("loss", figures.curves(losses, "epoch", "loss", what))
+        trial.run.log_figure("loss", plots.curves(losses, "epoch", "loss", what))
         judges = {"both (chosen by)": "val/fd", "first judge": "val/fd_1", "second judge": "val/fd_2"}
         distances = {name: trial.history[metric] for name, metric in judges.items()}
-        figure = figures.curves(distances, "epoch", "Frechet distance, validation", what, log_y=True, markers=True)
+        figure = plots.curves(distances, "epoch", "Frechet distance, validation", what, log_y=True, markers=True)
         trial.run.log_figure("fd", figure)
         classes = self.inputs.data.classes if self.classes else ()
         rows = list(classes[:SHOWN_CLASSES]) if classes else [""] * SAMPLES_IN_ROW
         more = f"; the first {SHOWN_CLASSES} of {len(classes)} classes" if len(classes) > SHOWN_CLASSES else ""
-        trial.run.log_figure("samples", figures.labelled_grid(self.sheet(), rows, what + more))
+        trial.run.log_figure("samples", plots.labelled_grid(self.sheet(), rows, what + more))
         epochs = [f"epoch {epoch}" for epoch in self._over_training]
         images = np.concatenate(list(self._over_training.values()))
-        trial.run.log_figure("samples_over_training", figures.labelled_grid(images, epochs, what))
+        trial.run.log_figure("samples_over_training", plots.labelled_grid(images, epochs, what))
 
 
 def shown_inputs(noise_dim: int, classes: int, device: torch.device) -> Tensor:

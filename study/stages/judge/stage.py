@@ -6,8 +6,8 @@ images that were moved otherwise, only reports: what it says of a generator is n
 
 from __future__ import annotations
 
-from study.harness.stage import Context, Outcome, Stage
-from study.stages.judge.config import PRESETS, JudgeConfig
+from study.config import JUDGE_PRESETS, JudgeConfig
+from study.engine.stage import Context, Outcome, Stage
 
 
 def plan(config: JudgeConfig) -> str:
@@ -18,8 +18,8 @@ def run(context: Context) -> Outcome:
     """Train the judges on the training images; the test set is only ever reported."""
     from functools import partial
 
-    from study.harness.search import Search, choice, named
-    from study.harness.study import Candidate, open_study
+    from study.engine.search import Search, choice, named
+    from study.engine.study import Candidate, open_study
     from study.stages.judge.table import rows
     from study.stages.judge.trial import KINDS, run_judge_trial
     from tracking.errors import StoreError
@@ -47,6 +47,6 @@ JUDGE = Stage(
     plan=plan,
     run=run,
     outputs=("judge", "second-judge", "third-judge"),
-    presets=PRESETS,
+    presets=JUDGE_PRESETS,
     recipe=2,
 )

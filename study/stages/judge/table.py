@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from study.harness.stage import Row
-from study.science.judges import weakness
+from study.engine.stage import Row
+from study.measures.judges import weakness
 from study.stages.judge.trial import KINDS
 from tracking.registry import Version
 

@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.classifier import Judge, JudgeKind
+from study import plots
+from study.config import JudgeConfig
 from study.data.dataset import Dataset, to_float, to_pixels
-from study.harness.search import Trial
-from study.science.classifiers import ClassifierSettings, accuracy, jitter, shift, train_judge
-from study.science.latents import max_abs_pcc
-from study.science.loops import apply, eval_mode
-from study.stages.judge.config import JudgeConfig
-from tracking import figures
+from study.engine.search import Trial
+from study.measures.latents import max_abs_pcc
+from study.training.classifier import ClassifierSettings, accuracy, jitter, shift, train_judge
+from study.training.loops import apply, eval_mode
 
 SIZES = {"width": 16, "feature_dim": 64}
 KINDS: dict[str, JudgeKind] = {"judge": "conv", "second-judge": "mlp", "third-judge": "residual"}
-"""The registered kinds of model, and what each is built of; in the order of `study.science.judges.PARTS`."""
+"""The registered kinds of model, and what each is built of; in the order of `study.measures.judges.PARTS`."""
 THIRD_JITTER = 10, 1.5, 0.1  # degrees, pixels, share of the size: the third differs in its training too
 MISTAKES, MISTAKES_ROWS = 24, 3
 
@@ -57,11 +57,11 @@ def run_judge_trial(trial: Trial, *, config: JudgeConfig, data: Dataset, device:
         captions = [f"{names[int(data.val.labels[i])]} as {names[int(guesses[i])]}" for i in wrong]
         title = "Validation images that the judge gets wrong"
         rows = [""] * min(MISTAKES_ROWS, len(wrong))
-        trial.run.log_figure("mistakes", figures.labelled_grid(images, rows, title, captions))
-        trial.run.log_image("mistakes", figures.grid(images, 8), step=0)
+        trial.run.log_figure("mistakes", plots.labelled_grid(images, rows, title, captions))
+        trial.run.log_image("mistakes", plots.grid(images, 8), step=0)
     else:
-        trial.run.log_image("samples", figures.grid(to_pixels(data.val.images[:MISTAKES]), 8), step=0)
+        trial.run.log_image("samples", plots.grid(to_pixels(data.val.images[:MISTAKES]), 8), step=0)
     losses = {"training": trial.history["train/loss"]}
-    trial.run.log_figure("loss", figures.curves(losses, "epoch", "cross entropy", "Judge, training images"))
+    trial.run.log_figure("loss", plots.curves(losses, "epoch", "cross entropy", "Judge, training images"))
     trial.log_model(judge, to_float(data.val.images[:2]), {"module": module})
     return (val_accuracy,)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from study.harness.search import Result
-from study.harness.stage import Context
-from study.harness.study import Study
-from study.harness.table import spread
-from study.stages.transfer.config import LABELS_PER_CLASS
+from study import plots
+from study.config import LABELS_PER_CLASS
+from study.engine.search import Result
+from study.engine.stage import Context
+from study.engine.study import Study
+from study.engine.table import spread
 from study.stages.transfer.trial import FINE_TUNED, FROZEN, MODES, SCRATCH, SEMI
-from tracking import figures
 from tracking.runs import Measured, metric_history
 
 REFERENCE_ACCURACY = {FROZEN: 0.40, FINE_TUNED: 0.80}
@@ -51,17 +51,17 @@ def of_mode(results: Sequence[Result], mode: str) -> list[Result]:
 def log_figures(study: Study, results: Sequence[Result], main: Sequence[Result], measured: Measured) -> None:
     classes = len(study.context.dataset.classes)
     labels = classes * main[0].params["labels_per_class"]
-    plots: dict[str, dict[str, tuple[Sequence[float], ...]]] = {}
+    panels: dict[str, dict[str, tuple[Sequence[float], ...]]] = {}
     for quantity, title in (("loss", "cross entropy"), ("accuracy", "accuracy")):
         for mode in (FROZEN, FINE_TUNED):
             for part, name in (("train", "training"), ("val", "validation")):
                 histories = [metric_history(r.run_id, f"{part}/{quantity}") for r in of_mode(main, mode)]
                 if histories:
                     middle = np.mean([values for _, values in histories], axis=0)
-                    plots.setdefault(title, {})[f"{mode}, {name}"] = (histories[0][0], middle.tolist())
+                    panels.setdefault(title, {})[f"{mode}, {name}"] = (histories[0][0], middle.tolist())
     dashed = {"accuracy": {f"reference, {mode}": value for mode, value in references(study.context, main).items()}}
     title = f"Transfer with {labels} labels: encoder frozen against fine-tuned, means over the draws"
-    study.parent.log_figure("curves", figures.side_by_side(plots, "epoch", title, references=dashed), CURVES_CAPTION)
+    study.parent.log_figure("curves", plots.side_by_side(panels, "epoch", title, references=dashed), CURVES_CAPTION)
 
     counts = sorted({result.params["labels_per_class"] for result in results})
     if len(counts) < 2:
@@ -76,7 +76,7 @@ def log_figures(study: Study, results: Sequence[Result], main: Sequence[Result],
     series = {TITLES[mode]: against_count(mode, "test/accuracy") for mode in MODES}
     series |= {title: against_count(FROZEN, metric) for metric, title in BASELINES.items()}
     title = "Accuracy against the number of labels\n(*): uses the unlabelled training images too"
-    figure = figures.curves(series, "labelled images", "test accuracy", title, log_x=True, markers=True)
+    figure = plots.curves(series, "labelled images", "test accuracy", title, log_x=True, markers=True)
     study.parent.log_figure(
         "accuracy_against_labels", figure, "Means over draws of the labels; bars: standard deviation."
     )

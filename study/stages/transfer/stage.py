@@ -6,13 +6,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from study.harness.settings import UsageError, numbers
-from study.harness.stage import Context, Outcome, Stage
-from study.stages.transfer.config import EXTENT, LABELS_PER_CLASS, PRESETS, TransferConfig
+from study.checks import UsageError, numbers
+from study.config import LABELS_PER_CLASS, TRANSFER_PRESETS, TransferConfig
+from study.engine.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from study.data.dataset import Dataset
 
+EXTENT = ("draws", "labels_per_class", "label_counts", "count_draws")
 MOST_DRAWS = MOST_LABELS = 10_000
 
 
@@ -33,12 +34,12 @@ def run(context: Context) -> Outcome:
     from functools import partial
 
     from models.autoencoder import Autoencoder
-    from study.harness.search import Search, choice, integer, named
-    from study.harness.study import Candidate, open_study
-    from study.science.few_labels import EncodedDataset
+    from study.engine.search import Search, choice, integer, named
+    from study.engine.study import Candidate, open_study
     from study.stages.transfer.figures import log_figures
     from study.stages.transfer.table import rows
     from study.stages.transfer.trial import MODES, SPREADING, WEAK_JITTER, run_spreading_trial, run_transfer_trial
+    from study.training.few_labels import EncodedDataset
     from tracking.errors import StoreError
     from tracking.runs import trial_metrics
 
@@ -140,7 +141,7 @@ TRANSFER = Stage(
     check=check,
     inputs=("autoencoder",),
     outputs=("classifier",),
-    presets=PRESETS,
+    presets=TRANSFER_PRESETS,
     extent=EXTENT,
     recipe=3,
 )

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean
 
-from study.harness.search import Result
-from study.harness.stage import Context, Row
-from study.harness.table import verdict, with_spread
+from study.engine.search import Result
+from study.engine.stage import Context, Row
+from study.engine.table import verdict, with_spread
 from study.stages.transfer.figures import BASELINES, LATENTS_SVM, PIXELS_SVM, TITLES, of_mode, references
 from study.stages.transfer.trial import CONSISTENT, FINE_TUNED, FROZEN, PLAIN, REFERENCE_TEST, SCRATCH, SEMI, SPREADING
 from tracking.runs import Measured

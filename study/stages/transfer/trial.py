@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.classifier import Judge, TransferClassifier
+from study import plots
+from study.config import TransferConfig
 from study.data.dataset import Dataset, Split, to_float, to_pixels
-from study.harness.search import Trial
-from study.science.classifiers import ClassifierSettings, draw_labelled, jitter, train_classifier, train_head
-from study.science.few_labels import EncodedDataset, baselines, train_by_default
-from study.science.latents import max_abs_pcc
-from study.science.loops import Report, apply, eval_mode
-from study.science.self_training import SpreadClassifier, train_on_spread_labels
-from study.stages.transfer.config import TransferConfig
-from tracking import figures
+from study.engine.search import Trial
+from study.measures.latents import max_abs_pcc
+from study.training.classifier import ClassifierSettings, draw_labelled, jitter, train_classifier, train_head
+from study.training.few_labels import EncodedDataset, baselines, train_by_default
+from study.training.loops import Report, apply, eval_mode
+from study.training.self_training import SpreadClassifier, train_on_spread_labels
 
 FROZEN, FINE_TUNED, SCRATCH, SEMI = MODES = ("frozen", "fine-tuned", "from scratch", "semi-supervised")
 SPREADING = "label spreading"  # a baseline with trials of its own
@@ -190,7 +190,7 @@ def _log_pictures(trial: Trial, classifier: nn.Module, data: Dataset) -> None:
     for quantity, label in (("loss", "cross entropy"), ("accuracy", "accuracy")):
         parts = {"training": f"train/{quantity}", "validation": f"val/{quantity}"}
         series = {name: trial.history[metric] for name, metric in parts.items() if metric in trial.history}
-        trial.run.log_figure(quantity, figures.curves(series, "epoch", label, f"Transfer, {title}"))
+        trial.run.log_figure(quantity, plots.curves(series, "epoch", label, f"Transfer, {title}"))
     _log_guesses(trial, classifier, data)
 
 
@@ -210,6 +210,6 @@ def _log_guesses(trial: Trial, classifier: nn.Module, data: Dataset) -> None:
     pixels = to_pixels(images)
     rows = [""] * -(-len(pixels) // GUESSES_IN_ROW)
     trial.run.log_figure(
-        "guesses", figures.labelled_grid(pixels, rows, f"The classifier's guesses, {_title(trial)}", captions)
+        "guesses", plots.labelled_grid(pixels, rows, f"The classifier's guesses, {_title(trial)}", captions)
     )
-    trial.run.log_image("guesses", figures.grid(pixels, GUESSES_IN_ROW), step=0)
+    trial.run.log_image("guesses", plots.grid(pixels, GUESSES_IN_ROW), step=0)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from study.harness.search import Result
-from study.harness.table import with_spread
-from study.science.translation_settings import MATRIX, METHODS, Method, Pairing, Task
+from study.engine.search import Result
+from study.engine.table import with_spread
 from study.stages.translation.recipes import OBJECTIVE, level_of
 from study.stages.translation.trial import IDENTITY
 from study.stages.translation.verdicts import GOAL, steps_to
+from study.training.translation_settings import MATRIX, METHODS, Method, Pairing, Task
 from tracking.runs import Measured, metric_history
 
 KEPT = ("sample/kept", "second/kept")  # by both judges

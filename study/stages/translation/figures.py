@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from study import plots
 from study.data.dataset import to_float, to_pixels
-from study.harness.search import Result
-from study.harness.study import Study
-from study.harness.table import spread, with_spread
-from study.science.domains import misalign
-from study.science.translation_settings import MATRIX, MATRIX_LEVEL, Method, Pairing, Task
+from study.engine.search import Result
+from study.engine.study import Study
+from study.engine.table import spread, with_spread
 from study.stages.translation.cells import KEPT, Cells
 from study.stages.translation.inputs import SHOWN, TranslationInputs
 from study.stages.translation.trial import IDENTITY, TRANSLATED
-from tracking import figures
+from study.training.domains import misalign
+from study.training.translation_settings import MATRIX, MATRIX_LEVEL, Method, Pairing, Task
 from tracking.runs import Run
 
 ACROSS = SHOWN // 2  # images side by side in a cell of the matrix, which has two rows of them
@@ -41,7 +41,7 @@ LEVEL_CAPTION = (
 STEPS_CAPTION = "Means over the seeds; exactly paired validation images."
 
 
-def _matrix(study: Study, inputs: TranslationInputs, cells: Cells, task: Task) -> figures.Figure:
+def _matrix(study: Study, inputs: TranslationInputs, cells: Cells, task: Task) -> plots.Figure:
     """Rows of models, columns of pairings."""
     a, b = inputs.shown(task)
     loose = misalign(to_float(b), MATRIX_LEVEL)
@@ -58,7 +58,7 @@ def _matrix(study: Study, inputs: TranslationInputs, cells: Cells, task: Task) -
             captions.append(_caption(cells, task, method, pairing))
     floor = f"the untranslated input has an error of {cells.baseline_value(task, IDENTITY, MAE):.3f}"
     title = f"Translation, {task}: models (rows) trained on pairings (columns); {floor}"
-    return figures.labelled_grid(np.stack(sheets), ["the task", *cells.methods(task)], title, captions)
+    return plots.labelled_grid(np.stack(sheets), ["the task", *cells.methods(task)], title, captions)
 
 
 def _caption(cells: Cells, task: Task, method: Method, pairing: Pairing) -> str:
@@ -80,7 +80,7 @@ def _tiled(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate(rows, 0)
 
 
-def _against_level(cells: Cells, task: Task) -> figures.Figure:
+def _against_level(cells: Cells, task: Task) -> plots.Figure:
     series = {}
     for method in cells.methods(task):
         groups = {
@@ -93,15 +93,15 @@ def _against_level(cells: Cells, task: Task) -> figures.Figure:
     floor = f"the untranslated input has {cells.baseline_value(task, IDENTITY, MAE):.3f}"
     title = f"Translation, {task}: error against misalignment of the training pairs; {floor}"
     x, y = "level of misalignment (0: exactly paired)", "mean absolute error, test"
-    return figures.curves(series, x, y, title, markers=True)
+    return plots.curves(series, x, y, title, markers=True)
 
 
-def _against_steps(cells: Cells, task: Task) -> figures.Figure:
-    plots: dict[str, dict[str, tuple[Sequence[float], ...]]] = {}
+def _against_steps(cells: Cells, task: Task) -> plots.Figure:
+    panels: dict[str, dict[str, tuple[Sequence[float], ...]]] = {}
     for pairing in MATRIX:
         for method in cells.methods(task):
             curves = [cells.curve(run) for run in cells.runs(task, method, pairing)]
             if curves:
                 middle = np.mean([errors for _, errors in curves], axis=0).tolist()
-                plots.setdefault(f"mean absolute error, {pairing}", {})[method] = (curves[0][0], middle)
-    return figures.side_by_side(plots, "steps of the translator", f"Translation, {task}: validation error in training")
+                panels.setdefault(f"mean absolute error, {pairing}", {})[method] = (curves[0][0], middle)
+    return plots.side_by_side(panels, "steps of the translator", f"Translation, {task}: validation error in training")

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor
 
 from models.classifier import Judge, JudgeKind
+from study import plots
+from study.config import TranslationConfig
 from study.data.dataset import Dataset, Split, to_float, to_pixels
-from study.harness.search import Search, Trial, choice, named
-from study.harness.study import Study
-from study.science.classifiers import ClassifierSettings, accuracy, train_judge
-from study.science.domains import domains
-from study.science.translation_measures import Truth
-from study.science.translation_settings import Task
-from study.stages.translation.config import JUDGES, TranslationConfig
-from tracking import figures
+from study.engine.search import Search, Trial, choice, named
+from study.engine.study import Study
+from study.measures.translation import Truth
+from study.training.classifier import ClassifierSettings, accuracy, train_judge
+from study.training.domains import domains
+from study.training.translation_settings import Task
 from tracking.stored import logged_model
 
 KINDS: tuple[JudgeKind, ...] = ("conv", "mlp")  # of the judges of a domain B, like those of the images themselves
 SHOWN = 10  # test images that every picture shows: one of each class, of the first ten classes
+
+
+JUDGES = ("judge", "second-judge")
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,8 @@ class TranslationInputs:
         train_judge(judge, train, val, settings, trial.report)
         val_accuracy = accuracy(judge, val)
         trial.run.log({"val/accuracy": val_accuracy, "test/accuracy": accuracy(judge, test)}, step=settings.epochs)
-        trial.run.log_image("samples", figures.grid(to_pixels(val.images[: 2 * SHOWN]), SHOWN), step=0)
+        trial.run.log_image("samples", plots.grid(to_pixels(val.images[: 2 * SHOWN]), SHOWN), step=0)
         losses = {"training": trial.history["train/loss"]}
-        trial.run.log_figure("loss", figures.curves(losses, "epoch", "cross entropy", f"Judge of domain B, {task}"))
+        trial.run.log_figure("loss", plots.curves(losses, "epoch", "cross entropy", f"Judge of domain B, {task}"))
         trial.log_model(judge, to_float(val.images[:2]), {"module": module})
         return (val_accuracy,)

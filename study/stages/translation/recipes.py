@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 
-from study.harness.search import Objective, Params, Result, Search, choice, integer, log_uniform, named, uniform
-from study.harness.settings import MOST_REPEATS
-from study.harness.study import Study
-from study.science.translation_settings import (
+from study.checks import MOST_REPEATS
+from study.config import TranslationConfig
+from study.engine.search import Objective, Params, Result, Search, choice, integer, log_uniform, named, uniform
+from study.engine.study import Study
+from study.training.translation_settings import (
     CONDITIONAL_GAN,
     CYCLE_GAN,
     GAN,
@@ -28,7 +29,6 @@ from study.science.translation_settings import (
     Task,
     TranslationSettings,
 )
-from study.stages.translation.config import TranslationConfig
 
 OURS: Mapping[Method, TranslationSettings] = {
     GAN: replace(PUBLISHED[GAN], learning_rate=5e-4, discriminator_rate=5e-4),

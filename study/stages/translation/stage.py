@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from study.harness.settings import UsageError, numbers
-from study.harness.stage import Context, Outcome, Stage
-from study.stages.translation.config import EXTENT, JUDGES, PRESETS, TranslationConfig
+from study.checks import UsageError, numbers
+from study.config import TRANSLATION_PRESETS, TranslationConfig
+from study.engine.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from study.data.dataset import Dataset
+
+JUDGES = ("judge", "second-judge")
 
 
 def plan(config: TranslationConfig) -> str:
@@ -32,8 +34,8 @@ def run(context: Context) -> Outcome:
     from dataclasses import asdict
     from functools import partial
 
-    from study.harness.search import Objective, Trial
-    from study.harness.study import Candidate, open_study
+    from study.engine.search import Objective, Trial
+    from study.engine.study import Candidate, open_study
     from study.stages.translation.cells import Cells
     from study.stages.translation.figures import log_figures
     from study.stages.translation.inputs import TranslationInputs
@@ -115,8 +117,8 @@ TRANSLATION = Stage(
     check=check,
     inputs=JUDGES,
     outputs=("translator",),
-    presets=PRESETS,
-    extent=EXTENT,
+    presets=TRANSLATION_PRESETS,
+    extent=("tasks", "repeats", "levels", "level_repeats", "pairings", "free_trials"),
     reads={"judge": ("epochs", "batch_size", "learning_rate")},
     headline="matrix",
 )

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 
-from study.harness.search import Result
-from study.harness.stage import Context, Row, Verdict
-from study.harness.table import verdict, with_spread
-from study.science.judges import weakness
-from study.science.translation_settings import (
+from study.engine.search import Result
+from study.engine.stage import Context, Row, Verdict
+from study.engine.table import verdict, with_spread
+from study.measures.judges import weakness
+from study.stages.translation.cells import KEPT, Cells
+from study.stages.translation.inputs import JUDGES
+from study.stages.translation.trial import IDENTITY, TRUTH
+from study.stages.translation.verdicts import (
+    COLLAPSED,
+    WORKS_ERROR,
+    WORKS_LOST,
+    every,
+    none_of,
+    slower,
+)
+from study.training.translation_settings import (
     CONDITIONAL_GAN,
     CYCLE_GAN,
     GAN,
@@ -19,17 +30,6 @@ from study.science.translation_settings import (
     Method,
     Pairing,
     Task,
-)
-from study.stages.translation.cells import KEPT, Cells
-from study.stages.translation.config import JUDGES
-from study.stages.translation.trial import IDENTITY, TRUTH
-from study.stages.translation.verdicts import (
-    COLLAPSED,
-    WORKS_ERROR,
-    WORKS_LOST,
-    every,
-    none_of,
-    slower,
 )
 
 PAIRED, LOOSE, UNPAIRED = MATRIX

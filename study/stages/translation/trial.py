@@ -9,17 +9,17 @@ from dataclasses import asdict
 import torch
 
 from models.translation import Translator
+from study import plots
+from study.config import TranslationConfig
 from study.data.dataset import to_float, to_pixels
-from study.harness.search import Params, Search, Trial, choice
-from study.science.domains import make_pairs
-from study.science.loops import apply, eval_mode, steps_per_epoch
-from study.science.translation import train_translator
-from study.science.translation_measures import cycle_measures, error
-from study.science.translation_settings import TASKS, Task
-from study.stages.translation.config import TranslationConfig
+from study.engine.search import Params, Search, Trial, choice
+from study.measures.translation import cycle_measures, error
 from study.stages.translation.inputs import SHOWN, TranslationInputs
 from study.stages.translation.recipes import OBJECTIVE, settings_of
-from tracking import figures
+from study.training.domains import make_pairs
+from study.training.loops import apply, eval_mode, steps_per_epoch
+from study.training.translation import train_translator
+from study.training.translation_settings import TASKS, Task
 
 IDENTITY, TRUTH = "identity", "truth"  # the floor and the ceiling
 TRANSLATED = "translated"  # a trial's file of the shown images' translations
@@ -89,16 +89,16 @@ def _log_pictures(trial: Trial, params: Params, translator: Translator, inputs: 
     sheet = to_pixels(torch.cat([a, translated, b]))
     level = f" (level {params['level']})" if params["level"] else ""
     title = f"{params['method']}, {params['task']}, {params['pairing']}{level}"
-    trial.run.log_image("samples", figures.grid(sheet, SHOWN), step=0)
+    trial.run.log_image("samples", plots.grid(sheet, SHOWN), step=0)
     if params["pairing"] == "paired":  # one of these is registered
-        trial.run.log_figure("samples", figures.labelled_grid(sheet, ["input", "translated", "truth"], title))
+        trial.run.log_figure("samples", plots.labelled_grid(sheet, ["input", "translated", "truth"], title))
     losses = {
         name: trial.history[metric]
         for name, metric in (("generator", "generator/loss"), ("discriminator", "discriminator/loss"))
         if metric in trial.history
     }
-    plots = {"loss": losses, "mean absolute error, validation": {"translator": trial.history[OBJECTIVE]}}
-    trial.run.log_figure("loss", figures.side_by_side(plots, "epoch", title))
+    panels = {"loss": losses, "mean absolute error, validation": {"translator": trial.history[OBJECTIVE]}}
+    trial.run.log_figure("loss", plots.side_by_side(panels, "epoch", title))
 
 
 def baseline_search(tasks: tuple[Task, ...]) -> Search:
@@ -116,5 +116,5 @@ def run_baseline_trial(trial: Trial, *, inputs: TranslationInputs) -> tuple[floa
     trial.run.log(found | truth.measures(to_float((truth.a, truth.b)[place])))
     pixels = to_pixels(inputs.shown(task)[place])
     trial.run.log_json(TRANSLATED, pixels.tolist())
-    trial.run.log_image("samples", figures.grid(pixels, SHOWN), step=0)
+    trial.run.log_image("samples", plots.grid(pixels, SHOWN), step=0)
     return (found[OBJECTIVE],)

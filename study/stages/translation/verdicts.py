@@ -7,9 +7,9 @@ from math import inf
 
 import numpy as np
 
-from study.harness.stage import Verdict
-from study.harness.table import verdict
-from study.science.judges import COLLAPSED_REACH
+from study.engine.stage import Verdict
+from study.engine.table import verdict
+from study.measures.judges import COLLAPSED_REACH
 
 WORKS_ERROR = 0.5
 """A translator works on a pairing if its error (MAE) is at most this share of the untranslated input's, ..."""

@@ -16,8 +16,8 @@ from models.attention_forms import AttentionAutoencoder
 from models.autoencoder import Autoencoder
 from study import data
 from study.data import to_float
-from study.harness.search import Result
-from study.harness.stage import Row
+from study.engine.search import Result
+from study.engine.stage import Row
 from study.stages.attention import table
 from study.stages.attention.searches import ALL, CONVOLUTION, LINEAR, MAIN, MIRROR, RESTRICTED
 from study.stages.attention.trial import maps_of

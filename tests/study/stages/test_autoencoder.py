@@ -10,15 +10,15 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
+from study.config import AutoencoderConfig
 from study.data.dataset import Dataset, Split
-from study.harness.search import Result
-from study.science.autoencoders import knee_distance
-from study.science.consequences import JudgedDistance, consequences
+from study.engine.search import Result
+from study.measures.consequences import JudgedDistance, consequences
 from study.stages.autoencoder.choice import by_size, champions_cost, choose, knees
-from study.stages.autoencoder.config import AutoencoderConfig
 from study.stages.autoencoder.consequences import agreement, claims, consequences_figure, necessity
 from study.stages.autoencoder.stage import AUTOENCODER, plan
 from study.stages.autoencoder.trial import IMAGES_SHOWN, Comparison
+from study.training.autoencoder import knee_distance
 from tracking.errors import StoreError
 
 

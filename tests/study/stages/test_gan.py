@@ -17,13 +17,12 @@ from torch import nn
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from models.gan import LatentGenerator, ToneCurve
+from study.config import LatentGanConfig
 from study.data.dataset import Dataset
-from study.harness.search import Params, Result, Search, Trial, choice
-from study.harness.stage import Context, Session
-from study.harness.study import open_study
-from study.science.gans import PAPER, REFERENCE, GanSettings
-from study.science.judges import PARTS, Judges
-from study.science.loops import Diverged, Report
+from study.engine.search import Params, Result, Search, Trial, choice
+from study.engine.stage import Context, Session
+from study.engine.study import open_study
+from study.measures.judges import PARTS, Judges
 from study.stages.gan.baselines import baseline_search, kernel_search, redraw_search, run_baseline_trial
 from study.stages.gan.cells import Cells, distance_sentence
 from study.stages.gan.collapse import (
@@ -38,12 +37,13 @@ from study.stages.gan.collapse import (
     run_recipe_trial,
     share_verdict,
 )
-from study.stages.gan.config import LatentGanConfig
 from study.stages.gan.inputs import GanInputs
 from study.stages.gan.settings import BEST, BY_NAME, SPACE, START, ablations, params_of, settings_of
 from study.stages.gan.stage import LATENT_GAN
 from study.stages.gan.trial import class_metric, run_gan_trial
 from study.stages.gan.watch import Watch, shown_inputs
+from study.training.gan import PAPER, REFERENCE, GanSettings
+from study.training.loops import Diverged, Report
 from tracking.runs import trial_metrics
 from tracking.store import Store, read_store
 

@@ -14,14 +14,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from models.autoencoder import Encoder
 from models.classifier import Judge
+from study.checks import UsageError
+from study.config import TransferConfig
 from study.data.dataset import Dataset, Split
-from study.harness.search import Result
-from study.harness.settings import UsageError
-from study.harness.stage import Row
-from study.science.classifiers import draw_labelled
-from study.science.few_labels import EncodedDataset
-from study.science.self_training import renew_statistics
-from study.stages.transfer.config import TransferConfig
+from study.engine.search import Result
+from study.engine.stage import Row
 from study.stages.transfer.figures import BASELINES
 from study.stages.transfer.stage import TRANSFER, label_counts
 from study.stages.transfer.table import rows
@@ -34,6 +31,9 @@ from study.stages.transfer.trial import (
     run_spreading_trial,
     run_transfer_trial,
 )
+from study.training.classifier import draw_labelled
+from study.training.few_labels import EncodedDataset
+from study.training.self_training import renew_statistics
 
 
 @pytest.fixture

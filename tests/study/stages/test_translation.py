@@ -14,16 +14,17 @@ from pictures import arrays_of_letters
 from PIL import Image
 
 from study import sample
+from study.checks import UsageError
+from study.config import TRANSLATION_PRESETS as PRESETS
+from study.config import TranslationConfig
 from study.data.dataset import Dataset
-from study.harness.search import Result
-from study.harness.settings import UsageError
-from study.science.translation_settings import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, MATRIX, METHODS
+from study.engine.search import Result
 from study.stages.translation import table
 from study.stages.translation.cells import Cells
-from study.stages.translation.config import PRESETS, TranslationConfig
 from study.stages.translation.recipes import OURS, cell_search, matrix_trials, settings_of
 from study.stages.translation.stage import TRANSLATION
 from study.stages.translation.verdicts import every, none_of, slower, steps_to
+from study.training.translation_settings import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, MATRIX, METHODS
 from tracking.store import read_store
 
 PAIRED, LOOSE, UNPAIRED = MATRIX

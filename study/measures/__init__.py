@@ -1,0 +1,1 @@
+"""Measures: of generated images by the judges, of latents, of translations; statistics."""

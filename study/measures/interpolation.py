@@ -1,0 +1,115 @@
+"""Paths from one class to another: through a generator's noise, and through the autoencoder's latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from study.measures.fidelity import SURE
+from study.measures.judges import Evaluator
+from study.training.loops import apply
+
+PATHS, STEPS = 100, 11
+CANDIDATES = 5_000  # noise vectors and images among which the ends are looked for
+REFERENCE_PAIRS = ((5, 6), (6, 7))  # that the reference shows
+
+Between = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Points [P, S, D] between starts and ends [P, 1, D], at shares [1, S, 1] of the path."""
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Images on P paths between pairs of classes, STEPS of them a path, the ends included.
+
+    Attributes:
+        images: [P, STEPS, C, H, W], in [0, 1].
+        of_paths: One value a path, [P], of each measure. Of the steps between the ends: `confidence`, their mean one,
+            and `no_class`, the share whose confidence is below SURE; `third_class`, 1 if one of these steps is, at a
+            confidence of SURE or more, of neither of the two wanted classes, else 0; `smoothness`, see
+            `path_smoothness`. A path that jumps from one class to the other has the best `no_class` and `third_class`,
+            and the worst smoothness.
+    """
+
+    images: Tensor
+    of_paths: Mapping[str, Tensor]
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """Means over the paths; those that do not move have no smoothness."""
+        return {name: float(values.nanmean()) for name, values in self.of_paths.items()}
+
+
+def slerp(starts: Tensor, ends: Tensor, share: Tensor) -> Tensor:
+    """Spherical interpolation (Shoemake 1985; for noise: White 2016, https://arxiv.org/abs/1609.04468).
+
+    On the path the length stays near that of a typical sample of N(0, I), which on the straight line it does not.
+    """
+    cosine = torch.nn.functional.cosine_similarity(starts, ends, dim=-1).unsqueeze(-1).clamp(-1 + 1e-6, 1 - 1e-6)
+    angle = cosine.acos()
+    return (torch.sin((1 - share) * angle) * starts + torch.sin(share * angle) * ends) / angle.sin()
+
+
+def class_pairs(count: int, classes: int, seed: int) -> Tensor:
+    """Random pairs [count, 2] of different classes; with more than 7 classes, the reference's 5 to 6 and 6 to 7 first.
+
+    Raises:
+        ValueError: There are fewer than two classes.
+    """
+    if classes < 2:
+        raise ValueError(f"`2 <= classes` must hold, but got {classes}")
+    generator = torch.Generator().manual_seed(seed)
+    starts = torch.randint(0, classes, (count,), generator=generator)
+    ends = (starts + torch.randint(1, classes, (count,), generator=generator)) % classes
+    found = torch.stack([starts, ends], 1)
+    if classes > 7:
+        found[:2] = torch.tensor(REFERENCE_PAIRS)[:count]
+    return found
+
+
+def interpolate(
+    points: Tensor, decode: Callable[[Tensor], Tensor], between: Between, wanted: Tensor, evaluator: Evaluator
+) -> Interpolation:
+    """Paths between points that the judge takes for the wanted classes, surely so where there are enough.
+
+    Args:
+        points: Candidates [N, D].
+        decode: From points [M, D] to images [M, C, H, W].
+        wanted: Pairs of classes [P, 2].
+    """
+    probabilities = evaluator.probabilities(apply(decode, points))
+    places = torch.empty_like(wanted)
+    for each in range(probabilities.shape[1]):
+        slots = (wanted == each).nonzero(as_tuple=True)
+        # The sure ones in their own order, not the surest first: typical ones are wanted.
+        order = probabilities[:, each].clamp(max=SURE).argsort(descending=True, stable=True).to(wanted.device)
+        places[slots] = order[torch.arange(len(slots[0])) % len(order)]
+    share = torch.linspace(0, 1, STEPS, device=points.device)[None, :, None]
+    starts, ends = points[places[:, 0], None], points[places[:, 1], None]
+    images = apply(decode, between(starts, ends, share).flatten(0, 1))
+    paths = (len(wanted), STEPS)
+    confidence, classes = evaluator.probabilities(images).max(1)
+    inner = confidence.unflatten(0, paths)[:, 1:-1]  # the ends are sure by choice
+    of_ends = (classes.unflatten(0, paths)[:, 1:-1, None] == wanted.to(classes.device)[:, None]).any(2)
+    return Interpolation(
+        images.unflatten(0, paths),
+        {
+            "confidence": inner.mean(1),
+            "no_class": (inner < SURE).float().mean(1),
+            "third_class": ((inner >= SURE) & ~of_ends).any(1).float(),
+            "smoothness": path_smoothness(evaluator.features(images).unflatten(0, paths)),
+        },
+    )
+
+
+def path_smoothness(features: Tensor) -> Tensor:
+    """How even the steps of each path are, [P]: its length over its longest step times their number; 0 to 1.
+
+    Args:
+        features: [P, S, D] of P paths of S points. 1: equal steps; 1 / (S - 1): all the path in one step; NaN: both
+            ends are the same point.
+    """
+    steps = features.diff(dim=1).norm(dim=2)  # [P, S - 1]
+    return steps.sum(1) / (steps.max(1).values * steps.shape[1])

@@ -1,0 +1,1 @@
+"""Loops and the models' trainings; they report through a callback."""

@@ -1,0 +1,209 @@
+"""A classifier from a few labels and many unlabelled images: label spreading on the latents, then self-training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from study.data.dataset import to_float
+from study.training.classifier import ClassifierSettings, jitter
+from study.training.loops import (
+    EVAL_BATCH,
+    Report,
+    apply,
+    autocast,
+    batches,
+    check_finite,
+    eval_mode,
+    one_cycle,
+    steps_per_epoch,
+)
+
+NEIGHBOURS, ALPHA, ITERATIONS = 10, 0.99, 100  # of label spreading
+SHARPENING = 3  # power of the spread labels, which then sum to 1 again
+CONFIDENCE = 0.6  # images whose label is less sure are left out
+MEMORY = 0.7  # of a target, when it is moved towards the network's own prediction
+FIRST_MOVE = 3  # the epoch in which targets begin to move
+SPREAD_AGAIN = (2, 4)  # the epochs after which labels are spread anew, on the network's own features
+AVERAGED = 1 / 8  # of all steps: how far the moving average of the weights looks back
+RENEWED = 50  # batches that BatchNorm statistics are taken from anew
+CHUNK = 1000  # points at a time, for the memory that their distances take
+
+
+@dataclass(frozen=True)
+class NeighbourGraph:
+    """Nearest neighbours among latents [N, D]: symmetric weights, normalised, as a sparse matrix [N, N]."""
+
+    weights: sparse.csr_matrix
+
+    @classmethod
+    def of(cls, latents: Tensor) -> NeighbourGraph:
+        """Each point is tied to its 10 nearest; a tie weighs exp(-4 d^2 / d_10^2), d_10 being the farthest of them.
+
+        Where there are fewer others, to all of them.
+        """
+        distances, neighbours = _nearest(latents, min(NEIGHBOURS, len(latents) - 1))
+        count, k = neighbours.shape
+        ties = np.exp(-4 * distances / distances[:, -1:].clip(1e-12))
+        places = (neighbours.ravel(), k * np.arange(count + 1))
+        weights = sparse.csr_matrix((ties.ravel(), *places), shape=(count, count))
+        weights = weights + weights.T
+        degrees = np.asarray(weights.sum(1)).ravel().clip(1e-12)  # 0 of a point that is the only one
+        scale = sparse.diags(1 / np.sqrt(degrees))
+        return cls((scale @ weights @ scale).tocsr().astype(np.float32))
+
+    def spread(self, known: Tensor, labels: Tensor, classes: int) -> Tensor:
+        """Probabilities [N, classes] of each point's class, from those of a few points.
+
+        Label spreading (Zhou et al. 2004, "Learning with local and global consistency"), F <- a S F + (1 - a) Y; the
+        known labels are then put back.
+
+        Args:
+            known: Indices [M] of the labelled points.
+            labels: Their labels [M].
+        """
+        start = np.zeros((self.weights.shape[0], classes), np.float32)
+        start[known.cpu(), labels.cpu()] = 1
+        scores = start
+        for _ in range(ITERATIONS):
+            scores = ALPHA * (self.weights @ scores) + (1 - ALPHA) * start
+        found = torch.from_numpy(scores).to(known.device) + 1e-12  # a point that no label reaches: all alike
+        found[known] = F.one_hot(labels, classes).float()
+        return found / found.sum(1, keepdim=True)
+
+
+class SpreadClassifier(nn.Module):
+    """Images [N, C, H, W] to logits [N, classes]: the mean of what label spreading gives their nearest latents.
+
+    The step from the points of the graph to new ones is that of Delalleau et al. 2005, "Efficient non-parametric
+    function induction in semi-supervised learning", with equal weights.
+
+    Args:
+        encoder: Images to latents [N, D].
+        latents: Those of the graph's points [M, D].
+        probabilities: What was spread to them [M, classes].
+    """
+
+    def __init__(self, encoder: nn.Module, latents: Tensor, probabilities: Tensor) -> None:
+        super().__init__()
+        self.encoder, self.latents, self.probabilities = encoder, latents, probabilities
+
+    def forward(self, images: Tensor) -> Tensor:
+        distances = torch.cdist(self.encoder(images), self.latents)
+        nearest = distances.topk(min(NEIGHBOURS, len(self.latents)), largest=False).indices
+        return self.probabilities[nearest].mean(1).log()
+
+
+def train_on_spread_labels(
+    model: nn.Module,
+    images: Tensor,
+    probabilities: Tensor,
+    known: Tensor,
+    *,
+    settings: ClassifierSettings,
+    report: Report,
+    augment: Callable[[Tensor], Tensor] = jitter,
+    features: nn.Module | None = None,
+) -> None:
+    """Self-training on jittered images: each image's target starts from its spread label and follows, slowly, what the
+    network says of it (temporal ensembling, Laine & Aila 2017, https://arxiv.org/abs/1610.02242), as a pseudo-label
+    (Lee 2013) where it is sure enough. After some epochs the known labels are spread anew, over the neighbour graph of
+    the network's features (Iscen et al. 2019, https://arxiv.org/abs/1904.04717), and targets start again from there.
+
+    At the end the weights are their exponential moving average over the steps, with BatchNorm statistics of images as
+    they are.
+
+    Reports `train/loss`, and `train/used`, the share of the images whose label is sure enough.
+
+    Args:
+        model: Images to logits [N, classes].
+        images: uint8 [N, C, H, W].
+        probabilities: From `NeighbourGraph.spread`, [N, classes].
+        known: Indices of the labelled images, whose targets never move.
+        augment: Images [N, C, H, W] to the same, floats.
+        features: A part of the model, images to features [N, D]; None: labels are spread no second time.
+
+    Raises:
+        FloatingPointError: A loss is not finite.
+    """
+    targets = _sharpened(probabilities)
+    truth = targets[known].clone()
+    steps = settings.epochs * steps_per_epoch(len(images), settings.batch_size)
+    optimizer, step = one_cycle(model, settings.learning_rate, steps)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(1.0, AVERAGED * steps)))
+    model.train()
+    for epoch in range(1, settings.epochs + 1):
+        losses, used = [], []
+        for index in batches(len(images), settings.batch_size, images.device):
+            sure, labels = targets[index].max(1)
+            sure = (sure >= CONFIDENCE).float()
+            with autocast(images.device):
+                logits = model(augment(to_float(images[index])))
+            logits = logits.float()
+            loss = (F.cross_entropy(logits, labels, reduction="none") * sure).sum() / sure.sum().clamp(min=1)
+            optimizer.zero_grad()
+            loss.backward()
+            step()
+            averaged.update_parameters(model)
+            losses.append(loss.detach())
+            used.append(sure.mean())
+            if epoch >= FIRST_MOVE:
+                targets[index] = targets[index].lerp(logits.detach().softmax(1), 1 - MEMORY)
+                targets[known] = truth
+        if features is not None and epoch in SPREAD_AGAIN and epoch < settings.epochs:
+            targets = _sharpened(_spread_on(features, images, known, truth))
+        if epoch == settings.epochs:
+            model.load_state_dict(averaged.module.state_dict())
+            renew_statistics(model, images)
+        metrics = {
+            "train/loss": float(torch.stack(losses).mean()),
+            "train/used": float(torch.stack(used).mean()),
+        }
+        check_finite(epoch, metrics)
+        report(epoch, metrics)
+
+
+def renew_statistics(model: nn.Module, images: Tensor) -> None:
+    """Take BatchNorm's statistics anew, from up to 10,000 of these images, uint8, as they are, drawn at random."""
+    drawn = islice(batches(len(images), EVAL_BATCH, images.device), RENEWED)
+    update_bn((to_float(images[index]) for index in drawn), model)
+
+
+def _sharpened(probabilities: Tensor) -> Tensor:
+    """Probabilities [N, classes] to a power, summing to 1 again."""
+    powers = probabilities**SHARPENING
+    return powers / powers.sum(1, keepdim=True)
+
+
+def _spread_on(features: nn.Module, images: Tensor, known: Tensor, truth: Tensor) -> Tensor:
+    """Probabilities [N, classes] from the known labels, one-hot [M, classes], over the graph of the images' features.
+
+    The graph's distances are those of directions: features less their mean, of length 1.
+    """
+    renew_statistics(features, images)
+    with eval_mode(features):
+        found = apply(features, images)
+    graph = NeighbourGraph.of(F.normalize(found - found.mean(0), dim=1))
+    return graph.spread(known, truth.argmax(1), truth.shape[1])
+
+
+def _nearest(points: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared distances [N, k], ascending, and indices [N, k] of each point's nearest others."""
+    squares = points.square().sum(1)
+    distances, indices = [], []
+    for start in range(0, len(points), CHUNK):
+        part = points[start : start + CHUNK]
+        found = torch.addmm(squares[None], part, points.T, alpha=-2)  # but for its own square
+        found[torch.arange(len(part)), start + torch.arange(len(part))] = torch.inf  # not itself
+        values, places = found.topk(k, largest=False)
+        distances.append((values + squares[start : start + CHUNK, None]).clamp(min=0).cpu().numpy())
+        indices.append(places.cpu().numpy())
+    return np.concatenate(distances), np.concatenate(indices)

@@ -1,0 +1,71 @@
+import io
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from pictures import arrays_of_letters
+
+from study.engine.progress import Progress, log
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@contextmanager
+def shown_on(terminal: io.StringIO, level: int) -> Iterator[io.StringIO]:
+    before = log.level
+    log.setLevel(level)
+    with redirect_stderr(terminal):
+        yield terminal
+    log.setLevel(before)
+
+
+def train(progress: Progress, trial: int, epochs: int) -> None:
+    for epoch in range(1, epochs + 1):
+        time.sleep(0.15)  # longer than the bar's pause between two drawings
+        progress.epoch(trial, epoch, {"val/fd": 12.345})
+
+
+def test_a_terminal_shows_the_stage_and_its_trial() -> None:
+    with shown_on(Terminal(), logging.INFO) as terminal, Progress("latent-gan", total=4, done=1) as progress:
+        train(progress, 1, 3)
+        assert "trial 1 epoch 3, val/fd=12.35" in terminal.getvalue()
+        assert "left" not in terminal.getvalue(), "nobody knows yet how many epochs there are"
+        progress.finished(2, "trial 1 complete val/fd=12.35 (lr=0.1), 3 s", "(best val/fd=12.35)")
+        train(progress, 2, 2)
+    shown = terminal.getvalue()
+    assert "latent-gan: trial 1 complete val/fd=12.35 (lr=0.1), 3 s\n" in shown
+    assert "latent-gan (best val/fd=12.35):  50%" in shown
+    assert "2/4 [" in shown
+    assert re.search(r"trial 2 epoch 2/3, \d+ s left", shown)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "level", "lines"),
+    [(io.StringIO(), logging.INFO, "judge: trial 0 complete\n"), (Terminal(), logging.WARNING, "")],
+)
+def test_a_log_gets_lines_only_and_quiet_shows_nothing(terminal: io.StringIO, level: int, lines: str) -> None:
+    with shown_on(terminal, level), Progress("judge", total=2, done=0) as progress:
+        train(progress, 0, 2)
+        progress.finished(1, "trial 0 complete", "")
+    assert terminal.getvalue() == lines
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"), [(["--quiet"], ""), (["--log-level", "warning"], ""), ([], "judge ...\njudge: trial 0 complete")]
+)
+def test_the_flags_decide_what_is_told(command: Command, tmp_path: Path, flags: list[str], told: str) -> None:
+    letters = arrays_of_letters(tmp_path / "abcd.npz", 300, 10, "ABCD")
+    stages = ["--stages", "judge", "--judge.epochs", 1, "--store", tmp_path / "store"]
+    done = command("study.run", "smoke", "--data", letters, *stages, *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(told)
+    assert bool(done.stderr) == bool(told)
+    assert "abcd-judge v1" in done.stdout

@@ -1,0 +1,229 @@
+"""A study on a PostgreSQL database and an MLflow server, and what happens as they go away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+
+import mlflow
+import psycopg
+import pytest
+import torch
+from conftest import Command, no_hang
+from servers import PASSWORD, MlflowServer, Postgres
+
+from study.engine import slots
+from study.engine.search import Result, Search, Trial, log_uniform, named
+from study.engine.trials import run_search
+from tracking import servers
+from tracking.errors import StoreError
+from tracking.runs import study_run, trial_run
+from tracking.store import Store, open_store
+from tracking.stored import log_model, logged_model
+
+SPACE = {"x": log_uniform(0.01, 100)}
+FIXED = [{"x": 0.5}, {"x": 50.0}]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    try:
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def run(store: Store, objective, name: str, prune_on: str | None = None) -> list[Result]:
+    search = Search({"loss": "minimize"}, SPACE, named(FIXED), prune_on=prune_on)
+    about = {"title": "a study", "description": "", "tags": {}}
+    with study_run(store, store.experiment("tiny/test"), name, **about) as parent:
+        return run_search(search, objective, store, parent, name=name)
+
+
+def statuses(store: Store) -> list[str]:
+    """Of all runs, the parent's first."""
+    runs = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")], order_by=["attributes.start_time ASC"])
+    return [run.info.status for run in runs]
+
+
+def test_two_workers_run_a_study_through_both(
+    postgres: Postgres, tracking: MlflowServer, command: Command, tmp_path: Path
+) -> None:
+    places = ["--tracking-uri", tracking.url, "--storage", postgres.url, "--store", tmp_path / "s"]
+    stages = ["--stages", "judge", "autoencoder", "--workers", 2]
+    done = command("study.run", "smoke", "--data", "digits", *stages, *places)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m study.ui --tracking-uri {tracking.url}\n" in done.stdout
+    assert f"which opens {tracking.url}/#/experiments/1/runs?viewStateShareKey=trials&" in done.stdout
+    assert not list((tmp_path / "s").glob("*.db")), "nothing is kept here"
+    assert PASSWORD not in done.stdout + done.stderr
+    open_store(tmp_path / "s", tracking.url, postgres.url)
+    client = mlflow.MlflowClient()
+    for stage, asked in (("judge", 3), ("autoencoder", 5)):
+        experiment = client.get_experiment_by_name(f"digits/{stage}")
+        assert [r.info.status for r in client.search_runs([experiment.experiment_id])] == ["FINISHED"] * (1 + asked)
+        assert client.get_model_version_by_alias(f"digits-{stage}", "champion").version == "1"
+    with psycopg.connect(postgres.url) as connection:
+        query = "SELECT count(DISTINCT split_part(value_json, ':', 2)) FROM trial_user_attributes WHERE key = 'worker'"
+        assert connection.execute(query).fetchone() == (2,)
+    for table in _dump(postgres.url):
+        assert PASSWORD not in table
+
+
+def _dump(url: str) -> Iterator[str]:
+    with psycopg.connect(url) as connection:
+        names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        for (name,) in names:
+            yield str(connection.execute(f'SELECT * FROM "{name}"').fetchall())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("away", ["mlflow", "postgres"])
+def test_a_server_that_comes_back_is_waited_for(
+    postgres: Postgres, tracking: MlflowServer, tmp_path: Path, away: str
+) -> None:
+    store = open_store(tmp_path, tracking.url, postgres.url)
+    server = tracking if away == "mlflow" else postgres
+    back: list[threading.Thread] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        for epoch in range(1, 4):
+            trial.report(epoch, {"loss": trial.params["x"]})
+            if not back and epoch == 2:
+                server.stop()
+                back.append(threading.Timer(3, server.start))
+                back[0].start()
+        return (trial.params["x"],)
+
+    before = len(statuses(store))
+    results = run(store, objective, f"tiny/back/{away}")
+    back[0].join()
+    assert [result.params for result in results] == FIXED
+    assert statuses(store)[before:] == ["FINISHED"] * 3
+    for result in results:
+        history = mlflow.MlflowClient().get_metric_history(result.run_id, "loss")
+        assert [(metric.step, metric.value) for metric in history] == [(n, result.params["x"]) for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("away", ["mlflow", "postgres"])
+def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
+    postgres: Postgres, tracking: MlflowServer, tmp_path: Path, away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path, tracking.url, postgres.url)
+    server = tracking if away == "mlflow" else postgres
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr(servers, "patience", 1.0)
+    monkeypatch.setattr(slots, "HEARTBEAT", 1)
+    monkeypatch.setattr(slots, "GRACE", 3)
+    tried: list[dict] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        tried.append(trial.params)
+        if len(tried) == 2:
+            server.stop()
+        trial.report(1, {"loss": trial.params["x"]})
+        return (trial.params["x"],)
+
+    before = len(statuses(store))
+    with pytest.raises(StoreError, match=r"the store was lost: .*127\.0\.0\.1.*refused") as told:
+        run(store, objective, f"tiny/away/{away}")
+    assert PASSWORD not in str(told.value)
+    server.start()
+    assert [result.params for result in run(store, objective, f"tiny/away/{away}")] == FIXED
+    assert [params["x"] for params in tried] == [0.5, 50.0, 50.0]
+    found = statuses(store)[before:]
+    assert sorted(found[1:]) in (["FINISHED", "FINISHED", "KILLED"], ["FAILED", "FINISHED", "FINISHED"])
+    assert found[0] == "FINISHED"
+
+
+def test_a_file_on_a_server_that_is_away_is_not_missing(
+    tracking: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path, tracking.url)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with study_run(store, store.experiment("tiny/test"), "tiny/files", title="", description="", tags={}) as parent:
+        parent.log_json("kept", {"a": 1})
+        with trial_run(parent, "trial", {}, {}) as trial:
+            log_model(torch.nn.Linear(2, 1), torch.zeros(2, 2), {}, {})
+        model = logged_model(trial.run_id)
+        files = {"load_dict": lambda: parent.read_json("kept"), "download_artifacts": model.load}
+        for call, read in files.items():
+            with monkeypatch.context() as patched:
+                original = getattr(mlflow.artifacts, call)
+
+                def after_it_went(*args, original=original, **options):
+                    tracking.stop()
+                    return original(*args, **options)
+
+                patched.setattr(mlflow.artifacts, call, after_it_went)
+                with pytest.raises(StoreError, match="the store was lost"):
+                    read()
+            tracking.start()
+        assert parent.read_json("kept") == {"a": 1}
+        assert parent.read_json("never written") is None
+        assert isinstance(model.load(), torch.nn.Module)
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_a_trial_that_was_silent_for_too_long_loses_its_slot(
+    postgres: Postgres,
+    tracking: MlflowServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reports: bool,
+) -> None:
+    """As a laptop that slept: its heart stood still while another process went on. It is told as it reports or ends."""
+    store = open_store(tmp_path, tracking.url, postgres.url)
+    monkeypatch.setattr(slots, "GRACE", 1)
+    monkeypatch.setattr(slots.Slots, "heartbeat", lambda *_: nullcontext())
+    name, ran = f"tiny/silent/{reports}", []
+
+    def other(trial: Trial) -> tuple[float, ...]:
+        return (trial.params["x"],)
+
+    def silent(trial: Trial) -> tuple[float, ...]:
+        ran.append(trial.params)
+        time.sleep(2.5)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(run, store, other, name, prune_on="loss").result()
+        if reports:
+            trial.report(1, {"loss": 0.0})
+        return (1.0,)
+
+    before = len(statuses(store))
+    results = run(store, silent, name, prune_on="loss")
+    assert sorted(result.values for result in results) == [(0.5,), (50.0,)], "the other's"
+    assert ran == FIXED[:1]
+    assert "another process has taken it over" in caplog.text
+    assert sorted(statuses(store)[before:]) == ["FINISHED"] * 3 + ["KILLED"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda url: url.removesuffix("/study") + "/nowhere", 'database "nowhere" does not exist'),
+        (lambda url: url.replace("s3cret", "wr0ng"), "password authentication failed"),
+        (lambda url: url.replace("127.0.0.1", "127.0.0.2"), "refused"),
+        (lambda url: url.replace("postgresql:", "postgresql+nodriver:"), "cannot be opened"),
+        (lambda url: url.replace("postgresql:", "postgresql+pg8000:"), r"needs a driver: pip install"),
+    ],
+)
+def test_a_wrong_database_is_told(postgres: Postgres, tmp_path: Path, change, message: str) -> None:
+    with no_hang(), pytest.raises(StoreError, match=message) as told:
+        open_store(tmp_path, None, change(postgres.url))
+    assert "cret" not in str(told.value)
+    assert "wr0ng" not in str(told.value)
+    assert "\n" not in str(told.value)

@@ -1,0 +1,98 @@
+"""Errors of exact attention, against torch's convolutions and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from study.data.dataset import to_float
+from study.measures.attention import (
+    alpha_errors,
+    border_errors,
+    compare,
+    linear_errors,
+    random_layer,
+    reaches_out,
+    shared_share,
+    tail,
+)
+
+
+def test_the_error_falls_with_the_tail_until_rounding() -> None:
+    assert tail(10) == pytest.approx(4 * math.exp(-10))
+    double, single = (alpha_errors((1, 10, 20, 46), dtype, 0) for dtype in (torch.float64, torch.float32))
+    assert 1 < double[0] < 10
+    for alpha, error in zip((10, 20), double[1:3], strict=True):
+        assert 1 < error / tail(alpha) < 30
+    assert double[3] < 1e-14
+    assert single[:2] == pytest.approx(double[:2], rel=1e-2)
+    assert 1e-8 < single[3] < 2e-6
+
+
+def test_random_layers_keep_the_variance() -> None:
+    conv = random_layer(nn.Conv2d(8, 16, 5, bias=False), torch.Generator().manual_seed(0))
+    inputs = torch.randn(4, 8, 20, 20, dtype=torch.float64)
+    assert float(conv(inputs).detach().var()) == pytest.approx(1, abs=0.15)
+
+
+def test_which_outputs_depend_on_padding() -> None:
+    conv = nn.Conv2d(2, 3, 4, stride=2, padding=1)
+    border = reaches_out(conv, (8, 8)).view(4, 4)
+    assert border.tolist() == [[True] * 4, [True, False, False, True], [True, False, False, True], [True] * 4]
+    assert not reaches_out(nn.Conv2d(1, 1, 3), (6, 6)).any()
+
+
+def test_errors_inside_and_at_the_borders() -> None:
+    conv, images = nn.Conv2d(2, 3, 3, padding=1, bias=False).double(), torch.randn(4, 2, 9, 9, dtype=torch.float64)
+    found = border_errors(conv, images)
+    replicate = F.conv2d(F.pad(images, (1, 1, 1, 1), "replicate"), conv.weight)
+    wanted = float((replicate - conv(images)).detach().abs().max())
+    assert found.border == pytest.approx(wanted, rel=1e-9)
+    assert max(found.inside, found.with_ring) < 1e-12 < 0.1 < found.border
+
+
+def test_what_a_layer_that_shares_its_weights_holds() -> None:
+    """The best shared weights by least squares, against the formula."""
+    weight = torch.randn(5, 2, 30, dtype=torch.float64)
+    best = torch.linalg.lstsq(torch.ones(30, 1, dtype=torch.float64), weight.flatten(0, 1).T).solution
+    left = weight - best.T.reshape(5, 2, 1)
+    assert shared_share(weight) == pytest.approx(1 - float(left.square().sum() / weight.square().sum()))
+    assert shared_share(torch.ones(3, 1, 7)) == pytest.approx(1)
+
+
+def test_fully_connected_layers() -> None:
+    found = linear_errors(2, seed=0)
+    assert found.heads == 11
+    assert max(found.by_pixel + found.by_rank + found.to_image) < 1e-12
+    assert all(0 < share < 0.005 for share in found.shared)  # 1 / 784 is to be expected
+    assert found.uneven == pytest.approx([1, 1], abs=0.15)
+    assert max(found.even) < 1e-12
+
+
+def test_a_copy_is_compared_image_by_image() -> None:
+    images = torch.randint(0, 256, (450, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    same, shifted = nn.Identity(), _Shifted()
+    judge = nn.Sequential(nn.Flatten(), _BrightFirst())
+    found = compare(same, same, images, dtype=torch.float64, judge=judge)
+    assert (found.differences, found.loss, found.copy_loss, found.decisions) == ([0.0] * 3, 0, 0, 0)
+    found = compare(same, shifted, images, dtype=torch.float64, judge=judge)
+    assert found.differences == pytest.approx([0.25] * 3)
+    assert found.copy_loss == pytest.approx(0.25**2)
+    first = to_float(images)[:, 0, 0, 0]
+    assert found.decisions == int(((first <= 0.5) & (first + 0.25 > 0.5)).sum()) > 0
+
+
+class _Shifted(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + 0.25
+
+
+class _BrightFirst(nn.Module):
+    """Class 1 if the first pixel is bright."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.full_like(pixels[:, 0], 0.5), pixels[:, 0]], 1)

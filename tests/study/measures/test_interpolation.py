@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+
+from models.classifier import Judge
+from study.data.dataset import Dataset
+from study.measures import interpolation
+from study.measures.judges import Evaluator
+
+
+class Brightness(Evaluator):
+    """Takes a uniform image of brightness k / 10 for a k, more surely the nearer it is to that."""
+
+    def __init__(self) -> None:
+        pass
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3))[:, None].expand(-1, 4) * 10
+
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        return (-60 * (self.features(images)[:, :1] - torch.arange(10.0)).square()).softmax(1)
+
+
+def uniform(values: torch.Tensor) -> torch.Tensor:
+    return (values / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
+
+
+def test_paths_begin_and_end_with_their_classes_and_pass_what_lies_between() -> None:
+    wanted = interpolation.class_pairs(100, 10, 0)
+    points = torch.arange(10.0).repeat(30)[:, None]
+    found = interpolation.interpolate(points, lambda x: uniform(x[:, 0]), torch.lerp, wanted, Brightness())
+    assert found.images.shape == (100, interpolation.STEPS, 1, 28, 28)
+    brightness = found.images.mean((2, 3, 4)) * 10
+    torch.testing.assert_close(brightness[:, [0, -1]], wanted.float(), atol=1e-4, rtol=0)
+    inner = torch.stack([torch.lerp(start, end, torch.linspace(0, 1, 11)[1:-1]) for start, end in wanted.float()])
+    # Two neighbouring digits' logits differ by 60 * |1 - 2 d| at a distance of d: 9 to 1 is at a difference of ln 9.
+    doubtful = ((inner - inner.round()).abs() > 0.5 - np.log(9) / 120).float().mean()
+    assert found.measures["no_class"] == pytest.approx(float(doubtful), abs=0.02)
+    assert found.measures["smoothness"] == pytest.approx(1, rel=1e-3)
+    # The middle step lies on a digit or between two; of a path that is longer than 1 some step comes near a third one.
+    distance = (
+        (inner - inner.round()).abs().masked_fill((inner.round()[:, :, None] == wanted.float()[:, None]).any(2), 1.0)
+    )
+    third = (distance.min(1).values < 0.5 - np.log(9) / 120).float().mean()
+    assert 0.5 < found.measures["third_class"] == pytest.approx(float(third))
+
+
+PATHS = {
+    # From 2 to 4: the brightness of each of the 11 steps, and what the paths must score.
+    "straight, past 3": (torch.linspace(2, 4, 11), {"third_class": 1, "smoothness": 1}),
+    "a jump": (torch.tensor([2.0] * 5 + [4.0] * 6), {"third_class": 0, "no_class": 0, "smoothness": 0.1}),
+    "by way of 9": (torch.tensor([2.0] * 5 + [9.0] + [4.0] * 5), {"third_class": 1, "no_class": 0}),
+    "doubtful between": (torch.tensor([2.0] + [2.5] * 9 + [4.0]), {"third_class": 0, "no_class": 1}),
+    "a third class, unsurely": (torch.tensor([2.0] * 5 + [3.485] + [4.0] * 5), {"third_class": 0, "no_class": 1 / 9}),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_measures_of_paths_made_by_hand(name: str) -> None:
+    """Points are shares of the way; the decoder has the path of each share."""
+    path, expected = PATHS[name]
+
+    def decode(points: torch.Tensor) -> torch.Tensor:
+        return uniform(path[(points[:, 0] * 10).round().long()])
+
+    points, wanted = torch.tensor([[0.0], [1.0]]), torch.tensor([[2, 4]] * 4)
+    found = interpolation.interpolate(points, decode, torch.lerp, wanted, Brightness())
+    for measure, value in expected.items():
+        assert found.measures[measure] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_third_class_is_a_share_of_the_paths_and_the_way_back_counts_alike() -> None:
+    """Of the straight paths 2 to 4, 4 to 2, 2 to 3 and 7 to 8 the first two come past a third class."""
+    wanted = torch.tensor([[2, 4], [4, 2], [2, 3], [7, 8]])
+    points = torch.arange(10.0)[:, None]
+    found = interpolation.interpolate(points, lambda x: uniform(x[:, 0]), torch.lerp, wanted, Brightness())
+    assert found.measures["third_class"] == 0.5
+
+
+def test_few_candidates_of_other_images(make_dataset) -> None:
+    data: Dataset = make_dataset((3, 32, 32), 3, 2)
+    judge = Judge("conv", image_shape=(3, 32, 32), classes=3, width=4).eval()
+    wanted = interpolation.class_pairs(6, 3, 0)
+    decode = torch.nn.Sequential(torch.nn.Linear(4, 3 * 32 * 32), torch.nn.Unflatten(1, (3, 32, 32)))
+    with torch.no_grad():
+        found = interpolation.interpolate(
+            torch.randn(5, 4), decode, interpolation.slerp, wanted, Evaluator(judge, data)
+        )
+    assert found.images.shape == (6, interpolation.STEPS, 3, 32, 32)
+    assert set(found.measures) == {"confidence", "no_class", "third_class", "smoothness"}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 8, 10, 26])
+def test_pairs_are_of_different_classes(classes: int) -> None:
+    wanted = interpolation.class_pairs(100, classes, 0)
+    assert bool((wanted[:, 0] != wanted[:, 1]).all())
+    assert set(wanted.flatten().tolist()) == set(range(classes))
+    assert (wanted[:2].tolist() == [[5, 6], [6, 7]]) == (classes > 7)
+    assert interpolation.class_pairs(1, classes, 0).shape == (1, 2)
+
+
+def test_one_class_has_no_pairs() -> None:
+    with pytest.raises(ValueError, match="but got 1"):
+        interpolation.class_pairs(5, 1, 0)
+
+
+def test_spherical_interpolation_keeps_the_length_and_turns_evenly() -> None:
+    starts, ends = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 2.0]]])
+    share = torch.linspace(0, 1, 5)[None, :, None]
+    angles = torch.linspace(0, np.pi / 2, 5)
+    expected = 2 * torch.stack([angles.cos(), angles.sin()], 1)[None]
+    torch.testing.assert_close(interpolation.slerp(starts, ends, share), expected, atol=1e-5, rtol=0)
+
+
+def test_path_smoothness_of_a_straight_line_and_of_a_jump() -> None:
+    line = torch.linspace(0, 1, 11)[None, :, None].expand(3, 11, 4)
+    assert interpolation.path_smoothness(line).tolist() == pytest.approx([1, 1, 1])
+    jump = (torch.arange(11) >= 5).float()[None, :, None]
+    assert interpolation.path_smoothness(jump).tolist() == pytest.approx([0.1])
+
+
+def test_a_path_that_does_not_move_has_no_smoothness_and_does_not_count() -> None:
+    line = torch.linspace(0, 1, 11)[:, None].expand(11, 4)
+    paths = interpolation.path_smoothness(torch.stack([line, torch.ones(11, 4)]))
+    assert paths.isnan().tolist() == [False, True]
+    found = interpolation.Interpolation(torch.zeros(2, 11, 1, 4, 4), {"smoothness": paths})
+    assert found.measures["smoothness"] == pytest.approx(1)

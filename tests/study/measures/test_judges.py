@@ -1,0 +1,139 @@
+import math
+
+import pytest
+import torch
+
+from models.classifier import Judge
+from study.data.dataset import Dataset, to_float
+from study.measures.judges import PARTS, Evaluator, Judges, collapse
+from study.training.classifier import ClassifierSettings, train_judge
+from study.training.sampling import balanced_labels
+
+DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
+
+
+class MeanBrightness(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3))[:, None].expand(-1, 4) * 10
+
+
+class NearestTenth(torch.nn.Module):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return -60 * (features[:, :1] - torch.arange(10.0)).square()
+
+
+class Brightness(Judge):
+    """Takes a uniform image of brightness k / 10 for a k, more surely the nearer it is to that."""
+
+    def __init__(self) -> None:
+        super().__init__("conv", **DIGITS, width=2)
+        self.features, self.head = MeanBrightness(), NearestTenth()  # type: ignore[assignment]
+
+
+@pytest.fixture
+def judges(tiny: Dataset) -> Judges:
+    return Judges([Brightness() for _ in PARTS], tiny)
+
+
+def uniform(values: torch.Tensor) -> torch.Tensor:
+    return (values / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
+
+
+def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: Judges) -> None:
+    labels = balanced_labels(200, 10, torch.device("cpu"))
+    found = judges.measures(uniform(labels.float()), labels)
+    assert found["sample/label_accuracy"] == 1
+    assert found["sample/modes"] == 10
+    assert found["sample/class_kl"] == pytest.approx(0, abs=1e-9)
+    assert found["sample/low_confidence"] == 0
+    assert found["sample/diversity"] == pytest.approx(0, abs=1e-4)  # each class always the same
+    names = {name.removeprefix("sample/") for name in found if name.startswith("sample/")}
+    assert set(found) == {f"{part}/{name}" for part in PARTS for name in names}
+    assert found["third/fd"] == found["second/fd"] == found["sample/fd"]
+    assert judges.measures(uniform(labels.float()), labels.roll(1))["sample/label_accuracy"] == 0
+
+
+def test_the_worst_class_counts_only_what_was_asked_for(judges: Judges) -> None:
+    labels = torch.arange(100) // 25  # the first four classes
+    drawn = labels.clone()
+    drawn[50:60] = 9  # ten of the 25 twos
+    found = judges.measures(uniform(drawn.float()), labels)
+    assert found["sample/label_accuracy"] == pytest.approx(0.9)
+    assert found["third/label_accuracy_worst"] == found["sample/label_accuracy_worst"] == pytest.approx(0.6)
+
+
+def test_test_images_are_as_near_to_the_training_images_as_themselves(judges: Judges, tiny: Dataset) -> None:
+    found = judges.measures(to_float(tiny.test.images))
+    assert found["sample/nearest"] == pytest.approx(1, rel=1e-4)
+    assert found["sample/fd"] == pytest.approx(0, abs=1e-6)
+
+
+def test_two_judges_select_and_the_third_only_reports(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    kinds = ("conv", "mlp", "residual")
+    three = [Judge(kind, **DIGITS, width=4).eval() for kind in kinds]
+    images = tiny.train.images[:50]
+    alone = [Evaluator(judge, tiny) for judge in three]
+    found = Judges(three, tiny).val_measures(images)
+    distances = [judge.val_measures(images)["val/fd"] for judge in alone]
+    assert found["val/fd"] == pytest.approx(math.sqrt(distances[0] * distances[1]))
+    assert [found["val/fd_1"], found["val/fd_2"]] == pytest.approx(distances[:2])
+    other_third = Judge("residual", **DIGITS, width=4).eval()
+    assert Judges([*three[:2], other_third], tiny).val_measures(images) == pytest.approx(found)
+    expected = {
+        name.replace("sample/", f"{part}/"): value
+        for part, judge in zip(PARTS, alone, strict=True)
+        for name, value in judge.measures(images).items()
+    }
+    assert Judges(three, tiny).measures(images) == pytest.approx(expected, nan_ok=True)
+
+
+def test_classes_are_compared_with_their_shares_of_the_test_images(make_dataset) -> None:
+    data = make_dataset((3, 32, 32), 3, 20)
+    judge = Judge("conv", image_shape=(3, 32, 32), classes=3, width=4)
+    torch.manual_seed(0)
+    train_judge(judge, data.train, data.val, ClassifierSettings(15, 16, 1e-2), lambda *_: None)
+    uneven = data.test.take(torch.tensor([0, 3, 1, 2]))  # two of class 0
+    evaluator = Evaluator(judge.eval(), Dataset("uneven", data.train, data.val, uneven, classes=data.classes))
+    assert evaluator.measures(uneven.images)["sample/class_kl"] == pytest.approx(0, abs=1e-9), "two of four of class 0"
+    found = evaluator.measures(uneven.images, uneven.labels)
+    assert found["sample/label_accuracy"] == 1
+    assert found["sample/class_kl"] == pytest.approx(0, abs=1e-9)
+    assert found["sample/modes"] == 3
+    assert evaluator.probabilities(uneven.images).shape == (4, 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_images_crash_no_measure(count: int, tiny: Dataset) -> None:
+    few = tiny.train.take(torch.arange(count))
+    data = Dataset("few", few, few, few, classes=tiny.classes)
+    evaluator = Evaluator(Judge("conv", **DIGITS, width=4).eval(), data)
+    found = evaluator.measures(to_float(tiny.test.images[:count]), tiny.test.labels[:count])
+    assert math.isnan(found["sample/nearest"])  # the test images are training images
+    assert math.isfinite(found["sample/fd"])
+    assert math.isfinite(evaluator.val_measures(few.images)["val/fd"])
+
+
+@pytest.mark.parametrize(
+    ("modes", "kl", "recall", "coverage", "classes", "way"),
+    [
+        (8, 0.5, 0.5, 0.5, 10, None),
+        (7, 0.1, 0.5, 0.5, 10, "7 of 10 classes"),
+        (10, 0.6, 0.5, 0.5, 10, "class KL 0.60"),
+        (10, 0.1, 0.003, 0.5, 10, "recall 0.003"),  # all classes, but of each the same image
+        (10, 0.1, 0.5, 0.05, 10, "coverage 0.050"),
+        (3, 0.1, 0.1, 0.1, 3, None),
+        (2, 0.1, 0.5, 0.5, 3, "2 of 3 classes"),
+    ],
+)
+def test_how_a_generator_has_collapsed(
+    modes: int, kl: float, recall: float, coverage: float, classes: int, way: str | None
+) -> None:
+    measures = {"val/modes": modes, "val/class_kl": kl, "val/recall": recall, "val/coverage": coverage}
+    assert collapse(measures, classes) == way
+
+
+def test_constant_images_are_a_collapse(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    judges = Judges([Judge(kind, **DIGITS, width=4).eval() for kind in ("conv", "mlp", "residual")], tiny)
+    assert collapse(judges.val_measures(tiny.val.images[:1].expand(50, -1, -1, -1)), 10) is not None

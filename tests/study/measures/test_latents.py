@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.autoencoder import Autoencoder
+from study.data.dataset import Dataset
+from study.measures.latents import (
+    EncodedImages,
+    effective_rank,
+    latent_measures,
+    max_abs_pcc,
+    off_diagonal,
+    pcc_matrix,
+    pcc_noise_floor,
+    principal_axes,
+)
+from study.training.loops import apply, eval_mode
+
+
+def gaussian(count: int, dims: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dims, generator=generator) @ torch.randn(dims, dims, generator=generator)
+
+
+def test_pcc_equals_numpy() -> None:
+    latents = gaussian(500, 8, 0) + 100
+    np.testing.assert_allclose(pcc_matrix(latents), np.corrcoef(latents.numpy().T), atol=1e-5)
+
+
+def test_pcc_of_a_constant_column_is_undefined() -> None:
+    latents = gaussian(50, 4, 0)
+    latents[:, 2] = 3.0
+    with pytest.raises(FloatingPointError, match=r"\[2\]"):
+        pcc_matrix(latents)
+
+
+def test_off_diagonal_leaves_out_the_diagonal_only() -> None:
+    assert sorted(off_diagonal(torch.arange(9.0).reshape(3, 3)).tolist()) == [1, 2, 3, 5, 6, 7]
+
+
+def test_principal_axes_decorrelate_what_they_were_fitted_to() -> None:
+    latents = gaussian(2000, 10, 1)
+    measures = latent_measures(latents, latents @ principal_axes(latents).float())
+    assert measures["latent/max_abs_pcc"] > 0.3
+    assert measures["latent/max_abs_pcc_rotated"] < 1e-5
+
+
+def test_noise_floor_is_what_independent_columns_give() -> None:
+    floor = pcc_noise_floor(1000, 15)
+    other = np.corrcoef(np.random.default_rng(7).standard_normal((15, 1000)))
+    assert floor == pytest.approx(np.abs(other - np.eye(15)).max(), rel=0.5)
+    assert pcc_noise_floor(100_000, 15) < floor / 5
+
+
+@pytest.mark.parametrize("rank", [1, 4, 12])
+def test_effective_rank_counts_equal_directions(rank: int) -> None:
+    basis = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(0))).Q[:, :rank]
+    points = torch.cat([basis.T, -basis.T])
+    assert effective_rank(points) == pytest.approx(rank, rel=1e-3)
+
+
+def test_one_column_correlates_with_none() -> None:
+    assert max_abs_pcc(gaussian(20, 1, 0)) == 0
+
+
+def test_two_latents_are_enough_for_all_measures() -> None:
+    points = gaussian(2, 4, 0)
+    found = latent_measures(points, points)
+    assert found["latent/max_abs_pcc"] == pytest.approx(1)
+    assert found["latent/effective_rank"] == pytest.approx(1, rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [5, 640])
+def test_encoded_images_are_standardised_and_turned_back(count: int, tiny: Dataset) -> None:
+    model = Autoencoder(6, "conv", (1, 28, 28))
+    encoded = EncodedImages.encode(model, tiny.train.take(torch.arange(count)))
+    with eval_mode(model):
+        expected = apply(model.encoder, tiny.train.images[:count])
+    assert model.training
+    torch.testing.assert_close(encoded.latents, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(encoded.vectors.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(encoded.vectors.std(0), torch.ones(6), atol=1e-4, rtol=0)
+    assert torch.equal(encoded.labels, tiny.train.labels[:count])
+
+
+def test_raw_latents_are_those_before_the_last_batch_norm(tiny: Dataset) -> None:
+    model = Autoencoder(6, "conv", (1, 28, 28))
+    model.encoder[-1].running_var.fill_(9.0)
+    model.encoder[-1].running_mean.fill_(2.0)
+    raw = EncodedImages.encode(model, tiny.train).raw(model)
+    with eval_mode(model):
+        before = apply(nn.Sequential(*list(model.encoder)[:-1]), tiny.train.images)
+        expected = apply(model.encoder, tiny.train.images)
+    torch.testing.assert_close(raw.vectors, before, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(raw.latents, expected, atol=1e-3, rtol=1e-3)

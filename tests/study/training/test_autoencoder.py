@@ -1,0 +1,167 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.autoencoder import ARCHITECTURES, Autoencoder
+from study.data import load
+from study.data.dataset import Dataset, to_float
+from study.measures.latents import max_abs_pcc, pcc_noise_floor
+from study.training import autoencoder as autoencoders
+from study.training.autoencoder import AutoencoderSettings, train_autoencoder
+from study.training.loops import apply, eval_mode
+
+DIGITS = (1, 28, 28)
+SETTINGS = AutoencoderSettings(epochs=4, batch_size=64, learning_rate=4e-3)
+
+
+def test_reconstruction_loss_is_the_mean_over_all_pixels(tiny: Dataset) -> None:
+    model = Autoencoder(5, "conv+fc", DIGITS).eval()
+    images = tiny.train.images.repeat(2, 1, 1, 1)  # more than one batch, the last one smaller
+    with torch.no_grad():
+        expected = (model(to_float(images)) - to_float(images)).square().mean()
+    assert autoencoders.reconstruction_loss(model, images) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_autoencoder_learns_and_reports_each_epoch(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    model, reported = Autoencoder(5, "conv+fc", DIGITS), {}
+    before = autoencoders.reconstruction_loss(model, tiny.val.images)
+    train_autoencoder(model, tiny.train.images, tiny.val.images, SETTINGS, reported.__setitem__)
+    assert list(reported) == [1, 2, 3, 4]
+    assert reported[4]["val/loss"] < before / 3
+    assert reported[4]["val/loss"] == pytest.approx(autoencoders.reconstruction_loss(model, tiny.val.images))
+
+
+def test_the_same_seed_trains_the_same_autoencoder(tiny: Dataset) -> None:
+    def train(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        model = Autoencoder(5, "conv+fc", DIGITS)
+        settings = AutoencoderSettings(2, 64, 4e-3)
+        train_autoencoder(model, tiny.train.images, tiny.val.images, settings, lambda *_: None)
+        return nn.utils.parameters_to_vector(model.parameters())
+
+    assert torch.equal(train(1), train(1))
+    assert not torch.equal(train(1), train(2))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("image_shape", "classes"), [((3, 32, 32), 3), ((1, 16, 16), 26), ((1, 64, 64), 4)])
+def test_other_images_are_learnt_too(
+    image_shape: tuple[int, int, int], classes: int, architecture: str, make_dataset
+) -> None:
+    torch.manual_seed(0)
+    data = make_dataset(image_shape, classes, 64 // classes)
+    model = Autoencoder(5, architecture, image_shape)
+    before = autoencoders.reconstruction_loss(model, data.val.images)
+    settings = AutoencoderSettings(16, 16, 1e-2, covariance_weight=0.01)
+    train_autoencoder(model, data.train.images, data.val.images, settings, lambda *_: None)
+    assert autoencoders.reconstruction_loss(model, data.val.images) < 0.7 * before
+    assert autoencoders.reconstruction_pairs(model, data.val.images).shape == (4 * classes, *image_shape)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_five_images_are_one_batch(architecture: str, tiny: Dataset) -> None:
+    model, reported, few = Autoencoder(8, architecture, DIGITS), {}, tiny.train.images[:5]
+    train_autoencoder(model, few, few, SETTINGS, reported.__setitem__)
+    assert len(reported) == 4
+    rotated = autoencoders.rotate_to_principal_axes(model, few)
+    with eval_mode(model, rotated):
+        torch.testing.assert_close(apply(model, few), apply(rotated, few), atol=1e-5, rtol=0)
+
+
+def test_pairs_are_originals_then_reconstructions(tiny: Dataset) -> None:
+    model, images = Autoencoder(3, "conv", DIGITS), tiny.val.images[:4]
+    found = autoencoders.reconstruction_pairs(model, images)
+    assert torch.equal(found[:4], to_float(images))
+    with eval_mode(model):
+        assert torch.equal(found[4:], model(to_float(images)))
+    assert model.training
+
+
+def test_correlations_are_those_of_the_latents(tiny: Dataset) -> None:
+    model = Autoencoder(4, "conv", DIGITS)
+    with eval_mode(model):
+        latents = apply(model.encoder, tiny.val.images)
+    found = autoencoders.correlations(model, tiny.val.images)
+    np.testing.assert_allclose(found, np.corrcoef(latents.numpy().T), atol=1e-4)
+
+
+def test_covariance_penalty_is_that_of_numpy() -> None:
+    latents = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
+    squares = np.cov(latents.double().T) ** 2
+    expected = (squares.sum() - np.trace(squares)) / 6
+    assert float(autoencoders.covariance_penalty(latents)) == pytest.approx(expected, rel=1e-5)
+    assert float(autoencoders.covariance_penalty(latents[:, :1])) == 0
+
+
+def test_covariance_penalty_takes_correlation_away(tiny: Dataset) -> None:
+    def train(weight: float) -> float:
+        torch.manual_seed(0)
+        model, images = Autoencoder(5, "conv+fc", DIGITS), tiny.train.images
+        settings = AutoencoderSettings(6, 64, 4e-3, covariance_weight=weight)
+        train_autoencoder(model, images, tiny.val.images, settings, lambda *_: None)
+        with eval_mode(model):
+            return max_abs_pcc(apply(model.encoder, images))
+
+    assert train(1.0) < train(0.0) / 2
+
+
+def test_the_knee_distance_is_that_to_the_ideal_corner() -> None:
+    # Losses and correlations of the reference's five sizes after four epochs; three components lose 0.052.
+    losses, correlations = (0.032, 0.0117, 0.008, 0.0062, 0.0034), (0.04, 0.36, 0.36, 0.41, 0.66)
+    pairs = zip(losses, correlations, strict=True)
+    distances = [autoencoders.knee_distance(loss, 0.052, pcc) for loss, pcc in pairs]
+    points = np.stack([np.array(losses) / 0.052, correlations], 1)
+    np.testing.assert_allclose(distances, np.linalg.norm(points, axis=1))
+    assert np.argmin(distances) == 2
+
+
+def test_pca_losses_equal_reconstructions_by_singular_vectors(tiny: Dataset) -> None:
+    (losses,) = autoencoders.pca_losses(tiny.train.images, tiny.test.images, components=100)
+    assert len(losses) == 100
+    train, test = (to_float(split.images).flatten(1).double() for split in (tiny.train, tiny.test))
+    mean = train.mean(0)
+    axes = torch.linalg.svd(train - mean, full_matrices=False).Vh
+    for size in (3, 15, 100):
+        projected = (test - mean) @ axes[:size].T @ axes[:size] + mean
+        assert losses[size - 1] == pytest.approx(float((projected - test).square().mean()), rel=1e-3)
+
+
+def test_pca_losses_of_few_images_go_on_with_the_last(tiny: Dataset) -> None:
+    val, test = autoencoders.pca_losses(tiny.train.images[:5], tiny.val.images, tiny.test.images, components=20)
+    assert len(val) == len(test) == 20
+    assert val[4:] == [val[4]] * 16
+    assert val[0] > val[3] > 0
+
+
+def test_pca_losses_of_many_pixels(make_dataset) -> None:
+    data = make_dataset((3, 32, 32), 3, 30)
+    (losses,) = autoencoders.pca_losses(data.train.images, data.test.images, components=10)
+    train, test = (to_float(split.images).flatten(1) for split in (data.train, data.test))
+    axes = torch.linalg.svd(train - train.mean(0), full_matrices=False).Vh[:2]
+    centred = test - train.mean(0)
+    assert losses[1] == pytest.approx(float((centred - centred @ axes.T @ axes).square().mean()), rel=1e-3)
+
+
+@pytest.mark.mnist
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rotation_of_a_trained_autoencoder(mnist_dir: Path, architecture: str) -> None:
+    mnist = load("mnist", mnist_dir)
+    train, test = mnist.train.images[:10_000], mnist.test.images
+    torch.manual_seed(0)
+    model = Autoencoder(15, architecture, DIGITS)
+    train_autoencoder(model, train, mnist.val.images[:10], AutoencoderSettings(1, 256, 4e-3), lambda *_: None)
+    rotated = autoencoders.rotate_to_principal_axes(model, train)
+    with eval_mode(model, rotated):
+        before, after = (apply(each, test) for each in (model, rotated))
+        fitted, held_out = (apply(rotated.encoder, images) for images in (train, test))
+        raw = max_abs_pcc(apply(model.encoder, test))
+    assert float((before - after).abs().max()) < 1e-5
+    assert not torch.equal(model.encoder[-1].running_var, rotated.encoder[-1].running_var)
+    expected = float((after - to_float(test)).square().mean())
+    assert autoencoders.reconstruction_loss(rotated, test) == pytest.approx(expected)
+    assert max_abs_pcc(fitted) < 1e-3
+    assert max_abs_pcc(held_out) < min(3 * pcc_noise_floor(len(test), 15), raw / 2)

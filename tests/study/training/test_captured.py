@@ -1,0 +1,87 @@
+"""Training steps as CUDA graphs: on a GPU the same numbers as step by step."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.autoencoder import Autoencoder
+from models.gan import Critic, Generator
+from study.measures import two_sample as two_samples
+from study.training import autoencoder as autoencoders
+from study.training import gan as gans
+from study.training.loops import captured
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch sees")
+COUNT, LATENT_DIM = 640, 5
+
+
+def test_on_the_processor_a_step_stays_what_it_is() -> None:
+    def gradients(index: Tensor) -> Tensor:
+        return index
+
+    assert captured(gradients, torch.device("cpu")) is gradients
+
+
+def _gan(settings: gans.GanSettings) -> dict[str, float]:
+    device = torch.device("cuda")
+    torch.manual_seed(1)
+    latents = torch.randn(COUNT, LATENT_DIM, device=device)
+    generator = Generator(settings.noise_dim, LATENT_DIM, settings.width, settings.depth).to(device)
+    critic, found = Critic(LATENT_DIM, settings.width).to(device), {}
+    gans.train_gan(
+        generator,
+        critic,
+        latents,
+        latents[:, :0],
+        settings,
+        epochs=3,
+        report=lambda epoch, metrics: found.update({f"{name} {epoch}": value for name, value in metrics.items()}),
+    )
+    return found | {"weights": float(sum(weights.abs().sum() for weights in generator.parameters()))}
+
+
+def _autoencoder() -> dict[str, float]:
+    device = torch.device("cuda")
+    torch.manual_seed(1)
+    images = torch.randint(256, (COUNT, 1, 16, 16), dtype=torch.uint8, device=device)
+    model = Autoencoder(latent_dim=LATENT_DIM, architecture="conv+fc", image_shape=[1, 16, 16]).to(device)
+    settings, found = autoencoders.AutoencoderSettings(3, 64, 1e-3, covariance_weight=0.1), {}
+    autoencoders.train_autoencoder(
+        model,
+        images,
+        images[:100],
+        settings,
+        lambda epoch, metrics: found.update({f"{name} {epoch}": value for name, value in metrics.items()}),
+    )
+    return found
+
+
+def _two_samples() -> dict[str, float]:
+    torch.manual_seed(1)
+    points = torch.randn(2 * COUNT, LATENT_DIM, device="cuda")
+    return {"accuracy": two_samples.two_sample_accuracy(points[:COUNT], points[COUNT:] + 0.5)}
+
+
+CASES = {
+    "n_critic 5": lambda: _gan(gans.PAPER),
+    "averaged, falling rate": lambda: _gan(replace(gans.REFERENCE, n_critic=1, depth=3, averaging=0.99, falling=True)),
+    "vanilla": lambda: _gan(replace(gans.VANILLA, batch_size=64)),
+    "autoencoder with a penalty": _autoencoder,
+    "two samples": _two_samples,
+}
+
+
+@GPU
+@pytest.mark.parametrize("case", CASES)
+def test_on_a_gpu_a_graph_gives_the_numbers_of_single_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = CASES[case]()
+
+    def as_it_is(gradients: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
+        return gradients
+
+    for module in (gans, autoencoders, two_samples):
+        monkeypatch.setattr(module, "captured", as_it_is)
+    assert found == CASES[case]()

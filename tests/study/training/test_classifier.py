@@ -1,0 +1,204 @@
+import pytest
+import torch
+from torch import nn
+
+from models.autoencoder import Encoder
+from models.classifier import JUDGE_KINDS, Judge, TransferClassifier
+from study.data.dataset import Dataset, Split, to_float
+from study.training import classifier as classifiers
+from study.training.classifier import ClassifierSettings
+from study.training.loops import apply, eval_mode
+
+DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
+
+
+def test_judge_learns_easy_classes(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    judge, reported = Judge("conv", **DIGITS, width=8), {}
+    classifiers.train_judge(judge, tiny.train, tiny.val, ClassifierSettings(8, 32, 1e-2), reported.__setitem__)
+    assert list(reported) == list(range(1, 9))
+    assert reported[8]["val/accuracy"] == classifiers.accuracy(judge, tiny.val)
+    assert classifiers.accuracy(judge, tiny.test) > 0.9
+
+
+@pytest.mark.parametrize("kind", JUDGE_KINDS)
+@pytest.mark.parametrize(("image_shape", "classes"), [((3, 32, 32), 3), ((1, 16, 16), 26), ((3, 64, 64), 2)])
+def test_judges_of_other_images_and_classes(
+    kind: str, image_shape: tuple[int, int, int], classes: int, make_dataset
+) -> None:
+    torch.manual_seed(0)
+    data = make_dataset(image_shape, classes, 156 // classes)
+    judge = Judge(kind, image_shape=image_shape, classes=classes, width=8)
+    classifiers.train_judge(judge, data.train, data.val, ClassifierSettings(8, 16, 1e-2), lambda *_: None)
+    assert classifiers.accuracy(judge, data.test) > 2 / classes or classes == 2
+    assert classifiers.accuracy(judge, data.train) > 0.6
+
+
+def test_five_images_train_a_judge(tiny: Dataset) -> None:
+    few, reported = Split(tiny.train.images[:5], tiny.train.labels[:5]), {}
+    judge = Judge("conv", **DIGITS, width=4)
+    classifiers.train_judge(judge, few, few, ClassifierSettings(3, 256, 1e-2), reported.__setitem__)
+    assert len(reported) == 3
+
+
+def test_classifier_learns_what_is_not_frozen(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    model, reported = nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Linear(784, 10)), {}
+    model[1].requires_grad_(False)
+    kept = model[1].weight.clone()
+    few = Split(tiny.train.images[:100], tiny.train.labels[:100])
+    classifiers.train_classifier(model, few, ClassifierSettings(30, 20, 5e-3), reported.__setitem__)
+    assert torch.equal(model[1].weight, kept)
+    assert reported[30]["train/accuracy"] > 0.7
+    assert len(reported) == 30
+
+
+@pytest.mark.parametrize("per_class", [1, 4])
+def test_one_image_a_class_trains_a_transfer_classifier(per_class: int, make_dataset) -> None:
+    data = make_dataset((3, 32, 32), 3, 8)
+    known = classifiers.draw_labelled(data.train.labels, per_class, 0, classes=3)
+    few = Split(data.train.images[known], data.train.labels[known])
+    model, reported = TransferClassifier(5, "conv", image_shape=(3, 32, 32), classes=3), {}
+    classifiers.train_classifier(model, few, ClassifierSettings(3, 20, 5e-3), reported.__setitem__)
+    with eval_mode(model):
+        copies = torch.stack([model.encoder(classifiers.jitter(to_float(few.images))) for _ in range(4)])
+    settings = ClassifierSettings(2, 20, 5e-3, passes=2)
+    classifiers.train_head(model.head, copies, few.labels, settings, reported.__setitem__)
+    assert list(reported) == [1, 2, 3]
+
+
+def test_head_learns_clusters_from_noisy_copies() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(10).repeat(10)
+    centres = 3 * torch.eye(10)
+    copies = centres[labels] + 0.1 * torch.randn(5, 100, 10)
+    head, reported = nn.Linear(10, 10), {}
+    settings = ClassifierSettings(epochs=20, batch_size=20, learning_rate=2e-2, passes=4)
+    classifiers.train_head(head, copies, labels, settings, reported.__setitem__)
+    assert list(reported) == list(range(1, 21))
+    assert (head(centres).argmax(1) == torch.arange(10)).all()
+    assert reported[20]["train/loss"] < reported[1]["train/loss"] / 2
+
+
+def test_jitter_turns_shifts_and_scales_within_its_bounds() -> None:
+    square = torch.zeros(500, 1, 28, 28)
+    square[:, :, 12:16, 12:16] = 1
+    torch.testing.assert_close(classifiers.jitter(square, 0, 0, 0), square, atol=1e-5, rtol=0)
+    place = torch.arange(28.0) - 13.5
+    for shifted, axis in ((classifiers.jitter(square, 0, 3, 0), 2), (classifiers.jitter(square, 0, 3, 0), 3)):
+        offset = (shifted.sum(5 - axis)[:, 0] * place).sum(1) / shifted.sum((1, 2, 3))
+        assert 2.5 < float(offset.abs().max()) <= 3.001
+        assert abs(float(offset.mean())) < 0.3
+    area = classifiers.jitter(square, 0, 0, 0.2).sum((1, 2, 3)) / 16
+    assert 1 / 1.2**2 - 0.05 < float(area.min()) < 0.8
+    assert 1.3 < float(area.max()) < 1 / 0.8**2 + 0.05
+    turned = classifiers.jitter(square, 45, 0, 0)
+    torch.testing.assert_close(turned.sum((1, 2, 3)), square.sum((1, 2, 3)), atol=1.5, rtol=0)
+    assert float((turned - square).abs().amax((1, 2, 3)).max()) > 0.5
+
+
+def test_jitter_shears_and_changes_the_ratio() -> None:
+    bar = torch.zeros(500, 1, 28, 28)
+    bar[:, :, 4:24, 12:16] = 1
+    place = torch.arange(28.0) - 13.5
+    sheared = classifiers.jitter(bar, 0, 0, 0, shear=0.5)
+    across = (sheared[:, 0] * place).sum(2) / sheared[:, 0].sum(2).clamp(min=1e-6)  # middle of each row [N, 28]
+    slope = (across[:, 18] - across[:, 9]) / 9
+    assert 0.4 < float(slope.abs().max()) <= 0.51
+    assert abs(float(slope.mean())) < 0.05
+    torch.testing.assert_close(sheared.sum((1, 2, 3)), bar.sum((1, 2, 3)), atol=1.5, rtol=0)
+    square = torch.zeros(500, 1, 28, 28)
+    square[:, :, 8:20, 8:20] = 1
+    flat = classifiers.jitter(square, 0, 0, 0, ratio=0.3)[:, 0]
+    wide, high = flat.amax(1).sum(1), flat.amax(2).sum(1)
+    assert float(wide.max()) > 14
+    assert float(high.max()) > 14
+    assert bool(((wide >= 12) != (high >= 12)).float().mean() > 0.9), "wider is less high"
+
+
+def test_few_labels_are_smoothed_and_moved_as_asked(tiny: Dataset) -> None:
+    """Of images alike, the best prediction under smoothing is the smoothed target itself."""
+    few, seen = Split(tiny.train.images[:40], torch.zeros(40, dtype=torch.long)), []
+
+    def blank(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return torch.zeros_like(images)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    settings = ClassifierSettings(300, 20, 5e-2, smoothing=0.2)
+    classifiers.train_classifier(model, few, settings, lambda *_: None, augment=blank)
+    expected = torch.tensor([0.82, *9 * [0.02]])
+    torch.testing.assert_close(model[1].bias.detach().softmax(0), expected, atol=5e-3, rtol=0)
+    assert seen == 600 * [20]
+
+
+def test_unlabelled_latents_teach_a_head_what_their_copies_are() -> None:
+    """The copies of class 0 lie where labelled latents alone would say class 1, and the other way round."""
+    labels = torch.arange(2).repeat(20)
+    latents = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])[labels]
+    copies = torch.tensor([[-3.0, 4.0], [3.0, -4.0]])[labels]
+    right = []
+    for unlabelled in (None, (latents, copies)):
+        torch.manual_seed(0)
+        head, reported = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 2)), {}
+        settings = ClassifierSettings(20, 20, 2e-2, passes=5)
+        classifiers.train_head(head, latents[None], labels, settings, reported.__setitem__, unlabelled=unlabelled)
+        right.append(float((head(copies).argmax(1) == labels).float().mean()))
+        assert reported[20]["train/accuracy"] > 0.9
+    assert right == [0.0, 1.0]
+
+
+def test_latents_of_which_a_head_is_not_sure_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "HEAD_NOISE", 0.0)
+    latents, copies = torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.tensor([[1.0, 0.0], [-5.0, 0.0]])
+    found = classifiers._inconsistency(nn.Identity(), latents, copies)
+    assert float(found) == pytest.approx(float(torch.tensor(1 + torch.e**-1).log()) / 2), "that of the first alone"
+
+
+def test_larger_images_are_shifted_by_the_same_share() -> None:
+    square = torch.zeros(500, 3, 56, 56)
+    square[:, :, 24:32, 24:32] = 1
+    shifted = classifiers.jitter(square, 0, 3, 0)
+    offset = (shifted.sum(3)[:, 0] * (torch.arange(56.0) - 27.5)).sum(1) / shifted[:, 0].sum((1, 2))
+    assert 5 < float(offset.abs().max()) <= 6.001
+
+
+def test_labelled_images_are_balanced_and_drawn_anew(tiny: Dataset) -> None:
+    labels = tiny.train.labels
+    first, second = (classifiers.draw_labelled(labels, 7, seed, classes=10) for seed in (0, 1))
+    assert labels[first].bincount().tolist() == [7] * 10
+    assert len(set(first.tolist())) == 70
+    assert not torch.equal(first, second)
+    assert torch.equal(first, classifiers.draw_labelled(labels, 7, 0, classes=10))
+    with pytest.raises(ValueError, match="but got 65"):
+        classifiers.draw_labelled(labels, 65, 0, classes=10)
+
+
+def test_no_class_is_left_out_of_the_labelled_images() -> None:
+    labels = torch.tensor([0, 1, 0, 1, 0])
+    assert sorted(labels[classifiers.draw_labelled(labels, 2, 0, classes=2)].tolist()) == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="but got 1"):
+        classifiers.draw_labelled(labels, 1, 0, classes=3)
+
+
+def test_a_classifier_of_generated_images_is_as_good_as_they_are(tiny: Dataset) -> None:
+    """The generated images are one training image of the label's class, or of the next class."""
+    labels = torch.arange(640) % 10
+    first = torch.stack([(tiny.train.labels == digit).nonzero()[0, 0] for digit in range(10)])
+    torch.manual_seed(0)
+
+    def score(off: int) -> float:
+        draw = Split(tiny.train.images[first[(labels + off) % 10]], labels)
+        settings = ClassifierSettings(3, 32, 5e-3)
+        judge = Judge("conv", **DIGITS)
+        return classifiers.classification_accuracy_score(draw, judge, settings, tiny.val, tiny.test)
+
+    assert score(0) > 0.9
+    assert score(1) < 0.1
+
+
+def test_accuracy_is_the_share_of_right_guesses(tiny: Dataset) -> None:
+    encoder = Encoder(10, "conv", (1, 28, 28))
+    with eval_mode(encoder):
+        expected = (apply(encoder, tiny.val.images).argmax(1) == tiny.val.labels).float().mean()
+    assert classifiers.accuracy(encoder, tiny.val) == float(expected)

@@ -1,0 +1,209 @@
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.gan import Critic, Generator
+from study.training import gan as gans
+from study.training.gan import GanSettings
+from study.training.loops import eval_mode
+
+SETTINGS = GanSettings(batch_size=64, learning_rate=1e-3, clip_value=0.05, n_critic=3, width=32, noise_dim=4)
+
+
+def train(
+    settings: GanSettings, epochs: int, latents: torch.Tensor, conditions: torch.Tensor | None = None
+) -> tuple[Generator, Critic, list[dict[str, float]]]:
+    """A trained generator and critic, and what was reported, an entry an epoch."""
+    torch.manual_seed(0)
+    conditions = torch.empty(len(latents), 0) if conditions is None else conditions
+    generator = Generator(settings.noise_dim + conditions.shape[1], latents.shape[1], settings.width)
+    critic = Critic(latents.shape[1] + conditions.shape[1], settings.width)
+    reported: list[dict[str, float]] = []
+    gans.train_gan(
+        generator, critic, latents, conditions, settings, epochs=epochs, report=lambda _, found: reported.append(found)
+    )
+    return generator, critic, reported
+
+
+def test_wgan_weights_stay_within_the_clip_after_every_epoch() -> None:
+    _, critic, reported = train(SETTINGS, 3, torch.randn(640, 5))
+    weights = nn.utils.parameters_to_vector(critic.parameters()).detach().abs()
+    assert bool((weights <= torch.tensor(0.05)).all())
+    at_clip = reported[-1]["critic/at_clip"]
+    assert at_clip == pytest.approx(float((weights == weights.max()).float().mean()))
+    assert 0 < at_clip <= 1
+
+
+@pytest.mark.parametrize(("n_critic", "generator_steps"), [(1, 10), (3, 3), (10, 1), (11, 0)])
+def test_one_generator_step_every_n_critic_steps(
+    n_critic: int, generator_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    plain = torch.optim.RMSprop.step
+
+    def counted(self: torch.optim.RMSprop, *args: object) -> object:
+        steps.append(sum(p.numel() for group in self.param_groups for p in group["params"]))
+        return plain(self, *args)
+
+    monkeypatch.setattr(torch.optim.RMSprop, "step", counted)
+    generator, critic, reported = train(replace(SETTINGS, n_critic=n_critic), 1, torch.randn(640, 5))
+    sizes = [sum(p.numel() for p in module.parameters()) for module in (critic, generator)]
+    assert [steps.count(size) for size in sizes] == [10, generator_steps]
+    assert ("generator/loss" in reported[0]) == (generator_steps > 0)
+
+
+def test_wgan_losses_are_those_of_the_paper() -> None:
+    """With a critic that does not move, the reported estimate is the mean score of real minus that of fake latents."""
+    latents = torch.randn(640, 5)
+    generator, critic, reported = train(replace(SETTINGS, learning_rate=1e-30, clip_value=9.0, n_critic=99), 1, latents)
+    torch.manual_seed(1)
+    generator.train()
+    with torch.no_grad():
+        real, fake = critic(latents).mean(), critic(generator(torch.randn(20_000, 4))).mean()
+    assert reported[0]["critic/wasserstein"] == pytest.approx(float(real - fake), abs=0.02)
+    assert reported[0]["critic/loss"] == -reported[0]["critic/wasserstein"]
+
+
+def test_wgan_moves_towards_the_data() -> None:
+    latents = torch.randn(2000, 2) * 0.3 + torch.tensor([2.0, -1.0])
+    settings = replace(SETTINGS, clip_value=0.1, n_critic=2)
+    generator, _, _ = train(settings, 12, latents)
+    with eval_mode(generator):
+        centre = generator(torch.randn(2000, 4)).mean(0)
+    torch.testing.assert_close(centre, torch.tensor([2.0, -1.0]), atol=0.4, rtol=0)
+
+
+def test_conditional_wgan_obeys_its_condition() -> None:
+    labels = torch.arange(2000) % 10
+    latents = torch.stack([labels / 3 - 1.5, torch.zeros(2000)], 1) + 0.1 * torch.randn(2000, 2)
+    conditions = nn.functional.one_hot(labels, 10).float()
+    settings = replace(SETTINGS, clip_value=0.1, n_critic=2)
+    generator, _, _ = train(settings, 20, latents, conditions)
+    with eval_mode(generator):
+        drawn = generator(torch.cat([torch.randn(2000, 4), conditions], 1))
+    assert torch.corrcoef(torch.stack([drawn[:, 0], labels.float()]))[0, 1] > 0.9
+
+
+def test_averaged_weights_lag_behind() -> None:
+    average, module = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    nn.init.constant_(average.weight, 1.0)
+    nn.init.constant_(module.weight, 3.0)
+    module.running_mean += 4.0
+    pairs = [[each.weight, *gans._statistics(each)] for each in (average, module)]
+    gans.move_averages(*pairs, 0.75)
+    assert average.weight.tolist() == [1.5, 1.5]
+    assert average.running_mean.tolist() == [1.0, 1.0]
+    latents = torch.randn(640, 5)
+    averaged, _, _ = train(replace(SETTINGS, averaging=0.9), 6, latents)
+    plain, _, _ = train(SETTINGS, 6, latents)
+    assert all(bool(parameter.isfinite().all()) for parameter in averaged.parameters())
+    assert not torch.equal(averaged[0].weight, plain[0].weight)
+
+
+def test_a_falling_rate_ends_near_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    plain = torch.optim.RMSprop.step
+
+    def noted(self: torch.optim.RMSprop, *args: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return plain(self, *args)
+
+    monkeypatch.setattr(torch.optim.RMSprop, "step", noted)
+    train(replace(SETTINGS, falling=True), 5, torch.randn(64, 5))
+    rate = SETTINGS.learning_rate
+    np.testing.assert_allclose(sorted(set(rates), reverse=True), [rate * share for share in (1, 0.8, 0.6, 0.4, 0.2)])
+
+
+def test_gradient_norm_is_that_of_all_gradients() -> None:
+    module = nn.Linear(2, 1)
+    (3 * module(torch.tensor([[4.0, 0.0]])).sum()).backward()  # gradients: weights (12, 0), bias 3
+    assert gans.gradient_norm(module) == pytest.approx(math.hypot(12, 3))
+
+
+def test_vanilla_gan_has_no_clip_and_learns_too() -> None:
+    latents = torch.randn(2000, 2) * 0.3 + torch.tensor([2.0, -1.0])
+    settings = replace(SETTINGS, clip_value=None, n_critic=1)
+    generator, critic, reported = train(settings, 15, latents)
+    assert set(reported[-1]) == {"critic/loss", "critic/gradient_norm", "generator/loss"}
+    assert bool((nn.utils.parameters_to_vector(critic.parameters()).abs() > 0.1).any())
+    with eval_mode(generator):
+        centre = generator(torch.randn(2000, 4)).mean(0)
+    torch.testing.assert_close(centre, torch.tensor([2.0, -1.0]), atol=0.5, rtol=0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_with_its_name() -> None:
+    with pytest.raises(FloatingPointError, match="critic/loss is nan after epoch 1"):
+        train(SETTINGS, 3, torch.full((640, 5), float("nan")))
+
+
+@pytest.mark.parametrize("settings", [gans.PAPER, gans.REFERENCE, gans.VANILLA])
+@pytest.mark.parametrize("classes", [0, 26])
+def test_five_latents_are_one_batch(settings: GanSettings, classes: int) -> None:
+    conditions = torch.eye(26)[:5, :classes]
+    _, _, reported = train(settings, 6, torch.randn(5, 3), conditions)
+    assert len(reported) == 6
+    assert any("generator/loss" in found for found in reported)
+
+
+def test_settings_in_words() -> None:
+    assert gans.describe(gans.PAPER) == "WGAN: batch 64, lr 5e-05, clip 0.01, n_critic 5, width 256, depth 2, noise 10"
+    assert gans.describe(replace(gans.VANILLA, averaging=0.9)) == (
+        "vanilla GAN: batch 256, lr 0.0002, n_critic 1, width 256, depth 2, noise 10, averaged"
+    )
+
+
+def test_the_learner_is_what_is_trained_and_the_generator_its_average() -> None:
+    settings, latents = replace(SETTINGS, averaging=0.9), torch.randn(640, 5)
+    torch.manual_seed(0)
+    generator, critic = Generator(4, 5, 32), Critic(5, 32)
+    learner = copy.deepcopy(generator)
+    gans.train_gan(
+        generator,
+        critic,
+        latents,
+        torch.empty(640, 0),
+        settings,
+        epochs=2,
+        report=lambda *_: None,
+        learner=learner,
+    )
+    averaged, plain = train(settings, 2, latents)[0], train(replace(settings, averaging=0.0), 2, latents)[0]
+    for ours, theirs in ((generator, averaged), (learner, plain)):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_the_saturating_loss_is_the_papers_equation_and_saturates() -> None:
+    """log(1 - D) and -log D, and their slopes where the discriminator is sure that the sample was made."""
+    scores = torch.tensor([-8.0, 0.0, 3.0], dtype=torch.float64, requires_grad=True)
+    made = torch.sigmoid(scores)
+    torch.testing.assert_close(gans._vanilla_generator_loss(scores, True), torch.log(1 - made).mean())
+    torch.testing.assert_close(gans._vanilla_generator_loss(scores, False), -torch.log(made).mean())
+    slopes = [
+        torch.autograd.grad(gans._vanilla_generator_loss(scores, saturating), scores)[0][0]
+        for saturating in (True, False)
+    ]
+    assert abs(slopes[0]) < abs(slopes[1]) / 1000
+
+
+def test_statistics_of_batch_norm_are_never_of_real_and_made_vectors_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = Critic.forward
+    monkeypatch.setattr(Critic, "forward", lambda self, x: sizes.append(len(x)) or plain(self, x))
+    torch.manual_seed(0)
+    for norm in (False, True):
+        settings = replace(SETTINGS, critic_norm=norm, n_critic=100)
+        critic = Critic(5, 32, norm=norm)
+        latents, nothing = torch.randn(64, 5), torch.empty(64, 0)
+        gans.train_gan(Generator(4, 5, 32), critic, latents, nothing, settings, epochs=1, report=lambda *_: None)
+    assert sizes == [128, 64, 64]
+
+
+@pytest.mark.parametrize(("n_critic", "steps"), [(1, 20), (3, 6), (5, 4)])
+def test_generator_steps_are_counted(n_critic: int, steps: int) -> None:
+    assert gans.generator_steps(replace(SETTINGS, n_critic=n_critic), 640, 2) == steps

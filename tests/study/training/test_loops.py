@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import nn
+
+from study.training import loops
+
+CPU = torch.device("cpu")
+
+
+def test_batches_are_a_shuffled_epoch_without_the_rest() -> None:
+    found = list(loops.batches(10, 3, CPU))
+    assert [len(batch) for batch in found] == [3, 3, 3]
+    assert len(set(torch.cat(found).tolist())) == 9
+
+
+@pytest.mark.parametrize("size", [10, 11, 500])
+def test_a_batch_larger_than_the_data_is_all_of_it(size: int) -> None:
+    (batch,) = loops.batches(10, size, CPU)
+    assert sorted(batch.tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (1, 64), (5, 64), (10, 3), (10, 5), (64, 64), (129, 64)])
+def test_steps_are_counted_as_they_are_made(count: int, size: int) -> None:
+    assert loops.steps_per_epoch(count, size) == len(list(loops.batches(count, size, CPU))) > 0
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 3), (3, 0)])
+def test_no_images_and_no_batch_size_are_refused(count: int, size: int) -> None:
+    with pytest.raises(ValueError, match="must hold, but got 0"):
+        loops.steps_per_epoch(count, size)
+    with pytest.raises(ValueError, match="must hold, but got 0"):
+        next(loops.batches(count, size, CPU))
+
+
+def test_eval_mode_restores_each_module() -> None:
+    modes = nn.Linear(1, 1).train(), nn.Linear(1, 1).eval()
+    with loops.eval_mode(*modes):
+        assert not any(module.training for module in modes)
+        assert not modes[0](torch.ones(1)).requires_grad
+    assert [module.training for module in modes] == [True, False]
+
+
+def test_apply_turns_bytes_into_floats_and_joins_the_batches() -> None:
+    images = torch.randint(0, 256, (loops.EVAL_BATCH + 7, 1, 2, 2)).to(torch.uint8)
+    expected = images.to(torch.float32) / 255
+    assert torch.equal(loops.apply(nn.Identity(), images), expected)
+    assert torch.equal(loops.apply(nn.Identity(), expected), expected)
+
+
+def test_a_broken_metric_is_named() -> None:
+    loops.check_finite(1, {"train/loss": 1.0})
+    with pytest.raises(FloatingPointError, match="val/loss is inf after epoch 3"):
+        loops.check_finite(3, {"train/loss": 1.0, "val/loss": float("inf")})
+
+
+def test_the_rate_of_one_cycle_rises_and_falls() -> None:
+    model = nn.Linear(1, 1)
+    optimizer, step = loops.one_cycle(model, 0.1, 10)
+    rates = []
+    for _ in range(9):
+        model(torch.ones(1)).backward()
+        step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[-1] < 1e-4

@@ -1,0 +1,195 @@
+"""Losses against values computed by hand, what each model's discriminator sees, and short trainings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from models.translation import Translator
+from study.data.dataset import Dataset
+from study.measures.translation import error
+from study.training import translation
+from study.training.domains import make_pairs
+from study.training.loops import apply, eval_mode
+from study.training.translation import ImagePool, falling, l1_loss, least_squares, log_loss, train_translator
+from study.training.translation_settings import (
+    CONDITIONAL_GAN,
+    CYCLE_GAN,
+    GAN,
+    L1,
+    METHODS,
+    PUBLISHED,
+    Method,
+    TranslationSettings,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_losses_by_hand() -> None:
+    scores = torch.tensor([[0.0, 2.0], [-1.0, 0.5]])
+    sigmoid = 1 / (1 + np.exp(-scores.numpy()))
+    assert float(log_loss(scores, real=True)) == pytest.approx(-np.log(sigmoid).mean(), rel=1e-5)
+    assert float(log_loss(scores, real=False)) == pytest.approx(-np.log(1 - sigmoid).mean(), rel=1e-5)
+    assert float(least_squares(scores, real=True)) == pytest.approx((1 + 1 + 4 + 0.25) / 4)
+    assert float(least_squares(scores, real=False)) == pytest.approx((0 + 4 + 1 + 0.25) / 4)
+    # On [0, 1] the mean difference is 0.3; for pixels from -1 to 1 twice that.
+    assert float(l1_loss(torch.tensor([0.1, 0.9]), torch.tensor([0.2, 0.4]))) == pytest.approx(0.6)
+
+
+def test_published_weights() -> None:
+    assert (PUBLISHED[CYCLE_GAN].weight, PUBLISHED[CYCLE_GAN].identity) == (10, 0.5)
+    assert PUBLISHED[CONDITIONAL_GAN].weight == 100
+    assert PUBLISHED[GAN].weight == PUBLISHED[L1].discriminator_rate == 0
+    assert {each.learning_rate for each in PUBLISHED.values()} == {2e-4}
+
+
+def test_the_learning_rate_falls_in_the_second_half() -> None:
+    assert [falling(epoch, 4) for epoch in range(1, 5)] == pytest.approx([1, 1, 2 / 3, 1 / 3])
+    assert falling(1, 1) == 1
+    assert [falling(epoch, 5) for epoch in (1, 3, 4, 5)] == pytest.approx([1, 1, 2 / 3, 1 / 3])
+
+
+def test_the_pool_hands_out_old_images_and_keeps_new_ones() -> None:
+    torch.manual_seed(0)
+    pool, seen = ImagePool(size=6), []
+    for number in range(60):
+        images = torch.full((4, 1, 2, 2), float(number)) + torch.arange(4)[:, None, None, None] / 10
+        shown = pool.exchange(images)
+        assert shown.shape == images.shape
+        if number == 0:
+            assert torch.equal(shown, images), "an empty pool has nothing else to show"
+        seen.append(shown[:, 0, 0, 0])
+    ages = torch.stack([number - values for number, values in enumerate(seen)])[10:]
+    old = (ages > 0.5).float().mean()
+    assert 0.4 < float(old) < 0.6, "by even chance"
+    later = [value for value in torch.cat(seen).tolist() if value > 1.15]  # the first six fill the pool, shown or not
+    assert len(later) == len(set(np.round(later, 3))), "each image is shown once: what is handed out is gone"
+
+
+def losses_of(method: Method, a: torch.Tensor, b: torch.Tensor, **changes: float) -> tuple[dict, object]:
+    """The losses of a step, and the training."""
+    torch.manual_seed(0)
+    make = translation._Cycle if method == CYCLE_GAN else translation._Direct
+    training = make(Translator((1, 16, 16)), replace(PUBLISHED[method], **changes), 1, CPU)
+    return {name: float(value.detach()) for name, value in training.step(a, b).items()}, training
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    return torch.rand(8, 1, 16, 16), torch.rand(8, 1, 16, 16)
+
+
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translation, "autocast", lambda _: torch.autocast("cpu", enabled=False))
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_the_parts_of_the_conditional_gans_loss(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    a, b = batch
+    found, training = losses_of(CONDITIONAL_GAN, a, b)
+    assert found["generator/loss"] == pytest.approx(
+        found["generator/adversarial"] + 100 * found["generator/l1"], rel=1e-5
+    )
+    torch.manual_seed(0)
+    fake = Translator((1, 16, 16))(a).detach()
+    assert found["generator/l1"] == pytest.approx(2 * float((fake - b).abs().mean()), rel=1e-4)
+    discriminator = training.discriminator
+    assert discriminator is not None
+    assert discriminator[0].in_channels == 2, "it sees both domains"
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_the_plain_gan_sees_b_only_and_l1_has_no_discriminator(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    found, training = losses_of(GAN, *batch)
+    assert training.discriminator is not None
+    assert training.discriminator[0].in_channels == 1
+    assert found["generator/loss"] == found["generator/adversarial"]
+    assert "generator/l1" not in found
+    # An untrained discriminator says nothing: both of its losses are near log 2.
+    assert found["discriminator/loss"] == pytest.approx(math.log(2), abs=0.3)
+    found, training = losses_of(L1, *batch)
+    assert training.discriminator is None
+    assert found == {"generator/l1": found["generator/loss"], "generator/loss": found["generator/loss"]}
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_the_parts_of_cyclegans_loss(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    a, b = batch
+    found, _ = losses_of(CYCLE_GAN, a, b)
+    parts = {name.partition("/")[2]: value for name, value in found.items() if name.startswith("generator/")}
+    assert parts["loss"] == pytest.approx(
+        parts["adversarial"] + 10 * (parts["cycle"] + 0.5 * parts["identity"]), rel=1e-5
+    )
+    torch.manual_seed(0)
+    fresh = translation._Cycle(Translator((1, 16, 16)), PUBLISHED[CYCLE_GAN], 1, CPU)
+    there, back = fresh.there, fresh.back
+    with torch.no_grad():
+        assert not torch.equal(there(a), back(a)), "each has weights of its own"
+        cycle = (back(there(a)) - a).abs().mean() + (there(back(b)) - b).abs().mean()
+        identity = (there(b) - b).abs().mean() + (back(a) - a).abs().mean()
+        scores = fresh.of_b(there(a)), fresh.of_a(back(b))
+    assert parts["cycle"] == pytest.approx(2 * float(cycle), rel=1e-4)
+    assert parts["identity"] == pytest.approx(2 * float(identity), rel=1e-4)
+    assert parts["adversarial"] == pytest.approx(sum(float((1 - score).square().mean()) for score in scores), rel=1e-4)
+    without, _ = losses_of(CYCLE_GAN, a, b, identity=0.0)
+    assert "generator/identity" not in without
+    assert without["generator/cycle"] == pytest.approx(parts["cycle"], rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_move_what_they_should(method: Method, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    _, training = losses_of(method, *batch)
+    torch.manual_seed(0)
+    before = Translator((1, 16, 16)).state_dict()
+    translator = training.there if method == CYCLE_GAN else training.translator
+    for name, value in translator.state_dict().items():
+        assert not torch.equal(value, before[name]) or "bias" in name, name
+    networks = [training.of_a, training.of_b] if method == CYCLE_GAN else [training.discriminator]
+    assert all(parameter.requires_grad for network in networks if network for parameter in network.parameters())
+
+
+def test_l1_learns_a_task_and_only_cyclegan_gives_the_way_back(tiny: Dataset) -> None:
+    reported: list[dict[str, float]] = []
+
+    def trained(method: Method, epochs: int) -> tuple[float, float, Translator | None]:
+        torch.manual_seed(0)
+        pairs = make_pairs("thicken", tiny.train, "paired", level=0, seed=0)
+        translator = Translator((1, 28, 28))
+        settings: TranslationSettings = replace(PUBLISHED[method], learning_rate=2e-3)
+        with eval_mode(translator):
+            before = error(apply(translator, pairs.a), pairs.b)
+        back = train_translator(
+            translator,
+            pairs,
+            settings,
+            epochs=epochs,
+            images=320,
+            batch_size=16,
+            report=lambda _, found: reported.append(dict(found)),
+        )
+        with eval_mode(translator):
+            return before, error(apply(translator, pairs.a), pairs.b), back
+
+    before, after, back = trained(L1, 6)
+    assert back is None
+    assert after < before / 3
+    assert len(reported) == 6
+    assert reported[-1]["generator/loss"] < reported[0]["generator/loss"] / 2
+    _, _, back = trained(CYCLE_GAN, 1)
+    assert isinstance(back, Translator)
+
+
+def test_a_training_that_breaks_down_is_stopped(tiny: Dataset) -> None:
+    pairs = make_pairs("thicken", tiny.train, "paired", level=0, seed=0)
+    settings = replace(PUBLISHED[L1], weight=math.inf)
+    with pytest.raises(FloatingPointError, match="generator/l1 is "):
+        train_translator(
+            Translator((1, 28, 28)), pairs, settings, epochs=1, images=64, batch_size=32, report=lambda *_: None
+        )
