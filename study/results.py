@@ -1,0 +1,247 @@
+"""Trials as one table, and what a stage says of them: rows, claims, and the table that `study.run` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import isfinite, nan
+from statistics import mean, stdev
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, get_args
+
+from study.measures.stats import Better, Verdict, compare
+
+if TYPE_CHECKING:
+    Outcome = Any
+
+MOST_FOUND = 7
+WIDTHS = {"figure": 44, "ours": 26, "reference": 20, "baseline": 44, "verdict": 13}
+"""Columns of the printed table, and the most characters of a line in each."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A trial that ran to its end, with the last value of each of its metrics.
+
+    Attributes:
+        part: The list or the search of its study that it belongs to.
+        key: Its name in that part.
+        values: One of each objective.
+    """
+
+    number: int
+    part: str
+    key: str
+    params: Mapping[str, Any]
+    values: tuple[float, ...]
+    run_id: str
+    metrics: Mapping[str, float]
+
+
+class Table:
+    """Trials with their parameters and metrics. `part` counts as a parameter; a condition is a value or a function."""
+
+    def __init__(self, trials: Sequence[Measured]) -> None:
+        self.rows = tuple(trials)
+
+    def __iter__(self) -> Iterator[Measured]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, **conditions: Any) -> Table:
+        """Return the trials for which all conditions hold; a trial without such a parameter is left out."""
+
+        def holds(trial: Measured, name: str, wanted: Any) -> bool:
+            params = {**trial.params, "part": trial.part}
+            if name not in params:
+                return False
+            return bool(wanted(params[name])) if callable(wanted) else params[name] == wanted
+
+        return Table([trial for trial in self if all(holds(trial, *each) for each in conditions.items())])
+
+    def values(self, metric: str, **conditions: Any) -> list[float]:
+        """Return the metric of each of these trials that has it."""
+        return [trial.metrics[metric] for trial in self.where(**conditions) if metric in trial.metrics]
+
+    def cell(self, metric: str, form: str = "{:.3f}", **conditions: Any) -> str | None:
+        """Return "mean ± standard deviation" of the metric over these trials; None if none has it."""
+        values = self.values(metric, **conditions)
+        return mean_std(values, form) if values else None
+
+    def series(
+        self, x: str, metric: str, by: str | Callable[[Measured], str] | None = None, **conditions: Any
+    ) -> dict[str, tuple[list[Any], list[float], list[float]]]:
+        """Return for each label the values of parameter x in order, and the metric's means and standard deviations.
+
+        Args:
+            by: The parameter that labels a curve, or a function of a trial; None: one curve, labelled by the metric.
+        """
+        groups: dict[str, dict[Any, list[float]]] = {}
+        for trial in self.where(**conditions):
+            if x in trial.params and metric in trial.metrics:
+                label = metric if by is None else str(trial.params[by] if isinstance(by, str) else by(trial))
+                groups.setdefault(label, {}).setdefault(trial.params[x], []).append(trial.metrics[metric])
+        return {
+            label: (sorted(found), [mean(found[at]) for at in sorted(found)], [std(found[at]) for at in sorted(found)])
+            for label, found in groups.items()
+        }
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that could turn out false, and the test that decides it (see `study.measures.stats`).
+
+    Attributes:
+        shown: The rival's figure, as a cell.
+        difference, low, high: Ours less the rival's, and its 95 % interval.
+        counts: Repeats of ours and of the rival; 0 for a fixed goal.
+    """
+
+    text: str
+    verdict: Verdict
+    shown: str = ""
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    counts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.text or self.verdict not in get_args(Verdict):
+            known = ", ".join(get_args(Verdict))
+            raise ValueError(f"a claim needs a text and a verdict, one of {known}, but got {self.verdict!r}")
+
+
+def claim(
+    text: str,
+    ours: Sequence[float],
+    rival: Sequence[float] | float,
+    *,
+    better: Better = "less",
+    factor: float = 1.0,
+    paired: bool = False,
+    margin: float | None = None,
+    shown: str = "",
+) -> Claim:
+    """Return the claim that mean(ours) beats factor * mean(rival), decided by a t-test at 5 %.
+
+    Args:
+        rival: Its repeats, or a number: a fixed goal.
+        margin: A difference that counts as none.
+        shown: The rival's figure, as a cell.
+    """
+    found = compare(ours, rival, better=better, factor=factor, paired=paired, margin=margin)
+    numbers = (found.difference, found.low, found.high, found.p)
+    difference, low, high, p = (value if isfinite(value) else None for value in numbers)  # JSON has no nan
+    return Claim(text, found.verdict, shown, difference, low, high, p, found.counts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table. None: there is none.
+
+    Attributes:
+        metric: The trials' metric that the row sums up, if it is one of the figures to look at first: a column of the
+            trials in MLflow; the row stands on the pages of the registered models.
+        found: What was found, as a sentence for the end of `study.run`; one row of a stage has it.
+
+    Raises:
+        ValueError: A cell is no text.
+    """
+
+    figure: str
+    ours: str
+    reference: str | None = None
+    baseline: str | None = None
+    claim: Claim | None = None
+    metric: str | None = None
+    found: str | None = None
+
+    def __post_init__(self) -> None:
+        cells = [self.figure, self.ours, self.reference or "", self.baseline or ""]
+        if not all(isinstance(cell, str) for cell in cells):
+            raise ValueError(f"the cells of a row must be text, but row {self.figure!r} has {cells!r}")
+        if isinstance(self.claim, dict):  # read from JSON
+            object.__setattr__(self, "claim", Claim(**self.claim))
+
+    @property
+    def rival(self) -> str | None:
+        """The figure beside ours: the claim's rival, else the baseline, else the reference."""
+        return (self.claim and self.claim.shown) or self.baseline or self.reference
+
+
+def std(values: Sequence[float]) -> float:
+    """Return the standard deviation; 0 of a single value, nan if one of several is not finite."""
+    if not all(map(isfinite, values)):
+        return nan
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def mean_std(values: Sequence[float], form: str = "{:.3f}") -> str:
+    """Return "mean ± standard deviation" in this format; the mean alone of a single value."""
+    middle = form.format(mean(values))
+    return f"{middle} ± {form.format(std(values))}" if len(values) > 1 else middle
+
+
+def findings(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return one line a stage: the row that says what was found, else its first row."""
+    lines = []
+    for outcome in outcomes:
+        said = next((row.found for row in outcome.rows if row.found), None)
+        first = next(iter(outcome.rows), None)
+        if said is None and first is not None:
+            said = " against ".join(filter(None, (f"{first.figure}: {first.ours}", first.rival)))
+        if said:
+            lines.append(f"{outcome.stage}: {said}")
+    return lines[:MOST_FOUND]
+
+
+def verdicts(outcomes: Sequence[Outcome]) -> str:
+    """Return how many claims have each verdict: "2 supported, 1 inconclusive"; "" if there are no claims."""
+    counted = Counter(row.claim.verdict for outcome in outcomes for row in outcome.rows if row.claim)
+    return ", ".join(f"{counted[each]} {each}" for each in get_args(Verdict) if counted[each])
+
+
+def printed(outcomes: Sequence[Outcome]) -> str:
+    """Return the rows of each stage as text, below the stage's name and the versions that it registered."""
+    judged = any(row.claim for outcome in outcomes for row in outcome.rows)
+    head = [name for name in WIDTHS if judged or name != "verdict"]
+    blocks = [(outcome, [_wrapped(row, head) for row in outcome.rows]) for outcome in outcomes]
+    cells = [row for _, rows in blocks for row in rows]
+    widths = [max([len(name), *(len(line) for row in cells for line in row[at])]) for at, name in enumerate(head)]
+
+    def line(columns: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(columns, widths, strict=True)).rstrip()
+
+    lines = [line(head), line(["-" * width for width in widths])]
+    for outcome, rows in blocks:
+        models = ", ".join(f"{version.name} v{version.number}" for version in outcome.made.values())
+        lines.append(f"{outcome.stage}{models and ': '}{models}")
+        lines += [line(columns) for row in rows for columns in zip_longest(*row, fillvalue="")]
+    return "\n".join(lines)
+
+
+def _wrapped(row: Row, head: Sequence[str]) -> list[list[str]]:
+    """Return the lines of each cell of a row."""
+    cells = {
+        "figure": f"  {row.figure}",
+        "ours": row.ours,
+        "reference": row.reference or "-",
+        "baseline": row.baseline or "-",
+        "verdict": row.claim.verdict if row.claim else "-",
+    }
+    indent = {"figure": "    "}
+    return [
+        wrap(
+            cells[name],
+            WIDTHS[name],
+            break_long_words=False,
+            break_on_hyphens=False,
+            subsequent_indent=indent.get(name, ""),
+        )
+        for name in head
+    ]
