@@ -218,7 +218,7 @@ def config_type() -> type[StudyConfig]:
             "__doc__": "Registered versions to build on, by number; None: what the stages make, or the champion."
         },
     )
-    parts = [(stage.key, stage.config, field(default=stage.preset(DEFAULT))) for stage in known]
+    parts = [(stage.key, stage.settings, field(default=stage.preset(DEFAULT))) for stage in known]
     return make_dataclass(
         "StudyConfig",
         [

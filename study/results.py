@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from study.measures.stats import Better, Verdict, compare
 
 if TYPE_CHECKING:
-    Outcome = Any
+    from study.engine.stage import Outcome
 
 MOST_FOUND = 7
 WIDTHS = {"figure": 44, "ours": 26, "reference": 20, "baseline": 44, "verdict": 13}

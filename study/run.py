@@ -24,10 +24,10 @@ from study.engine.identity import fingerprint
 from study.engine.launch import run_stages
 from study.engine.launcher import Watch, Workload
 from study.engine.order import Order
-from study.engine.table import findings, table, verdicts
 from study.engine.workers import divide_cores, workers
 from study.files import expanded
 from study.report.collect import keep
+from study.results import findings, printed, verdicts
 from study.worker import Prepared, prepare, work, work_elsewhere
 from tracking.errors import without_password
 
@@ -61,7 +61,7 @@ def _run(arguments: Sequence[str]) -> None:
     with _workers_of(config, prepared, count) as watch:
         outcomes = run_stages(prepared.request, replace(session, watch=watch), prepared.inputs)
         report = keep(session.dataset.name, outcomes)  # while the others come to their end
-    print(f"\n{table(outcomes)}\n")
+    print(f"\n{printed(outcomes)}\n")
     print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s", end="\n\n")
     print(ending(outcomes, config, report))
 
@@ -138,9 +138,7 @@ def plan(preset: str, config: StudyConfig, workers: str) -> str:
     store = without_password(config.tracking_uri or str(config.store))
     request = request_of(config)
     lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}", f"workers: {workers}"]
-    return "\n".join(
-        [*lines, *(f"{stage.name}: {stage.plan(request.configs[stage.name])}" for stage in request.stages)]
-    )
+    return "\n".join([*lines, *(f"{stage.name}: {request.configs[stage.name]}" for stage in request.stages)])
 
 
 if __name__ == "__main__":

@@ -1,49 +1,84 @@
-"""What the tests of searches share: a small search, its call under a parent run, and what the runs say afterwards."""
+"""What the tests of trials share: small lists and searches, their call under a parent run, and the runs afterwards."""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import mlflow
 
-from study.engine.search import Objective, Origin, Result, Search, Trial, choice, integer, log_uniform, named
-from study.engine.trials import run_search
+from study.engine.queue import Queue, key_of
+from study.engine.runner import Objective, Part, Runner
+from study.engine.search import Proposals, Result, Search, choice, integer, log_uniform
+from study.engine.trial import Trial
 from tracking.runs import Run, study_run
 from tracking.store import Store
 
 NAME = "tiny/test/0"
 SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9), "c": choice("a", "b")}
-FIXED = [{"x": 0.5, "n": 2, "c": "a"}, {"x": 50.0, "n": 3, "c": "b"}]
+GIVEN = [{"x": 0.5, "n": 2, "c": "a"}, {"x": 50.0, "n": 3, "c": "b"}]
 
 
-def search(fixed: Sequence[Mapping[str, Any]] = FIXED, free: int = 0, **options: Any) -> Search:
+def listed(objective: Objective, trials: Sequence[Mapping[str, Any]] = GIVEN, title: str = "", **options: Any) -> Part:
+    """A list of trials of one objective."""
+    keys = {key_of(params): dict(params) for params in trials}
+    return Part(f"{NAME}/{title}", title, keys, objective, {"loss": "minimize"}, **options)
+
+
+def searched(
+    objective: Objective, store: Store, trials: int, space: Mapping[str, Any] = SPACE, title: str = "s", **options: Any
+) -> Part:
     """A search of one objective over `SPACE`."""
-    return Search({"loss": "minimize"}, SPACE, named([dict(params) for params in fixed]), free, **options)
+    search = Search({"loss": "minimize"}, space, trials, **options)
+    name = f"{NAME}/{title}"
+    return Part(
+        name,
+        title,
+        {f"free {number}": {} for number in range(trials)},
+        objective,
+        search.objectives,
+        proposals=lambda: Proposals(name, search, store, 0, {}),
+        prune_on=search.prune_on,
+        optional=search.optional,
+    )
 
 
-def run(store: Store, searched: Search, objective: Objective, name: str = NAME, *, code: str = "") -> list[Result]:
-    """What a stage does: the parent run, and the search under it."""
+@contextmanager
+def runner(store: Store, **options: Any) -> Iterator[Runner]:
+    """What a study has: the queue, and a runner under the parent run."""
     about: dict[str, Any] = {"title": "a study", "description": "", "tags": {}}
-    with study_run(store, store.experiment("tiny/test"), name, **about) as parent:
-        return run_search(searched, objective, store, parent, name=name, label="test", origin=Origin(code=code))
+    queue = Queue(store)
+    with study_run(store, store.experiment("tiny/test"), NAME, **about) as parent:
+        found = Runner(queue, parent, label="test", seed_for=lambda number: number, **options)
+        yield found
+        found.close()
+    queue.close()
 
 
-def parent_of(store: Store, name: str = NAME) -> Run:
+def run(store: Store, *parts: Part) -> list[Result]:
+    """Run these parts one after the other, and return their results."""
+    with runner(store) as found:
+        for part in parts:
+            found.enqueue(part)
+        return [result for part in parts for result in found.finish(part)]
+
+
+def parent_of(store: Store) -> Run:
     """The parent run of the study."""
     experiment = store.experiment("tiny/test")
-    (found,) = mlflow.MlflowClient().search_runs([experiment], f"tags.study = '{name}'")
-    return Run(found.info.run_id, experiment, name)
+    (found,) = mlflow.MlflowClient().search_runs([experiment], f"tags.study = '{NAME}'")
+    return Run(found.info.run_id, experiment, NAME)
 
 
 def states(store: Store) -> list[tuple[str, str]]:
-    """The status and the Optuna state of every trial's run, the oldest first."""
+    """The status and the state of every trial's run, the oldest first."""
     runs = mlflow.MlflowClient().search_runs(
-        [store.experiment("tiny/test")], "tags.`optuna.trial` != ''", order_by=["attributes.start_time ASC"]
+        [store.experiment("tiny/test")], "tags.`trial.number` != ''", order_by=["attributes.start_time ASC"]
     )
-    return [(found.info.status, found.data.tags["optuna.state"]) for found in runs]
+    return [(found.info.status, found.data.tags["state"]) for found in runs]
 
 
 class Recorder:

@@ -13,7 +13,7 @@ import pytest
 from mlflow.entities import Run, ViewType
 
 from study import run
-from study.engine.stage import Verdict
+from study.measures.stats import Verdict
 from tracking.store import open_store
 
 FAST = (
@@ -90,7 +90,7 @@ class Studies:
         return {
             each.info.run_id: each
             for each in self.runs()
-            if "optuna.trial" in each.data.tags and f"/{stage}" in each.data.tags["trial.study"]
+            if "trial.number" in each.data.tags and f"/{stage}" in each.data.tags["trial.study"]
         }
 
     def parents(self, stage: str) -> list[Run]:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 STUDY = "study"  # the tag of a parent run: its study's name
 TRIAL_OF = "trial.study"  # that of a trial's run: the study that it belongs to
-TRIAL = "optuna.trial"  # the trial's number
-SEARCH = "optuna.study"  # Optuna's name of the search that it belongs to
+TRIAL = "trial.number"
+SEARCH = "trial.part"  # the list or search that it belongs to
 PARENT = "mlflow.parentRunId"  # MLflow's own
 ASKED = 500  # ids in one question
 log = logging.getLogger("study")

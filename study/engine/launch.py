@@ -148,7 +148,7 @@ def run_stages(request: Request, session: Session, inputs: Mapping[str, Version]
         context = Context(
             stage=stage,
             session=session,
-            config=request.configs[stage.name],
+            settings=request.configs[stage.name],
             others={
                 name: {setting: getattr(request.configs[name], setting) for setting in settings}
                 for name, settings in stage.reads.items()

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from study.engine.progress import short
 from study.engine.search import Result
-from study.engine.stage import Context, Row
+from study.engine.stage import Context
+from study.results import Row
 from tracking.registry import Version
 from tracking.runs import TRIAL_OF, Run
 from tracking.views import figures_of, model_address, run_address

@@ -1,41 +1,59 @@
-"""What a study searches: parameters and their ranges, fixed and free trials, and what an objective sees of one."""
+"""A search: parameters and their ranges, proposed by Optuna's sampler, judged as they run by Optuna's pruner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from torch import Tensor, nn
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import TrialState
 
-from study.engine.slots import Params, slot_name
+from study.engine.queue import COMPLETE, PRUNED, QueuedTrial, key_of
+from tracking.errors import StoreError, root_of, without_password
 from tracking.registry import Direction
-from tracking.runs import Inputs, Run
-from tracking.stored import log_model
+from tracking.servers import wait_for_server
 
+if TYPE_CHECKING:
+    from tracking.store import Store
+
+STARTUP = 4  # random trials before the sampler learns from what it has seen
+PROPOSALS = 20  # for a trial, until one is new
+RUN_ID, PAGE, SAMPLER, KNOWN = "mlflow.run_id", "mlflow.page", "sampler", "known"  # user attributes of Optuna's trials
+STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
+
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+Params = dict[str, Any]
 Distribution = BaseDistribution
 Space = Mapping[str, Distribution]
 
 
 def integer(low: int, high: int) -> Distribution:
-    """Whole numbers, both ends included."""
+    """Return the whole numbers of a range, both ends included."""
     return IntDistribution(low, high)
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Positive numbers, every order of magnitude as likely as the next."""
+    """Return a range of positive numbers, every order of magnitude as likely as the next."""
     return FloatDistribution(low, high, log=True)
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Numbers, both ends included."""
+    """Return a range of numbers, both ends included."""
     return FloatDistribution(low, high)
 
 
 def choice(*values: Any) -> Distribution:
-    """One of these values."""
+    """Return a choice between these values."""
     return CategoricalDistribution(values)
 
 
@@ -48,111 +66,159 @@ class Result:
     """A trial that ran to its end.
 
     Attributes:
-        slot: The fixed trial's name, or "free 0", "free 1", ...
-        values: One of each objective.
+        part: The list or the search of its study that it belongs to.
+        key: Its name in that part.
+        values: One of each objective; of a pruned trial, the last that it reported.
     """
 
     number: int
-    slot: str
+    part: str
+    key: str
     params: Params
     values: tuple[float, ...]
     run_id: str
 
 
-@dataclass
-class Trial:
-    """What an objective sees of its trial: its name and parameters, its run, and a way to report."""
-
-    number: int
-    slot: str  # the fixed trial's name, or "free 0", "free 1", ...
-    params: Params
-    run: Run
-    prunable: bool  # fixed trials are what the others are compared with: they run to their end
-    _optuna: optuna.Trial
-    _prune_on: str | None
-    _epoch: Callable[[int, Mapping[str, float]], None]  # called with every report
-    facts: Mapping[str, Any] = field(default_factory=dict)  # of the models that it logs
-    history: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)  # metric: epochs, values
-
-    def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of an epoch in one call.
-
-        Raises:
-            Pruned: The trial may be pruned, the metric that decides is among them, and hopeless.
-        """
-        self.run.log(metrics, step=epoch)
-        for name, value in metrics.items():
-            epochs, values = self.history.setdefault(name, ([], []))
-            epochs.append(epoch)
-            values.append(value)
-        self._epoch(epoch, metrics)
-        if self._prune_on is not None and self._prune_on in metrics:
-            self._optuna.report(metrics[self._prune_on], epoch)
-            if self.prunable and self._optuna.should_prune():
-                raise Pruned(f"{self._prune_on} above the median of the others at epoch {epoch}")
-
-    def log_model(self, module: nn.Module, example: Tensor, config: Mapping[str, Any]) -> None:
-        """Log the module with the trial's run; `config["module"]` are its constructor's arguments."""
-        log_model(module, example, config, self.facts)
-
-
-Objective = Callable[[Trial], tuple[float, ...]]
-
-
 @dataclass(frozen=True)
 class Search:
-    """The trials of a study.
+    """Trials whose parameters Optuna proposes.
 
     Attributes:
         objectives: The metrics that decide, each with "minimize" or "maximize".
         space: The parameters and their ranges.
-        fixed: Parameters of the trials that run first, by name (see `named`); all of them keys of `space`.
-        free: Number of trials that Optuna picks after those.
-        prune_on: The reported metric by which hopeless free trials are stopped early; None: none is.
+        trials: How many.
+        prune_on: The reported metric by which hopeless trials are stopped early; None: none is.
         prune_after: Epochs that every trial gets.
-        optional: Whether the stage can go on if none of the trials is complete.
+        optional: Whether the stage can go on if no trial is complete.
+        known: Results of other trials, from which the sampler learns too; their parameters must have all of `space`.
     """
 
     objectives: Mapping[str, Direction]
     space: Space
-    fixed: Mapping[str, Params] = field(default_factory=dict)
-    free: int = 0
+    trials: int
     prune_on: str | None = None
     prune_after: int = 0
     optional: bool = False
+    known: Sequence[Result] = ()
 
     @property
-    def slots(self) -> dict[str, Params]:
-        """Every trial that is asked for, by name, and the parameters that are given beforehand."""
-        return {**self.fixed, **{f"free {number}": {} for number in range(self.free)}}
+    def fingerprint(self) -> str:
+        """The space as text: Optuna keeps one space a study."""
+        return json.dumps({name: distribution_to_json(each) for name, each in self.space.items()})
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What the run of every trial of a search says of where it comes from.
+class Proposals:
+    """Optuna's study of a search, in the database of the store. The queue says which process runs which trial.
 
-    Attributes:
-        title: What it is called, before the trial's number.
-        tags: Its tags.
-        inputs: Data and models that it is made from.
-        code: A digest of the code that runs: errors of other code do not count.
+    Args:
+        name: That of Optuna's study.
+        about: User attributes of the study, for other programs that show it.
+
+    Raises:
+        StoreError: The database cannot be opened.
     """
 
-    title: str = "trial"
-    tags: Mapping[str, str] = field(default_factory=dict)
-    inputs: Inputs | None = None
-    code: str = ""
+    def __init__(self, name: str, search: Search, store: Store, seed: int, about: Mapping[str, str]) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._name, self._search, self._store, self._seed = name, search, store, seed
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if search.prune_on:
+            pruner = optuna.pruners.MedianPruner(STARTUP, search.prune_after)
+        try:
+            with store.locks.hold("opening"):  # of several processes, one makes the tables
+                self._study = optuna.create_study(
+                    study_name=name,
+                    storage=_storage(store),
+                    pruner=pruner,
+                    directions=list(search.objectives.values()),
+                    load_if_exists=True,
+                )
+                if self._study.metric_names != list(search.objectives):
+                    self._study.set_metric_names(list(search.objectives))
+                for key, value in about.items():
+                    if self._study.user_attrs.get(key) != value:
+                        self._study.set_user_attr(key, value)
+        except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
+            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
+
+    def ask(self, trial: QueuedTrial) -> optuna.Trial:
+        """Return a new trial of Optuna's: with the queued trial's parameters if it was taken before, else new ones."""
+        with self._store.locks.hold(self._name):  # each proposal knows of all others
+            before = self._study.get_trials(deepcopy=False)
+            self._tell_known({each.user_attrs.get(KNOWN) for each in before})
+            seen = {key_of(each.params) for each in before} | {
+                key_of(self._own(each.params)) for each in self._search.known
+            }
+            for last in (False,) * (PROPOSALS - 1) + (True,):
+                number = len(self._study.get_trials(deepcopy=False)) + 1
+                startup = len(self._search.known) + STARTUP
+                # A sampler for each trial: what it proposes depends on the trials before, not on the process.
+                sampler = optuna.samplers.TPESampler(n_startup_trials=startup, seed=self._seed + number)
+                self._study.sampler = (
+                    optuna.samplers.PartialFixedSampler(trial.params, sampler) if trial.params else sampler
+                )
+                found = self._study.ask(dict(self._search.space))
+                if last or trial.params or key_of(found.params) not in seen:
+                    found.set_user_attr(SAMPLER, "random" if number <= startup else "TPE")
+                    return found
+                self._study.tell(found, state=TrialState.FAIL)
+        raise AssertionError
+
+    def tell(self, number: int, state: str, values: Sequence[float]) -> None:
+        """Say what became of a trial; a state that is neither complete nor pruned counts as failed."""
+        self._study.tell(
+            number,
+            list(values) if state == COMPLETE else None,
+            STATES.get(state, TrialState.FAIL),
+            skip_if_finished=True,
+        )
+
+    def close(self) -> None:
+        """Let go of the database."""
+        storage: Any = self._study._storage
+        storage.remove_session()
+        getattr(storage, "_backend", storage).engine.dispose()
+
+    def _tell_known(self, told: set[Any]) -> None:
+        for result in self._search.known:
+            if result.run_id not in told:
+                self._study.add_trial(
+                    optuna.create_trial(
+                        params=self._own(result.params),
+                        distributions=dict(self._search.space),
+                        values=list(result.values),
+                        user_attrs={KNOWN: result.run_id, RUN_ID: result.run_id},
+                    )
+                )
+
+    def _own(self, params: Mapping[str, Any]) -> Params:
+        return {name: params[name] for name in self._search.space}
 
 
-def named(trials: Sequence[Params]) -> dict[str, Params]:
-    """Fixed trials, each named by its parameters."""
-    return {slot_name(params): params for params in trials}
+def importances(name: str, store: Store) -> dict[str, float]:
+    """Return what fraction of the objective's variance each parameter explains, by Optuna's default evaluator
+    (PED-ANOVA, Watanabe et al. 2023, https://arxiv.org/abs/2304.10255); largest first.
+
+    Empty where there are too few complete trials to say: not more than parameters.
+    """
+    study = optuna.load_study(study_name=name, storage=_storage(store))
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if not complete or len(complete) <= len(complete[0].params):
+        return {}
+    return optuna.importance.get_param_importances(study)
 
 
 def pareto_front(results: Sequence[Result]) -> list[Result]:
-    """Those of which no other is at least as good in all objectives and better in one; all are minimised."""
+    """Return the results that no other result beats in one objective without losing in another; all are minimised."""
     if not results:
         return []
     study = optuna.create_study(directions=["minimize"] * len(results[0].values))
     study.add_trials([optuna.create_trial(values=result.values) for result in results])
     return [results[trial.number] for trial in study.best_trials]
+
+
+def _storage(store: Store) -> optuna.storages.RDBStorage:
+    url = store.optuna_url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=store.locks.engine_options())
+    wait_for_server(storage.engine)
+    return storage

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from study.engine.search import Result, Search
-from study.engine.stage import Row
+from study.engine.runner import Part
+from study.engine.search import Result
+from study.results import Row
 from tracking.registry import Direction, Version
 from tracking.views import Chart, View, curves, is_curve, logged_pictures, parallel, pictures, scatter
 
-Searched = Sequence[tuple[Search, Sequence[Result]]]
 TRAINING = ("val/", "train/", "generator/", "critic/", "discriminator/")  # of metrics that have curves
 MOST_PARAMS, MOST_CURVES = 8, 6  # columns or charts of a kind
 
 
-def trials_view(searched: Searched, decisive: Mapping[str, Direction], rows: Sequence[Row], best: Version) -> View:
-    """A column for all that was searched and decides; a chart for each objective against each searched parameter.
+def trials_view(
+    parts: Iterable[Part],
+    results: Sequence[Result],
+    decisive: Mapping[str, Direction],
+    rows: Sequence[Row],
+    best: Version,
+) -> View:
+    """Return a view with a column for all that was varied and decides, and a chart for each objective.
 
     Args:
+        parts: The lists and searches of the study, with `results`.
         decisive: The metrics by which the registered models were chosen, the most important first.
         best: The version that the curves and pictures are looked up in, as all trials have the same.
     """
+    searched = [(part, [each for each in results if each.part == part.title]) for part in parts]
     first = searched[0][0].objectives
-    objectives = {**first, **{name: way for search, _ in searched for name, way in search.objectives.items()}}
+    objectives = {**first, **{name: way for part, _ in searched for name, way in part.objectives.items()}}
     sections: dict[str, Sequence[Chart]] = {}
     if len(first) > 1:
         one, *others = first
@@ -43,12 +51,13 @@ def trials_view(searched: Searched, decisive: Mapping[str, Direction], rows: Seq
     return View(best_first, deciding, _varied(searched)[:MOST_PARAMS], others, sections)
 
 
-def _varied(searched: Iterable[tuple[Search, Sequence[Result]]]) -> list[str]:
-    """The parameters of which these searches have tried more than one value, in their order."""
-    values: dict[str, set[object]] = {}
-    for search, results in searched:
-        for name in search.space:
-            values.setdefault(name, set()).update(result.params[name] for result in results)
+def _varied(searched: Iterable[tuple[Part, Sequence[Result]]]) -> list[str]:
+    """Return the parameters of which these parts have more than one value, in their order."""
+    values: dict[str, set[str]] = {}
+    for _, results in searched:
+        for result in results:
+            for name, value in result.params.items():
+                values.setdefault(name, set()).add(str(value))
     return [name for name, tried in values.items() if len(tried) > 1]
 
 

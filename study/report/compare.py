@@ -9,9 +9,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from study.checks import UsageError
-from study.engine.stage import Row
 from study.report.collect import newest, outcome_of
 from study.report.page import Comparison, Difference, Line, Page
+from study.results import Row
 
 if TYPE_CHECKING:
     from tracking.reading import Record
@@ -88,9 +88,10 @@ def _by_figure(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
 
 
 def _line(stage: str, ours: Row, other: Row) -> Line:
-    verdict: str = ours.verdict or "-"
-    if ours.verdict != other.verdict:
-        verdict = f"{verdict}, there {other.verdict or '-'}"
+    mine, theirs = (row.claim.verdict if row.claim else "-" for row in (ours, other))
+    verdict: str = mine
+    if mine != theirs:
+        verdict = f"{verdict}, there {theirs}"
     figure = ours.figure if ours.figure == other.figure else BRACKETS.sub("", ours.figure)
     here, there = _cell(ours), _cell(other)
     return Line(stage, figure, here, there, differences(here, there), verdict)

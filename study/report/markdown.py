@@ -22,8 +22,9 @@ def markdown(page: Page) -> str:
     ]
     if page.claims:
         claims = [
-            (row.verdict or "", row.claim or "", row.ours, row.against or "", section.stage)
+            (row.claim.verdict, row.claim.text, row.ours, row.rival or "", section.stage)
             for section, row in page.claims
+            if row.claim
         ]
         parts += ["## Claims", _table(("verdict", "claim", "ours", "held against", "stage"), claims)]
     if page.comparison is not None:
@@ -53,7 +54,8 @@ def _section(section: Section) -> list[str]:
     parts = [f"## {section.stage}", _plain(section.question), f"    {made.get('Command', '')}", "\n".join(facts)]
     if section.rows:
         figures = [
-            (row.figure, row.ours, row.reference or "", row.baseline or "", row.verdict or "") for row in section.rows
+            (row.figure, row.ours, row.reference or "", row.baseline or "", row.claim.verdict if row.claim else "")
+            for row in section.rows
         ]
         parts.append(_table(ROWS, figures))
     for name, (columns, *rows) in section.tables.items():

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from study.engine.stage import Verdict
+from study.measures.stats import Verdict
 
 if TYPE_CHECKING:
-    from study.engine.stage import Row
+    from study.results import Row
     from tracking.reading import Record
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -21,7 +21,12 @@ RULE = (
     "The difference is the figure here minus the one there. It is beyond the spread if the two ranges, mean ± standard"
     " deviation, do not meet; a figure of one seed or draw has no spread, and its difference may be chance."
 )
-SIGNS: Mapping[Verdict, str] = {"held": "✓", "did not hold": "✗", "undecided": "?"}
+SIGNS: Mapping[Verdict, str] = {
+    "supported": "✓",
+    "refuted": "✗",
+    "equivalent": "=",
+    "inconclusive": "?",
+}
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ class Page:
     @property
     def verdicts(self) -> list[tuple[str, int]]:
         """How many claims have each verdict, those that no claim has left out."""
-        counted = Counter(row.verdict for _, row in self.claims)
+        counted = Counter(row.claim.verdict for _, row in self.claims if row.claim)
         return [(name, counted[name]) for name in get_args(Verdict) if counted[name]]
 
     @property

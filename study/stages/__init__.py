@@ -52,7 +52,7 @@ def _ordered(stages: list[Stage]) -> tuple[Stage, ...]:
     Raises:
         UsageError: A stage reads the settings of one that is not there, or two need what the other makes.
     """
-    known = {stage.name: {each.name for each in fields(stage.config)} for stage in stages}
+    known = {stage.name: {each.name for each in fields(stage.settings)} for stage in stages}
     for stage in stages:
         for other, settings in stage.reads.items():
             if not set(settings) <= known.get(other, set()):

@@ -59,14 +59,13 @@ ATTENTION = Stage(
     name="attention",
     question="Can self-attention do what convolutions and fully connected layers do? "
     "Exactly, by weights that are given; and does it find them by training?",
-    config=AttentionConfig,
-    plan=plan,
+    settings=AttentionConfig,
     run=run,
     inputs=("autoencoder", "judge"),
-    inputs_with_classes=("judge",),
+    optional_inputs=("judge",),
     outputs=("attention-autoencoder",),
     presets=ATTENTION_PRESETS,
-    extent=("repeats", "free_trials"),
+    identity_excludes=("repeats", "free_trials"),
     needs_classes=False,
     headline="heads",
 )

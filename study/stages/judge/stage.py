@@ -43,10 +43,9 @@ def run(context: Context) -> Outcome:
 JUDGE = Stage(
     name="judge",
     question="Which class is it? A classifier of real images, by which generated ones are measured.",
-    config=JudgeConfig,
-    plan=plan,
+    settings=JudgeConfig,
     run=run,
     outputs=("judge", "second-judge", "third-judge"),
     presets=JUDGE_PRESETS,
-    recipe=2,
+    version=2,
 )

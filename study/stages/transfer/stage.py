@@ -135,13 +135,12 @@ TRANSFER = Stage(
     name="transfer",
     question="What is the trained encoder worth when only a few labels are known? "
     "(*) marks what uses the unlabelled training images too.",
-    config=TransferConfig,
-    plan=plan,
+    settings=TransferConfig,
     run=run,
     check=check,
     inputs=("autoencoder",),
     outputs=("classifier",),
     presets=TRANSFER_PRESETS,
-    extent=EXTENT,
-    recipe=3,
+    identity_excludes=EXTENT,
+    version=3,
 )

@@ -111,14 +111,13 @@ def check(config: TranslationConfig, data: Dataset) -> None:
 TRANSLATION = Stage(
     name="translation",
     question="Which GAN fits which data: images that are exactly paired, loosely paired, or not paired at all?",
-    config=TranslationConfig,
-    plan=plan,
+    settings=TranslationConfig,
     run=run,
     check=check,
     inputs=JUDGES,
     outputs=("translator",),
     presets=TRANSLATION_PRESETS,
-    extent=("tasks", "repeats", "levels", "level_repeats", "pairings", "free_trials"),
+    identity_excludes=("tasks", "repeats", "levels", "level_repeats", "pairings", "free_trials"),
     reads={"judge": ("epochs", "batch_size", "learning_rate")},
     headline="matrix",
 )

@@ -1,0 +1,270 @@
+"""One queue of trials that any number of processes share: a table in the study's database.
+
+A row is a trial. A process takes it by one conditional UPDATE, so no trial is taken twice. A row whose process died, or
+whose MLflow run was deleted, is open again: what is to be done follows from the table alone, never from what a process
+remembers. A process is known to be dead by its lock on a file where the database is an SQLite file, and by its
+missing heartbeats where the database is on a server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sql
+from sqlalchemy.exc import OperationalError
+
+from study.engine.progress import log
+from tracking.errors import StoreError, root_of, without_password
+from tracking.servers import wait_for_server
+from tracking.store import Store
+
+HEARTBEAT, GRACE = 5, 60  # seconds between two signs of life, and without one until a trial counts as dead
+TRIES = 3  # of a trial whose process dies, or that ends in an error that may pass
+WAITING, RUNNING, COMPLETE, PRUNED, FAILED = "waiting", "running", "complete", "pruned", "failed"
+FINISHED = (COMPLETE, PRUNED, FAILED)
+
+ResultT = TypeVar("ResultT")
+_metadata = sql.MetaData()
+_trials = sql.Table(
+    "study_trials",
+    _metadata,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("part", sql.String(200), nullable=False),
+    sql.Column("key", sql.Text, nullable=False),
+    sql.Column("state", sql.String(10), nullable=False),
+    sql.Column("params", sql.Text, nullable=False),
+    sql.Column("tries", sql.Integer, nullable=False),
+    sql.Column("worker", sql.String(200)),
+    sql.Column("heartbeat", sql.Float),
+    sql.Column("run_id", sql.String(40)),
+    sql.Column("result", sql.Text),
+    sql.Column("reason", sql.Text),
+    sql.Column("seconds", sql.Float),
+    sql.UniqueConstraint("part", "key"),
+)
+
+
+@dataclass(frozen=True)
+class QueuedTrial:
+    """A row of the queue.
+
+    Attributes:
+        number: Its place among the rows of its part, from 0.
+        params: Those that are known; of a trial that Optuna proposes, empty until it is taken.
+        tries: How often it was taken, less the times that it was stopped.
+        values: Of a complete trial, one of each objective; of a pruned one, the last that was reported.
+    """
+
+    id: int
+    number: int
+    part: str
+    key: str
+    state: str
+    params: dict[str, Any]
+    tries: int
+    worker: str | None
+    run_id: str | None
+    values: tuple[float, ...]
+    reason: str
+    seconds: float | None
+
+
+class Superseded(BaseException):
+    """The trial counts as dead, and another process has it: its run ends as KILLED."""
+
+
+class Queue:
+    """This process's access to the queue of a store.
+
+    Raises:
+        StoreError: The database cannot be opened.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._locks = store.locks
+        self._worker = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+        self._engine = sql.create_engine(store.optuna_url, **self._locks.engine_options())
+        wait_for_server(self._engine)
+        try:
+            with self._locks.hold("opening"):  # of several processes, one makes the table
+                _metadata.create_all(self._engine)
+        except Exception as error:  # SQLAlchemy's and the drivers' many classes
+            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
+        self._alive = self._locks.alive(self._worker)
+        self._alive.__enter__()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._alive.__exit__(None, None, None)
+        self._engine.dispose()
+
+    def add(self, part: str, trials: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add the trials, by key, that the part does not have yet."""
+
+        def insert(connection: sql.Connection) -> None:
+            known = set(connection.scalars(sql.select(_trials.c.key).where(_trials.c.part == part)))
+            new = [
+                {"part": part, "key": key, "state": WAITING, "params": json.dumps(params), "tries": 0}
+                for key, params in trials.items()
+                if key not in known
+            ]
+            if new:
+                connection.execute(sql.insert(_trials), new)
+
+        with self._locks.hold(f"add/{part}"):
+            self._transaction(insert)
+
+    def trials(self, part: str) -> list[QueuedTrial]:
+        """Return all trials of the part, in the order in which they were added."""
+        rows = self._transaction(
+            lambda connection: connection.execute(
+                sql.select(_trials).where(_trials.c.part == part).order_by(_trials.c.id)
+            ).all()
+        )
+        return [_trial(number, row) for number, row in enumerate(rows)]
+
+    def take(self, trial: QueuedTrial) -> bool:
+        """Take a waiting trial. Return whether this process has it now."""
+        values = {
+            "state": RUNNING,
+            "worker": self._worker,
+            "heartbeat": self._now(),
+            "tries": _trials.c.tries + 1,
+            "run_id": None,
+            "reason": None,
+        }
+        return self._update(trial, WAITING, trial.tries, values)
+
+    def note(self, trial: QueuedTrial, **values: Any) -> None:
+        """Write into the row of a trial that this process has: its parameters, or its run.
+
+        Raises:
+            Superseded: Another process has it.
+        """
+        if not self._update_own(trial, values):
+            raise Superseded
+
+    def finish(
+        self, trial: QueuedTrial, state: str, values: Sequence[float], reason: str, seconds: float | None = None
+    ) -> None:
+        """Commit the end of a trial that this process has.
+
+        Raises:
+            Superseded: Another process has it.
+        """
+        self.note(trial, state=state, result=json.dumps(list(values)), reason=reason, seconds=seconds)
+
+    def put_back(self, trial: QueuedTrial, reason: str, *, counts: bool) -> None:
+        """Open a trial that this process has; with `counts`, it has one try less, and after the last it is failed."""
+        tries = trial.tries + counts
+        state = FAILED if tries >= TRIES else WAITING
+        self._update_own(
+            trial, {"state": state, "tries": tries, "reason": f"{reason} ({tries} times)" if counts else None}
+        )
+
+    def reopen_dead(self, part: str, on_death: Callable[[str], None]) -> None:
+        """Open the trials whose processes died; after too many deaths a trial is failed.
+
+        Args:
+            on_death: Called with the id of the MLflow run of each.
+        """
+        for trial in self.trials(part):
+            if trial.state != RUNNING or not self._has_died(trial):
+                continue
+            lost = trial.tries >= TRIES
+            values = {"state": FAILED if lost else WAITING, "reason": f"its process died ({trial.tries} times)"}
+            if self._update(trial, RUNNING, trial.tries, values) and trial.run_id:
+                on_death(trial.run_id)
+
+    def reopen(self, trials: Sequence[QueuedTrial]) -> None:
+        """Open finished trials again, whose runs were deleted."""
+        for trial in trials:
+            self._update(trial, trial.state, trial.tries, {"state": WAITING, "tries": 0, "reason": None})
+
+    @contextmanager
+    def heartbeat(self, trial: QueuedTrial) -> Iterator[None]:
+        """Tell a database on a server, every few seconds, that the process of this trial lives."""
+        if not self._locks.on_server:
+            yield
+            return
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(HEARTBEAT):
+                try:
+                    self._update_own(trial, {"heartbeat": self._now()})
+                except Exception:  # the server may come back
+                    log.debug("no heartbeat of trial %d", trial.number, exc_info=True)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(1)  # not for as long as a database is away
+
+    def _has_died(self, trial: QueuedTrial) -> bool:
+        if not self._locks.on_server:
+            return self._locks.has_died(trial.worker or "")
+        silent = sql.select(_trials.c.id).where(_trials.c.id == trial.id, _trials.c.heartbeat < self._now() - GRACE)
+        return self._transaction(lambda connection: connection.scalar(silent)) is not None
+
+    def _update_own(self, trial: QueuedTrial, values: Mapping[str, Any]) -> bool:
+        """Change the row of a trial that this process has; the same change twice is no error."""
+        mine = (_trials.c.worker == self._worker) & (
+            (_trials.c.state == RUNNING) | (_trials.c.state == values.get("state", RUNNING))
+        )
+        change = sql.update(_trials).where(_trials.c.id == trial.id, mine).values(**values)
+        return bool(self._transaction(lambda connection: connection.execute(change).rowcount))
+
+    def _update(self, trial: QueuedTrial, state: str, tries: int, values: Mapping[str, Any]) -> bool:
+        """Change the row if nobody has changed it since. Return whether it was changed."""
+        before = (_trials.c.state == state) & (_trials.c.tries == tries)
+        change = sql.update(_trials).where(_trials.c.id == trial.id, before).values(**values)
+        return bool(self._transaction(lambda connection: connection.execute(change).rowcount))
+
+    def _transaction(self, work: Callable[[sql.Connection], ResultT]) -> ResultT:
+        """Do the work in a transaction; once more if the database's server went away meanwhile."""
+        for last in (False, True):
+            try:
+                with self._engine.begin() as connection:
+                    return work(connection)
+            except OperationalError:
+                if last or not self._locks.on_server:
+                    raise
+        raise AssertionError
+
+    def _now(self) -> Any:
+        """Return the time as the database has it: the clocks of several machines differ."""
+        return sql.extract("epoch", sql.func.clock_timestamp()) if self._locks.on_server else time.time()
+
+
+def key_of(params: Mapping[str, Any]) -> str:
+    """Return the key of a trial whose parameters are all given."""
+    return json.dumps(params, sort_keys=True)
+
+
+def _trial(number: int, row: Any) -> QueuedTrial:
+    return QueuedTrial(
+        id=row.id,
+        number=number,
+        part=row.part,
+        key=row.key,
+        state=row.state,
+        params=json.loads(row.params),
+        tries=row.tries,
+        worker=row.worker,
+        run_id=row.run_id,
+        values=tuple(json.loads(row.result or "[]")),
+        reason=row.reason or "",
+        seconds=row.seconds,
+    )
