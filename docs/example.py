@@ -9,8 +9,8 @@ from PIL import Image
 from models.autoencoder import Autoencoder
 from study.data import to_float, to_pixels
 from study.data.images import convert, read_image
+from study.plots import grid
 from study.registered import registered
-from tracking.grids import grid
 
 data, store, picture = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 autoencoder = registered(f"{data}-autoencoder", store).rebuild(Autoencoder)  # a torch module with its parts

@@ -264,7 +264,7 @@ def _write(config: SampleConfig, out: Path, images: np.ndarray, arrays: dict[str
     import numpy as np
     from PIL import Image
 
-    from tracking.grids import grid
+    from study.plots import grid
 
     if out.suffix:
         with replacing(out) as new:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from study import plots
 from tracking.client import client, if_there
 from tracking.environment import no_names
 from tracking.errors import StoreError
@@ -81,9 +81,11 @@ class Run:
         client().log_image(self.run_id, image, key=name, step=step)
 
     def log_figure(self, name: str, figure: Figure, caption: str = "") -> None:
-        """A figure as `figures/<name>.png` among the artifacts; the file says what it shows (see `plots.facts`)."""
-        facts = {"metadata": plots.facts(figure, caption)}
-        client().log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs=facts)
+        """A figure as `figures/<name>.png` among the artifacts; the file has its title (its label) and caption."""
+        facts = {"Title": str(figure.get_label()), "Description": caption}
+        facts = {key: text.encode("utf-8", "replace").decode() for key, text in facts.items()}
+        metadata = facts | {"Creation Time": datetime.now(UTC).isoformat()}
+        client().log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs={"metadata": metadata})
 
     def log_text(self, name: str, text: str) -> str:
         """A text file of this name among the artifacts. Returns where it lies: a path, or a server's address of it."""
