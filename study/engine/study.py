@@ -20,7 +20,7 @@ from study.engine.view import trials_view
 from study.results import Measured, Row, Table
 from tracking import registry
 from tracking.registry import Direction, Version
-from tracking.runs import Inputs, Run, study_run, trial_metrics
+from tracking.runs import Inputs, Run, created, study_run, trial_metrics
 from tracking.stored import delete_model, logged_model
 from tracking.views import page_of, save_view
 
@@ -64,6 +64,7 @@ class Study:
     parent: Run
     description: str
     runner: Runner
+    queue_name: str  # differs between stores that share a database
     parts: dict[str, Part] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     keep: set[str] = field(default_factory=set)
@@ -107,7 +108,7 @@ class Study:
             A function that runs the rest of the list, once, and returns what `run` returns.
         """
         keys = {key_of(params): dict(params) for params in trials}
-        name = f"{self.name}/{part or 'trials'}"
+        name = f"{self.queue_name}/{part or 'trials'}"
         return self._enqueue(Part(name, part, keys, objective, objectives, optional=optional), keep_models)
 
     def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
@@ -116,7 +117,7 @@ class Study:
 
     def enqueue_search(self, search: Search, objective: Objective, part: str = "") -> Callable[[], list[Result]]:
         """Name a search before its turn, as `enqueue` does a list."""
-        name = f"{self.name}/{part or 'search'}-{fingerprint(search.fingerprint)}"
+        name = f"{self.queue_name}/{part or 'search'}-{fingerprint(search.fingerprint)}"
         about = {RUN_ID: self.parent.run_id, PAGE: page_of(self.parent)}
         store, seed = self.context.session.store, self.context.seed_for(0)
         keys: dict[str, Params] = {f"free {number}": {} for number in range(search.trials)}
@@ -286,13 +287,14 @@ def open_study(context: Context, description: str) -> Iterator[Study]:
     title = f"{session.preset}, seed {session.seed} ({name.rpartition('/')[2]})"
     about = f"{stage.question}\n\n{description}"
     queue = Queue(session.store)
+    queue_name = f"{name}@{fingerprint([experiment, created(experiment)])}"
     try:
         with study_run(session.store, experiment, name, title=title, description=about, tags=tags) as parent:
             runner = Runner(
                 queue, parent, label=stage.name, seed_for=context.seed_for, origin=origin, watch=session.watch
             )
             try:
-                yield Study(context, name, parent, description, runner)
+                yield Study(context, name, parent, description, runner, queue_name)
             finally:
                 runner.close()
     finally:

@@ -1,27 +1,33 @@
 """What becomes of a trial: complete, pruned, failed, stopped; each is named, and the study goes on."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Callable
 from typing import Any
 
 import mlflow
 import pytest
 import torch
-from searches import FIXED, NAME, Recorder, parent_of, run, search, states
+from searches import GIVEN, Recorder, listed, parent_of, run, runner, searched, states
 
-from models.autoencoder import Autoencoder
-from study.engine import attempt, slots, trials
-from study.engine.search import Pruned, Trial, named
-from study.measures.latents import max_abs_pcc
-from study.training.autoencoder import AutoencoderSettings, train_autoencoder
+from study.engine import queue
+from study.engine import runner as runner_module
+from study.engine.search import Pruned
+from study.engine.trial import Trial
 from study.training.loops import check_finite
 from tracking.errors import StoreError
 from tracking.store import Store
 
 
 def reasons(store: Store, state: str) -> list[str]:
-    """Those of the trials that ended in this state."""
-    found = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")], f"tags.`optuna.state` = '{state}'")
+    """Of the trials that ended in this state."""
+    found = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")], f"tags.state = '{state}'")
     return [each.data.tags["reason"] for each in found]
+
+
+def _raise(error: BaseException) -> float:
+    raise error
 
 
 def test_the_outcome_of_every_trial_is_named_and_the_study_goes_on(store: Store) -> None:
@@ -32,65 +38,48 @@ def test_the_outcome_of_every_trial_is_named_and_the_study_goes_on(store: Store)
             raise Pruned("collapsed")
         return (1.0,)
 
-    searched = search([*FIXED, {"x": 1.0, "n": 4, "c": "a"}])
-    results = run(store, searched, objective)
+    trials = [*GIVEN, {"x": 1.0, "n": 4, "c": "a"}]
+    results = run(store, listed(objective, trials))
     assert [result.params["n"] for result in results] == [4]
-    assert states(store) == [("FAILED", "FAIL"), ("FINISHED", "PRUNED"), ("FINISHED", "COMPLETE")]
-    assert reasons(store, "FAIL") == ["critic/loss is nan after epoch 3"]
-    assert reasons(store, "PRUNED") == ["collapsed"]
+    assert states(store) == [("FAILED", "failed"), ("FINISHED", "pruned"), ("FINISHED", "complete")]
+    assert reasons(store, "failed") == ["critic/loss is nan after epoch 3"]
+    assert reasons(store, "pruned") == ["collapsed"]
     again = Recorder()
-    assert run(store, searched, again) == results
+    assert run(store, listed(again, trials)) == results
     assert again.ran == [], "failed trials stay failed"
 
 
-def _raise(error: Exception) -> float:
-    raise error
+BREAKDOWNS: list[tuple[Callable[[], float], str]] = [
+    (lambda: check_finite(3, {"val/loss": float("nan")}) or 0.0, r"val/loss is nan after epoch 3"),
+    (lambda: float("inf"), r"loss is inf"),
+    (lambda: float(torch.empty(10**15).sum()), r"out of memory: .*can't allocate memory"),
+    (lambda: _raise(MemoryError("Unable to allocate 8 PiB")), r"out of memory: Unable to allocate 8 PiB"),
+    (lambda: _raise(torch.OutOfMemoryError("CUDA out of memory.")), r"out of memory: CUDA out of memory"),
+]
 
 
-def _nan_loss(_: Trial) -> float:
-    check_finite(3, {"val/loss": float("nan")})
-    return 0.0
+def test_a_breakdown_fails_the_trial_with_a_reason_and_the_study_goes_on(store: Store) -> None:
+    trials = [{"number": number} for number in range(len(BREAKDOWNS) + 1)]
 
+    def loss(trial: Trial) -> float:
+        number = trial.params["number"]
+        return BREAKDOWNS[number][0]() if number < len(BREAKDOWNS) else 1.0
 
-def _diverging_autoencoder(trial: Trial) -> float:
-    images = torch.randint(0, 255, (64, 1, 16, 16), dtype=torch.uint8)
-    torch.manual_seed(0)
-    settings = AutoencoderSettings(epochs=3, batch_size=32, learning_rate=1e30)
-    train_autoencoder(Autoencoder(3, "conv", (1, 16, 16), channels=(2, 4)), images, images, settings, trial.report)
-    return 0.0
-
-
-@pytest.mark.parametrize(
-    ("break_down", "reason"),
-    [
-        (_nan_loss, r"val/loss is nan after epoch 3"),
-        (_diverging_autoencoder, r"(train|val)/loss is (nan|inf) after epoch 1"),
-        (lambda _: float("inf"), r"loss is inf"),
-        (lambda _: max_abs_pcc(torch.rand(50, 3) * torch.tensor([1, 0, 1])), r"coordinates \[1\] are constant"),
-        (lambda _: float(torch.empty(10**15).sum()), r"out of memory: .*can't allocate memory"),
-        (lambda _: _raise(MemoryError("Unable to allocate 8 PiB")), r"out of memory: Unable to allocate 8 PiB"),
-        (lambda _: _raise(torch.OutOfMemoryError("CUDA out of memory.")), r"out of memory: CUDA out of memory"),
-    ],
-)
-def test_what_the_numbers_bring_about_ends_the_trial_with_a_reason_and_the_study_goes_on(
-    store: Store, break_down, reason
-) -> None:
-    objective = Recorder(lambda trial: break_down(trial) if trial.params["n"] == 2 else 1.0)
-    results = run(store, search(), objective)
-    assert objective.ran == FIXED, "it is not tried again"
-    assert [result.params for result in results] == FIXED[1:]
-    assert states(store) == [("FAILED", "FAIL"), ("FINISHED", "COMPLETE")]
-    (told,) = reasons(store, "FAIL")
-    assert re.search(reason, told)
+    objective = Recorder(loss)
+    results = run(store, listed(objective, trials))
+    assert objective.ran == trials, "none is tried again"
+    assert [result.params for result in results] == trials[-1:]
+    assert states(store) == [("FAILED", "failed")] * len(BREAKDOWNS) + [("FINISHED", "complete")]
+    told = sorted(reasons(store, "failed"))
+    for _, reason in BREAKDOWNS:
+        assert any(re.search(reason, each) for each in told), (reason, told)
 
 
 def test_a_study_without_a_complete_trial_says_why(store: Store) -> None:
-    def objective(trial: Trial) -> tuple[float, ...]:
-        raise FloatingPointError("generator/loss is inf after epoch 1")
-
-    with pytest.raises(StoreError, match="no trial of tiny/test/0 is complete: fail generator/loss is inf"):
-        run(store, search(), objective)
-    assert run(store, search(optional=True), objective) == []
+    part = listed(lambda _: (_raise(FloatingPointError("generator/loss is inf")),))
+    with pytest.raises(StoreError, match=r"no trial of .*complete: generator/loss is inf"):
+        run(store, part)
+    assert run(store, listed(part.objective, optional=True)) == []
 
 
 def report_x(trial: Trial) -> tuple[float, ...]:
@@ -100,115 +89,77 @@ def report_x(trial: Trial) -> tuple[float, ...]:
     return (trial.params["x"],)
 
 
-def fixed_x(*values: float) -> list[dict]:
-    return [{"x": x, "n": 1, "c": "a"} for x in values]
-
-
-PRUNING = {"prune_on": "val/fd", "prune_after": 2}
-
-
-def test_hopeless_free_trials_are_pruned(store: Store) -> None:
-    results = run(store, search(fixed_x(1.0, 1.1, 1.2), free=12, **PRUNING), report_x)
-    outcomes = [state for _, state in states(store)]
-    assert len(outcomes) == 15
-    assert outcomes[:5] == ["COMPLETE"] * 5
-    assert 0 < outcomes.count("PRUNED") == 15 - len(results)
-    assert set(reasons(store, "PRUNED")) == {"val/fd above the median of the others at epoch 2"}
-
-
-def test_a_fixed_trial_is_never_pruned_also_where_it_comes_after_good_free_ones(store: Store) -> None:
-    def good(trial: Trial) -> tuple[float, ...]:
-        trial.report(3, {"val/fd": 0.001})
-        return (0.001,)
-
-    run(store, search(fixed_x(1.0), free=8, **PRUNING), good)
-    hopeless = fixed_x(99.0, 98.0, 97.0)
-    results = run(store, search(fixed_x(1.0) + hopeless, free=16, **PRUNING), report_x)
-    by_slot = {result.slot: result.values for result in results}
-    assert [by_slot[slot] for slot in named(hopeless)] == [(99.0,), (98.0,), (97.0,)]
-    assert "PRUNED" in [state for _, state in states(store)], "free ones that are hopeless are"
-
-
-def test_pruned_trials_are_told_with_what_they_last_reported(store: Store) -> None:
-    def mixed(trial: Trial) -> tuple[float, ...]:
-        trial.report(1, {"loss": 5.0})
-        trial.report(2, {"loss": 4.0})
-        if trial.params["n"] == 2:
-            raise Pruned("collapsed to 2 digits at epoch 2")
-        return (1.0,)
-
-    run(store, search(prune_on="loss", prune_after=9), mixed)
-    (stopped,) = trials.pruned(NAME, store, parent_of(store))
-    assert stopped.params == FIXED[0]
-    assert stopped.values == (4.0,)
-    assert reasons(store, "PRUNED") == ["collapsed to 2 digits at epoch 2"]
-    mlflow.MlflowClient().delete_run(stopped.run_id)
-    assert trials.pruned(NAME, store, parent_of(store)) == []
+def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(store: Store) -> None:
+    pruning = {"prune_on": "val/fd", "prune_after": 2}
+    with runner(store) as found:
+        part = searched(report_x, store, 12, **pruning)
+        given = listed(report_x, [{"x": 99.0}, {"x": 98.0}])
+        for each in (part, given):
+            found.enqueue(each)
+        results = found.finish(part)
+        pruned = found.pruned(part)
+        assert [result.values for result in found.finish(given)] == [(99.0,), (98.0,)], "given trials run to their end"
+        assert 0 < len(pruned) == 12 - len(results)
+        assert all(result.values == (result.params["x"],) for result in pruned)
+        assert all(re.search(r"val/fd .* at epoch \d", reason) for reason in reasons(store, "pruned"))
+        mlflow.MlflowClient().delete_run(pruned[0].run_id)
+    with runner(store) as found:
+        part = searched(lambda _: (1.0,), store, 12, **pruning)
+        found.enqueue(part)
+        again = found.finish(part)
+        assert pruned[0].params in [result.params for result in again], "its run was deleted: it ran again"
 
 
 @pytest.mark.parametrize("lost", [KeyboardInterrupt(), StoreError("the store was lost: disk is full")])
-def test_a_stopped_trial_is_tried_again_with_the_same_parameters_by_the_next_call(
-    store: Store, lost: BaseException
-) -> None:
-    objective = Recorder(lambda trial: 1.0 if len(objective.ran) != 3 else _raise(lost))
+def test_a_stopped_trial_runs_again_with_the_same_parameters(store: Store, lost: BaseException) -> None:
+    objective = Recorder(lambda trial: 1.0 if len(objective.ran) != 2 else _raise(lost))
     with pytest.raises(type(lost)):
-        run(store, search(free=2), objective)
-    assert len(objective.ran) == 3
-    assert len(run(store, search(free=2), objective)) == 4
-    assert len(objective.ran) == 5
-    assert objective.ran[3] == objective.ran[2]
+        run(store, searched(objective, store, 3))
+    assert len(run(store, searched(objective, store, 3))) == 3
+    assert len(objective.ran) == 4
+    assert objective.ran[2] == objective.ran[1]
     status = "KILLED" if isinstance(lost, KeyboardInterrupt) else "FAILED"
-    assert states(store)[2] == (status, "STOPPED")
-    assert states(store)[3:] == [("FINISHED", "COMPLETE")] * 2
+    assert states(store)[1] == (status, "stopped")
+    assert states(store)[2:] == [("FINISHED", "complete")] * 2
 
 
-def test_a_trial_that_ends_in_an_error_is_tried_again_at_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    objective = Recorder(lambda trial: 1.0 if len(objective.ran) != 3 else _raise(KeyError("width")))
-    assert len(run(store, search(free=2), objective)) == 4
-    assert len(objective.ran) == 5
-    assert objective.ran[3] == objective.ran[2]
-    assert states(store)[2] == ("FAILED", "ERROR")
-    assert reasons(store, "ERROR") == ["KeyError: 'width'"]
-    assert "trial 2 is run again, since KeyError: 'width'" in caplog.text
+def test_an_error_that_may_pass_is_tried_again_three_times(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    passing = Recorder(lambda trial: 1.0 if len(passing.ran) != 1 else _raise(OSError("disk is busy")))
+    assert len(run(store, listed(passing))) == 2
+    assert passing.ran == [GIVEN[0], *GIVEN]
+    assert "OSError: disk is busy" in caplog.text
+    lasting = Recorder(lambda trial: _raise(OSError("disk is gone")))
+    with pytest.raises(StoreError, match=r"OSError: disk is gone \(3 times\)"):
+        run(store, listed(lasting, GIVEN[:1], "lasting"))
+    assert len(lasting.ran) == queue.TRIES
 
 
-def test_errors_that_come_again_and_again_fail_the_trial_until_the_code_has_changed(store: Store) -> None:
-    def call(code: str, mended: bool = False) -> tuple[int, int]:
-        """How many results there are, and how many trials were run for them."""
-        objective = Recorder(lambda trial: 1.0 if mended or trial.params["n"] != 2 else _raise(ValueError("n is even")))
-        return len(run(store, search(), objective, code=code)), len(objective.ran)
-
-    assert call("c0ffee") == (1, slots.TRIES + 1)
-    assert call("c0ffee", mended=True) == (1, 0), "failed for good, as far as this code goes"
-    assert call("0ther") == (1, slots.TRIES)
-    assert call("f1xed", mended=True) == (2, 1)
-    assert sorted(states(store)) == [("FAILED", "ERROR")] * 2 * slots.TRIES + [("FINISHED", "COMPLETE")] * 2
-
-
-def test_a_study_of_which_every_trial_ends_in_an_error_says_why(store: Store) -> None:
-    message = r"no trial of tiny/test/0 is complete: failed 3 times \(.*\): ValueError: n is even$"
-    with pytest.raises(StoreError, match=message):
-        run(store, search(), lambda trial: (_raise(ValueError("n is even")),))
+def test_a_stage_s_own_bug_is_raised_at_once(store: Store) -> None:
+    """With the author's traceback; once it is mended, the same call goes on."""
+    objective = Recorder(lambda trial: float(len(None)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="NoneType") as raised:
+        run(store, listed(objective))
+    assert any(entry.name == "<lambda>" for entry in raised.traceback)
+    assert len(objective.ran) == 1
+    assert states(store) == [("FAILED", "stopped")]
+    assert len(run(store, listed(Recorder()))) == 2
 
 
 def test_a_stop_before_the_run_has_begun_is_no_death(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for _ in range(slots.RETRIES + 2):
+    for _ in range(queue.TRIES + 1):
         with monkeypatch.context() as patched:
-            patched.setattr(attempt, "trial_run", stopped)
+            patched.setattr(runner_module, "trial_run", lambda *_: _raise(KeyboardInterrupt()))
             with pytest.raises(KeyboardInterrupt):
-                run(store, search(), lambda trial: (1.0,))
-    assert len(run(store, search(), lambda trial: (1.0,))) == 2
-    assert states(store) == [("FINISHED", "COMPLETE")] * 2
+                run(store, listed(Recorder()))
+    assert len(run(store, listed(Recorder()))) == 2
+    assert states(store) == [("FINISHED", "complete")] * 2
 
 
 @pytest.mark.parametrize("call", ["create_run", "update_run", "log_batch", "set_terminated"])
 def test_a_stop_in_the_middle_of_a_call_leaves_no_run_open(
     store: Store, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    run(store, search(), lambda trial: (1.0,))  # so that the next run that is made is a trial's
+    run(store, listed(Recorder()))  # so that the next run that is made is a trial's
     real = getattr(mlflow.MlflowClient, call)
     stopped: list[str] = []
 
@@ -221,9 +172,10 @@ def test_a_stop_in_the_middle_of_a_call_leaves_no_run_open(
 
     monkeypatch.setattr(mlflow.MlflowClient, call, stopped_once)
     with pytest.raises(KeyboardInterrupt):
-        run(store, search(free=1), Recorder())
+        run(store, searched(Recorder(), store, 1))
     assert stopped
     monkeypatch.undo()
     runs = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")])
     assert "RUNNING" not in {each.info.status for each in runs}
-    assert len(run(store, search(free=1), Recorder())) == 3
+    assert len(run(store, searched(Recorder(), store, 1))) == 1
+    assert parent_of(store).run_id

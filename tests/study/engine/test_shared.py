@@ -1,0 +1,178 @@
+"""A queue that processes share, die in, and find again: each trial counts once, while its MLflow run stands."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from conftest import no_hang
+from searches import GIVEN, NAME, Recorder, dies, listed, parent_of, run, searched, states
+
+from study.engine import queue, runner
+from study.engine.queue import Queue
+from study.engine.trial import Trial
+from tracking.errors import StoreError
+from tracking.store import Store, open_store
+
+
+def delete(run_id: str) -> None:
+    mlflow.MlflowClient().delete_run(run_id)
+
+
+def test_a_trial_whose_run_was_deleted_runs_again_with_its_parameters(store: Store) -> None:
+    parts = lambda objective: (listed(objective), searched(objective, store, 2))  # noqa: E731
+    first = run(store, *parts(lambda trial: (trial.params["x"],)))
+    for deleted in (1, 3):
+        delete(first[deleted].run_id)
+    objective = Recorder(lambda trial: -1.0)
+    again = run(store, *parts(objective))
+    assert objective.ran == [first[1].params, first[3].params]
+    assert [result.params for result in again] == [result.params for result in first]
+    assert [again[0], again[2]] == [first[0], first[2]], "other trials stay"
+    assert states(store) == [("FINISHED", "complete")] * 4
+    delete(parent_of(store).run_id)
+    nothing = Recorder()
+    assert run(store, *parts(nothing)) == again, "trials go on under a parent that was made again"
+    assert nothing.ran == []
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_a_trial_whose_run_is_deleted_under_way_runs_again(store: Store, reports: bool) -> None:
+    ran: list[dict[str, Any]] = []
+
+    def objective(trial: Trial) -> tuple[float, ...]:
+        ran.append(trial.params)
+        if len(ran) == 2:
+            (under_way,) = mlflow.MlflowClient().search_runs(
+                [store.experiment("tiny/test")], "tags.state = 'running' and tags.`trial.number` = '1'"
+            )
+            delete(under_way.info.run_id)
+        if reports:
+            trial.report(1, {"loss": 1.0})
+        return (1.0,)
+
+    results = run(store, listed(objective))
+    assert ran == [GIVEN[0], GIVEN[1], GIVEN[1]]
+    assert [result.params for result in results] == GIVEN
+    assert states(store) == [("FINISHED", "complete")] * 2
+    assert mlflow.active_run() is None
+
+
+def test_the_end_of_a_shorter_list_leaves_a_longer_one_s_trials_alone(store: Store) -> None:
+    def objective(trial: Trial) -> tuple[float, ...]:
+        if trial.params == GIVEN[1]:
+            assert len(run(store, listed(Recorder(), GIVEN[:1]))) == 1
+            assert states(store) == [("FINISHED", "complete"), ("RUNNING", "running")]
+        return (1.0,)
+
+    assert len(run(store, listed(objective))) == 2
+    assert states(store) == [("FINISHED", "complete")] * 2
+
+
+def _die_in_trial(folder: Path, number: int) -> None:
+    def objective(trial: Trial) -> tuple[float, ...]:
+        if trial.number == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return (1.0,)
+
+    run(open_store(folder), listed(objective))
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_was_killed_runs_again_at_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies(_die_in_trial, tmp_path / "store", 1)
+    assert states(store) == [("FINISHED", "complete"), ("RUNNING", "running")]
+    monkeypatch.setattr(queue, "GRACE", 10**6)  # on one machine nobody waits for its silence
+    with no_hang():
+        results = run(store, listed(lambda trial: (2.0,)))
+    assert [result.params for result in results] == GIVEN
+    assert sorted(states(store)) == [("FINISHED", "complete")] * 2 + [("KILLED", "running")]
+    assert not list((tmp_path / "store" / "locks").glob("worker-*")), "dead processes leave no locks"
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_always_dies_is_given_up(store: Store, tmp_path: Path) -> None:
+    for _ in range(queue.TRIES):
+        dies(_die_in_trial, tmp_path / "store", 0)
+    results = run(store, listed(Recorder()))
+    assert [result.params for result in results] == GIVEN[1:]
+    assert [status for status, _ in states(store)] == ["KILLED"] * queue.TRIES + ["FINISHED"]
+    with pytest.raises(StoreError, match=r"its process died \(3 times\)"):
+        run(store, listed(Recorder(), GIVEN[:1]))
+
+
+def _die_in_a_call(folder: Path, name: str, after: bool) -> None:
+    call = getattr(Queue, name)
+
+    def dying(*args: Any, **given: Any) -> Any:
+        if after:
+            call(*args, **given)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(Queue, name, dying)
+    run(open_store(folder), listed(lambda trial: (1.0,)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "after", "expected"),
+    [
+        ("finish", True, []),  # the outcome is kept, its run still open
+        ("finish", False, [("KILLED", "complete")]),
+        ("note", False, [("KILLED", "running")]),  # the trial does not know its run yet
+    ],
+)
+def test_a_process_that_died_between_two_writes(
+    store: Store, tmp_path: Path, name: str, after: bool, expected: list[tuple[str, str]]
+) -> None:
+    dies(_die_in_a_call, tmp_path / "store", name, after)
+    assert [status for status, _ in states(store)] == ["RUNNING"]
+    assert [result.params for result in run(store, listed(lambda trial: (1.0,)))] == GIVEN
+    assert sorted(states(store)) == [("FINISHED", "complete")] * 2 + expected
+
+
+def _work(folder: Path, place: Path) -> None:
+    def objective(trial: Trial) -> tuple[float, ...]:
+        (place / str(os.getpid())).touch()
+        while len(list(place.iterdir())) < 2:  # until the other has one too: neither gets all of them
+            time.sleep(0.05)
+        return (trial.params["x"],)
+
+    store = open_store(folder)
+    assert len(run(store, listed(objective), searched(objective, store, 4))) == 6
+
+
+@pytest.mark.slow
+def test_two_workers_share_the_trials_of_one_study(store: Store, tmp_path: Path) -> None:
+    place = tmp_path / "workers"
+    place.mkdir()
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_work, args=(tmp_path / "store", place)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        process.kill()
+    assert [process.exitcode for process in processes] == [0, 0]
+    found = Queue(store)
+    trials = [trial for part in ("", "s") for trial in found.trials(f"{NAME}/{part}")]
+    found.close()
+    assert [(trial.state, trial.tries) for trial in trials] == [("complete", 1)] * 6
+    assert {(trial.worker or "").split(":")[1] for trial in trials} == {path.name for path in place.iterdir()}
+    assert states(store) == [("FINISHED", "complete")] * 6
+    assert mlflow.MlflowClient().get_run(parent_of(store).run_id).info.status == "FINISHED"
+
+
+def test_runs_are_named_by_their_parameters() -> None:
+    part = listed(Recorder(), title="seeds")
+    assert (
+        runner._name(part, 3, {"repeat": 1, "learning_rate": 0.00050001}) == "seeds 3: repeat 1, learning_rate 0.0005"
+    )
