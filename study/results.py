@@ -114,6 +114,7 @@ class Claim:
         if not self.text or self.verdict not in get_args(Verdict):
             known = ", ".join(get_args(Verdict))
             raise ValueError(f"a claim needs a text and a verdict, one of {known}, but got {self.verdict!r}")
+        object.__setattr__(self, "counts", tuple(self.counts))  # a list, where it was read from JSON
 
 
 def claim(

@@ -262,7 +262,7 @@ def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
 
 def created(experiment_id: str) -> int:
     """Return when the experiment was made, in milliseconds: with its id, that tells stores apart."""
-    return int(client().get_experiment(experiment_id).creation_time)
+    return client().get_experiment(experiment_id).creation_time or 0
 
 
 def _text(tags: Mapping[str, Any]) -> dict[str, str]:

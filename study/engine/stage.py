@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from study.data.dataset import Dataset
     from study.engine.launcher import Watch
+    from study.engine.search import Result
     from study.engine.study import Study
-    from tracking.registry import Version
+    from tracking.registry import Direction, Version
     from tracking.store import Store
 
     ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -107,6 +108,28 @@ class Stage:
             return self
         kept = tuple(kind for kind in self.inputs if kind not in self.optional_inputs)
         return replace(self, inputs=kept, optional_inputs=())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial whose model is registered, and competes for the alias `champion`.
+
+    Attributes:
+        metric: The metric by which champions are compared.
+        direction: Whether less or more of it is better.
+        force: Make it the champion in any case, within its protocol.
+        protocol: What must be equal for a comparison, beside the data: the number of labels, say.
+        picture: The figure of its run that shows it best; "": the one that stands for the stage.
+        measure_again: Today's value of the champion, where the value in its run was measured otherwise; None: it holds.
+    """
+
+    result: Result
+    metric: str
+    direction: Direction = "minimize"
+    force: bool = False
+    protocol: Mapping[str, str] = field(default_factory=dict)
+    picture: str = ""
+    measure_again: Callable[[Version], float | None] | None = None
 
 
 @dataclass(frozen=True)

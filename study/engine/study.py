@@ -15,7 +15,7 @@ from study.engine.model_page import model_page
 from study.engine.queue import Queue, key_of
 from study.engine.runner import Objective, Origin, Part, Runner
 from study.engine.search import PAGE, RUN_ID, Params, Proposals, Result, Search, importances
-from study.engine.stage import Context, Outcome
+from study.engine.stage import Candidate, Context, Outcome
 from study.engine.view import trials_view
 from study.results import Measured, Row, Table
 from tracking import registry
@@ -25,28 +25,6 @@ from tracking.stored import delete_model, logged_model
 from tracking.views import page_of, save_view
 
 OBJECTIVES: Mapping[str, Direction] = {"val/fd": "minimize"}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A trial whose model is registered, and competes for the alias `champion`.
-
-    Attributes:
-        metric: The metric by which champions are compared.
-        direction: Whether less or more of it is better.
-        force: Make it the champion in any case, within its protocol.
-        protocol: What must be equal for a comparison, beside the data: the number of labels, say.
-        picture: The figure of its run that shows it best; "": the one that stands for the stage.
-        measure_again: Today's value of the champion, where the value in its run was measured otherwise; None: it holds.
-    """
-
-    result: Result
-    metric: str
-    direction: Direction = "minimize"
-    force: bool = False
-    protocol: Mapping[str, str] = field(default_factory=dict)
-    picture: str = ""
-    measure_again: Callable[[Version], float | None] | None = None
 
 
 @dataclass(frozen=True)

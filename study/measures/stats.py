@@ -64,12 +64,13 @@ def compare(
     test = _test(ours, others, goal=goal, paired=paired)
     if test is None:
         return Comparison(difference, nan, nan, nan, counts, "inconclusive")
-    low, high = (float(end) for end in test.confidence_interval(1 - LEVEL))
+    shift = others[0] if goal else 0.0  # of one sample, SciPy gives the interval of the mean
+    low, high = (float(end) - shift for end in test.confidence_interval(1 - LEVEL))
     verdict: Verdict = "inconclusive"
     if test.pvalue < LEVEL and difference:
         verdict = "supported" if (difference < 0) == (better == "less") else "refuted"
     elif margin is not None:
-        inner = [abs(float(end)) for end in test.confidence_interval(1 - 2 * LEVEL)]
+        inner = [abs(float(end) - shift) for end in test.confidence_interval(1 - 2 * LEVEL)]
         verdict = "equivalent" if max(inner) <= margin else verdict
     return Comparison(difference, low, high, float(test.pvalue), counts, verdict)
 

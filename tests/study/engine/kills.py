@@ -28,13 +28,14 @@ import torch
 import study.stages
 from study import plots, run
 from study.cli import config_type
-from study.engine import slots, workers
-from study.engine.search import Search, Trial, integer, log_uniform, named
-from study.engine.stage import Context, Outcome, Row, Stage
-from study.engine.study import Candidate, open_study
+from study.engine import queue, workers
+from study.engine.search import Search, integer, log_uniform
+from study.engine.stage import Candidate, Context, Outcome, Stage
+from study.engine.trial import Trial
+from study.results import Row
 from tracking.registry import Version
 
-PARTS = {"": [{"x": 0.5, "n": 2}, {"x": 3.0, "n": 1}], "side": [{"x": 1.0, "n": 3}]}
+PARTS = {"given": [{"x": 0.5, "n": 2}, {"x": 3.0, "n": 1}], "side": [{"x": 1.0, "n": 3}]}
 SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9)}
 COMMAND = "smoke --data digits"
 FREE = 2
@@ -51,11 +52,12 @@ RISKY = [
     (mlflow.MlflowClient, "set_terminated"),
     (mlflow.pytorch, "log_model"),
     (mlflow.pytorch, "save_model"),
+    (queue.Queue, "add"),
+    (queue.Queue, "take"),
+    (queue.Queue, "note"),
+    (queue.Queue, "finish"),
     (optuna.Study, "ask"),
-    (optuna.Study, "enqueue_trial"),
     (optuna.Study, "tell"),
-    (optuna.Trial, "set_user_attr"),
-    (optuna.Trial, "_suggest"),
 ]
 
 
@@ -80,7 +82,7 @@ def tiny(name: str, inputs: tuple[str, ...], output: str) -> Stage:
                 trial.report(epoch, {"val/loss": trial.params["x"] / epoch})
             # Later studies have better champions.
             loss = (1 + abs(trial.params["x"] - 1)) / (1 + context.session.seed)
-            trial.run.log({"loss": loss}, step=3)
+            trial.log({"loss": loss}, step=3)
             trial.log_model(module, torch.zeros(2, 4), {"module": {"x": trial.params["x"]}})
             return (loss,)
 
@@ -88,13 +90,14 @@ def tiny(name: str, inputs: tuple[str, ...], output: str) -> Stage:
             study.parent.log_figure("tiny", plots.curves({"x": ([1, 2], [1, 2])}, "x", "y", "tiny"))
             return [Row("loss", f"{made[output].metrics['loss']:.3f}")]
 
-        with open_study(context, "A tiny study.") as study:
-            for part, fixed in PARTS.items():
-                study.search(Search({"loss": "minimize"}, SPACE, named(fixed), 0 if part else FREE), objective, part)
+        with context.open("A tiny study.") as study:
+            for part, given in PARTS.items():
+                study.run(given, objective, part, objectives={"loss": "minimize"})
+            study.search(Search({"loss": "minimize"}, SPACE, FREE, known=study.results[:2]), objective)
             best = min(study.results, key=lambda result: result.values[0])
             return study.close({output: Candidate(best, "loss")}, finish)
 
-    return Stage(name, "Does it hold?", TinyConfig, lambda _: "5 trials", run_stage, inputs=inputs, outputs=(output,))
+    return Stage(name, "Does it hold?", TinyConfig, run_stage, inputs=inputs, outputs=(output,))
 
 
 def risky(owner: object, name: str) -> None:
@@ -150,7 +153,7 @@ def launch(arguments: list[str], log: Path, seed: int, risk: bool) -> int:
 def main(folder: Path, wanted: int, seed: int, flags: list[str]) -> None:
     assert torch.get_num_threads() == 1, "set OMP_NUM_THREADS=1: threads do not survive a fork"
     dice = random.Random(seed)
-    slots.HEARTBEAT, slots.GRACE, slots.RETRIES = 1, 3, 1000
+    queue.HEARTBEAT, queue.GRACE, queue.TRIES = 1, 3, 1000
     workers.START = "fork"
     study.stages.OURS = (tiny("one", (), "first"), tiny("two", ("first",), "second"))
     study.stages.all_stages.cache_clear()

@@ -1,4 +1,4 @@
-"""A stage's study: what it is known by, its searches, and what follows them."""
+"""A stage's study: its identity, its parts, and what follows them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ import torch
 from searches import Recorder
 
 from study.data.dataset import Dataset
-from study.engine.search import Search, Trial, choice, integer
-from study.engine.stage import Context, Outcome, Row, Session, Stage
-from study.engine.study import Candidate, open_study
+from study.engine.search import Search, choice, integer
+from study.engine.stage import Candidate, Context, Outcome, Session, Stage
+from study.engine.trial import Trial
+from study.results import Row, claim
 from tracking import registry
 from tracking.registry import Version
 from tracking.store import Store
+
+LOSS: Any = {"objectives": {"loss": "minimize"}}
+CLAIM = claim("It is less", [1.0], 2.0)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Settings:
     trials: int = 2
 
 
-STAGE = Stage("test", "Does it hold?", Settings, lambda _: "", lambda _: None, outputs=("line",), extent=("trials",))
+STAGE = Stage("test", "Does it hold?", Settings, lambda _: None, outputs=("line",), identity_excludes=("trials",))  # type: ignore[arg-type, return-value]
 
 
 @pytest.fixture
@@ -36,53 +40,35 @@ def context(store: Store, tiny: Dataset) -> Context:
 
 
 def name_of(context: Context) -> str:
-    with open_study(context, "") as study:
+    with context.open("") as study:
         return study.name
 
 
-def search(**space: Any) -> Search:
-    return Search({"loss": "minimize"}, space or {"n": integer(1, 9)}, {"a": {"n": 1}, "b": {"n": 2}})
-
-
-def test_a_changed_space_is_a_search_of_its_own(context: Context) -> None:
+def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
+    objective = Recorder(lambda trial: trial.params["n"])
     spaces = [{"n": integer(1, 9)}, {"n": integer(1, 8)}, {"n": choice(1, 2, 3)}, {"n": integer(1, 9)}]
-    ran = []
+    given = [{"n": 1}, {"n": 2}]
     for space in spaces:
-        objective = Recorder()
-        with open_study(context, "") as study:
-            results = study.search(search(**space), objective)
-        assert [result.params for result in results] == [{"n": 1}, {"n": 2}]
-        ran.append(len(objective.ran))
-    assert ran == [2, 2, 2, 0]
+        with context.open("") as study:
+            side = study.enqueue(given, objective, "side", **LOSS)
+            study.run(given, objective, **LOSS)
+            study.search(Search({"loss": "minimize"}, space, 1), objective, "free")
+            side()
+            table = study.table()
+        assert table.values("loss", part="side") == [], "no metric of that name was logged"
+        assert [trial.params for trial in table.where(part="side")] == given
+        assert len(table) == 5
+    assert len(objective.ran) == 4 + 3, "another space is another search; the same one is found again"
+    runs = mlflow.MlflowClient().search_runs([study.parent.experiment_id], "tags.`trial.number` != ''")
+    names = {run.info.run_name for run in runs if not run.info.run_name.startswith("free")}
+    assert names == {"side 0: n 1", "side 1: n 2", "trial 0: n 1", "trial 1: n 2"}
 
 
-def test_the_parts_of_a_study_are_searches_of_their_own(context: Context) -> None:
-    objective = Recorder()
-    with open_study(context, "") as study:
-        study.search(search(), objective)
-        study.search(search(), objective, "side")
-        assert len(objective.ran) == len(study.results) == 4
-    runs = mlflow.MlflowClient().search_runs([study.parent.experiment_id], "tags.`optuna.trial` != ''")
-    assert sorted(run.info.run_name for run in runs) == ["side 0: 1", "side 1: 2", "trial 0: 1", "trial 1: 2"]
-
-
-def test_every_trial_starts_from_the_study_s_seed(context: Context) -> None:
-    def draws(seed: int) -> set[float]:
-        session = replace(context.session, seed=seed)
-        with open_study(replace(context, session=session), "") as study:
-            results = study.search(search(), lambda trial: (float(torch.rand(())),))
-        return {result.values[0] for result in results}
-
-    first, other = draws(0), draws(1)
-    assert len(first) == len(other) == 1
-    assert first != other
-
-
-def test_a_study_is_known_by_what_decides_its_trials(context: Context, tiny: Dataset) -> None:
+def test_identity(context: Context, tiny: Dataset) -> None:
     changes = {
         "seed": replace(context, session=replace(context.session, seed=1)),
-        "recipe": replace(context, stage=replace(STAGE, recipe=2)),
-        "settings": replace(context, config=Settings(epochs=4)),
+        "version": replace(context, stage=replace(STAGE, version=2)),
+        "settings": replace(context, settings=Settings(epochs=4)),
         "another stage's settings": replace(context, others={"judge": {"batch_size": 3}}),
         "training data": replace(context, session=replace(context.session, dataset=replace(tiny, train=tiny.val))),
         "test data": replace(context, session=replace(context.session, dataset=replace(tiny, test=tiny.val))),
@@ -90,7 +76,7 @@ def test_a_study_is_known_by_what_decides_its_trials(context: Context, tiny: Dat
     names = {what: name_of(changed) for what, changed in changes.items()}
     assert len({*names.values(), name_of(context)}) == 1 + len(changes)
     same = {
-        "extent": replace(context, config=Settings(trials=9)),
+        "excluded": replace(context, settings=Settings(trials=9)),
         "preset and command": replace(context, session=replace(context.session, preset="demo", command="x")),
     }
     assert {name_of(changed) for changed in same.values()} == {name_of(context)}
@@ -103,24 +89,23 @@ def run_stage(context: Context, made: list[int], weight: float = 1.0) -> Outcome
         module = torch.nn.Linear(2, 1)
         torch.nn.init.constant_(module.weight, weight)
         loss = float(trial.params["n"])
-        trial.run.log({"loss": loss})
+        trial.log({"loss": loss})
         trial.log_model(module, torch.zeros(2, 2), {"module": {}})
         return (loss,)
 
     def finish(versions: Mapping[str, Version]) -> list[Row]:
         made.append(1)
-        loss = f"{versions['line'].metrics['loss']:.1f}"
-        return [Row("loss", loss, baseline="2.0", claim="It is less", verdict="undecided")]
+        return [Row("loss", f"{versions['line'].metrics['loss']:.1f}", baseline="2.0", claim=CLAIM)]
 
-    with open_study(context, "") as study:
-        results = study.search(search(), objective)
+    with context.open("") as study:
+        results = study.run([{"n": 1}, {"n": 2}], objective, **LOSS)
         return study.close({"line": Candidate(results[0], "loss")}, finish)
 
 
 def test_figures_and_rows_are_made_once_for_the_same_trials(context: Context) -> None:
     made: list[int] = []
     first = run_stage(context, made)
-    assert first.rows == (Row("loss", "1.0", None, "2.0", "It is less", "undecided"),)
+    assert first.rows == (Row("loss", "1.0", baseline="2.0", claim=CLAIM),)
     assert run_stage(context, made) == first
     assert len(made) == 1
     mlflow.MlflowClient().delete_run(first.made["line"].run_id)
@@ -130,28 +115,36 @@ def test_figures_and_rows_are_made_once_for_the_same_trials(context: Context) ->
     assert second.made["line"].weights_digest == first.made["line"].weights_digest
 
 
-@pytest.mark.parametrize(
-    ("fields", "times"),
-    [({}, 1), ({"claim": "It is less", "verdict": "perhaps"}, 2), ({"verdict": "held"}, 2)],
-    ids=["of before there were claims", "unknown verdict", "verdict without a claim"],
-)
-def test_rows_of_another_time(context: Context, fields: dict[str, str], times: int) -> None:
-    """Rows without claims are read; rows that cannot be are made again."""
+def test_a_version_that_is_registered_again_gets_its_page(context: Context) -> None:
+    """Deleted in MLflow, the version is made again under the next number; rows and page name that number."""
+    made: list[int] = []
+    run_stage(context, made)
+    client = mlflow.MlflowClient()
+    page = client.get_model_version("tiny-line", "1").description
+    assert "loss" in page
+    client.delete_model_version("tiny-line", "1")
+    again = run_stage(context, made)
+    assert again.made["line"].number == 2
+    assert len(made) == 2
+    assert len(client.get_model_version("tiny-line", "2").description) == len(page)
+
+
+@pytest.mark.parametrize("change", [{"claim": {"text": "It is less", "verdict": "perhaps"}}, {"odd": 1}])
+def test_rows_that_cannot_be_read_are_made_again(context: Context, change: dict[str, Any]) -> None:
     made: list[int] = []
     run_stage(context, made)
     row = {"figure": "loss", "ours": "1.0", "reference": None, "baseline": "2.0"}
-    with open_study(context, "") as study:
-        study.parent.log_json("outcome", study.parent.read_json("outcome") | {"rows": [row | fields]})
-    claims = {found.claim for found in run_stage(context, made).rows}
-    assert len(made) == times
-    assert claims == ({None} if times == 1 else {"It is less"})
+    with context.open("") as study:
+        study.parent.log_json("outcome", study.parent.read_json("outcome") | {"rows": [row | change]})
+    assert [found.claim for found in run_stage(context, made).rows] == [CLAIM]
+    assert len(made) == 2
 
 
 def test_an_input_is_known_by_its_weights_not_by_its_number(context: Context) -> None:
     first = run_stage(context, []).made["line"]
     mlflow.MlflowClient().delete_run(first.run_id)
     again = run_stage(context, []).made["line"]
-    other = run_stage(replace(context, config=Settings(epochs=9)), [], weight=2.0).made["line"]
+    other = run_stage(replace(context, settings=Settings(epochs=9)), [], weight=2.0).made["line"]
     assert [version.number for version in (first, again, other)] == [1, 2, 3]
     stage = replace(STAGE, name="next", inputs=("line",), outputs=())
     names = [name_of(replace(context, stage=stage, inputs={"line": each})) for each in (first, again, other)]
@@ -164,3 +157,39 @@ def test_candidates_of_other_data_do_not_compete(context: Context, tiny: Dataset
     version = run_stage(replace(context, session=changed), []).made["line"]
     assert version.number == 2
     assert registry.require_version("tiny-line", None).number == 1
+
+
+def test_stores_that_share_a_database_have_queues_of_their_own(
+    context: Context, tmp_path: Any, empty_store: Any
+) -> None:
+    import shutil
+
+    from tracking.store import open_store
+
+    run_stage(context, [])
+    shutil.copytree(empty_store, tmp_path / "other")
+    other = open_store(tmp_path / "other", storage=context.session.store.optuna_url)
+    mlflow.MlflowClient().create_experiment("somebody else's")
+    made: list[int] = []
+    second = replace(context, session=replace(context.session, store=other))
+    run_stage(second, made)
+    ours = open_store(tmp_path / "store")
+    nothing: list[int] = []
+    run_stage(replace(context, session=replace(context.session, store=ours)), nothing)
+    assert (made, nothing) == ([1], []), "each has its own trials, found again"
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"name": "Two Words"}, "lower-case words"),
+        ({"settings": dict}, "frozen dataclass"),
+        ({"presets": {"demo": 3}}, "presets must be"),
+        ({"identity_excludes": ("x",)}, "identity_excludes must be"),
+        ({"optional_inputs": ("x",)}, "optional_inputs must be"),
+        ({"outputs": ("class",)}, "lower-case words"),
+    ],
+)
+def test_a_stage_that_is_not_valid_is_refused(fields: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        replace(STAGE, **fields)
