@@ -28,7 +28,7 @@ import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from study.cli import seldom_collected
+from study.cli import COLLECT_AFTER
 from study.engine.search import Search, Trial, integer, log_uniform
 from study.engine.slots import RUN_ID, SLOT, load_study
 from study.engine.trials import run_search
@@ -179,5 +179,5 @@ def main(trials: int, most: int) -> None:
 
 if __name__ == "__main__":
     given = [int(word) for word in sys.argv[1:]]
-    with seldom_collected():  # as commands do
-        main(*given, *(60, 1000)[len(given) :])
+    gc.set_threshold(COLLECT_AFTER)  # as commands do
+    main(*given, *(60, 1000)[len(given) :])

@@ -1,239 +1,86 @@
-"""From the command line to a config and back, and from an exception to one sentence and an exit code."""
+"""From the command line to settings and back, and from an exception to one sentence and an exit code."""
 
 from __future__ import annotations
 
+import errno
 import gc
+import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, field, fields, make_dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, field, is_dataclass, make_dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from traceback import walk_stack, walk_tb
+from types import FrameType
+from typing import Any, Literal, get_type_hints
 
 import tyro
 
-from study.checks import UsageError
+from study.checks import UsageError, expanded
 from study.config import DEFAULT, INCIDENTAL, PRESETS, StudyConfig
 from study.engine.launch import Request
-from study.files import expanded
 from study.stages import all_stages
-from study.terminal import lasting_output
-from study.toml import read_toml, with_table
 from tracking.errors import StoreError, store_errors
 from tracking.servers import stop_waiting
 
-COLLECT_AFTER = 100_000  # new objects; Python's own number is 700
 INTERRUPTED = 130
-AGAIN = 5.0  # seconds after which a second signal is not the first one's echo
-ASKED = ("SIGINT", "SIGTERM")
-ELSE_FATAL = ("SIGHUP", "SIGBREAK", "SIGXCPU", "SIGUSR1", "SIGUSR2")
-"""What a terminal that is closed and a queue whose time is up send; nohup, or who calls us, may have set them aside."""
+ECHO, AGAIN = 5.0, 0.1  # seconds: of a signal that comes twice; until one that meets an import is sent again
+NARROWEST = 40  # columns that the help is formatted for: in fewer, it takes minutes
+COLLECT_AFTER = 100_000  # new objects; Python's own number is 700
 
 
 def words(arguments: Sequence[str] | None) -> list[str]:
-    """The command line's words; None: those of this process.
+    """Return the command line's words; None: those of this process.
 
     Raises:
-        UsageError: One of them, or the current folder, has characters that no database can keep.
+        UsageError: One of them, or the current folder, has bytes that no database can keep.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    for text in (*given, os.getcwd()):
-        if any("\ud800" <= character <= "\udfff" for character in text):  # how Python keeps bytes that it cannot read
-            raise UsageError(
-                f"{text!a} cannot be read in this terminal's encoding, {sys.getfilesystemencoding()}:"
-                " set PYTHONUTF8=1, or rename it"
-            )
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise UsageError("the current folder was deleted: run from another one") from error
+    for text in (*given, here):
+        if not text.isascii() and "\\ud" in ascii(text):  # how Python keeps bytes that it cannot read
+            encoding = sys.getfilesystemencoding()
+            raise UsageError(f"{text!a} cannot be read as {encoding}: set PYTHONUTF8=1, or rename it")
     return given
 
 
+def parse(kind: type[Any], arguments: Sequence[str], prog: str, **options: Any) -> Any:
+    """Return the settings that these flags give; raise SystemExit, with code 2 on a mistake, 0 after the help."""
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
+    return tyro.cli(kind, args=list(arguments), prog=f"python -m study.{prog}", **options)
+
+
 def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
-    """The name and the config that `[PRESET | FILE.toml] [flags]` ask for; exits with 2 on a mistake.
+    """Return the name and the settings that `[PRESET | FILE.toml] [flags]` ask for.
 
     A TOML file has the flags' names, nested as the flags are, and optionally `preset`, on which it builds; flags win.
 
     Raises:
-        UsageError: The preset or the file is none.
+        UsageError: There is no such preset, or the file is not valid.
     """
     name, flags = DEFAULT, list(arguments)
     if flags and not flags[0].startswith("-"):
         name, *flags = flags
-    prog = f"python -m study.run {name}"
-    if not name.lower().endswith(".toml"):
-        return name, _parse(flags, preset(name), prog)
-    table = read_toml(expanded(Path(name), "the TOML file"))
-    base = table.pop("preset", DEFAULT)
-    if not isinstance(base, str):
-        raise UsageError(f"{name}: `preset` must be a string, but got {base!r}")
-    return name, _parse(flags, with_table(preset(base), table, name), prog)
-
-
-def command_of(name: str, config: StudyConfig) -> str:
-    """The command line that gives this config, less what only says where things lie and how to work.
-
-    A TOML file's settings are spelled out as flags, so that nothing but the command is needed; no URL is in it.
-    """
-    return shlex.join(["python", "-m", "study.run", *arguments_of(name, config, INCIDENTAL)])
-
-
-def arguments_of(name: str, config: StudyConfig, left_out: Sequence[str] = ()) -> list[str]:
-    """What `parse_study` takes to give this config, less the settings of these names."""
-    base = name if name in PRESETS else DEFAULT
-    return [base, *_differences(asdict(config), asdict(preset(base)), left_out)]
-
-
-def _differences(
-    config: Mapping[str, Any], base: Mapping[str, Any], left_out: Sequence[str], prefix: str = ""
-) -> Iterator[str]:
-    for name, value in config.items():
-        if value == base[name] or prefix + name in left_out:
-            continue
-        if isinstance(value, dict):
-            yield from _differences(value, base[name], left_out, f"{prefix}{name}.")
-        else:
-            yield from _flag(f"{prefix}{name}", value)
-
-
-def _flag(name: str, value: Any) -> Iterator[str]:
-    """The words of the command line that give a setting, `latent_gan.ablations` say, this value."""
-    name = name.replace("_", "-")
-    if isinstance(value, bool):
-        before, dot, last = name.rpartition(".")
-        yield f"--{before}{dot}{'' if value else 'no-'}{last}"
-    elif isinstance(value, tuple | list):
-        yield from (f"--{name}", *map(str, value))
-    elif str(value).startswith("-"):
-        yield f"--{name}={value}"  # else it would be read as a flag
-    else:
-        yield from (f"--{name}", str(value))
-
-
-def exit_code(command: Callable[[], None]) -> int:
-    """Run a command. Returns 0, 2 after a user's mistake (one sentence says which), or 130 if it was stopped."""
-    with lasting_output(), _stopped_by_signals(), seldom_collected():
-        try:
-            with store_errors():
-                try:
-                    command()
-                except UsageError as error:  # in here: a full disk behind it need not be the store's
-                    return _refused(error)
-        except StoreError as error:
-            return _refused(error)
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from here", file=sys.stderr)
-            return INTERRUPTED
-        return 0
-
-
-@contextmanager
-def seldom_collected() -> Iterator[None]:
-    """Python looks for garbage less often inside: as a database's rows are read, that takes half of the time."""
-    young, *older = gc.get_threshold()
-    gc.set_threshold(max(young, COLLECT_AFTER) if young else 0, *older)  # 0: it is switched off
-    try:
-        yield
-    finally:
-        gc.set_threshold(young, *older)
-
-
-def _refused(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """What is run inside is interrupted by all signals that ask for its end, in the main thread: others get none."""
-    stopped = float("-inf")
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stop_waiting()
-        # A terminal's Ctrl-C reaches a worker twice, through its launcher too: the second must not cut off its end.
-        if time.monotonic() - stopped > AGAIN:
-            stopped = time.monotonic()
-            raise KeyboardInterrupt
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        there = [getattr(signal, name) for name in (*ASKED, *ELSE_FATAL) if hasattr(signal, name)]
-        for number in there:
-            if number.name in ASKED or signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-
-
-def set_log_level(level: str) -> None:
-    """Report what is at least as important as this on the error output."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger(None if level == "debug" else "study").setLevel(level.upper())
-
-
-def _parse(flags: list[str], default: StudyConfig, prog: str) -> StudyConfig:
-    return tyro.cli(config_type(), args=flags, default=default, prog=prog)
-
-
-def request_of(config: StudyConfig) -> Request:
-    """The stages to run and the settings of all."""
-    known = all_stages()
-    given: dict[str, int | None] = {kind: getattr(config.inputs, key) for kind, key in _kinds().items()}  # type: ignore[attr-defined]
-    return Request(
-        stages=tuple(stage for stage in known if stage.name in config.stages),
-        configs={stage.name: getattr(config, stage.key) for stage in known},
-        versions={kind: number for kind, number in given.items() if number is not None},
-    )
-
-
-def with_inputs(config: StudyConfig, versions: Mapping[str, int]) -> StudyConfig:
-    """The same with exact versions to build on, by kind of model."""
-    kinds = _kinds()
-    inputs = replace(config.inputs, **{kinds[kind]: number for kind, number in versions.items()})  # type: ignore[attr-defined]
-    return replace(config, inputs=inputs)  # type: ignore[call-arg]
-
-
-@cache
-def config_type() -> type[StudyConfig]:
-    """`StudyConfig` with a field for each stage's settings, and the versions of models to build on."""
-    known = all_stages()
-    common = {each.name for each in fields(StudyConfig)} | {"inputs"}
-    for stage in known:
-        if stage.key in common:
-            raise UsageError(f"a stage cannot be called {stage.name}: the study has a setting of that name")
-    names = tuple(stage.name for stage in known)
-    versions = make_dataclass(
-        "Inputs",
-        [(key, int | None, None) for key in _kinds().values()],
-        frozen=True,
-        namespace={
-            "__doc__": "Registered versions to build on, by number; None: what the stages make, or the champion."
-        },
-    )
-    parts = [(stage.key, stage.settings, field(default=stage.preset(DEFAULT))) for stage in known]
-    return make_dataclass(
-        "StudyConfig",
-        [
-            ("stages", tuple[Literal[names], ...], field(default=names)),  # type: ignore[valid-type]
-            ("inputs", versions, field(default=versions())),
-            *parts,
-        ],
-        bases=(StudyConfig,),
-        frozen=True,
-        namespace={"__doc__": StudyConfig.__doc__},
-    )
+    default = _read_toml(expanded(Path(name), "the TOML file")) if name.lower().endswith(".toml") else preset(name)
+    return name, parse(config_type(), flags, f"run {name}", default=default)
 
 
 def preset(name: str) -> StudyConfig:
-    """The config of this preset.
+    """Return the settings of this preset.
 
     Raises:
         UsageError: There is none of this name.
@@ -244,7 +91,205 @@ def preset(name: str) -> StudyConfig:
     return replace(config_type()(), **parts)
 
 
-def _kinds() -> dict[str, str]:
-    """The field of `inputs` for each kind of model that a stage makes or needs."""
-    kinds = [kind for stage in all_stages() for kind in (*stage.outputs, *stage.inputs)]
-    return {kind: kind.replace("-", "_") for kind in kinds}
+@cache
+def config_type() -> type[StudyConfig]:
+    """Return `StudyConfig` with a field for each stage's settings."""
+    known = all_stages()
+    for stage in known:
+        if hasattr(StudyConfig, stage.key):
+            raise UsageError(f"a stage cannot be called {stage.name}: the study has a setting of that name")
+    names = tuple(stage.name for stage in known)
+    parts = [(stage.key, stage.settings, field(default=stage.preset(DEFAULT))) for stage in known]
+    stages = ("stages", tuple[Literal[names], ...], field(default=names))  # type: ignore[valid-type]
+    about = {"__doc__": StudyConfig.__doc__}
+    return make_dataclass("StudyConfig", [stages, *parts], bases=(StudyConfig,), frozen=True, namespace=about)
+
+
+def _read_toml(path: Path) -> StudyConfig:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+    return with_table(preset(table.pop("preset", DEFAULT)), table, str(path))
+
+
+def with_table(config: Any, table: Mapping[str, Any], file: str, prefix: str = "") -> Any:
+    """Return the settings, an instance of a dataclass, with a TOML table's in place of their own.
+
+    A value keeps its type: "3" is no integer. The string "None" is None, which TOML lacks.
+
+    Raises:
+        UsageError: There is no such setting, or it cannot have such a value; the message has its full name.
+    """
+    from pydantic import TypeAdapter, ValidationError  # comes with MLflow
+
+    hints = get_type_hints(type(config), include_extras=True)
+    given: dict[str, Any] = {}
+    for key, value in table.items():
+        name, shown = key.replace("-", "_"), f"{prefix}{key}"
+        if name not in hints:
+            close = get_close_matches(name, hints, n=1)
+            hint = f"; did you mean --{prefix}{close[0].replace('_', '-')}?" if close else ""
+            raise UsageError(f"{file}: there is no setting --{shown}{hint}")
+        if is_dataclass(getattr(config, name)) and isinstance(value, dict):
+            given[name] = with_table(getattr(config, name), value, file, f"{shown}.")
+            continue
+        try:
+            text = json.dumps(None if value == "None" else value, default=str)
+            given[name] = TypeAdapter(hints[name]).validate_json(text, strict=True)
+        except ValidationError as error:
+            rule = error.errors()[0]["msg"].removeprefix("Input should be ")
+            raise UsageError(f"{file}: `{shown}` must be {rule}, but got {value!r}") from None
+    try:
+        return replace(config, **given)
+    except ValueError as error:
+        raise UsageError(f"{file}: {f'[{prefix[:-1]}] ' if prefix else ''}{error}") from error
+
+
+def command_of(name: str, config: StudyConfig) -> str:
+    """Return the command line that gives these settings, without those that only say where things lie and how to work.
+
+    A TOML file's settings are spelled out as flags, so that nothing but the command is needed; no URL is in it.
+    """
+    return shlex.join(["python", "-m", "study.run", *arguments_of(name, config, INCIDENTAL)])
+
+
+def arguments_of(name: str, config: StudyConfig, left_out: Sequence[str] = ()) -> list[str]:
+    """Return what `parse_study` takes to give these settings, without the settings of these names."""
+    base = name if name in PRESETS else DEFAULT
+    kept = {name: value for name, value in asdict(config).items() if name not in left_out}
+    return [base, *_flags(kept, asdict(preset(base)))]
+
+
+def _flags(config: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the words that give the settings which differ from the base's."""
+    for name, value in config.items():
+        flag = f"{prefix}{name}".replace("_", "-")
+        if value == base[name]:
+            continue
+        if isinstance(value, dict):
+            yield from _flags(value, base[name], f"{flag}.")
+        elif isinstance(value, bool):
+            yield f"--{flag}" if value else f"--{prefix}no-{name}".replace("_", "-")
+        elif isinstance(value, tuple | list):
+            yield from (f"--{flag}", *map(str, value))
+        else:
+            yield f"--{flag}={value}"  # in one word, since it may begin with a hyphen
+
+
+def request_of(config: StudyConfig) -> Request:
+    """Return the stages to run, the settings of all, and the versions of models to build on, by kind.
+
+    Raises:
+        UsageError: No stage has such a kind of model.
+    """
+    known = all_stages()
+    kinds = {kind for stage in known for kind in (*stage.outputs, *stage.inputs)}
+    versions = {kind: int(number) for kind, _, number in (each.partition("=") for each in config.inputs)}
+    for kind in versions.keys() - kinds:
+        raise UsageError(f"--inputs must name kinds of {', '.join(sorted(kinds))}, but got {kind!r}")
+    settings = {stage.name: getattr(config, stage.key) for stage in known}
+    return Request(tuple(stage for stage in known if stage.name in config.stages), settings, versions)
+
+
+def with_inputs(config: StudyConfig, versions: Mapping[str, int]) -> StudyConfig:
+    """Return the settings with exact versions to build on, by kind of model."""
+    return replace(config, inputs=tuple(f"{kind}={number}" for kind, number in versions.items()))
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Run a command; return 0, 2 after a mistake or a lack that one sentence names, or 130 if it was stopped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by a shell's `>&-`: the next file that is opened would take its place
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open to the end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    threshold = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER, *threshold[1:])  # reading many rows otherwise spends half its time in the collector
+    try:
+        with _stopped_by_signals():
+            return _code_of(command)
+    finally:
+        gc.set_threshold(*threshold)
+        _flush()
+
+
+def _code_of(command: Callable[[], None]) -> int:
+    try:
+        with store_errors():
+            try:
+                command()
+            except UsageError as error:  # in here: a full disk behind it need not be the store's
+                return _refused(f"error: {error}")
+    except StoreError as error:
+        return _refused(f"error: {error}")
+    except KeyboardInterrupt:
+        return _refused("\nstopped; the same command goes on from here", INTERRUPTED)
+    except SystemExit as end:  # after the help, or tyro's message about a flag
+        return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:  # nobody reads the output any more: `| head`
+        return 0
+    except Exception as error:
+        importing = any(frame.f_code.co_name == "<module>" for frame, _ in walk_tb(error.__traceback__))
+        if not (importing or isinstance(error, ImportError | MemoryError)):
+            raise
+        what = "a package cannot be imported" if importing or isinstance(error, ImportError) else "out of memory"
+        return _refused(f"error: {what}: {type(error).__name__}: {error}".splitlines()[0])
+    return 0
+
+
+def _refused(sentence: str, code: int = 2) -> int:
+    with suppress(OSError):  # a terminal that was closed
+        print(sentence, file=sys.stderr, flush=True)
+    return code
+
+
+def _flush() -> None:
+    """Write what is left of the output, so that nothing fails as Python ends (Python's docs, "Note on SIGPIPE")."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                _refused(f"warning: the output could not be written: {error.strerror}")
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the main thread at the first signal that asks for the end; other threads get none."""
+    stopped = float("-inf")
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stop_waiting()
+        if any("importlib._bootstrap" in each.f_code.co_filename for each, _ in walk_stack(frame)):
+            again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))  # an import would swallow or garble it
+            again.daemon = True
+            again.start()
+        elif time.monotonic() - stopped > ECHO:  # a worker gets Ctrl-C through the command that started it too
+            stopped = time.monotonic()
+            raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in {getattr(signal, name, signal.SIGINT) for name in ("SIGINT", "SIGTERM", "SIGHUP")}:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def set_log_level(level: str) -> None:
+    """Report what is at least as important as this on stderr; a program's or notebook's own handlers stay."""
+    log, debug = logging.getLogger("study"), level == "debug"
+    log.handlers = [] if debug else [logging.StreamHandler()]
+    log.setLevel(level.upper())
+    if debug:  # of Optuna, MLflow and SQLAlchemy too
+        logging.basicConfig(level=logging.DEBUG, format="%(message)s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -62,12 +63,14 @@ class StudyConfig:
     """champions: a stage that is done deletes the models that it has not registered; measures and pictures stay.
     Figures that need them are not made again. A trial that is to become a champion later has lost its model: delete
     its run in MLflow, and it runs again."""
-    quiet: bool = False
-    """No progress, only the table at the end, warnings and errors."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What to report on the way: info is a line a trial, debug what Optuna, MLflow and SQLAlchemy say too."""
+    """What to report on the way: info is a line a trial, debug what Optuna, MLflow and SQLAlchemy say too, warning no
+    progress but the table at the end."""
     dry_run: bool = False
-    """Print the plan and stop."""
+    """Print the settings of each stage and stop."""
+    inputs: tuple[str, ...] = ()
+    """Registered versions to build on, as KIND=NUMBER: autoencoder=3 judge=1. Of other kinds, what the stages of the
+    same command make, else the champion."""
     stages: tuple[str, ...] = ()
     """Stages to run, always in the order of this default."""
 
@@ -78,11 +81,14 @@ class StudyConfig:
         at_least(1, stages=len(self.stages), workers=1 if self.workers == "auto" else self.workers)
         if not 16 <= self.image_size <= 64 or self.image_size % 4:
             raise ValueError(f"`image_size` must be a multiple of 4 from 16 to 64, but got {self.image_size}")
+        for each in self.inputs:
+            if not re.fullmatch(r"[a-z0-9-]+=[1-9][0-9]{0,9}", each):
+                raise ValueError(f"`inputs` must be KIND=NUMBER, autoencoder=3 say, but got {each!r}")
 
 
 INCIDENTAL = (
     *("store", "tracking_uri", "storage", "device", "workers", "launcher", "keep_models"),
-    *("quiet", "log_level", "dry_run"),
+    *("log_level", "dry_run"),
 )
 """Settings that have no part in what a study computes."""
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import study.shadowing  # noqa: F401 - first: what follows must be found
-
-# isort: split
 import json
 import sys
 import warnings
@@ -16,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from study.checks import UsageError
-from study.cli import exit_code, words
-from study.files import check_file, expanded, replacing, writing
+from study.checks import UsageError, check_file, expanded, replacing, writing
+from study.cli import exit_code, parse, words
 from study.registered import Part, module_of, registered
 
 if TYPE_CHECKING:
@@ -64,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    config = tyro.cli(ExportConfig, args=list(arguments), prog="python -m study.export")
+    config = parse(ExportConfig, arguments, "export")
     out, kind = expanded(config.out, "--out"), config.out.suffix.lower()
     check_file(out, "--out")
     missing = [name for name in NEEDS[kind] if find_spec(name) is None]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import study.shadowing  # noqa: F401 - first: what follows must be found
-
-# isort: split
 import csv
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from study.checks import UsageError
-from study.cli import exit_code, words
-from study.files import check_file, expanded, replacing, writing
+from study.checks import UsageError, check_file, expanded, replacing, writing
+from study.cli import exit_code, parse, words
 from study.registered import Part, module_of, registered
 
 if TYPE_CHECKING:
@@ -62,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    config = tyro.cli(PredictConfig, args=list(arguments), prog="python -m study.predict")
+    config = parse(PredictConfig, arguments, "predict")
     out = expanded(config.out, "--out")
     check_file(out, "--out", inputs=expanded(config.inputs, "--inputs"))
     version = registered(config.model, config.store, config.tracking_uri)

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from study.checks import UsageError
-from study.files import expanded
+from study.checks import UsageError, expanded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

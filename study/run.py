@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import study.shadowing  # noqa: F401 - first: what follows must be found
-
-# isort: split
 import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from study.checks import UsageError
+from study.checks import UsageError, expanded
 from study.cli import exit_code, parse_study, request_of, set_log_level, words
 from study.config import StudyConfig
 from study.engine import engines
@@ -25,7 +22,6 @@ from study.engine.launch import run_stages
 from study.engine.launcher import Watch, Workload
 from study.engine.order import Order
 from study.engine.workers import divide_cores, workers
-from study.files import expanded
 from study.report.collect import keep
 from study.results import findings, printed, verdicts
 from study.worker import Prepared, prepare, work, work_elsewhere
@@ -50,7 +46,7 @@ def _run(arguments: Sequence[str]) -> None:
         print(plan(preset, config, f"{count} ({machine})"))
         return
     began = time.monotonic()
-    set_log_level("warning" if config.quiet else config.log_level)
+    set_log_level(config.log_level)
     engines.check(config.launcher, config.tracking_uri, config.storage)
     divide_cores(count if config.launcher.engine == "local" else 1, machine.cores)
     prepared = prepare(preset, config)
@@ -134,11 +130,14 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
 
 
 def plan(preset: str, config: StudyConfig, workers: str) -> str:
-    """What would run, in words."""
-    store = without_password(config.tracking_uri or str(config.store))
-    request = request_of(config)
+    """Return what would run: the data, the store, and each stage's question and settings."""
+    store, request = without_password(config.tracking_uri or str(config.store)), request_of(config)
     lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}", f"workers: {workers}"]
-    return "\n".join([*lines, *(f"{stage.name}: {request.configs[stage.name]}" for stage in request.stages)])
+    for stage in request.stages:
+        settings = asdict(request.configs[stage.name])
+        lines += [f"{stage.name}: {stage.question}"]
+        lines += [f"  {', '.join(f'{name} {value}' for name, value in settings.items())}"]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

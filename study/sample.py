@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import study.shadowing  # noqa: F401 - first: what follows must be found
-
-# isort: split
 import re
 import sys
 from collections.abc import Sequence
@@ -13,12 +10,9 @@ from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
-from study.checks import UsageError, at_least
-from study.cli import exit_code, words
+from study.checks import UsageError, at_least, check_file, check_folder, expanded, replacing, writing
+from study.cli import exit_code, parse, words
 from study.engine.stage import model_name
-from study.files import check_file, check_folder, expanded, replacing, writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    config = tyro.cli(SampleConfig, args=list(arguments), prog="python -m study.sample")
+    config = parse(SampleConfig, arguments, "sample")
     out = expanded(config.out, "--out")
     _check_out(out, None if config.images is None else expanded(config.images, "--images"))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import study.shadowing  # noqa: F401 - first: what follows must be found
-
-# isort: split
 import os
 import sys
 import webbrowser
@@ -12,11 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from study.checks import UsageError
-from study.cli import exit_code, words
-from study.files import expanded
+from study.checks import UsageError, expanded
+from study.cli import exit_code, parse, words
 from tracking.pages import PORT
 
 
@@ -40,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    config = tyro.cli(UiConfig, args=list(arguments), prog="python -m study.ui")
+    config = parse(UiConfig, arguments, "ui")
     if not 1 <= config.port <= 65535:
         raise UsageError(f"`1 <= --port <= 65535` must hold, but got {config.port}")
     from tracking.environment import check_environment

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import study.shadowing  # noqa: F401 - first: what follows must be found
-
-# isort: split
 import os
 import sys
 import threading
@@ -13,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.checks import UsageError
+from study.checks import UsageError, expanded
 from study.cli import (
     INTERRUPTED,
     arguments_of,
@@ -31,7 +28,6 @@ from study.engine.launcher import Launcher
 from study.engine.order import Order, node
 from study.engine.slurm import go_back_in_time
 from study.engine.workers import keep_alive
-from study.files import expanded
 from study.stages import all_stages
 from tracking.errors import StoreError
 

@@ -20,10 +20,7 @@ MAINS: dict[str, Callable[..., int]] = {
 
 
 def call(module: str, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """A command in this process: its exit code, output and errors."""
+    """Run a command in this process; return its exit code, output and errors."""
     capsys.readouterr()
-    try:
-        code = MAINS[module]([str(each) for each in arguments])
-    except SystemExit as ended:
-        code = int(ended.code or 0)
+    code = MAINS[module]([str(each) for each in arguments])
     return code, *capsys.readouterr()

@@ -25,6 +25,11 @@ for _name, _value in {
 # Models are `pt2` archives (torch.export); a pickled one in the registry is refused, whatever the user has set.
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
+try:
+    Path.home()
+except RuntimeError:  # no HOME and no passwd entry, as in a container of any uid: MLflow's import would end in this
+    os.environ["HOME"] = os.sep
+
 
 def load_model(
     name: str, version: int | str | None = None, *, store: str | Path = "mlruns", tracking_uri: str | None = None

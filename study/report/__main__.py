@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import study.shadowing  # noqa: F401 - first: what follows must be found
-
-# isort: split
 import os
 import re
 import sys
@@ -12,11 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
-from study.checks import UsageError
-from study.cli import exit_code, words
-from study.files import check_file, check_folder, expanded, replacing, writing
+from study.checks import UsageError, check_file, check_folder, expanded, replacing, writing
+from study.cli import exit_code, parse, words
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    config = tyro.cli(ReportConfig, args=list(arguments), prog="python -m study.report")
+    config = parse(ReportConfig, arguments, "report")
     out = expanded(config.out, "--out")
     check_file(out, "--out")
     tables = None if config.markdown is None else expanded(config.markdown, "--markdown")

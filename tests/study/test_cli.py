@@ -1,165 +1,207 @@
-"""From the command line and TOML files to a config, and back; and what a mistake gets."""
+"""From flags and TOML files to settings and back; what a mistake gets."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
 
 import pytest
-from conftest import Command
+from commands import MAINS, call
 
 from study.checks import UsageError
-from study.cli import command_of, exit_code, parse_study, preset
-from study.engine.stage import seed_for
+from study.cli import arguments_of, command_of, config_type, parse_study, preset, request_of, with_inputs, with_table
+from study.config import INCIDENTAL
+from study.stages import all_stages
+
+MOST_FLAGS = 50
+
+
+def written(folder: Path, text: str) -> str:
+    file = folder / "mine.toml"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
-    file = tmp_path / "mine.toml"
-    file.write_text(
-        'preset = "exercise"\nseed = 3\nstages = ["judge", "autoencoder"]\n'
-        "[autoencoder]\nlatent_dims = [5, 6]\nepochs = 7\n[latent-gan]\nfree-trials = 9\n"
+    file = written(
+        tmp_path,
+        'preset = "exercise"\nseed = 3\nstages = ["judge", "autoencoder"]\ninputs = ["judge=2"]\n'
+        'store = "~/results"\ncolour = true\nimage-size = 32\n'
+        "[judge]\nepochs = 9\nbatch_size = 64\nlearning-rate = 1\n",
     )
-    name, config = parse_study([str(file), "--autoencoder.epochs", "8", "--data", "digits"])
-    assert name == str(file)
-    assert (config.seed, config.data, config.stages) == (3, "digits", ("judge", "autoencoder"))
-    assert config.autoencoder == replace(preset("exercise").autoencoder, latent_dims=(5, 6), epochs=8)
-    assert config.latent_gan.free_trials == 9
+    name, config = parse_study([file, "--judge.epochs", "8", "--data", "digits"])
+    assert (name, config.data, config.seed, config.colour, config.image_size) == (file, "digits", 3, True, 32)
+    assert (config.stages, config.inputs, config.store) == (("judge", "autoencoder"), ("judge=2",), Path("~/results"))
+    assert config.judge == replace(preset("exercise").judge, epochs=8, batch_size=64, learning_rate=1.0)
+    assert type(config.judge.learning_rate) is float
     assert config.transfer == preset("exercise").transfer
-
-
-def test_the_default_is_the_demo() -> None:
     assert parse_study([]) == ("demo", preset("demo"))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["exercise", "--stages", "judge", "transfer", "--seed", "3", "--autoencoder.latent-dim", "None"],
-        ["smoke", "--transfer.label-counts", "--latent-gan.mixture-components", "2", "3"],
-        ["full", "--judge.learning-rate", "0.003", "--data", "digits"],
-        ["smoke", "--latent-gan.ablations", "--colour", "--image-size", "32", "--data", "/some where/it's.npz"],
-        ["full", "--latent-gan.no-ablations", "--inputs.autoencoder", "3", "--inputs.second-judge", "2"],
-        ["demo", "--autoencoder.latent-dims", "--autoencoder.compared-weights", "1e-05", "--transfer.label-counts"],
-    ],
-)
-def test_the_command_that_is_kept_gives_the_same_config(arguments: list[str]) -> None:
-    name, config = parse_study(arguments)
-    command = shlex.split(command_of(name, config))
-    assert command[:3] == ["python", "-m", "study.run"]
-    assert parse_study(command[3:]) == (name, config)
+def others(value: Any) -> list[Any]:
+    """Three other values of a setting's type."""
+    if isinstance(value, bool):
+        return [not value] * 3
+    if isinstance(value, int | float):
+        return [value + 1, 2 * value, value / 2 if isinstance(value, float) else value - 1]
+    if isinstance(value, str | Path):
+        return [type(value)(text) for text in ("-x", "it's", "a b")]
+    return [(), value[:1], value * 2] if isinstance(value, tuple) else [value] * 3
 
 
-def test_the_command_that_is_kept_needs_no_file_and_names_no_place(tmp_path: Path) -> None:
-    file = tmp_path / "mine.toml"
-    file.write_text('preset = "smoke"\nseed = 3\n[judge]\nepochs = 9\n')
+def changed(settings: Any, number: int) -> Any:
+    """The settings with every value changed that may be."""
+    for name, hint in get_type_hints(type(settings)).items():
+        before = getattr(settings, name)
+        if "Literal" not in str(hint) and name != "inputs":
+            after = changed(before, number) if is_dataclass(before) else others(before)[number]
+            with suppress(ValueError):
+                settings = replace(settings, **{name: after})
+    return settings
+
+
+@pytest.mark.parametrize("name", ["smoke", "full"])
+@pytest.mark.parametrize("number", range(3))
+def test_every_setting_comes_back_from_the_recorded_command(name: str, number: int) -> None:
+    config = preset(name)
+    other = changed(config, number)
+    assert parse_study(arguments_of(name, other))[1] == other
+    kept = parse_study(shlex.split(command_of(name, other))[3:])[1]
+    assert kept == replace(other, **{setting: getattr(config, setting) for setting in INCIDENTAL})
+    different = [each.name for each in fields(config) if getattr(kept, each.name) != getattr(config, each.name)]
+    assert {"data", "colour", *(stage.key for stage in all_stages())} <= set(different)
+
+
+def test_the_recorded_command_needs_no_file_and_names_no_place(tmp_path: Path) -> None:
+    file = written(tmp_path, 'preset = "smoke"\nseed = 3\n[judge]\nepochs = 9\n')
     flags = ["--storage", "postgresql://u:secret@h/db", "--tracking-uri", "http://u:secret@h", "--workers", "2"]
-    name, config = parse_study([str(file), *flags, "--store", "/somewhere"])
+    name, config = parse_study([file, *flags, "--store", "/somewhere"])
     command = command_of(name, config)
     assert not {"secret", "somewhere", "mine.toml", "workers"} & set(re.findall(r"[\w.]+", command))
     again = parse_study(shlex.split(command)[3:])[1]
     assert (again.seed, again.judge, again.transfer) == (3, config.judge, config.transfer)
 
 
-def test_repeats_of_studies_with_different_seeds_are_different() -> None:
-    seeds = [seed_for(seed, number) for seed in (0, 1, 2, 20261124) for number in range(1000)]
-    assert len(set(seeds)) == 4000
-    assert 0 <= min(seeds) < max(seeds) < 2**32, "what NumPy takes"
-    assert seeds[:3] == [0, 1, 2]
+def test_inputs_are_versions_by_kind() -> None:
+    config = parse_study(["smoke", "--stages", "transfer", "--inputs", "autoencoder=3", "judge=12"])[1]
+    request = request_of(config)
+    assert [stage.name for stage in request.stages] == ["transfer"]
+    assert request.versions == {"autoencoder": 3, "judge": 12}
+    assert request_of(with_inputs(config, {"judge": 4})).versions == {"judge": 4}
+    with pytest.raises(UsageError, match=r"judge.*but got 'gan'"):
+        request_of(replace(config, inputs=("gan=1",)))
 
 
-def test_booleans_in_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "a.toml"
-    for value in (True, False):
-        file.write_text(f"dry_run = {str(value).lower()}")
-        assert parse_study([str(file)])[1].dry_run is value
+@pytest.mark.parametrize(
+    ("arguments", "toml", "message"),
+    [
+        (["demmo"], None, "smoke, demo, exercise, full or a .toml file, but got 'demmo'"),
+        (["--epochs", "3"], None, "--epochs"),
+        (["--image-size", "30"], None, "a multiple of 4 from 16 to 64, but got 30"),
+        (["--inputs", "judge=champion"], None, "KIND=NUMBER"),
+        (["--workers", "0"], None, "`1 <= workers` must hold, but got 0"),
+        (["--seed", "-1"], None, "`0 <= seed` must hold, but got -1"),
+        (["--stages", "judgement"], None, "judgement"),
+        (["--judge.learning-rate", "nan"], None, "must hold, but got nan"),
+        (["missing.toml"], None, "missing.toml cannot be read"),
+        ([], "seed = = 3", "is not valid TOML"),
+        ([], "a = " + "[" * 9999, "is not valid TOML"),
+        ([], "preset = '../exercise'", "the preset must be one of"),
+        ([], "preset = 3", "the preset must be one of"),
+        ([], "help = true", "there is no setting --help"),
+        ([], "sed = 3", "there is no setting --sed; did you mean --seed?"),
+        ([], "[judge]\nepoch = 3", "there is no setting --judge.epoch; did you mean --judge.epochs?"),
+        ([], "[judge]\nepochs = 0", "[judge] `1 <= epochs` must hold, but got 0"),
+        ([], "[judge]\nlearning_rate = '0.1'", "`judge.learning_rate` must be a valid number, but got '0.1'"),
+        ([], "[judge.epochs]\nx = 3", "`judge.epochs` must be a valid integer, but got {'x': 3}"),
+        ([], "judge = 3", "`judge` must be"),
+        ([], "seed = '3'", "`seed` must be a valid integer, but got '3'"),
+        ([], "seed = true", "`seed` must be a valid integer, but got True"),
+        ([], "seed = 2026-01-01", "`seed` must be a valid integer"),
+        ([], "dry_run = 1", "`dry_run` must be a valid boolean, but got 1"),
+        ([], "stages = 'judge'", "`stages` must be a valid array, but got 'judge'"),
+        ([], "stages = ['judge', '--dry-run']", "but got ['judge', '--dry-run']"),
+        ([], "device = '--dry-run'", "`device` must be 'auto', 'cpu' or 'cuda', but got '--dry-run'"),
+    ],
+)
+def test_a_mistake_gets_its_rule_and_value_and_exit_code_2(
+    arguments: list[str], toml: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments if toml is None else [written(tmp_path, toml), *arguments]
+    code, out, errors = call("run", capsys, *given, "--dry-run")
+    assert (code, out) == (2, "")
+    assert message in " ".join(errors.replace("│", " ").split())
+    assert toml is None or (errors.startswith("error: ") and errors.count("\n") == 1), "one sentence"
 
 
-MISTAKES = {
-    "unknown preset": (["demmo"], None, "one of smoke, demo, exercise, full"),
-    "unknown flag": (["--epochs", "3"], None, "--epochs"),
-    "image size 30": (["--image-size", "30"], None, "must be a multiple of 4 from 16 to 64, but got 30"),
-    "version of no kind": (["--inputs.gan", "3"], None, "--inputs.gan"),
-    "version that is no number": (["--inputs.judge", "champion"], None, "champion"),
-    "no workers": (["--workers", "0"], None, "`1 <= workers` must hold, but got 0"),
-    "a level that is there": (
-        ["--translation.levels", "3"],
-        None,
-        "`levels` must have each once and none of 3, which are there anyhow, but got 3",
-    ),
-    "a task twice": (["--translation.tasks", "rotate", "rotate"], None, "must have each once, but got rotate, rotate"),
-    "a pairing twice": (["--translation.pairings", "class", "class"], None, "but got class, class"),
-    "a thousand repeats": (["--attention.repeats", "1000"], None, "`repeats <= 999` must hold, but got 1000"),
-    "negative seed": (["--seed", "-1"], None, "`0 <= seed` must hold, but got -1"),
-    "unknown stage": (["--stages", "judgement"], None, "judgement"),
-    "no number": (["--seed", "one"], None, "one"),
-    "latent size 0": (
-        ["--autoencoder.latent-dim", "0"],
-        None,
-        "3 <= latent_dim <= 100` must hold, but got 0",
-    ),
-    "grid size 101": (["--autoencoder.latent-dims", "3", "101"], None, "but got 101"),
-    "no epochs": (["--latent-gan.epochs", "0"], None, "`1 <= epochs` must hold, but got 0"),
-    "learning rate nan": (["--judge.learning-rate", "nan"], None, "must hold, but got nan"),
-    "no such file": (["missing.toml"], None, "missing.toml cannot be read"),
-    "no TOML": ([], "seed = = 3", "is not valid TOML"),
-    "wrong key": ([], "[autoencoder]\nepoch = 3", "--autoencoder.epoch"),
-    "wrong type": ([], 'seed = "many"', "many"),
-    "out of range": ([], "[autoencoder]\nlatent_dim = 2", "but got 2"),
-    "negative weight": (
-        [],
-        "[autoencoder]\ncovariance_weight = -1.0",
-        "`0 <= covariance_weight < inf` must hold, but got -1",
-    ),
-    "no weight": (
-        [],
-        "[autoencoder]\ncompared_weights = [0.1, 0.0]",
-        "`0 < compared_weights < inf` must hold, but got 0",
-    ),
-    "no labels": ([], "[transfer]\nlabel_counts = [5, 0]", "`1 <= label_counts` must hold, but got 0"),
-    "date": ([], "seed = 2026-01-01", "`seed` must be a string, number"),
-    "preset elsewhere": ([], 'preset = "../exercise"', "preset must be one of smoke, demo"),
-    "stage elsewhere": ([], 'stages = ["../../judge"]', "../../judge"),
-    "preset of a wrong type": ([], "preset = 3", "`preset` must be a string, but got 3"),
-}
+@pytest.mark.parametrize("module", MAINS)
+def test_a_wrong_flag_gives_an_exit_code_from_every_command(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, errors = call(module, capsys, "--nonsense", "1")
+    assert (code, out, bool(errors)) == (2, "", True)
+    code, out, _ = call(module, capsys, "--help")
+    assert (code, "--help" in out) == (0, True)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_message_and_exit_code_2(mistake: str, tmp_path: Path, capsys) -> None:
-    arguments, toml, message = MISTAKES[mistake]
-    if toml is not None:
-        (tmp_path / "study.toml").write_text(toml)
-        arguments = [str(tmp_path / "study.toml"), *arguments]
-    with pytest.raises(SystemExit) as caught:
-        raise SystemExit(exit_code(lambda: parse_study(arguments)))
-    assert caught.value.code == 2
-    shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert message in shown
-    assert "Traceback" not in shown
+class Colour(Enum):
+    RED = "red"
 
 
-def test_an_interrupt_is_no_traceback(capsys) -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    assert exit_code(interrupted) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+@dataclass(frozen=True)
+class Inner:
+    x: int = 0
 
 
-def test_a_bug_is_no_users_mistake() -> None:
-    def bug() -> None:
-        raise ValueError("a bug")
+@dataclass(frozen=True)
+class Other:
+    """A stage of somebody else's may have such settings."""
 
-    with pytest.raises(ValueError, match="a bug"):
-        exit_code(bug)
-    with pytest.raises(UsageError):
-        parse_study(["nothing"])
+    pair: tuple[int, str] = (1, "a")
+    items: list[float] = field(default_factory=list)
+    names: frozenset[str] = frozenset()
+    colour: Colour = Colour.RED
+    either: int | str = 0
+    level: Annotated[Literal[1, "two"], "a note"] = 1
+    table: dict[str, int] = field(default_factory=dict)
+    inner: Inner = Inner()
+    size: int | None = 3
 
 
-def test_the_dry_run_names_the_chosen_stages_only(command: Command, tmp_path: Path) -> None:
-    done = command("study.run", "exercise", "--dry-run", "--stages", "judge", "transfer", "--store", tmp_path / "s")
-    assert done.returncode == 0
-    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:]] == ["workers", "judge", "transfer"]
+def test_values_of_every_type_in_a_file() -> None:
+    table = {"pair": [2, "b"], "items": [1, 2.5], "names": ["a"], "colour": "red", "either": "x", "level": "two"}
+    made = with_table(Other(), {**table, "table": {"a": 1}, "inner": {"x": 4}, "size": "None"}, "a.toml")
+    assert made == Other((2, "b"), [1.0, 2.5], frozenset("a"), Colour.RED, "x", "two", {"a": 1}, Inner(4), None)
+    for wrong in ("pair", "colour", "either", "level", "names", "table", "inner", "size"):
+        with pytest.raises(UsageError, match=rf"`{wrong}` must .*but got \[1\]"):
+            with_table(Other(), {wrong: [1]}, "a.toml")
+
+
+def test_a_file_as_an_editor_of_windows_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.TOML"
+    file.write_bytes(b"\xef\xbb\xbfseed = 3\r\n")
+    assert parse_study([str(file)])[1].seed == 3
+
+
+def test_the_dry_run_prints_questions_and_settings_of_the_chosen_stages_and_makes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--stages", "judge", "--judge.epochs", 7, "--data", "digits", "--store", tmp_path / "s")
+    code, out, _ = call("run", capsys, "exercise", *flags, "--dry-run")
+    assert code == 0
+    judge = next(stage for stage in all_stages() if stage.name == "judge")
+    for part in ("exercise", "digits", str(tmp_path / "s"), "workers", judge.question, "epochs 7"):
+        assert part in out
+    assert "translation" not in out
     assert not (tmp_path / "s").exists()
+
+
+def test_there_are_few_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call("run", capsys, "--help")
+    shown = re.findall(r"^[│ ]+(--[a-z]\S+)", out, re.MULTILINE)
+    settings = [each for each in fields(config_type()) if not is_dataclass(each.type)]
+    assert len(shown) >= len(settings)
+    assert len(shown) <= MOST_FLAGS

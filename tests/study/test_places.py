@@ -10,8 +10,7 @@ import pytest
 from commands import call
 from conftest import Command
 
-from study.checks import UsageError
-from study.files import check_file, check_folder, replacing
+from study.checks import UsageError, check_file, check_folder, replacing
 
 
 def places(folder: Path) -> dict[str, tuple[str, ...]]:
