@@ -14,11 +14,9 @@ import pytest
 from commands import MAINS, call
 
 from study.checks import UsageError
-from study.cli import arguments_of, command_of, config_type, parse_study, preset, request_of, with_inputs, with_table
+from study.cli import arguments_of, command_of, parse_study, preset, request_of, with_inputs, with_table
 from study.config import INCIDENTAL
 from study.stages import all_stages
-
-MOST_FLAGS = 50
 
 
 def written(folder: Path, text: str) -> str:
@@ -197,11 +195,3 @@ def test_the_dry_run_prints_questions_and_settings_of_the_chosen_stages_and_make
         assert part in out
     assert "translation" not in out
     assert not (tmp_path / "s").exists()
-
-
-def test_there_are_few_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = call("run", capsys, "--help")
-    shown = re.findall(r"^[│ ]+(--[a-z]\S+)", out, re.MULTILINE)
-    settings = [each for each in fields(config_type()) if not is_dataclass(each.type)]
-    assert len(shown) >= len(settings)
-    assert len(shown) <= MOST_FLAGS

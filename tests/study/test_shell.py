@@ -1,7 +1,8 @@
-"""What the shell and the terminal do to a command: signals, encodings, closed outputs, threads."""
+"""What the shell and the terminal do to a command: signals, encodings, lost outputs, threads, hidden packages."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,52 +12,55 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pytest
 from commands import MAINS, call
-from conftest import ROOT, Command
-from pictures import letters as drawn
-from studies import Studies
+from conftest import ROOT
 
-from study import run
-from study.cli import exit_code, words
-from study.terminal import Output
+from study.checks import UsageError
+from study.cli import INTERRUPTED, exit_code, set_log_level, words
 from tracking.store import read_store
 
-WAITING = (
-    "import sys, time\nfrom study.cli import exit_code\n"
-    "def wait():\n    print('ready', flush=True)\n    time.sleep(float(sys.argv[1]))\n    print('done', flush=True)\n"
-    "sys.exit(exit_code(wait))"
-)
+ENV = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
+WAITING = "print('ready', flush=True); import time; time.sleep(float(sys.argv[1])); print('done')"
+STOPPED = "\nstopped; the same command goes on from here\n"
 
 
-def start(*words: str, handling: Any = signal.SIG_DFL, **options: Any) -> subprocess.Popen[str]:
+def code_of(body: str) -> list[str]:
+    """A process in which `exit_code` runs these statements."""
+    return [sys.executable, "-c", f"import sys\nfrom study import cli\nsys.exit(cli.exit_code(lambda: exec({body!r})))"]
+
+
+def finish(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    given = {"cwd": ROOT, "env": ENV, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.run(command, **given)
+
+
+def start(command: list[str], handling: Any = signal.SIG_DFL) -> subprocess.Popen[str]:
     """A process in a group of its own, in which SIGHUP is handled so from the start."""
     return subprocess.Popen(
-        [sys.executable, *words],
+        command,
         cwd=ROOT,
+        env=ENV,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, handling),
-        **options,
     )
 
 
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT", "SIGXCPU", "SIGUSR1", "SIGUSR2"])
-def test_every_signal_that_ends_a_process_stops_a_command(name: str) -> None:
-    process = start("-c", WAITING, "300")
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
+def test_a_signal_stops_a_command_with_one_sentence(name: str) -> None:
+    process = start([*code_of(WAITING), "300"])
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(getattr(signal, name))
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "\nstopped; the same command goes on from here\n"
+    assert (process.returncode, errors) == (INTERRUPTED, STOPPED)
 
 
 def test_a_closed_terminal_does_not_stop_what_nohup_started() -> None:
-    process = start("-c", WAITING, "1", handling=signal.SIG_IGN)
+    process = start([*code_of(WAITING), "0.5"], handling=signal.SIG_IGN)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGHUP)
@@ -64,182 +68,179 @@ def test_a_closed_terminal_does_not_stop_what_nohup_started() -> None:
     assert (process.returncode, out, errors) == (0, "done\n", "")
 
 
-def test_handlers_of_the_calling_program_stay_and_come_back() -> None:
-    def theirs(*_: object) -> None: ...
+def test_a_second_signal_does_not_cut_off_the_end_and_handlers_come_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    ended = []
 
-    before = signal.signal(signal.SIGUSR1, theirs)
-    try:
-        inside: list[Any] = []
-        assert exit_code(lambda: inside.append(signal.getsignal(signal.SIGUSR1))) == 0
-        assert inside == [theirs]
-        assert signal.getsignal(signal.SIGUSR1) is theirs
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(60)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(0.01)
+            ended.append(True)
+
+    assert exit_code(command) == INTERRUPTED
+    assert ended
+    assert capsys.readouterr().err == STOPPED
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
+def test_a_signal_in_the_middle_of_an_import_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else packages swallow it, or end in an error of their own."""
+    (tmp_path / "slow_package.py").write_text(
+        "import os, signal, time\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.3)\n"
+        "except KeyboardInterrupt:\n    pass\ndone = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def command() -> None:
+        import slow_package
+
+        assert slow_package.done
+        threading.Event().wait(60)
+
+    assert exit_code(command) == INTERRUPTED
+
+
+@pytest.mark.slow
 def test_a_closed_terminal_ends_the_runs_of_all_workers(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--judge.epochs", "500"]
-    process = start("-m", "study.run", *arguments, "--workers", "2", "--store", str(store))
+    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--judge.epochs", "500", "--workers", "2"]
+    process = start([sys.executable, "-m", "study.run", *arguments, "--store", str(store)])
+    assert process.stdout is not None
     assert process.stderr is not None
-    began: set[str] = set()
+
+    def runs(condition: str) -> list[mlflow.entities.Run]:
+        read_store(store)
+        client = mlflow.MlflowClient()
+        return list(client.search_runs([each.experiment_id for each in client.search_experiments()], condition))
+
     for _ in range(1500):
-        if (store / "optuna.db").exists():
-            read_store(store)
-            client = mlflow.MlflowClient()
-            experiments = [each.experiment_id for each in client.search_experiments()]
-            found = client.search_runs(experiments, "metrics.`train/loss` > 0")
-            began = {each.info.run_id for each in found}
-        if len(began) == 2:
+        if (store / "optuna.db").exists() and len(runs("metrics.`train/loss` > 0")) == 2:
             break
         threading.Event().wait(0.2)
-    assert len(began) == 2
-    assert process.stdout is not None
     for output in (process.stdout, process.stderr):  # The terminal is gone: whatever is written to it fails.
         output.close()
     os.killpg(process.pid, signal.SIGHUP)
-    assert process.wait(300) == 130
-    read_store(store)
-    client = mlflow.MlflowClient()
-    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    assert [each.info.status for each in runs] == ["KILLED"] * 3
+    assert process.wait(300) == INTERRUPTED
+    assert [each.info.status for each in runs("")] == ["KILLED"] * 3
 
 
 @pytest.mark.parametrize("module", MAINS)
 def test_a_command_can_be_called_from_a_thread(module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     codes: list[int] = []
-    flags = ("--dry-run",) if module == "run" else ("--out", tmp_path / "no" / "a.png")
+    flags = ("--dry-run",) if module == "run" else ("--help",)
     thread = threading.Thread(target=lambda: codes.append(call(module, capsys, "--store", tmp_path, *flags)[0]))
     thread.start()
     thread.join(60)
-    assert codes == [0 if module == "run" else 2]
-
-
-def test_a_whole_stage_runs_in_a_thread(studies: Studies, letters: Path) -> None:
-    codes: list[int] = []
-    arguments = ["smoke", "--data", str(letters), "--stages", "judge", "--judge.epochs", "1", "--quiet"]
-    arguments += ["--store", str(studies.store)]
-    thread = threading.Thread(target=lambda: codes.append(run.main(arguments)))
-    thread.start()
-    thread.join(300)
     assert codes == [0]
-    assert [each.info.status for each in studies.parents("judge")] == ["FINISHED"] * 2
 
 
-ASCII = [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
-
-
-@pytest.mark.parametrize("env", ASCII)
+@pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
 def test_what_an_output_cannot_show_is_replaced(env: dict[str, str]) -> None:
-    code = (
-        "import sys\nfrom tqdm import tqdm\nfrom study.cli import exit_code, set_log_level\nimport logging\n"
-        "def show():\n"
-        "    set_log_level('info')\n"
-        "    print('0.5 \\u00b1 0.1 \\u2026 Gr\\u00f6\\u00dfe \\udcff')\n"
-        "    logging.getLogger('study').info('0.5 \\u00b1 0.1')\n"
-        "    for _ in tqdm(range(3), desc='\\u00b1'): pass\n"
-        "sys.exit(exit_code(show))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == b"0.5 +- 0.1 ... Gr??e ?\n"
-    assert b"Traceback" not in done.stderr
-    assert b"Logging error" not in done.stderr
+    body = r"cli.set_log_level('info'); cli.logging.getLogger('study').info('\u00b1'); print('0.5 \u00b1 \udcff')"
+    done = finish(code_of(f"from study import cli; {body}"), env=ENV | env | {"PYTHONCOERCECLOCALE": "0"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0.5 ? ?\n", "?\n")
 
 
-def test_a_study_and_its_names_in_a_terminal_of_ascii(command: Command, tmp_path: Path) -> None:
-    env = ASCII[1]
-    (x_train, y_train), (x_test, y_test) = drawn(30, 0, "ABC"), drawn(10, 1, "ABC")
-    arrays: dict[str, Any] = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    np.savez(tmp_path / "letters.npz", class_names=np.array(["Größe L", "漢字", "±…"]), **arrays)
-    store = tmp_path / "store"
-    flags = ("--stages", "judge", "--judge.epochs", "2", "--judge.batch-size", "32")
-    done = command("study.run", "smoke", "--data", tmp_path / "letters.npz", *flags, "--store", store, env=env)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    done = command("study.report", "--store", store, "--out", tmp_path / "r.html", env=env)
-    assert done.returncode == 0, done.stderr
-    done = command("study.run", "--help", env=env)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["--dry-run"]])
-def test_a_reader_that_has_left_is_no_error(arguments: list[str]) -> None:
+def test_lost_outputs_are_no_error(tmp_path: Path) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
-    command = [sys.executable, "-m", "study.run", *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=theirs, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "study.run", "--help"]
+    done = finish(command, stdout=theirs)
+    assert (done.returncode, done.stderr) == (0, ""), "a reader that has left"
+    log = "from study import cli; cli.set_log_level('info'); cli.logging.getLogger('study').info('x'); print('done')"
+    done = finish(code_of(log), stderr=theirs)
+    assert (done.returncode, done.stdout) == (0, "done\n"), "work goes on when nobody reads its messages"
     os.close(theirs)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_work_goes_on_when_nobody_reads_its_messages() -> None:
-    ours, theirs = os.pipe()
-    os.close(ours)
-    code = (
-        "import sys\nfrom tqdm import tqdm\nfrom study.cli import exit_code, set_log_level\nimport logging\n"
-        "def show():\n"
-        "    set_log_level('info')\n"
-        "    for _ in tqdm(range(3)): logging.getLogger('study').info('here'); tqdm.write('a line', file=sys.stderr)\n"
-        "    print('all done')\n"
-        "sys.exit(exit_code(show))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, text=True)
-    os.close(theirs)
-    assert (done.returncode, done.stdout) == (0, "all done\n")
-
-
-def test_a_full_disk_under_the_output_is_said(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "study.run", "--dry-run"]
-        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = finish(code_of("print('x')"), stdout=full)
     assert done.returncode == 0
-    assert done.stderr == "warning: the output could not be written: No space left on device\n"
-
-
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_outputs_are_no_error_and_no_database_takes_their_place(closed: str, tmp_path: Path) -> None:
-    opens = "with open(sys.argv[1], 'w') as file: print('here', file=sys.stderr), print('here'), file.write('data')"
-    code = f"import sys\nfrom study.cli import exit_code\ndef show():\n    {opens}\nsys.exit(exit_code(show))"
-    done = subprocess.run(
-        ["bash", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, code, str(tmp_path / "file")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "file").read_text() == "data"
-    assert "Traceback" not in done.stderr
-
-
-def test_the_callers_streams_come_back() -> None:
-    before = sys.stdout, sys.stderr
-    assert exit_code(lambda: None) == 0
-    assert (sys.stdout, sys.stderr) == before
-    assert Output(before[0]).encoding == before[0].encoding
+    assert "the output could not be written: No space left on device" in done.stderr
+    writing = "with open(sys.argv[1], 'w') as file: print('x', file=sys.stderr), print('x'), file.write('data')"
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        command = ["bash", "-c", f'"$@" {closed}', "bash", *code_of(writing), str(tmp_path / "file")]
+        done = finish(command)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+        assert (tmp_path / "file").read_text() == "data", "no database takes their place"
 
 
 @pytest.mark.parametrize("module", MAINS)
 def test_bytes_that_the_terminal_cannot_read(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, errors = call(module, capsys, "--store", "st\udcf6re")
     assert code == 2
-    assert errors.startswith(r"error: 'st\udcf6re' cannot be read in this terminal's encoding, ")
-    assert words(["störe"]) == ["störe"]
+    assert errors.startswith(r"error: 'st\udcf6re' cannot be read as ")
+    assert words(["störe", "漢"]) == ["störe", "漢"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_ctrl_c_while_workers_start_says_one_sentence(tmp_path: Path) -> None:
-    """A terminal sends it to all processes at once; those that are still importing say nothing."""
-    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--judge.epochs", "500", "--workers", "4"]
-    process = start("-m", "study.run", *arguments, "--store", str(tmp_path / "store"))
-    for _ in range(6000):
-        if len(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()) > 1:
-            break
-        threading.Event().wait(0.01)
-    threading.Event().wait(0.3)  # Python has started, and is importing
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert errors.count("stopped; the same command goes on from here") == 1
+@pytest.mark.parametrize("columns", ["1", "4"])
+def test_help_in_a_narrow_terminal(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took minutes and gigabytes."""
+    monkeypatch.setenv("COLUMNS", columns)
+    assert call("run", capsys, "--help")[0] == 0
+
+
+def test_logging_of_the_calling_program_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    theirs, root = logging.NullHandler(), logging.getLogger()
+    root.addHandler(theirs)
+    before = root.handlers[:], root.level
+    for _ in range(2):
+        set_log_level("info")
+    logging.getLogger("study").info("once")
+    assert (root.handlers, root.level) == before
+    root.removeHandler(theirs)
+    assert capsys.readouterr().err == "once\n"
+
+
+def test_a_users_mistake_a_bug_and_what_cannot_be_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, error in enumerate(
+        ("OSError('cannot map')", "MemoryError()", "RuntimeError('no home')", "ImportError")
+    ):
+        (tmp_path / f"broken{number}.py").write_text(f"raise {error}\n")
+        assert exit_code(lambda number=number: __import__(f"broken{number}")) == 2
+        assert "error: a package cannot be imported: " in capsys.readouterr().err
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert exit_code(lambda: fail(UsageError("a mistake"))) == 2
+    assert capsys.readouterr().err == "error: a mistake\n"
+    with pytest.raises(ValueError, match="a bug"):
+        exit_code(lambda: fail(ValueError("a bug")))
+
+
+def test_without_a_home_folder_and_an_entry_in_passwd() -> None:
+    lines = "import os, pwd; os.environ.pop('HOME', None); pwd.getpwuid = {}.__getitem__; import tracking"
+    done = finish([sys.executable, "-c", f"{lines}; from pathlib import Path; print(Path.home())"])
+    assert (done.returncode, done.stdout) == (0, "/\n"), done.stderr
+
+
+@pytest.mark.parametrize("name", ["models/__init__.py", "tracking.py", "models/weights.bin"])
+def test_a_folder_that_hides_a_package_of_ours_is_named(name: str, tmp_path: Path) -> None:
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("raise SystemError('this is not ours')\n")
+    path = f"{tmp_path}{os.pathsep}{ROOT}" if place.suffix == ".py" else str(ROOT)
+    done = finish([sys.executable, "-m", "study.run", "--dry-run"], cwd=tmp_path, env=ENV | {"PYTHONPATH": path})
+    if place.suffix == ".bin":  # a folder of files hides no installed package
+        assert done.returncode == 0, done.stderr
+        return
+    hides = f"{tmp_path / name.split('/')[0]} hides the package {name[:-3].split('/')[0]!r}"
+    assert (done.returncode, done.stderr.startswith(f"error: {hides}")) == (2, True), done.stderr
+    assert done.stderr.count("\n") == 1
+    done = finish([sys.executable, "-c", "import study"], cwd=tmp_path)
+    assert f"ImportError: {hides}" in done.stderr
+
+
+def test_a_folder_that_was_deleted(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = finish(["bash", "-c", 'rmdir "$PWD"; exec "$0" -m study.run --dry-run', sys.executable], cwd=gone)
+    assert (done.returncode, done.stderr) == (2, "error: the current folder was deleted: run from another one\n")
