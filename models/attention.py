@@ -1,7 +1,8 @@
-"""Multi-head self-attention over the pixels of an image, whose scores come from places alone.
+"""Multi-head self-attention over the pixels of an image, with scores that depend on positions alone.
 
-Each pixel is a token with its place (row, column), as in Cordonnier, Loukas, Jaggi 2020 ("the paper" here),
-https://arxiv.org/abs/1911.03584. `models.attention_forms` makes convolutions and other layers of it.
+Each pixel is a token at a position (row, column), as in Cordonnier, Loukas, Jaggi 2020 ("the paper" here),
+https://arxiv.org/abs/1911.03584. `models.attention_forms` turns given layers into attention; `LearnedAttention` is
+trained.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 ALPHA = 46.0
-"""Sharpness at which what a head sees beside its pixel, about 4 exp(-alpha), vanishes in float64."""
+"""Sharpness at which the attention that a head pays beside its pixel, about 4 exp(-alpha), vanishes in float64."""
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the tokens of a layer are, (row, column) in pixels; the image's upper left pixel is at (0, 0).
+class Positions:
+    """The positions of a layer's tokens, (row, column) in pixels; the image's upper left pixel is at (0, 0).
 
     Attributes:
         queries: [Q, 2].
-        keys: [K, 2], the pixels row by row, then tokens whose value is zero.
-        out_size: Height and width of the queries' grid.
+        keys: [K, 2], the pixels row by row, then zero-valued tokens.
+        out_size: Height and width of the grid of queries.
     """
 
     queries: Tensor
@@ -31,112 +33,87 @@ class Places:
     out_size: tuple[int, int]
 
     @classmethod
-    def of_conv(cls, conv: nn.Conv2d, image_size: Sequence[int]) -> Places:
-        """A query for each output of the convolution; keys: the pixels, and a ring of zeros where it pads with zeros.
+    def of_conv(cls, conv: nn.Conv2d, image_size: Sequence[int]) -> Positions:
+        """Return a query for each output of a convolution, and the pixels as keys.
+
+        A convolution with zero padding gets a ring of zero-valued keys around the image, as wide as the padding.
 
         Args:
-            image_size: Height and width of its input.
+            image_size: Height and width of the convolution's input.
 
         Raises:
-            ValueError: The padding is neither of zeros nor "replicate", or the kernel is larger than the padded image.
+            ValueError: The padding is neither of zeros nor "replicate", the convolution has dilation or groups, or the
+                kernel is larger than the padded image.
         """
         if conv.padding_mode not in ("zeros", "replicate"):
             raise ValueError(f"`padding_mode in ('zeros', 'replicate')` must hold, but got {conv.padding_mode!r}")
-        margins = padding_of(conv)
-        reach = [step * (size - 1) for step, size in zip(conv.dilation, conv.kernel_size, strict=True)]
-        room = [side + sum(pad) - far for side, pad, far in zip(image_size, margins, reach, strict=True)]
-        if min(room) < 1:
-            size = f"a kernel {conv.kernel_size} of dilation {conv.dilation} on {tuple(image_size)}"
-            raise ValueError(f"`kernel <= padded image` must hold, but got {size}")
-        height, width = ((far - 1) // step + 1 for far, step in zip(room, conv.stride, strict=True))
+        if conv.dilation != (1, 1) or conv.groups != 1:
+            raise ValueError(f"`dilation == groups == 1` must hold, but got {conv.dilation} and {conv.groups}")
+        pads = [int(pad) for pad in conv.padding]
+        free = [
+            side + 2 * pad - size for side, pad, size in zip(image_size, pads, conv.kernel_size, strict=True)
+        ]  # positions of the kernel, less one
+        if min(free) < 0:
+            raise ValueError(f"`kernel <= padded image` must hold, but got {conv.kernel_size} on {tuple(image_size)}")
+        height, width = (left // step + 1 for left, step in zip(free, conv.stride, strict=True))
         queries = grid(range(height), range(width)) * torch.tensor(conv.stride)
-        keys = pixels = grid(range(image_size[0]), range(image_size[1]))
+        keys = pixels = grid(*map(range, image_size))
         if conv.padding_mode == "zeros":
-            sides = zip(margins, image_size, strict=True)
-            padded = grid(*(range(-before, side + after) for (before, after), side in sides))
+            padded = grid(*(range(-pad, side + pad) for pad, side in zip(pads, image_size, strict=True)))
             inside = ((padded >= 0) & (padded < torch.tensor(tuple(image_size)))).all(1)
             keys = torch.cat([pixels, padded[~inside]])
         return cls(queries, keys, (height, width))
 
 
 def grid(rows: Sequence[int], columns: Sequence[int]) -> Tensor:
-    """All places (row, column) of these rows and columns, row by row: [rows * columns, 2]."""
+    """Return all positions (row, column) of these rows and columns, row by row: [rows * columns, 2]."""
     return torch.cartesian_prod(torch.tensor(list(rows)), torch.tensor(list(columns))).view(-1, 2)
 
 
 def offsets(conv: nn.Conv2d) -> Tensor:
-    """Where a query looks for each weight of the kernel, row by row: [kernel height * kernel width, 2]."""
-    taps = grid(range(conv.kernel_size[0]), range(conv.kernel_size[1])) * torch.tensor(conv.dilation)
-    return taps - torch.tensor([before for before, _ in padding_of(conv)])
+    """Return the offset from the query of each weight of the kernel, row by row: [kernel height * width, 2]."""
+    return grid(*map(range, conv.kernel_size)) - torch.tensor([int(pad) for pad in conv.padding])
 
 
-def padding_of(conv: nn.Conv2d) -> list[tuple[int, int]]:
-    """Pixels of padding before and after the rows, then the columns."""
-    if conv.padding == "valid":
-        return [(0, 0), (0, 0)]
-    if conv.padding == "same":  # of an odd number, the larger half comes after
-        reach = [step * (size - 1) for step, size in zip(conv.dilation, conv.kernel_size, strict=True)]
-        return [(far // 2, far - far // 2) for far in reach]
-    return [(int(pad), int(pad)) for pad in conv.padding]
-
-
-def relative_scores(targets: Tensor, keys: Tensor, alpha: Tensor) -> Tensor:
-    """-alpha |key - target|^2, the quadratic encoding (eq. 9 of the paper); a target is query + the head's offset.
+def quadratic_scores(targets: Tensor, keys: Tensor, alpha: Tensor) -> Tensor:
+    """Return -alpha |key - target|^2 (eq. 9 of the paper): [heads, Q, K]; a target is query + the head's centre.
 
     Args:
         targets: [heads, Q, 2].
         keys: [K, 2].
-        alpha: One, or [heads, 1, 1].
-
-    Returns:
-        [heads, Q, K].
+        alpha: One number, or [heads, 1, 1].
     """
     rows, columns = ((keys[:, axis] - targets[..., axis, None]).square() for axis in (0, 1))
     return -alpha * (rows + columns)
 
 
-def absolute_scores(targets: Tensor, keys: Tensor, alpha: Tensor) -> Tensor:
-    """The same up to a constant a query, as products of encodings of size D_k = 3: softmax gives the same weights.
-
-    Queries are (target, 1), keys (2 alpha key, -alpha |key|^2): an encoding of the absolute place is enough.
-    Arguments and result are those of `relative_scores`.
-    """
-    queries = torch.cat([targets, torch.ones_like(targets[..., :1])], -1)  # [heads, Q, 3]
-    encoded = torch.cat([2 * keys, -keys.square().sum(1, keepdim=True)], 1)  # [K, 3]
-    return alpha * (queries @ encoded.T)
-
-
 class QuadraticScores(nn.Module):
-    """Each head looks about one offset from the query, its centre, the more sharply the larger alpha.
+    """Scores of heads that look at one offset from the query each, the more sharply the larger alpha.
 
     Args:
         queries: [Q, 2].
         keys: [K, 2].
-        centres: [heads, 2], offsets in pixels.
-        absolute: Whether scores are products of encodings of absolute places, else functions of the distance.
+        centres: The heads' offsets in pixels, [heads, 2].
     """
 
     queries: Tensor
     keys: Tensor
 
-    def __init__(
-        self, queries: Tensor, keys: Tensor, centres: Tensor, alpha: float = ALPHA, *, absolute: bool = False
-    ) -> None:
+    def __init__(self, queries: Tensor, keys: Tensor, centres: Tensor, alpha: float = ALPHA) -> None:
         super().__init__()
         dtype = torch.get_default_dtype()
         self.register_buffer("queries", queries.to(dtype))
         self.register_buffer("keys", keys.to(dtype))
         self.centres = nn.Parameter(centres.to(dtype))
         self.alpha = nn.Parameter(torch.tensor(float(alpha), dtype=dtype))
-        self._scores = absolute_scores if absolute else relative_scores
 
     def forward(self) -> Tensor:
-        """[heads, Q, K]."""
-        return self._scores(self.queries + self.centres[:, None], self.keys, self.alpha)
+        """Return scores [heads, Q, K]."""
+        return quadratic_scores(self.queries + self.centres[:, None], self.keys, self.alpha)
 
 
 class TableScores(nn.Module):
-    """A score of its own for each head, query and key: table [heads, Q, K]."""
+    """A free score for each head, query and key: table [heads, Q, K]."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
@@ -147,25 +124,21 @@ class TableScores(nn.Module):
 
 
 class PositionalAttention(nn.Module):
-    """Multi-head self-attention whose scores come from places alone: feature maps [N, C, H, W] to [N, *out_shape].
+    """Multi-head self-attention with given scores: feature maps [N, C, H, W] to [N, *out_shape].
 
-    Feature maps may come flattened, [N, C * H * W]. Each head weighs the pixels by the softmax of its scores; what it
-    sees goes through its matrix, the product of its value and output matrices (eq. 6 of the paper); the heads are added
-    up. Keys beyond the pixels are tokens of value zero: they take attention, and give nothing.
+    Feature maps may come flattened, [N, C * H * W]. Each head averages the pixels by the softmax of its scores and
+    multiplies by its matrix, the product of its value and output matrices (eq. 6 of the paper); the heads are summed.
+    Keys beyond the pixels are zero-valued tokens: they take attention and add nothing.
 
     Args:
-        scores: Gives [heads, Q, K].
+        scores: Module that returns [heads, Q, K].
         matrices: [heads, C, D].
-        bias: [D, 1], or [1, Q] for one a place; None: zero.
+        bias: [D, 1], or [1, Q] for one per query; None: zero.
         out_shape: (D, height, width) with height * width == Q, or (D,) for one query.
     """
 
     def __init__(
-        self,
-        scores: QuadraticScores | TableScores,
-        matrices: Tensor,
-        bias: Tensor | None,
-        out_shape: Sequence[int],
+        self, scores: QuadraticScores | TableScores, matrices: Tensor, bias: Tensor | None, out_shape: Sequence[int]
     ) -> None:
         super().__init__()
         self.scores = scores
@@ -174,7 +147,7 @@ class PositionalAttention(nn.Module):
         self.out_shape = tuple(out_shape)
 
     def weights(self) -> Tensor:
-        """How much attention each head's query pays to each key: [heads, Q, K], rows sum to one."""
+        """Return the attention of each head's queries: [heads, Q, K], rows sum to one."""
         return self.scores().softmax(-1)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -185,3 +158,53 @@ class PositionalAttention(nn.Module):
         seen = seen.view(-1, channels, heads, weights.shape[1])
         out = torch.einsum("nchq,hcd->ndq", seen, self.matrices) + self.bias
         return out.reshape(-1, *self.out_shape)
+
+
+class LearnedAttention(nn.Module):
+    """Quadratic attention with trainable centres and sharpness, of the size of a convolution (section 3 of the paper).
+
+    It has as many heads as the kernel has weights per channel, and a ring of zero-valued keys as wide as the padding.
+
+    Args:
+        channels: Of the images and of the outputs.
+        kernel_size, stride, padding: Of the convolution.
+        image_size: Height and width of the images.
+        learn_positions: Whether centres and sharpness are trained; else only the matrices and the bias are.
+    """
+
+    queries: Tensor  # [Q, 2]
+    keys: Tensor  # [K, 2]
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        image_size: Sequence[int],
+        *,
+        kernel_size: int,
+        stride: int,
+        padding: int,
+        learn_positions: bool = True,
+    ) -> None:
+        super().__init__()
+        conv = nn.Conv2d(channels[0], channels[1], kernel_size, stride, padding, device="meta")
+        positions = Positions.of_conv(conv, image_size)
+        self.register_buffer("queries", positions.queries.float())
+        self.register_buffer("keys", positions.keys.float())
+        heads, reach = kernel_size**2, kernel_size / 4  # centres begin with a standard deviation of `reach` pixels
+        self.centres = nn.Parameter(reach * torch.randn(heads, 2), requires_grad=learn_positions)
+        self.log_alpha = nn.Parameter(torch.full((heads,), 1 / reach**2).log(), requires_grad=learn_positions)
+        self.matrices = nn.Parameter(torch.randn(heads, *channels) / (heads * channels[0]) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(channels[1]))
+
+    def weights(self, chosen: Tensor | None = None) -> Tensor:
+        """Return the attention of the heads' queries, of those at the places `chosen` [q] or all: [heads, q, K]."""
+        queries = self.queries if chosen is None else self.queries[chosen]
+        alpha = self.log_alpha.exp()[:, None, None]
+        return quadratic_scores(queries + self.centres[:, None], self.keys, alpha).softmax(-1)
+
+    def forward(self, images: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Return the outputs [N, D, q] of the queries `chosen` [q], or of all, on images [N, C, H, W]."""
+        pixels = images.flatten(2)
+        tokens = F.pad(pixels, (0, len(self.keys) - pixels.shape[2])).transpose(1, 2)  # [N, K, C]
+        seen = torch.einsum("hqk,nkc->nhqc", self.weights(chosen), tokens)
+        return torch.einsum("nhqc,hcd->ndq", seen, self.matrices) + self.bias[:, None]

@@ -1,7 +1,7 @@
-"""Convolutions and fully connected (FC) layers as self-attention: the same outputs, up to rounding.
+"""Convolutions and fully connected (FC) layers as self-attention with the same outputs, up to rounding.
 
-Cordonnier, Loukas, Jaggi 2020 ("the paper" here, https://arxiv.org/abs/1911.03584), theorem 1, for convolutions; the
-forms of FC layers are ours.
+Convolutions follow theorem 1 of Cordonnier, Loukas, Jaggi 2020 ("the paper" here, https://arxiv.org/abs/1911.03584);
+the forms of FC layers are this project's own.
 """
 
 from __future__ import annotations
@@ -14,36 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.attention import ALPHA, Places, PositionalAttention, QuadraticScores, TableScores, grid, offsets
+from models.attention import ALPHA, PositionalAttention, Positions, QuadraticScores, TableScores, grid, offsets
 from models.autoencoder import Autoencoder
 
 
-def conv_as_attention(
-    conv: nn.Conv2d, image_size: Sequence[int], *, alpha: float = ALPHA, absolute: bool = False
-) -> PositionalAttention:
-    """The convolution as attention, a head for each offset of its kernel (theorem 1 of the paper).
+def conv_as_attention(conv: nn.Conv2d, image_size: Sequence[int], *, alpha: float = ALPHA) -> PositionalAttention:
+    """Return a convolution as attention with one head for each offset of its kernel (theorem 1 of the paper).
 
-    Any stride (fewer queries), dilation, groups (matrices with zeros), and padding: without zero-valued keys, queries
-    that look outside see the nearest pixel, which is padding "replicate"; with a ring of them around, that of zeros.
+    A stride means fewer queries. Without zero-valued keys, queries that look outside see the nearest pixel, which is
+    padding "replicate"; a ring of zero-valued keys gives zero padding.
 
     Raises:
-        ValueError: The layer is no `nn.Conv2d`, its padding is neither of zeros nor "replicate", or its kernel does not
-            fit the image.
+        ValueError: See `Positions.of_conv`.
     """
-    if not isinstance(conv, nn.Conv2d):
-        raise ValueError(f"the layer must be an nn.Conv2d, but got {type(conv).__name__}")
-    places = Places.of_conv(conv, image_size)
-    weight = conv.weight.detach()
-    full = weight.new_zeros(conv.out_channels, conv.in_channels, *conv.kernel_size)
-    for out, into in zip(
-        torch.arange(conv.out_channels).chunk(conv.groups),
-        torch.arange(conv.in_channels).chunk(conv.groups),
-        strict=True,
-    ):
-        full[out[:, None], into] = weight[out]
-    matrices = full.flatten(2).permute(2, 1, 0)  # [kernel height * width, C, D]
-    scores = QuadraticScores(places.queries, places.keys, offsets(conv), alpha, absolute=absolute).to(weight)
-    return PositionalAttention(scores, matrices, _column(conv.bias), (conv.out_channels, *places.out_size))
+    positions = Positions.of_conv(conv, image_size)
+    weight = conv.weight.detach()  # [D, C, height, width]
+    scores = QuadraticScores(positions.queries, positions.keys, offsets(conv), alpha).to(weight)
+    matrices = weight.flatten(2).permute(2, 1, 0)  # [heads, C, D]
+    return PositionalAttention(scores, matrices, _column(conv.bias), (conv.out_channels, *positions.out_size))
 
 
 def _column(bias: Tensor | None) -> Tensor | None:
@@ -51,10 +39,10 @@ def _column(bias: Tensor | None) -> Tensor | None:
 
 
 def _weight_of(linear: nn.Linear, shape: Sequence[int]) -> Tensor:
-    """The weight of an FC layer on feature maps of this shape (C, H, W): [D, C, H * W].
+    """Return the weight [D, C, H * W] of an FC layer on feature maps of this shape (C, H, W).
 
     Raises:
-        ValueError: It takes vectors of another length.
+        ValueError: The layer takes vectors of another length.
     """
     channels, height, width = shape
     if linear.in_features != channels * height * width:
@@ -63,7 +51,7 @@ def _weight_of(linear: nn.Linear, shape: Sequence[int]) -> Tensor:
 
 
 def linear_as_attention(linear: nn.Linear, shape: Sequence[int], *, alpha: float = ALPHA) -> PositionalAttention:
-    """An FC layer on feature maps (C, H, W) as attention of one read-out token, a head for each pixel: [N, D].
+    """Return an FC layer on feature maps (C, H, W) as attention of one read-out token, with one head per pixel: [N, D].
 
     It is the convolution whose kernel is as large as the map.
 
@@ -71,16 +59,16 @@ def linear_as_attention(linear: nn.Linear, shape: Sequence[int], *, alpha: float
         ValueError: The layer takes vectors of another length than C * H * W.
     """
     weight = _weight_of(linear, shape)  # [D, C, H * W]
-    places = grid(range(shape[1]), range(shape[2]))
-    scores = QuadraticScores(places[:1], places, places, alpha).to(weight)
+    pixels = grid(range(shape[1]), range(shape[2]))
+    scores = QuadraticScores(pixels[:1], pixels, pixels, alpha).to(weight)
     return PositionalAttention(scores, weight.permute(2, 1, 0), _column(linear.bias), (linear.out_features,))
 
 
 def linear_by_rank(linear: nn.Linear, shape: Sequence[int]) -> PositionalAttention:
-    """The same with as few heads as the rank of the weight [D * C, H * W], and one more: [N, D].
+    """Return the same FC layer with rank + 1 heads, of the rank of the weight [D * C, H * W]: [N, D].
 
-    One head is uniform; each other one is uniform plus a small multiple of a direction that sums to zero, so that all
-    weights are positive and all scores finite. Fewer heads than the rank cannot do.
+    One head is uniform. Each other head is uniform plus a small multiple of a direction that sums to zero, so that all
+    weights are positive and all scores finite. At least as many heads as the rank are needed.
 
     Raises:
         ValueError: The layer takes vectors of another length than C * H * W.
@@ -102,13 +90,13 @@ def linear_by_rank(linear: nn.Linear, shape: Sequence[int]) -> PositionalAttenti
 
 
 def linear_to_image(linear: nn.Linear, out_size: Sequence[int]) -> PositionalAttention:
-    """An FC layer from grey images to grey images [N, 1, *out_size]: two heads and one zero-valued token.
+    """Return an FC layer from grey images to grey images [N, 1, *out_size] as two heads and one zero-valued token.
 
-    W = c (A+ - A-): the heads hold the positive and the negative weights, the zero-valued token takes what a row lacks
-    to one. Without it rows of attention sum to one, and a constant image always gives a constant image.
+    W = c (A+ - A-): the heads hold the positive and the negative weights, and the zero-valued token takes what a row
+    lacks to one. Without it rows of attention sum to one, and a constant image always gives a constant image.
 
     Raises:
-        ValueError: The layer gives another number of pixels.
+        ValueError: The layer returns another number of pixels.
     """
     if linear.out_features != out_size[0] * out_size[1]:
         raise ValueError(f"`out_features == H * W` must hold, but got {linear.out_features} and {tuple(out_size)}")
@@ -124,27 +112,15 @@ def linear_to_image(linear: nn.Linear, out_size: Sequence[int]) -> PositionalAtt
     return PositionalAttention(TableScores(table.to(dtype)), matrices.to(dtype), bias, (1, *out_size))
 
 
-def mirror(shape: Sequence[int], *, alpha: float = ALPHA) -> PositionalAttention:
-    """Attention of one head that turns feature maps (C, H, W) left to right: [N, C, H, W]; no convolution can.
-
-    In the absolute encoding the query of place (r, c) is a linear map of its encoding, to (r, W - 1 - c).
-    """
-    channels, height, width = shape
-    keys = grid(range(height), range(width))
-    queries = torch.stack([keys[:, 0], width - 1 - keys[:, 1]], 1)
-    scores = QuadraticScores(queries, keys, torch.zeros(1, 2), alpha, absolute=True)
-    return PositionalAttention(scores, torch.eye(channels)[None], None, (channels, height, width))
-
-
 def as_attention(layers: nn.Sequential, shape: Sequence[int], *, alpha: float = ALPHA) -> nn.Sequential:
-    """The same layers, with attention in place of every convolution and FC layer; the others are shared.
+    """Return the layers with attention in place of every convolution and FC layer; other layers are shared.
 
     Args:
         layers: On images (C, H, W); in evaluation mode.
         shape: (C, H, W).
 
     Raises:
-        ValueError: A convolution cannot be turned, see `conv_as_attention`.
+        ValueError: A convolution has no form as attention, see `Positions.of_conv`.
     """
     maps = torch.zeros(1, *shape).to(next(layers.parameters()))
     turned: list[nn.Module] = []
@@ -166,11 +142,11 @@ def as_attention(layers: nn.Sequential, shape: Sequence[int], *, alpha: float = 
 class AttentionAutoencoder(nn.Module):
     """An autoencoder whose encoder has self-attention in place of each convolution and FC layer.
 
-    Built with random weights, and `copy_of` with those of a trained one, whose reconstructions it then gives.
+    The constructor makes random weights; `copy_of` takes those of a trained autoencoder, with the same reconstructions.
 
     Args:
         alpha: Sharpness of the heads.
-        arguments: As `models.autoencoder.Autoencoder` takes them; so are the errors.
+        arguments: Those of `models.autoencoder.Autoencoder`, with the same errors.
     """
 
     def __init__(self, *, alpha: float = ALPHA, **arguments: Any) -> None:
@@ -179,7 +155,7 @@ class AttentionAutoencoder(nn.Module):
 
     @classmethod
     def copy_of(cls, autoencoder: Autoencoder, alpha: float = ALPHA, **arguments: Any) -> AttentionAutoencoder:
-        """That of a trained autoencoder in evaluation mode, and of its constructor's arguments."""
+        """Return the copy of an autoencoder in evaluation mode that was built with these arguments."""
         made = cls(alpha=alpha, **arguments)
         made._take(deepcopy(autoencoder), arguments["image_shape"], alpha)
         return made.eval()

@@ -10,16 +10,6 @@ from typing import Literal
 from study.checks import MOST_REPEATS, at_least, at_most, positive
 from study.engine.launcher import Launcher
 from study.engine.stage import KeptModels
-from study.training.translation_settings import (
-    LEVELS,
-    MATRIX,
-    MATRIX_LEVEL,
-    PAIRINGS,
-    TASKS,
-    Pairing,
-    Task,
-    check_level,
-)
 
 PRESETS = ("smoke", "demo", "exercise", "full")
 DEFAULT = "demo"
@@ -312,85 +302,49 @@ class AttentionConfig:
     """Self-attention as convolutions and fully connected layers: a copy of the encoder, and layers that learn."""
 
     repeats: int = 1
-    """Trainings of each main layer that learns, each with its own seed; the figures are means over them."""
-    free_trials: int = 1
-    """Layers that imitate the convolution, and as many that imitate the fully connected layer, that Optuna picks: their
-    encoding of places, window, heads, and whether scores see the content."""
+    """Trainings of the layer that learns and of its rival, each with its own seed; the figures are means over them."""
     epochs: int = 3
     """Passes over the images, in every training."""
     images: int = 6_400
-    """Training images of a pass; an eighth of them where scores see the content, and differ from image to image."""
-    draws: int = 5
-    """Random layers that are turned into attention, for the errors of the exact forms."""
+    """Training images of a pass."""
 
     def __post_init__(self) -> None:
-        at_least(0, free_trials=self.free_trials)
         at_least(1, repeats=self.repeats, epochs=self.epochs, images=self.images)
-        at_least(2, draws=self.draws)
         at_most(MOST_REPEATS, repeats=self.repeats)
 
 
 ATTENTION_PRESETS = {
-    "smoke": AttentionConfig(free_trials=0, epochs=1, images=320, draws=2),
-    "demo": AttentionConfig(free_trials=0, epochs=2, images=3_200),
-    "exercise": AttentionConfig(repeats=3, free_trials=2, epochs=4),
-    "full": AttentionConfig(repeats=5, free_trials=40, epochs=30, draws=20),
+    "smoke": AttentionConfig(epochs=1, images=320),
+    "demo": AttentionConfig(epochs=2, images=3_200),
+    "exercise": AttentionConfig(repeats=3, epochs=4),
+    "full": AttentionConfig(repeats=5, epochs=30),
 }
+
+
+Task = Literal["outline", "thicken", "rotate"]
 
 
 @dataclass(frozen=True)
 class TranslationConfig:
     """Plain GAN, CycleGAN, conditional GAN and the L1 loss alone, on images that are paired more or less exactly."""
 
-    tasks: tuple[Task, ...] = ("outline",)
-    """From A to B: outline (from outlines to images), thicken, rotate (by 90 degrees). The translator that is
-    registered is of the first."""
+    task: Task = "outline"
+    """What is translated back to the images: their outlines, thickened images, or images rotated by 90 degrees."""
     repeats: int = 1
-    """Trainings of each model on images that are paired, loosely paired (level 3) and unpaired, each with its own
-    seed."""
-    levels: tuple[int, ...] = ()
-    """Other levels of misalignment, 1 to 5, for the figure of error against level."""
-    level_repeats: int = 1
-    """Trainings of each model at each of those, and with each of the other pairings."""
-    pairings: tuple[Pairing, ...] = ()
-    """Other pairings: class (with another image of the same class), shifted (unpaired, other shares of the classes)."""
-    free_trials: int = 0
-    """Trials by which Optuna searches learning rates and loss weights, the same number for each model and pairing."""
+    """Trainings of each model on images that are paired, loosely paired and unpaired, each with its own seed."""
     epochs: int = 5
-    """Epochs, in every trial; the learning rate falls in the second half."""
+    """Epochs of every training; the learning rate decays in the second half."""
     images: int = 10_000
     """Pairs an epoch, at most half of the training images: so many steps for each model and pairing."""
-    batch_size: int = 32
-    """Pairs a step."""
 
     def __post_init__(self) -> None:
-        at_least(1, tasks=len(self.tasks), repeats=self.repeats, level_repeats=self.level_repeats, epochs=self.epochs)
-        at_least(1, images=self.images, batch_size=self.batch_size)
-        at_least(0, free_trials=self.free_trials)
-        at_most(MOST_REPEATS, repeats=self.repeats, level_repeats=self.level_repeats)
-        for level in self.levels:
-            check_level(level)
-        for name, values, there in (
-            ("tasks", self.tasks, ()),
-            ("levels", self.levels, (MATRIX_LEVEL,)),
-            ("pairings", self.pairings, MATRIX),
-        ):
-            if len({*values, *there}) < len(values) + len(there):
-                beside = f" and none of {', '.join(map(str, there))}, which are there anyhow" if there else ""
-                raise ValueError(f"`{name}` must have each once{beside}, but got {', '.join(map(str, values))}")
+        at_least(1, repeats=self.repeats, epochs=self.epochs, images=self.images)
+        at_most(MOST_REPEATS, repeats=self.repeats)
 
 
 TRANSLATION_PRESETS = {
     "smoke": TranslationConfig(epochs=1, images=128),
     "demo": TranslationConfig(epochs=1, images=1_000),
-    "exercise": TranslationConfig(levels=(1, 5)),
-    "full": TranslationConfig(
-        tasks=TASKS,
-        repeats=3,
-        levels=tuple(level for level in LEVELS if level != MATRIX_LEVEL),
-        level_repeats=3,
-        pairings=tuple(pairing for pairing in PAIRINGS if pairing not in MATRIX),
-        free_trials=12,
-        epochs=30,
-    ),
+    "exercise": TranslationConfig(),
+    "full": TranslationConfig(repeats=3, epochs=30),
 }

@@ -1,4 +1,4 @@
-"""How exactly self-attention is a convolution or a fully connected (FC) layer: errors on random layers and on ours."""
+"""How exactly self-attention is a convolution or a fully connected (FC) layer, and how near trained attention comes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from models.attention import TableScores
+from models.attention import LearnedAttention, TableScores, offsets
 from models.attention_forms import conv_as_attention, linear_as_attention, linear_by_rank, linear_to_image
 from study.data.dataset import to_float
 from study.training.loops import EVAL_BATCH, eval_mode
@@ -18,15 +19,16 @@ from study.training.loops import EVAL_BATCH, eval_mode
 CHANNELS, KERNEL, SIDE = (3, 5), 3, 28  # of the random convolution; height and width of its image
 OUTPUTS = 10  # of the random FC layer
 INPUTS = 64  # random images
+NOISE_IMAGES = 20
 
 
 def tail(alpha: float) -> float:
-    """About how much attention of a head goes beside its pixel: its four neighbours get exp(-alpha) each."""
+    """Return the approximate attention beside a head's pixel: its four neighbours get exp(-alpha) each."""
     return 4 * torch.tensor(-alpha, dtype=torch.float64).exp().item()
 
 
 def random_layer(layer: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A layer without bias, in float64 with normal weights under which outputs have the variance of the inputs."""
+    """Return the layer in float64 with normal weights, so that outputs have the variance of the inputs; no bias."""
     layer = layer.double()
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -35,15 +37,21 @@ def random_layer(layer: nn.Module, generator: torch.Generator) -> nn.Module:
     return layer
 
 
+def noise_like(images: Tensor, seed: int) -> Tensor:
+    """Return images of normal pixels, [NOISE_IMAGES, C, H, W]: a layer that equals another is right on them too."""
+    shape = NOISE_IMAGES, *images.shape[1:]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
+
+
 @torch.no_grad()
 def largest_error(layer: nn.Module, copy: nn.Module, inputs: Tensor) -> float:
-    """Of the copy's outputs, in the type of its weights, against those of the layer in float64."""
+    """Return the largest error of the copy's outputs, in its own type, against the layer in float64."""
     found = copy(inputs.to(next(copy.parameters()).dtype)).double().flatten(1)
     return float((found - deepcopy(layer).double()(inputs.double()).flatten(1)).abs().max())
 
 
 def alpha_errors(alphas: Sequence[float], dtype: torch.dtype, seed: int) -> list[float]:
-    """Largest error of a random 3x3 convolution as attention, for each sharpness; all of unit variance."""
+    """Return the largest error of a random 3x3 convolution as attention, for each sharpness; all of unit variance."""
     generator = torch.Generator().manual_seed(seed)
     conv = random_layer(nn.Conv2d(*CHANNELS, KERNEL, padding=1, bias=False), generator)
     images = torch.randn(1, CHANNELS[0], SIDE, SIDE, generator=generator, dtype=torch.float64)
@@ -55,16 +63,16 @@ def alpha_errors(alphas: Sequence[float], dtype: torch.dtype, seed: int) -> list
 
 @dataclass(frozen=True)
 class BorderErrors:
-    """Largest errors against a zero-padded convolution: of attention over the pixels, and with a ring of zeros too."""
+    """Largest errors of attention against a zero-padded convolution."""
 
-    inside: float
-    border: float  # outputs whose kernel reaches beyond the image
-    with_ring: float  # everywhere
+    inside: float  # without a ring of zero-valued keys, where the kernel stays inside the image
+    border: float  # without the ring, at the other outputs
+    with_ring: float  # at all outputs
 
 
 @torch.no_grad()
 def border_errors(conv: nn.Conv2d, images: Tensor) -> BorderErrors:
-    """Of a convolution with zero padding, as attention, on images [N, C, H, W] of its type."""
+    """Measure a convolution with zero padding as attention, on images [N, C, H, W] of its type."""
     size = images.shape[2:]
     bare = deepcopy(conv)
     bare.padding_mode = "replicate"  # what attention without the ring is
@@ -77,7 +85,7 @@ def border_errors(conv: nn.Conv2d, images: Tensor) -> BorderErrors:
 
 
 def reaches_out(conv: nn.Conv2d, size: Sequence[int]) -> Tensor:
-    """Which outputs [Q] of a convolution depend on padding, found by what they make of an image of ones."""
+    """Return which outputs [Q] of a convolution depend on padding, found with an image of ones."""
     probe = deepcopy(conv)
     with torch.no_grad():
         for parameter in probe.parameters():
@@ -87,10 +95,13 @@ def reaches_out(conv: nn.Conv2d, size: Sequence[int]) -> Tensor:
     return sums < sums.max() - 0.5
 
 
-def shared_share(weight: Tensor) -> float:
-    """What share of an FC layer's squared weights is left if all positions share theirs: weight [D, C, positions].
+def shared_fraction(weight: Tensor) -> float:
+    """Return the fraction of an FC layer's squared weights that is left if all positions share their weights.
 
-    That is the FC layer as a 1x1 convolution whose outputs are summed over the image: its best weight is the mean.
+    This is the FC layer as a 1x1 convolution whose outputs are summed over the image; its best weight is the mean.
+
+    Args:
+        weight: [D, C, positions].
     """
     mean = weight.mean(2, keepdim=True)
     return float((mean.square().sum() * weight.shape[2] / weight.square().sum()).double())
@@ -98,20 +109,18 @@ def shared_share(weight: Tensor) -> float:
 
 @dataclass(frozen=True)
 class LinearErrors:
-    """Of random FC layers in float64, one entry a draw."""
+    """Errors of random FC layers in float64, one entry per draw."""
 
-    shared: list[float]  # share of the squared weights that a 1x1 convolution with a sum holds
-    by_pixel: list[float]  # largest error of one head a pixel
-    by_rank: list[float]  # of as many heads as the rank and one more
-    heads: int  # so many
+    shared: list[float]  # fraction of the squared weights that a 1x1 convolution with a sum holds
+    by_pixel: list[float]  # largest error of one head per pixel
+    by_rank: list[float]  # of as many heads as the rank, and one more
     to_image: list[float]  # of two heads and a zero-valued token, image to image
-    uneven: list[float]  # standard deviation of what that layer makes of a constant image of ones
-    even: list[float]  # of what two heads with random scores make of it, without that token
+    constant: list[float]  # std of a constant image's output without that token
 
 
 def linear_errors(draws: int, seed: int) -> LinearErrors:
-    """FC layers of 784 -> 10 and 784 -> 784 as attention, on inputs of unit variance."""
-    pixels, found = SIDE * SIDE, LinearErrors([], [], [], OUTPUTS + 1, [], [], [])
+    """Measure FC layers 784 -> 10 and 784 -> 784 as attention, on inputs of unit variance."""
+    pixels, found = SIDE * SIDE, LinearErrors([], [], [], [], [])
     for draw in range(draws):
         generator = torch.Generator().manual_seed(seed + draw)
         linear = random_layer(nn.Linear(pixels, OUTPUTS, bias=False), generator)
@@ -120,24 +129,23 @@ def linear_errors(draws: int, seed: int) -> LinearErrors:
         assert isinstance(linear, nn.Linear)
         assert isinstance(square, nn.Linear)
         shape = (1, SIDE, SIDE)
-        found.shared.append(shared_share(linear.weight.detach()[:, None]))
+        found.shared.append(shared_fraction(linear.weight.detach()[:, None]))
         found.by_pixel.append(largest_error(linear, linear_as_attention(linear, shape), inputs))
         found.by_rank.append(largest_error(linear, linear_by_rank(linear, shape), inputs))
         found.to_image.append(largest_error(square, linear_to_image(square, shape[1:]), inputs))
-        found.uneven.append(float(square.weight.detach().sum(1).std()))
         bare = linear_to_image(square, shape[1:])
         bare.scores = TableScores(torch.randn(2, pixels, pixels, generator=generator, dtype=torch.float64))
         with torch.no_grad():
             bare.matrices.copy_(torch.randn(2, 1, 1, generator=generator, dtype=torch.float64))
-            found.even.append(float(bare(torch.ones(1, pixels, dtype=torch.float64)).std()))
+            found.constant.append(float(bare(torch.ones(1, pixels, dtype=torch.float64)).std()))
     return found
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A copy of an autoencoder held against it, on the same images."""
+    """An autoencoder and its copy on the same images."""
 
-    differences: list[float]  # the largest of each batch's reconstructions
+    difference: float  # the largest of the reconstructions
     loss: float  # MSE per pixel of the original
     copy_loss: float
     decisions: int  # images of which the judge sees the copy's reconstruction as another class
@@ -146,7 +154,7 @@ class Compared:
 def compare(
     original: nn.Module, copy: nn.Module, images: Tensor, *, dtype: torch.dtype, judge: nn.Module | None = None
 ) -> Compared:
-    """Reconstructions of images, uint8 [N, C, S, S], by both, computed in this type.
+    """Compare the reconstructions of images, uint8 [N, C, S, S], by both modules, computed in this type.
 
     Args:
         judge: Classifies the reconstructions; None: no decisions are compared.
@@ -157,9 +165,54 @@ def compare(
         for part in images.split(EVAL_BATCH):
             wanted = to_float(part).to(dtype)
             first, second = (model(wanted) for model in models)
-            differences.append(float((first - second).abs().max()))
+            differences.append((first - second).abs().max())
             sums += torch.stack([(made - wanted).double().square().sum().cpu() for made in (first, second)])
             if judge is not None:
                 decisions += int((judge(first.float()).argmax(1) != judge(second.float()).argmax(1)).sum())
     loss, copy_loss = (sums / images.numel()).tolist()
-    return Compared(differences, loss, copy_loss, decisions)
+    return Compared(float(torch.stack(differences).max()), loss, copy_loss, decisions)
+
+
+@torch.no_grad()
+def relative_errors(layer: LearnedAttention, conv: nn.Conv2d, images: Tensor) -> dict[str, float]:
+    """Return the root of the mean squared error against the convolution over the root mean square of its outputs.
+
+    Args:
+        images: uint8, or floats for noise, [N, C, H, W].
+
+    Returns:
+        `error`, and with the same denominator `error_inside` and `error_border`, of the outputs that do not and that do
+        depend on padding.
+    """
+    border = reaches_out(conv, images.shape[2:]).to(images.device)
+    squares = torch.zeros(len(border), dtype=torch.float64, device=images.device)
+    power = squares.clone()
+    for part in images.split(EVAL_BATCH):
+        inputs = to_float(part) if part.dtype == torch.uint8 else part
+        outputs = conv(inputs).flatten(2)
+        squares += (layer(inputs) - outputs).double().square().sum((0, 1))
+        power += outputs.double().square().sum((0, 1))
+    found, mean = {"error": squares.sum() / power.sum()}, power.mean()
+    found |= {"error_inside": squares[~border].mean() / mean, "error_border": squares[border].mean() / mean}
+    return {name: float(value.sqrt()) for name, value in found.items()}
+
+
+@torch.no_grad()
+def head_measures(layer: LearnedAttention, conv: nn.Conv2d, image_size: Sequence[int]) -> dict[str, float]:
+    """Measure where the heads look inside the image.
+
+    Returns:
+        `centre_distance`: pixels between the mean offset of a head's attention and the kernel offset that it is
+        assigned, one to one and as near as possible, mean over heads. `kernel_mass`: the fraction of the attention that
+        falls within the kernel.
+    """
+    inside, kernel = ~reaches_out(conv, image_size).to(layer.queries.device), offsets(conv).to(layer.queries)
+    weights = layer.weights()[:, inside]
+    relative = layer.keys - layer.queries[inside][:, None]  # [q, K, 2]
+    centres = torch.einsum("hqk,qkc->hqc", weights, relative).mean(1)
+    distances = torch.cdist(centres, kernel).cpu().numpy()
+    within = ((relative >= kernel.amin(0)) & (relative <= kernel.amax(0))).all(2)
+    return {
+        "centre_distance": float(distances[linear_sum_assignment(distances)].mean()),
+        "kernel_mass": float((weights * within).sum(2).mean()),
+    }

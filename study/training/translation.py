@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,40 +15,69 @@ from torch.nn import functional as F
 from models.translation import PatchDiscriminator, Translator
 from study.training.domains import Pairs
 from study.training.loops import Report, autocast, check_finite
-from study.training.translation_settings import CONDITIONAL_GAN, CYCLE_GAN, TranslationSettings
 
+Method = Literal["plain GAN", "CycleGAN", "conditional GAN", "L1 alone"]
+METHODS: tuple[Method, ...] = get_args(Method)
+GAN, CYCLE_GAN, CONDITIONAL_GAN, L1 = METHODS
+
+BATCH_SIZE = 32
 BETAS = (0.5, 0.999)  # Adam's, in pix2pix and CycleGAN
 POOL = 50  # images (CycleGAN, section 4)
 Losses = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class TranslationSettings:
+    """How a translator is trained.
+
+    Attributes:
+        learning_rate: Adam's, of translators and discriminators.
+        weight: Of the L1 loss, or of CycleGAN's cycle loss, beside the adversarial loss, which has weight 1.
+    """
+
+    method: Method
+    learning_rate: float
+    weight: float = 0.0
+
+
+SETTINGS: Mapping[Method, TranslationSettings] = {
+    GAN: TranslationSettings(GAN, 5e-4),
+    CYCLE_GAN: TranslationSettings(CYCLE_GAN, 1e-3, weight=1.0),
+    CONDITIONAL_GAN: TranslationSettings(CONDITIONAL_GAN, 1e-3, weight=100.0),
+    L1: TranslationSettings(L1, 1e-3, weight=1.0),
+}
+"""For few epochs, chosen on MNIST's validation images (docs/log.md). Published (Isola et al. 2017,
+https://arxiv.org/abs/1611.07004; Zhu et al. 2017, https://arxiv.org/abs/1703.10593) are a rate of 2e-4 for batches of
+one image, an L1 weight of 100, and a cycle weight of 10 with an identity loss of weight 5: with these, CycleGAN returns
+its input for as many epochs as here."""
+
+
 def l1_loss(images: Tensor, others: Tensor) -> Tensor:
-    """Mean absolute difference of images in [0, 1], for pixels from -1 to 1 as in the papers: twice as much."""
+    """Return the mean absolute difference of pixels from -1 to 1 (as in the papers), of images in [0, 1]."""
     return 2 * F.l1_loss(images, others)
 
 
 def log_loss(scores: Tensor, real: bool) -> Tensor:
-    """Cross entropy of scores read as logits (pix2pix, eq. 1); with `real`, the generator's non-saturating form too."""
+    """Return the cross entropy of scores as logits (pix2pix, eq. 1); with `real`, the generator's non-saturating loss."""
     return F.softplus(-scores if real else scores).mean()
 
 
 def least_squares(scores: Tensor, real: bool) -> Tensor:
-    """Squared distance of scores to 1 for real and 0 for fake (Mao et al. 2016, https://arxiv.org/abs/1611.04076)."""
+    """Return the squared distance of scores to 1 for real, 0 for fake (Mao et al. 2016, arXiv 1611.04076)."""
     return (scores - float(real)).square().mean()
 
 
 def translate(translator: Translator, images: Tensor) -> Tensor:
-    """The translator's images, in bfloat16 but for the last layer: rounded outputs would keep it from hiding anything
-    in fine differences, which is among what is measured.
-    """
+    """Return the translator's images, computed in bfloat16 but for the last layer, which keeps fine differences."""
     with autocast(images.device):
         features = translator.features(images)
     return translator.paint(features.float())
 
 
 class ImagePool:
-    """The last translations: a discriminator sees older ones too (CycleGAN, section 4, after Shrivastava et al. 2016,
-    https://arxiv.org/abs/1612.07828).
+    """The last translations, so that a discriminator sees older ones too.
+
+    CycleGAN, section 4, after Shrivastava et al. 2016, https://arxiv.org/abs/1612.07828.
     """
 
     def __init__(self, size: int = POOL) -> None:
@@ -54,7 +85,7 @@ class ImagePool:
         self._kept: Tensor | None = None  # [size or fewer, C, S, S]
 
     def exchange(self, images: Tensor) -> Tensor:
-        """Images [B, C, S, S], each by even chance replaced by a kept one, whose place it takes."""
+        """Return images [B, C, S, S], each with probability 1/2 exchanged for a kept one."""
         kept = images[:0] if self._kept is None else self._kept
         new = min(self.size - len(kept), len(images))
         kept = torch.cat([kept, images[:new]])
@@ -72,16 +103,16 @@ class _Direct:
     """The plain GAN, the conditional GAN or the L1 loss alone: one translator, at most one discriminator."""
 
     def __init__(self, translator: Translator, settings: TranslationSettings, channels: int, device: torch.device):
-        self.settings, self.translator = settings, translator
+        self.weight, self.translator = settings.weight, translator
         self.conditional = settings.method == CONDITIONAL_GAN
         self.discriminator: PatchDiscriminator | None = None
         self.optimizers = [_adam([translator], settings.learning_rate)]
-        if settings.discriminator_rate:
+        if settings.method != L1:
             self.discriminator = PatchDiscriminator(channels * (1 + self.conditional)).to(device)
-            self.optimizers.append(_adam([self.discriminator], settings.discriminator_rate))
+            self.optimizers.append(_adam([self.discriminator], settings.learning_rate))
 
     def step(self, a: Tensor, b: Tensor) -> Losses:
-        """One step of the translator, then one of the discriminator, on floats [B, C, S, S]."""
+        """Make one step of the translator, then one of the discriminator, on floats [B, C, S, S]."""
 
         def score(images: Tensor) -> Tensor:
             assert self.discriminator is not None
@@ -90,11 +121,11 @@ class _Direct:
         fake = translate(self.translator, a)
         losses: Losses = {}
         loss = fake.new_zeros(())
-        if self.settings.weight:
+        if self.weight:
             losses["generator/l1"] = l1_loss(fake, b)
-            loss = loss + self.settings.weight * losses["generator/l1"]
+            loss = loss + self.weight * losses["generator/l1"]
         if self.discriminator is not None:
-            self.discriminator.requires_grad_(False)  # spares the gradients of weights that do not move now
+            self.discriminator.requires_grad_(False)  # saves the gradients of weights that this step keeps
             losses["generator/adversarial"] = log_loss(score(fake), real=True)
             loss = loss + losses["generator/adversarial"]
         losses["generator/loss"] = loss
@@ -108,37 +139,30 @@ class _Direct:
 
 
 class _Cycle:
-    """CycleGAN: translators there and back, a discriminator for each domain (Zhu et al. 2017, eq. 3, section 5.2)."""
+    """CycleGAN: a translator each way and a discriminator for each domain (Zhu et al. 2017, eq. 3)."""
 
     def __init__(self, translator: Translator, settings: TranslationSettings, channels: int, device: torch.device):
-        self.settings, self.there, self.back = settings, translator, copy.deepcopy(translator)
+        self.weight, self.translator, self.back = settings.weight, translator, copy.deepcopy(translator)
         for module in self.back.modules():  # weights of its own
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.reset_parameters()
         self.of_a, self.of_b = (PatchDiscriminator(channels).to(device) for _ in range(2))
         self.pools = ImagePool(), ImagePool()
         self.optimizers = [
-            _adam([self.there, self.back], settings.learning_rate),
-            _adam([self.of_a, self.of_b], settings.discriminator_rate),
+            _adam([translator, self.back], settings.learning_rate),
+            _adam([self.of_a, self.of_b], settings.learning_rate),
         ]
 
     def step(self, a: Tensor, b: Tensor) -> Losses:
-        """One step of both translators, then one of both discriminators, on floats [B, C, S, S]."""
-        count, weight, identity = len(a), self.settings.weight, self.settings.identity
-        both = (torch.cat([a, b]), torch.cat([b, a])) if identity else (a, b)
-        fake_b, *same_b = translate(self.there, both[0]).split(count)
-        fake_a, *same_a = translate(self.back, both[1]).split(count)
-        again_a, again_b = translate(self.back, fake_b), translate(self.there, fake_a)
+        """Make one step of both translators, then one of both discriminators, on floats [B, C, S, S]."""
+        fake_b, fake_a = translate(self.translator, a), translate(self.back, b)
+        again_a, again_b = translate(self.back, fake_b), translate(self.translator, fake_a)
         for discriminator in (self.of_a, self.of_b):
             discriminator.requires_grad_(False)
         adversarial = least_squares(_score(self.of_b, fake_b), real=True)
         adversarial = adversarial + least_squares(_score(self.of_a, fake_a), real=True)
         cycle = l1_loss(again_a, a) + l1_loss(again_b, b)
-        losses = {"generator/adversarial": adversarial, "generator/cycle": cycle}
-        loss = adversarial + weight * cycle
-        if identity:
-            losses["generator/identity"] = l1_loss(same_a[0], a) + l1_loss(same_b[0], b)
-            loss = loss + weight * identity * losses["generator/identity"]
+        loss = adversarial + self.weight * cycle
         _step(self.optimizers[0], loss)
 
         halves = []
@@ -150,7 +174,12 @@ class _Cycle:
             halves.append((least_squares(right, real=True) + least_squares(wrong, real=False)) / 2)
         discriminators = torch.stack(halves).sum()
         _step(self.optimizers[1], discriminators)
-        return {**losses, "generator/loss": loss, "discriminator/loss": discriminators}
+        return {
+            "generator/adversarial": adversarial,
+            "generator/cycle": cycle,
+            "generator/loss": loss,
+            "discriminator/loss": discriminators,
+        }
 
 
 def train_translator(
@@ -160,42 +189,33 @@ def train_translator(
     *,
     epochs: int,
     images: int,
-    batch_size: int,
     report: Report,
-) -> Translator | None:
+) -> None:
     """Train a translator from A to B. The discriminators' loss is halved, as in pix2pix and CycleGAN.
 
     Args:
-        images: Pairs an epoch.
+        images: Pairs per epoch.
         report: Gets the mean of each loss over the epoch: `generator/loss` and its parts, `discriminator/loss`.
 
-    Returns:
-        CycleGAN's translator from B to A; None of the others, which have none.
-
     Raises:
-        FloatingPointError: A loss is not finite.
+        Diverged: A loss is not finite.
     """
-    channels, device = pairs.a.shape[1], pairs.a.device
     make = _Cycle if settings.method == CYCLE_GAN else _Direct
-    training = make(translator.train(), settings, channels, device)
-    rates = [optimizer.param_groups[0]["lr"] for optimizer in training.optimizers]
+    training = make(translator.train(), settings, pairs.a.shape[1], pairs.a.device)
     for epoch in range(1, epochs + 1):
-        for optimizer, rate in zip(training.optimizers, rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * falling(epoch, epochs)
+        for optimizer in training.optimizers:
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * lr_decay(epoch, epochs)
         steps = [
             {name: loss.detach() for name, loss in training.step(a, b).items()}
-            for a, b in pairs.batches(images, batch_size)
+            for a, b in pairs.batches(images, BATCH_SIZE)
         ]
         metrics = {name: float(torch.stack([losses[name] for losses in steps]).mean()) for name in steps[0]}
         check_finite(epoch, metrics)
         report(epoch, metrics)
-    return training.back.eval() if isinstance(training, _Cycle) else None
 
 
-def falling(epoch: int, epochs: int) -> float:
-    """The learning rate of an epoch as a share of the first one's: constant in the first half of the epochs, then in a
-    straight line towards zero after the last (CycleGAN, section 4).
-    """
+def lr_decay(epoch: int, epochs: int) -> float:
+    """Return the factor of the learning rate: 1 in the first half of the epochs, then linear to 0 (CycleGAN, sec. 4)."""
     constant = (epochs + 1) // 2
     return 1.0 if epoch <= constant else (epochs + 1 - epoch) / (epochs + 1 - constant)
 

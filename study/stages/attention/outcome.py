@@ -1,0 +1,238 @@
+"""What the attention stage reports: checks of the exact forms, claims, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.attention import LearnedAttention, Positions, offsets
+from models.attention_forms import conv_as_attention
+from models.autoencoder import Autoencoder
+from study import plots
+from study.data.dataset import to_pixels
+from study.engine.stage import Context
+from study.measures.attention import (
+    BorderErrors,
+    LinearErrors,
+    alpha_errors,
+    border_errors,
+    linear_errors,
+    noise_like,
+    shared_fraction,
+    tail,
+)
+from study.results import Row, Table, claim, mean_std
+from study.stages.attention.objectives import FIXED, HEADS, LEARNED, TYPES, first_convolution
+from tracking.runs import Run
+from tracking.stored import logged_model
+
+ALPHAS = (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 46)
+DRAWS = 5  # random layers and noise images
+GOALS = {"float32": 1e-5, "float64": 1e-10}
+LOSS_GOAL = 1e-6  # relative
+MOST_SHARED = 0.01  # of the squared weights of an FC layer
+SMALLEST = 1e-20  # what a logarithmic axis shows of an error of 0
+QUERY, LOOKED_AT = (0, 114, 178), (213, 94, 0)  # blue, vermilion: of the query, and of what its head looks at
+NEAR, ENLARGED = 7, 2  # pixels around the query that are shown, and how much larger
+MAP_SIDE = 28  # pixels of a head's map, at most
+
+
+@dataclass(frozen=True)
+class Check:
+    """An identity that must be exact: the largest error that was found, and the largest that rounding explains."""
+
+    identity: str
+    error: float
+    goal: float
+
+    @property
+    def exact(self) -> bool:
+        return self.error <= self.goal  # not if it is nan
+
+
+def log_outcome(parent: Run, context: Context, conv: nn.Conv2d, table: Table) -> list[Row]:
+    """Measure the exact forms, log tables and figures, and return the rows."""
+    seed = context.seed_for(0)
+    borders = [border_errors(conv, noise_like(context.dataset.test.images, seed + draw)) for draw in range(DRAWS)]
+    linear = linear_errors(DRAWS, seed)
+    (copy,) = (trial.metrics for trial in table.where(part="exact"))
+    checks = identities(copy, borders, linear)
+    parent.log_table("exact", {name: [f"{getattr(each, name)}" for each in checks] for name in ("identity", "error", "goal")})
+    _log_sharpness(parent, {name: alpha_errors(ALPHAS, dtype, seed) for name, dtype in TYPES.items()})
+    _log_first_layer(parent, context, conv)
+    _log_heads(parent, context, conv, table)
+    encoder = context.module("autoencoder", Autoencoder).encoder
+    return rows(checks, copy, table, borders, {"random 784 -> 10": linear.shared, **shared_of(encoder)})
+
+
+def identities(copy: Mapping[str, float], borders: Sequence[BorderErrors], linear: LinearErrors) -> list[Check]:
+    """Return the checks of the encoder as attention, and of single layers."""
+    found = []
+    for name, goal in GOALS.items():
+        found.append(Check(f"encoder: same reconstructions, {name}", copy[f"test/difference_{name}"], goal))
+        found.append(Check(f"encoder: same test MSE, {name}", copy[f"test/loss_change_{name}"], LOSS_GOAL))
+        if f"test/decisions_{name}" in copy:
+            found.append(Check(f"encoder: classes seen otherwise, {name}", copy[f"test/decisions_{name}"], 0))
+    single, double = GOALS.values()
+    layers = {
+        "convolution, inside the image": ([each.inside for each in borders], single),
+        "zero-padded convolution, with a ring of zeros": ([each.with_ring for each in borders], single),
+        "FC 784 -> 10, one head per pixel": (linear.by_pixel, double),
+        "FC 784 -> 10, rank + 1 heads": (linear.by_rank, double),
+        "FC 784 -> 784, two heads and a zero-valued token": (linear.to_image, double),
+        "without that token a constant image stays constant": (linear.constant, double),
+    }
+    return found + [Check(name, float(np.max(errors)), goal) for name, (errors, goal) in layers.items()]
+
+
+@torch.no_grad()
+def shared_of(encoder: nn.Sequential) -> dict[str, list[float]]:
+    """Return of each FC layer of the encoder the fraction of its squared weights that a 1x1 convolution with a sum holds.
+
+    The layer's input is one channel, as the reference has it. A convolution as large as its input counts as FC.
+    """
+    layers = [layer for layer in encoder if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    full = [layer for layer in layers if isinstance(layer, nn.Linear) or layer.stride == (1, 1)]
+    weights = [layer.weight.flatten(1) for layer in full]
+    return {f"{weight.shape[1]} -> {len(weight)}": [shared_fraction(weight[:, None])] for weight in weights}
+
+
+def rows(
+    checks: Sequence[Check],
+    copy: Mapping[str, float],
+    table: Table,
+    borders: Sequence[BorderErrors],
+    shared: Mapping[str, Sequence[float]],
+) -> list[Row]:
+    """Return the rows: checks, three claims, and where the heads of trained attention look."""
+    wrong = [f"{each.identity}: {each.error:.1e}" for each in checks if not each.exact]
+    exact = f"{len(checks) - len(wrong)} of {len(checks)} exact"
+    original = f"autoencoder {copy['test/loss_of_original']:.6g}"
+    bare, ring = [each.border for each in borders], [each.with_ring for each in borders]
+    (random, held), *ours = shared.items()
+    layers = "; ".join(f"our {name}: {values[0]:.2%}" for name, values in ours)
+    learned, fixed = (table.values("test/error", heads=heads) for heads in HEADS)
+
+    def plain(figure: str, metric: str, form: str = "{:.1%}") -> Row:
+        cells = [table.cell(metric, form, heads=heads) or "failed" for heads in (LEARNED, FIXED)]
+        return Row(figure, cells[0], None, f"fixed heads {cells[1]}")
+
+    found = [
+        Row("layers and encoder as attention", exact, None, "; ".join(wrong) or None, found=f"As attention, {exact}"),
+        Row("test MSE (float32), encoder as attention", f"{copy['test/loss']:.6g}", None, original, metric="test/loss"),
+        Row(
+            "zero-padded convolution as attention: largest border error",
+            f"with a ring of zeros {max(ring):.1e}",
+            claim=claim("Zero padding needs a ring of zero-valued keys", ring, bare, shown=f"without {max(bare):.1e}"),
+        ),
+        Row(
+            f"squared weights of an FC layer that window 0 holds ({layers})",
+            f"{random}: {mean_std(held, '{:.2%}')}",
+            claim=claim(
+                "Window 0 with a sum over positions holds under 1 % of a fully connected layer",
+                *(held, MOST_SHARED),
+                shown=f"goal {MOST_SHARED:.0%}",
+            ),
+        ),
+    ]
+    if learned and fixed:
+        text = "Attention that learns where to look imitates a convolution better than attention that does not"
+        rival = claim(text, learned, fixed, shown=f"fixed heads {mean_std(fixed, '{:.1%}')}")
+        found.append(Row("first convolution, learned: relative error", mean_std(learned, "{:.1%}"), claim=rival))
+    return [
+        *found,
+        plain("... inside the image", "test/error_inside"),
+        plain("... on noise, inside", "noise/error_inside"),
+        plain("... on noise, at the borders", "noise/error_border"),
+        plain("... attention within the kernel", "head/kernel_mass"),
+        plain("... heads to a one-to-one grid of offsets, pixels", "head/centre_distance", "{:.2f}"),
+    ]
+
+
+def _log_sharpness(parent: Run, errors: Mapping[str, Sequence[float]]) -> None:
+    predicted = list(map(tail, ALPHAS))
+    columns = {"alpha": ALPHAS, **errors, "4 exp(-alpha)": predicted}
+    parent.log_table("sharpness", {name: [f"{value:.2g}" for value in values] for name, values in columns.items()})
+    series = {f"largest error, {name}": (ALPHAS, np.maximum(each, SMALLEST).tolist()) for name, each in errors.items()}
+    series["predicted: 4 exp(-alpha)"] = (ALPHAS, predicted)
+    title = "A random 3x3 convolution as self-attention of 9 heads:\nits error falls with the sharpness alpha"
+    caption = (
+        "Each head looks at one offset of the kernel; the attention beside that pixel fades as alpha grows, until only "
+        "rounding is left. Inputs and outputs have variance 1. An error of 0 is drawn at 1e-20."
+    )
+    figure = plots.curves(series, "sharpness alpha", "largest error of an output", title, log_y=True, markers=True)
+    parent.log_figure("sharpness", figure, caption)
+
+
+def _log_first_layer(parent: Run, context: Context, conv: nn.Conv2d) -> None:
+    """Draw where the heads of the encoder's first layer look on one image."""
+    image = context.dataset.test.images[0]
+    height, width = image.shape[1:]
+    positions = Positions.of_conv(conv, (height, width))
+    query = _bright_query(image.cpu(), positions.queries)
+    with torch.no_grad():
+        weights = conv_as_attention(conv, (height, width)).weights()[:, query, : height * width]
+    seen = weights.view(-1, height, width, 1).cpu().numpy()
+    grey = to_pixels(image[None])[0]
+    sheet = np.repeat((grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, 2))[None], len(seen), 0)
+    row, column = positions.queries[query].tolist()
+    sheet[:, row, column] = QUERY
+    sheet = (sheet * (1 - seen) + np.array(LOOKED_AT) * seen).round().astype(np.uint8)
+    top, left = max(0, row - NEAR), max(0, column - NEAR)
+    sheet = sheet[:, top : top + 2 * NEAR, left : left + 2 * NEAR].repeat(ENLARGED, 1).repeat(ENLARGED, 2)
+    looked = offsets(conv)
+    captions = [f"({down:+d}, {right:+d})" for down, right in looked.tolist()]
+    labels = [f"{down:+d} rows" for down in looked[:: conv.kernel_size[1], 0].tolist()]
+    title = f"The encoder's first convolution as {len(sheet)} heads: where each looks (orange) from one pixel (blue)"
+    caption = (
+        "The heads of one layer on a part of a test image, in the order of the kernel's weights. Blue: the query; "
+        "orange: the pixel that has the head's attention, at this offset (rows, columns); at (0, 0) it covers the blue."
+    )
+    parent.log_figure("first_layer", plots.labelled_grid(sheet, labels, title, captions), caption)
+
+
+def _bright_query(image: Tensor, queries: Tensor) -> int:
+    """Return the query near the middle of the image whose pixel is bright."""
+    height, width = image.shape[1:]
+    middle = torch.tensor([height / 2, width / 2])
+    values = image.float().mean(0)[queries[:, 0], queries[:, 1]]
+    return int((values - 2 * (queries - middle).norm(dim=1)).argmax())
+
+
+def _log_heads(parent: Run, context: Context, conv: nn.Conv2d, table: Table) -> None:
+    """Draw where the heads look: of the convolution itself, and of the first seed of each kind of trained layer."""
+    size = context.dataset.image_shape[1:]
+    layers = {"the convolution": conv_as_attention(conv, size)}
+    for heads in HEADS:
+        for trial in table.where(heads=heads, repeat=0):
+            layers[f"{heads} heads"] = logged_model(trial.run_id).rebuild(LearnedAttention).to(context.device)
+    queries = Positions.of_conv(conv, size).queries
+    with torch.no_grad():
+        sheets = [head_maps(layer.weights().cpu(), queries, size) for layer in layers.values()]
+    title = "Where heads look from the middle pixel; the heads of the convolution itself look at single pixels"
+    caption = (
+        "First row: the exact form. Then the heads of attention after it has learned to imitate the encoder's first "
+        "convolution, and of its rival, whose heads look where they looked before training. Each square is the image "
+        "with the query in its middle; white is the most attention."
+    )
+    parent.log_figure("heads", plots.labelled_grid(np.concatenate(sheets), list(layers), title), caption)
+
+
+def head_maps(weights: Tensor, queries: Tensor, size: Sequence[int]) -> np.ndarray:
+    """Return where each head of the query in the middle looks, uint8 [heads, side, side], white at the most attention.
+
+    Args:
+        weights: [heads, Q, K], the pixels first.
+        queries: Their positions [Q, 2].
+        size: Height and width of the image.
+    """
+    height, width = size
+    query = int((queries - queries.new_tensor([height // 2, width // 2])).float().norm(dim=1).argmin())
+    maps = weights[:, query, : height * width].view(-1, height, width)
+    top, left = (max(0, side // 2 - MAP_SIDE // 2) for side in size)
+    maps = maps[:, top : top + MAP_SIDE, left : left + MAP_SIDE]
+    return (255 * maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-12)).round().to(torch.uint8).numpy()
