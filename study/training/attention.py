@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ BETA2 = 0.99
 BATCH_SIZE, QUERIES = 64, 32  # images of a step, and outputs of each, drawn at random
 
 
-def imitation_of(conv: nn.Conv2d, image_size: tuple[int, int], *, learn_positions: bool) -> dict[str, object]:
+def imitation_of(conv: nn.Conv2d, image_size: tuple[int, int], *, learn_positions: bool) -> dict[str, Any]:
     """Return the arguments of an untrained `LearnedAttention` of the convolution's size."""
     return {
         "channels": [conv.in_channels, conv.out_channels],

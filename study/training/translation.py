@@ -58,7 +58,7 @@ def l1_loss(images: Tensor, others: Tensor) -> Tensor:
 
 
 def log_loss(scores: Tensor, real: bool) -> Tensor:
-    """Return the cross entropy of scores as logits (pix2pix, eq. 1); with `real`, the generator's non-saturating loss."""
+    """Return the cross entropy of logits (pix2pix, eq. 1); with `real`, also the generator's non-saturating loss."""
     return F.softplus(-scores if real else scores).mean()
 
 
@@ -215,7 +215,7 @@ def train_translator(
 
 
 def lr_decay(epoch: int, epochs: int) -> float:
-    """Return the factor of the learning rate: 1 in the first half of the epochs, then linear to 0 (CycleGAN, sec. 4)."""
+    """Return the learning rate's factor: 1 in the first half of the epochs, then linear to 0 (CycleGAN, section 4)."""
     constant = (epochs + 1) // 2
     return 1.0 if epoch <= constant else (epochs + 1 - epoch) / (epochs + 1 - constant)
 

@@ -45,9 +45,7 @@ def copy_encoder(trial: Trial, *, context: Context) -> tuple[float]:
     trial.log({**metrics, "latent/max_abs_pcc": max_abs_pcc(latents)})
     pairs = torch.cat([to_float(data.val.images[:SHOWN]), samples])
     trial.log_image("samples", plots.grid(to_pixels(pairs), SHOWN), step=0)
-    trial.log_model(
-        copy, to_float(data.val.images[:2]), {"module": {**module, "alpha": alpha}, "copy_of": version.uri}
-    )
+    trial.log_model(copy, to_float(data.val.images[:2]), {"module": {**module, "alpha": alpha}, "copy_of": version.uri})
     return (metrics["val/loss"],)
 
 

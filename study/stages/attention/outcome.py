@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.attention import LearnedAttention, Positions, offsets
+from models.attention import LearnedAttention, PositionalAttention, Positions, offsets
 from models.attention_forms import conv_as_attention
 from models.autoencoder import Autoencoder
 from study import plots
@@ -26,7 +26,7 @@ from study.measures.attention import (
     tail,
 )
 from study.results import Row, Table, claim, mean_std
-from study.stages.attention.objectives import FIXED, HEADS, LEARNED, TYPES, first_convolution
+from study.stages.attention.objectives import FIXED, HEADS, LEARNED, TYPES
 from tracking.runs import Run
 from tracking.stored import logged_model
 
@@ -61,7 +61,8 @@ def log_outcome(parent: Run, context: Context, conv: nn.Conv2d, table: Table) ->
     linear = linear_errors(DRAWS, seed)
     (copy,) = (trial.metrics for trial in table.where(part="exact"))
     checks = identities(copy, borders, linear)
-    parent.log_table("exact", {name: [f"{getattr(each, name)}" for each in checks] for name in ("identity", "error", "goal")})
+    columns = {name: [str(getattr(each, name)) for each in checks] for name in ("identity", "error", "goal")}
+    parent.log_table("exact", columns)
     _log_sharpness(parent, {name: alpha_errors(ALPHAS, dtype, seed) for name, dtype in TYPES.items()})
     _log_first_layer(parent, context, conv)
     _log_heads(parent, context, conv, table)
@@ -91,7 +92,7 @@ def identities(copy: Mapping[str, float], borders: Sequence[BorderErrors], linea
 
 @torch.no_grad()
 def shared_of(encoder: nn.Sequential) -> dict[str, list[float]]:
-    """Return of each FC layer of the encoder the fraction of its squared weights that a 1x1 convolution with a sum holds.
+    """Return the fraction of each FC layer's squared weights that a 1x1 convolution with a sum holds, by shape.
 
     The layer's input is one channel, as the reference has it. A convolution as large as its input counts as FC.
     """
@@ -206,7 +207,7 @@ def _bright_query(image: Tensor, queries: Tensor) -> int:
 def _log_heads(parent: Run, context: Context, conv: nn.Conv2d, table: Table) -> None:
     """Draw where the heads look: of the convolution itself, and of the first seed of each kind of trained layer."""
     size = context.dataset.image_shape[1:]
-    layers = {"the convolution": conv_as_attention(conv, size)}
+    layers: dict[str, PositionalAttention | LearnedAttention] = {"the convolution": conv_as_attention(conv, size)}
     for heads in HEADS:
         for trial in table.where(heads=heads, repeat=0):
             layers[f"{heads} heads"] = logged_model(trial.run_id).rebuild(LearnedAttention).to(context.device)

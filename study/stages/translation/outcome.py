@@ -61,7 +61,7 @@ def measures_table(table: Table) -> dict[str, list[str]]:
 
 
 def shortfalls(table: Table, methods: Sequence[str], pairings: Sequence[str], pick: Pick) -> list[float]:
-    """Return for each seed the smallest or the largest shortfall of these cells; seeds with a failed cell are left out."""
+    """Return each seed's smallest or largest shortfall in these cells, without the seeds of which a cell failed."""
     cells = table.where(method=methods.__contains__, pairing=pairings.__contains__)
     found = [cells.values(SHORTFALL, repeat=repeat) for repeat in sorted({each.params["repeat"] for each in cells})]
     return [pick(values) for values in found if len(values) == len(methods) * len(pairings)]
@@ -108,8 +108,10 @@ def rows(context: Context, table: Table, best: str) -> list[Row]:
         cells = {each: table.cell(metric, form, method=method, pairing=each) for each in PAIRINGS}
         return ", ".join(f"{pairing} {cell or '-'}" for pairing, cell in cells.items())
 
-    figures = [Row(f"{method}: error (MAE)", matrix(method, MAE, "{:.4f}"), SAYS.get(method), floor) for method in METHODS]
-    figures += [Row(f"{method}: class kept, judge 1", matrix(method, KEPT, "{:.1%}")) for method in METHODS]
+    figures = []
+    for method in METHODS:
+        figures.append(Row(f"{method}: error (MAE)", matrix(method, MAE, "{:.4f}"), SAYS.get(method), floor))
+        figures.append(Row(f"{method}: class kept, judge 1", matrix(method, KEPT, "{:.1%}")))
     figures.append(Row(f"{GAN}: recall, judge 1", matrix(GAN, "judge1/recall", "{:.2f}"), "collapse"))
     steps = matrix(CYCLE_GAN, STEPS_TO_GOAL, "{:,.0f}")
     figures.append(Row(f"{CYCLE_GAN}: steps to half of the untranslated error", steps, "slower on loosely paired"))

@@ -21,6 +21,7 @@ def run(context: Context) -> Outcome:
     from study.training.domains import PAIRED, PAIRINGS
     from study.training.translation import METHODS
     from tracking.errors import StoreError
+    from tracking.registry import Direction
 
     description = (
         "Translators from domain A to B, which are made from the same images so that the true translation is known: a "
@@ -35,7 +36,7 @@ def run(context: Context) -> Outcome:
         for method in METHODS
     ]
     held_out = HeldOut.of(context, JUDGES)
-    objectives = {OBJECTIVE: "minimize"}
+    objectives: dict[str, Direction] = {OBJECTIVE: "minimize"}
     with context.open(description) as study:
         sources = [{"source": source} for source in SOURCES]
         measure = partial(measure_source, held_out=held_out)
