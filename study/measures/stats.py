@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
@@ -61,7 +62,9 @@ def compare(
     if not ours or not others or not finite:
         return Comparison(nan, nan, nan, nan, counts, "inconclusive")
     difference = mean(ours) - mean(others)
-    test = _test(ours, others, goal=goal, paired=paired)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy's, of repeats that are equal up to rounding
+        test = _test(ours, others, goal=goal, paired=paired)
     if test is None:
         return Comparison(difference, nan, nan, nan, counts, "inconclusive")
     shift = others[0] if goal else 0.0  # of one sample, SciPy gives the interval of the mean

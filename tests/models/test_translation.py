@@ -49,16 +49,7 @@ def test_the_middle_reaches_from_one_side_of_the_image_to_the_other() -> None:
     assert image.grad[0, 0, -1, -1] != 0
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Translator((1, 28, 27)), "`height == width` must hold"),
-        (lambda: Translator((1, 30, 30)), "`side in "),
-        (lambda: Translator((1, 28, 28), width=0), "`1 <= width` must hold, but got 0"),
-        (lambda: Translator((1, 28, 28), blocks=0), "`1 <= blocks` must hold, but got 0"),
-        (lambda: PatchDiscriminator(0), "`1 <= channels` must hold, but got 0"),
-    ],
-)
-def test_sizes_that_are_refused(make: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()  # type: ignore[operator]
+@pytest.mark.parametrize(("shape", "rule"), [((1, 28, 27), "height == width"), ((1, 30, 30), "side in")])
+def test_other_sizes_are_refused(shape: tuple[int, int, int], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        Translator(shape)

@@ -208,7 +208,7 @@ def test_every_stage_takes_that_its_unregistered_models_are_gone(
     """Some trials have no model, and some models are never registered but used by each call."""
     studies = Studies(copied(smoke_store, tmp_path / "store"), capsys)
     given = ("smoke", "--data", "digits", "--keep-models", "champions")
-    thicken = (*given, "--stages", "translation", "--translation.tasks", "outline", "thicken")
+    thicken = (*given, "--stages", "translation", "--translation.task", "thicken")
     before = studies.trials().keys()
     done = studies.run(*given)
     assert studies.trials().keys() == before

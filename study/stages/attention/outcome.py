@@ -28,7 +28,7 @@ from study.measures.attention import (
 from study.results import Row, Table, claim, mean_std
 from study.stages.attention.objectives import FIXED, HEADS, LEARNED, TYPES
 from tracking.runs import Run
-from tracking.stored import logged_model
+from tracking.stored import kept_model
 
 ALPHAS = (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 46)
 DRAWS = 5  # random layers and noise images
@@ -61,8 +61,8 @@ def log_outcome(parent: Run, context: Context, conv: nn.Conv2d, table: Table) ->
     linear = linear_errors(DRAWS, seed)
     (copy,) = (trial.metrics for trial in table.where(part="exact"))
     checks = identities(copy, borders, linear)
-    columns = {name: [str(getattr(each, name)) for each in checks] for name in ("identity", "error", "goal")}
-    parent.log_table("exact", columns)
+    errors, goals = [f"{each.error:.1e}" for each in checks], [f"{each.goal:.0e}" for each in checks]
+    parent.log_table("exact", {"identity": [each.identity for each in checks], "largest error": errors, "goal": goals})
     _log_sharpness(parent, {name: alpha_errors(ALPHAS, dtype, seed) for name, dtype in TYPES.items()})
     _log_first_layer(parent, context, conv)
     _log_heads(parent, context, conv, table)
@@ -205,12 +205,14 @@ def _bright_query(image: Tensor, queries: Tensor) -> int:
 
 
 def _log_heads(parent: Run, context: Context, conv: nn.Conv2d, table: Table) -> None:
-    """Draw where the heads look: of the convolution itself, and of the first seed of each kind of trained layer."""
+    """Draw where heads look: of the convolution itself, and of trained layers, unless they were deleted since."""
     size = context.dataset.image_shape[1:]
     layers: dict[str, PositionalAttention | LearnedAttention] = {"the convolution": conv_as_attention(conv, size)}
-    for heads in HEADS:
-        for trial in table.where(heads=heads, repeat=0):
-            layers[f"{heads} heads"] = logged_model(trial.run_id).rebuild(LearnedAttention).to(context.device)
+    for trial in table.where(heads=HEADS.__contains__, repeat=0):
+        stored = kept_model(trial.run_id)
+        if stored is None:
+            return
+        layers[f"{trial.params['heads']} heads"] = stored.rebuild(LearnedAttention).to(context.device)
     queries = Positions.of_conv(conv, size).queries
     with torch.no_grad():
         sheets = [head_maps(layer.weights().cpu(), queries, size) for layer in layers.values()]

@@ -34,7 +34,7 @@ def run(context: Context) -> Outcome:
             [{"alpha": ALPHA}], partial(copy_encoder, context=context), "exact", objectives={"val/loss": "minimize"}
         )
         learn = partial(learn_convolution, context=context, conv=conv)
-        learned = study.enqueue(trials, learn, "learned", objectives={OBJECTIVE: "minimize"}, keep_models=True)
+        learned = study.enqueue(trials, learn, "learned", objectives={OBJECTIVE: "minimize"})
         (exact,) = copy()
         learned()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +29,7 @@ from study.training.domains import LEVEL, LOOSE, PAIRED, PAIRINGS, UNPAIRED, mis
 from study.training.loops import seeded
 from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, METHODS
 from tracking.runs import Run, metric_history
-from tracking.stored import logged_model
+from tracking.stored import kept_model
 
 MAE, KEPT, SHORTFALL = "test/mae", "judge1/kept", "test/shortfall"
 MEASURES = (
@@ -126,13 +126,16 @@ def rows(context: Context, table: Table, best: str) -> list[Row]:
 
 
 def log_figures(parent: Run, context: Context, held_out: HeldOut, table: Table) -> None:
-    """Log the matrix of pictures, and the error against the steps of training."""
-    parent.log_figure("matrix", _matrix(context, held_out, table), MATRIX_CAPTION)
+    """Log the matrix of pictures, unless models were deleted since, and the error against the steps of training."""
+    stored = {trial.run_id: kept_model(trial.run_id) for trial in table.where(repeat=0)}
+    models = {run: each.rebuild(Translator).to(context.device) for run, each in stored.items() if each}
+    if len(models) == len(stored):
+        parent.log_figure("matrix", _matrix(context, held_out, table, models), MATRIX_CAPTION)
     parent.log_figure("error_against_steps", _against_steps(context, table), STEPS_CAPTION)
 
 
-def _matrix(context: Context, held_out: HeldOut, table: Table) -> plots.Figure:
-    """Draw rows of models and columns of pairings: translations of the first seed."""
+def _matrix(context: Context, held_out: HeldOut, table: Table, models: Mapping[str, Translator]) -> plots.Figure:
+    """Draw rows of models and columns of pairings: translations by the models of the first seed, by their runs."""
     a, b = (to_float(images[held_out.shown]) for images in (held_out.truth.a, held_out.truth.b))
     with seeded(0, context.device):
         loose = misalign(b)
@@ -143,7 +146,7 @@ def _matrix(context: Context, held_out: HeldOut, table: Table) -> plots.Figure:
             cell = table.where(method=method, pairing=pairing)
             shown = torch.ones_like(a)
             for trial in cell.where(repeat=0):
-                shown = translated(logged_model(trial.run_id).rebuild(Translator).to(context.device), held_out)
+                shown = translated(models[trial.run_id], held_out)
             sheets.append(shown)
             captions.append(f"{pairing}: error {cell.cell(MAE) or '-'}, class kept {cell.cell(KEPT, '{:.1%}') or '-'}")
     floor = f"the untranslated input has an error of {held_out.truth.floor:.3f}"

@@ -42,7 +42,7 @@ def run(context: Context) -> Outcome:
         measure = partial(measure_source, held_out=held_out)
         baselines = study.enqueue(sources, measure, "baselines", objectives=objectives)
         train = partial(train_and_measure, context=context, held_out=held_out)
-        results = study.run(matrix, train, objectives=objectives, keep_models=True)
+        results = study.run(matrix, train, objectives=objectives)
         baselines()
         paired = [result for result in results if result.params["pairing"] == PAIRED]
         if not paired:

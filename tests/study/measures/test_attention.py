@@ -9,15 +9,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.attention import LearnedAttention, offsets
 from study.data.dataset import to_float
 from study.measures.attention import (
     alpha_errors,
     border_errors,
     compare,
+    head_measures,
     linear_errors,
+    noise_like,
     random_layer,
     reaches_out,
-    shared_share,
+    relative_errors,
+    shared_fraction,
     tail,
 )
 
@@ -60,17 +64,15 @@ def test_what_a_layer_that_shares_its_weights_holds() -> None:
     weight = torch.randn(5, 2, 30, dtype=torch.float64)
     best = torch.linalg.lstsq(torch.ones(30, 1, dtype=torch.float64), weight.flatten(0, 1).T).solution
     left = weight - best.T.reshape(5, 2, 1)
-    assert shared_share(weight) == pytest.approx(1 - float(left.square().sum() / weight.square().sum()))
-    assert shared_share(torch.ones(3, 1, 7)) == pytest.approx(1)
+    assert shared_fraction(weight) == pytest.approx(1 - float(left.square().sum() / weight.square().sum()))
+    assert shared_fraction(torch.ones(3, 1, 7)) == pytest.approx(1)
 
 
 def test_fully_connected_layers() -> None:
     found = linear_errors(2, seed=0)
-    assert found.heads == 11
     assert max(found.by_pixel + found.by_rank + found.to_image) < 1e-12
     assert all(0 < share < 0.005 for share in found.shared)  # 1 / 784 is to be expected
-    assert found.uneven == pytest.approx([1, 1], abs=0.15)
-    assert max(found.even) < 1e-12
+    assert max(found.constant) < 1e-12
 
 
 def test_a_copy_is_compared_image_by_image() -> None:
@@ -78,12 +80,72 @@ def test_a_copy_is_compared_image_by_image() -> None:
     same, shifted = nn.Identity(), _Shifted()
     judge = nn.Sequential(nn.Flatten(), _BrightFirst())
     found = compare(same, same, images, dtype=torch.float64, judge=judge)
-    assert (found.differences, found.loss, found.copy_loss, found.decisions) == ([0.0] * 3, 0, 0, 0)
+    assert (found.difference, found.loss, found.copy_loss, found.decisions) == (0, 0, 0, 0)
     found = compare(same, shifted, images, dtype=torch.float64, judge=judge)
-    assert found.differences == pytest.approx([0.25] * 3)
+    assert found.difference == pytest.approx(0.25)
     assert found.copy_loss == pytest.approx(0.25**2)
     first = to_float(images)[:, 0, 0, 0]
     assert found.decisions == int(((first <= 0.5) & (first + 0.25 > 0.5)).sum()) > 0
+
+
+def test_a_difference_that_is_no_number_is_not_lost() -> None:
+    images = torch.zeros(450, 1, 4, 4, dtype=torch.uint8)
+    images[0] = 255
+    assert math.isnan(compare(nn.Identity(), _NoNumber(), images, dtype=torch.float64).difference)
+
+
+@pytest.fixture
+def conv() -> nn.Conv2d:
+    torch.manual_seed(0)
+    return nn.Conv2d(1, 4, 2, padding=1, bias=False).requires_grad_(False)
+
+
+@torch.no_grad()
+def learned(conv: nn.Conv2d) -> LearnedAttention:
+    """The layer that is the convolution, its heads in another order."""
+    layer, order = LearnedAttention((1, 4), (8, 8), kernel_size=2, stride=1, padding=1), torch.tensor([2, 0, 3, 1])
+    layer.centres.copy_(offsets(conv)[order])
+    layer.log_alpha.fill_(4.0)
+    layer.matrices.copy_(conv.weight.flatten(2).permute(2, 1, 0)[order])
+    return layer
+
+
+def test_errors_are_relative_and_add_up(conv: nn.Conv2d) -> None:
+    shown = torch.randint(0, 256, (30, 1, 8, 8), generator=torch.Generator().manual_seed(2)).byte()
+    nothing = learned(conv)
+    with torch.no_grad():
+        nothing.matrices.zero_()
+    found, border = relative_errors(nothing, conv, shown), reaches_out(conv, (8, 8))
+    assert found["error"] == pytest.approx(1)
+    part = float(border.float().mean())
+    assert (1 - part) * found["error_inside"] ** 2 + part * found["error_border"] ** 2 == pytest.approx(1)
+    outputs = conv(to_float(shown)).flatten(2)
+    wanted = outputs[:, :, border].square().mean() / outputs.square().mean()
+    assert found["error_border"] == pytest.approx(float(wanted.sqrt()), rel=1e-5)
+    assert max(relative_errors(learned(conv), conv, noise_like(shown, 0)).values()) < 1e-5
+
+
+def test_heads_of_the_convolution_itself(conv: nn.Conv2d) -> None:
+    layer = learned(conv)
+    found = head_measures(layer, conv, (8, 8))
+    assert found["centre_distance"] == pytest.approx(0, abs=1e-5)
+    assert found["kernel_mass"] == pytest.approx(1, abs=1e-5)
+    with torch.no_grad():
+        layer.centres += torch.tensor([0.0, 3.0])  # beyond the kernel, the same for all heads
+        layer.centres[:, 1].clamp_(max=3)
+    moved = head_measures(layer, conv, (8, 8))
+    assert moved["kernel_mass"] < 0.5
+    assert moved["centre_distance"] > 1
+    with torch.no_grad():
+        layer.log_alpha.fill_(-20.0)  # all keys alike
+    assert head_measures(layer, conv, (8, 8))["kernel_mass"] == pytest.approx(4 / len(layer.keys), rel=1e-3)
+
+
+class _NoNumber(nn.Module):
+    """NaN for white images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.where(images == 1, torch.nan, images)
 
 
 class _Shifted(nn.Module):

@@ -1,180 +1,215 @@
-"""The attention stage on four letters, from the search to the registered copy, and its claims."""
+"""The attention stage: its objectives without a store, the rules of its rows, and a tiny study from end to end."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
+from fakes import FakeTrial
 from studies import Studies
 
-from models.attention import Places, grid
+from models.attention import LearnedAttention, Positions, grid
 from models.attention_forms import AttentionAutoencoder
 from models.autoencoder import Autoencoder
+from models.classifier import Judge
 from study import data
+from study.config import AttentionConfig
 from study.data import to_float
-from study.engine.search import Result
-from study.engine.stage import Row
-from study.stages.attention import table
-from study.stages.attention.searches import ALL, CONVOLUTION, LINEAR, MAIN, MIRROR, RESTRICTED
-from study.stages.attention.trial import maps_of
-from tracking import load_model, registry
+from study.data.dataset import Dataset
+from study.measures.attention import BorderErrors, LinearErrors
+from study.results import Measured, Row, Table
+from study.stages.attention import outcome
+from study.stages.attention.objectives import copy_encoder, first_convolution, learn_convolution
+from study.stages.attention.outcome import DRAWS, Check, head_maps, identities, log_outcome, rows
 
-TINY = ("--attention.images", "64", "--attention.epochs", "1", "--attention.draws", "2")
+MODULE = {"latent_dim": 3, "architecture": "conv", "image_shape": [1, 28, 28]}
 
 
 @pytest.fixture
-def given(letters: Path) -> tuple[object, ...]:
-    return ("smoke", "--data", letters, "--stages", "attention", *TINY)
+def context(tiny: Dataset) -> Any:
+    """Random models in place of registered ones."""
+    torch.manual_seed(0)
+    modules = {"autoencoder": Autoencoder(**MODULE), "judge": Judge("conv", image_shape=(1, 28, 28), classes=10)}
+    version = SimpleNamespace(config=lambda: {"module": MODULE}, uri="models:/tiny-autoencoder/1")
+    return SimpleNamespace(
+        dataset=tiny,
+        device=torch.device("cpu"),
+        settings=AttentionConfig(epochs=2, images=128),
+        inputs={"autoencoder": version, "judge": None},
+        module=lambda kind, _: modules[kind].eval(),
+        seed_for=lambda number: 100 + number,
+    )
 
 
-def test_the_copy_is_registered_and_is_the_autoencoder(
-    studies: Studies, letters: Path, given: tuple[object, ...]
-) -> None:
-    done = studies.run(*given, "--attention.free-trials", "1")
-    assert "abcd-attention-autoencoder v1" in done.table
-    assert len(studies.trials("attention")) == 1 + 7 + 4 + 2
+def copied(context: Any) -> FakeTrial:
+    trial = FakeTrial({"alpha": 46.0})
+    assert copy_encoder(trial, context=context) == (trial.metrics["val/loss"],)  # type: ignore[arg-type]
+    return trial
 
-    version = registry.require_version("abcd-attention-autoencoder", None)
-    original = registry.require_version("abcd-autoencoder", None)
-    assert "abcd-autoencoder v1" in studies.client.get_model_version(version.name, "1").description
-    assert version.config()["copy_of"] == original.uri
-    images = to_float(data.load(str(letters)).test.images)
+
+def learned(context: Any, heads: str, repeat: int = 0) -> FakeTrial:
+    trial = FakeTrial({"heads": heads, "repeat": repeat})
+    torch.manual_seed(repeat)
+    conv = first_convolution(context.module("autoencoder", Autoencoder))
+    assert learn_convolution(trial, context=context, conv=conv) == (trial.metrics["val/error"],)  # type: ignore[arg-type]
+    return trial
+
+
+def test_the_copy_is_the_autoencoder(context: Any) -> None:
+    trial = copied(context)
+    ((copy, example, config),) = trial.models
+    original, images = context.module("autoencoder", Autoencoder), to_float(context.dataset.test.images)
     with torch.no_grad():
-        wanted = original.rebuild(Autoencoder)(images)
-        loaded = load_model("abcd-attention-autoencoder", store=studies.store)
-        torch.testing.assert_close(loaded(images), wanted, atol=1e-5, rtol=0)
-        torch.testing.assert_close(version.rebuild(AttentionAutoencoder)(images), wanted, atol=1e-5, rtol=0)
-    loss = float((wanted - images).square().mean())
-    assert version.metrics["test/loss"] == pytest.approx(loss, rel=1e-4)
-    assert version.metrics["test/decisions_float64"] == 0
+        wanted = original(images)
+        torch.testing.assert_close(copy(images), wanted, atol=1e-5, rtol=0)
+        rebuilt = AttentionAutoencoder(**config["module"]).eval()
+        rebuilt.load_state_dict(copy.state_dict())
+        torch.testing.assert_close(rebuilt(images), wanted, atol=1e-5, rtol=0)
+    assert config["copy_of"] == "models:/tiny-autoencoder/1"
+    assert example.shape == (2, 1, 28, 28)
+    assert trial.metrics["test/loss"] == pytest.approx(float((wanted - images).square().mean()), rel=1e-4)
+    assert trial.metrics["test/decisions_float64"] == 0
+    assert trial.metrics["test/difference_float64"] < 1e-10
 
-    (parent,) = studies.parents("attention")
-    figures = {Path(each.path).stem for each in studies.client.list_artifacts(parent.info.run_id, "figures")}
-    assert figures == {"sharpness", "first_layer", "learned", "heads", "mirror", "fully_connected"}
+
+def test_without_a_judge_no_decisions_are_compared(context: Any) -> None:
+    del context.inputs["judge"]
+    assert not any("decisions" in name for name in copied(context).metrics)
+
+
+def test_learned_heads_move_and_fixed_heads_do_not(context: Any) -> None:
+    layers = {}
+    for heads in ("learned", "fixed"):
+        trial = learned(context, heads)
+        ((layer, example, config),) = trial.models
+        rebuilt = LearnedAttention(**config["module"])
+        rebuilt.load_state_dict(layer.state_dict())
+        torch.testing.assert_close(rebuilt(example), layer(example))
+        assert list(trial.history["train/loss"][0]) == [1, 2]
+        assert {"val/error", "test/error_inside", "noise/error_border", "head/kernel_mass"} <= trial.metrics.keys()
+        layers[heads] = layer
+    torch.manual_seed(0)
+    begun = LearnedAttention(**config["module"])
+    assert torch.equal(layers["fixed"].centres, begun.centres)
+    assert not torch.equal(layers["learned"].centres, begun.centres)
+
+
+def test_all_identities_are_exact_and_the_figures_are_logged(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = {"exact": copied(context), "a": learned(context, "learned"), "b": learned(context, "fixed")}
+    table = Table(
+        [
+            Measured(0, "exact" if run == "exact" else "learned", run, trial.params, (0.0,), run, trial.metrics)
+            for run, trial in trials.items()
+        ]
+    )
+    stored: Any = {run: SimpleNamespace(rebuild=lambda _, run=run: trials[run].models[0][0]) for run in trials}
+    monkeypatch.setattr(outcome, "kept_model", stored.get)
+    monkeypatch.setattr(outcome, "DRAWS", 2)
+    figures, tables = {}, {}
+    parent: Any = SimpleNamespace(
+        log_figure=lambda name, figure, _: figures.update({name: figure}),
+        log_table=lambda name, columns: tables.update({name: columns}),
+    )
+    conv = first_convolution(context.module("autoencoder", Autoencoder))
+    found = log_outcome(parent, context, conv, table)
+    assert found[0].ours == "12 of 12 exact"
+    assert figures.keys() == {"sharpness", "first_layer", "heads"}
+    assert len(tables["exact"]["identity"]) == 12
+    assert [float(error) for error in tables["sharpness"]["float64"]][-1] < 1e-14
+    stored.pop("a")  # its model was deleted: the figure of an earlier call stays
+    figures.clear()
+    outcome._log_heads(parent, context, conv, table)
+    assert not figures
 
 
 def test_maps_are_of_the_query_in_the_middle() -> None:
     pixels = grid(range(6), range(8))
-    places = Places(pixels, pixels, (6, 8))
     weights = torch.zeros(2, 48, 48)
     weights[0, 3 * 8 + 4, 5] = 0.5
     weights[1, 3 * 8 + 4, :8] = 0.125
-    maps = maps_of(weights, places.queries, (6, 8))
+    maps = head_maps(weights, Positions(pixels, pixels, (6, 8)).queries, (6, 8))
     assert maps.shape == (2, 6, 8)
-    assert maps[0].nonzero().tolist() == [[0, 5]]
+    assert list(zip(*maps[0].nonzero(), strict=True)) == [(0, 5)]
     assert maps[1, 0].tolist() == [255] * 8
 
 
-FOUND: dict[str, Any] = {
-    "compared": {
-        name: {"differences": [error, 2 * error], "loss": 0.005, "copy_loss": 0.005 * (1 + error), "decisions": 0}
-        for name, error in (("float32", 1e-7), ("float64", 1e-15))
-    },
-    "judged": True,
-    "borders": [{"inside": 1e-7, "border": 1.9, "with_ring": 1e-7}, {"inside": 2e-7, "border": 2.0, "with_ring": 1e-7}],
-    "linear": {
-        **{name: [1e-14, 2e-14] for name in ("by_pixel", "by_rank", "to_image", "even")},
-        "shared": [0.001, 0.002],
-        "uneven": [1.0, 1.1],
-        "heads": 11,
-    },
-    "shared": {"12 -> 3": 0.01},
-    "mirror": [0.0, 1e-8],
+COPY = {
+    **{f"test/difference_{name}": error for name, error in (("float32", 2e-6), ("float64", 1e-15))},
+    **dict.fromkeys(("test/loss_change_float32", "test/loss_change_float64"), 1e-9),
+    **dict.fromkeys(("test/decisions_float32", "test/decisions_float64"), 0.0),
+    **{"test/loss": 0.005, "test/loss_of_original": 0.005},
 }
-
-
-def claims(found: dict[str, Any], errors: dict[str, float]) -> dict[str, str | None]:
-    """Verdicts by claim, of three trainings near these errors: by part, or by encoding and window."""
-    learned: dict[str, list[Result]] = {CONVOLUTION: [], LINEAR: [], MIRROR: []}
-    measured = {}
-
-    def add(part: str, params: dict[str, object], error: float) -> None:
-        for repeat in range(3):
-            run = f"{part} {params} {repeat}"
-            value = error * (1 + 0.01 * repeat)
-            learned[part].append(Result(0, run, {**params, "repeat": repeat}, (value,), run))
-            names = ("test/error", "noise/error", "test/error_inside", "noise/error_inside", "noise/error_border")
-            measured[run] = dict.fromkeys((*names, "head/kernel_mass", "head/centre_distance"), value)
-
-    for main in MAIN:
-        kind = {"encoding": main.encoding, "content": main.content, "heads": 16}
-        for window in (ALL, RESTRICTED):
-            add(CONVOLUTION, {**kind, "window": window}, errors[f"{main.encoding} {window}"])
-        add(LINEAR, kind, errors["linear"])
-    for learner in ("attention", "convolutions"):
-        add(MIRROR, {"learner": learner}, errors[learner])
-    study = SimpleNamespace(context=SimpleNamespace(dataset=SimpleNamespace(test=range(100))))
-    exact = Result(0, "exact", {}, (0.0,), "exact")
-    with patch.object(table, "kept", lambda *_: found):
-        rows: tuple[Row, ...] = table.rows(study, exact, learned, measured)  # type: ignore[arg-type]
-    return {row.claim: row.verdict for row in rows if row.claim}
-
-
-ERRORS = {
-    "quadratic all": 0.005,
-    "quadratic 5": 0.005,
-    "separate all": 0.5,
-    "separate 5": 0.2,
-    "added all": 0.2,
-    "added 5": 0.5,
-    "linear": 0.5,
-    "attention": 0.1,
-    "convolutions": 0.3,
-}
-
-
-def test_claims_are_decided_by_the_numbers() -> None:
-    found = claims(FOUND, ERRORS)
-    assert [verdict for claim, verdict in found.items() if claim and "(float" in claim] == ["held", "held"]
-    assert found["Attention can be a convolution: inside the image"] == "held"
-    assert found["... at its borders too, where the convolution pads with zeros"] == "did not hold"
-    assert found["... everywhere, if the keys have a ring of zero-valued tokens"] == "held"
-    assert found["A fully connected layer is a 1x1 convolution with window 0 and a sum"] == "did not hold"
-    assert found["... image to image, without that token"] == "did not hold"
-    assert found["Attention finds a convolution by training (quadratic)"] == "held"
-    assert found["Attention finds a convolution by training (learned places)"] == "did not hold"
-    assert found["Restricted attention is more like a convolution (quadratic)"] == "undecided"
-    assert found["Restricted attention is more like a convolution (learned places)"] == "held"
-    assert found["Restricted attention is more like a convolution (added places)"] == "did not hold"
-    assert found["Attention learns to mirror better than a stack of convolutions with as many parameters"] == "held"
-
-
-def test_claims_of_the_copy_can_fail() -> None:
-    wrong = {"differences": [1e-3, 2e-3], "loss": 0.005, "copy_loss": 0.0051, "decisions": 3}
-    broken = {**FOUND, "compared": {"float32": wrong, "float64": wrong}, "mirror": [0.1, 0.2]}
-    found = claims(broken, {**ERRORS, "attention": 0.4})
-    assert found["The test MSE is the same to a millionth of it"] == "did not hold"
-    assert found["The classifier sees the same class in every reconstruction"] == "did not hold"
-    assert [verdict for claim, verdict in found.items() if claim and "(float" in claim] == ["did not hold"] * 2
-    assert (
-        found["Attention does what no convolution does: each pixel takes the value of its mirror image"]
-        == "did not hold"
-    )
+BORDERS = [BorderErrors(1e-7, 1.9 + draw / 10, 1e-7) for draw in range(DRAWS)]
+LINEAR = LinearErrors([0.001, 0.002, 0.001], *[[1e-14, 2e-14, 1e-14] for _ in range(4)])
+SHARED = {"random": LINEAR.shared, "12 -> 3": [0.01]}
 
 
 @pytest.mark.parametrize(
-    ("errors", "expected"),
+    ("name", "value", "exact"),
     [
-        ([1e-6] * 10, "held"),
-        ([1e-6] * 9 + [2e-5], "did not hold"),  # the mean would be below
-        ([0.0], "held"),
-        ([float("nan"), 0.0], "undecided"),
-        ([], "undecided"),
+        ("test/difference_float32", 1e-5, 12),
+        ("test/difference_float32", 2e-5, 11),
+        ("test/difference_float64", 1e-5, 11),
+        ("test/decisions_float32", 1.0, 11),
+        ("test/loss_change_float64", float("nan"), 11),
     ],
 )
-def test_one_error_refutes_a_claim_about_the_largest(errors: list[float], expected: str) -> None:
-    assert table.all_within(errors, 1e-5) == expected
+def test_one_error_above_its_goal_is_named(name: str, value: float, exact: int) -> None:
+    checks = identities({**COPY, name: value}, BORDERS, LINEAR)
+    assert sum(check.exact for check in checks) == exact
+    first = rows(checks, COPY, Table([]), BORDERS, SHARED)[0]
+    assert first.ours == f"{exact} of 12 exact"
+    assert bool(first.baseline) == (exact < 12)
 
 
-@pytest.mark.parametrize("decisions", [(0, 1), (1, 1), (0, 2)])
-def test_one_image_seen_otherwise_refutes_that_none_is(decisions: tuple[int, int]) -> None:
-    compared = {
-        name: {**FOUND["compared"][name], "decisions": count}
-        for name, count in zip(("float32", "float64"), decisions, strict=True)
-    }
-    found = claims({**FOUND, "compared": compared}, ERRORS)
-    assert found["The classifier sees the same class in every reconstruction"] == "did not hold"
+def test_identities_hold_for_every_draw() -> None:
+    broken = [*BORDERS[:-1], BorderErrors(1e-7, 1.9, 0.1)]
+    (wrong,) = [check for check in identities(COPY, broken, LINEAR) if not check.exact]
+    assert wrong == Check("zero-padded convolution, with a ring of zeros", 0.1, 1e-5)
+
+
+def decided(learned: float, fixed: float, borders: list[BorderErrors] = BORDERS, shared: float = 0.001) -> list[str]:
+    """The verdicts of the claims, of three trainings near these errors."""
+    names = ("error", "error_inside")
+    metrics = {f"test/{name}" for name in names} | {"noise/error_inside", "noise/error_border"}
+    trials = [
+        Measured(0, "learned", "", {"heads": heads, "repeat": repeat}, (0.0,), "", dict.fromkeys(metrics, value))
+        for heads, error in (("learned", learned), ("fixed", fixed))
+        for repeat, value in enumerate((error, 1.01 * error, 0.99 * error))
+    ]
+    held = {"random": [shared, 1.01 * shared, 0.99 * shared]}
+    found: list[Row] = rows(identities(COPY, borders, LINEAR), COPY, Table(trials), borders, held)
+    return [row.claim.verdict for row in found if row.claim]
+
+
+def test_claims_are_decided_by_the_numbers() -> None:
+    assert decided(0.02, 0.2) == ["supported"] * 3
+    assert decided(0.2, 0.02) == ["supported", "supported", "refuted"]
+    assert decided(0.2, 0.2)[2] == "inconclusive"
+    assert decided(0.02, 0.2, shared=0.1)[1] == "refuted"
+    alike = [BorderErrors(1e-7, 1e-7, 1e-7)] * DRAWS
+    assert decided(0.02, 0.2, borders=alike)[0] == "inconclusive"
+
+
+@pytest.mark.slow
+def test_a_tiny_study_registers_the_copy(studies: Studies, letters: Path) -> None:
+    given = ("smoke", "--data", letters, "--stages", "attention", "--attention.images", "64", "--attention.repeats", "2")
+    done = studies.run(*given)
+    assert "abcd-attention-autoencoder v1" in done.table
+    assert "12 of 12 exact" in done.table
+    assert len(studies.trials("attention")) == 1 + 2 * 2
+    images = to_float(data.load(str(letters)).test.images)
+    from tracking import registry
+
+    version = registry.require_version("abcd-attention-autoencoder", None)
+    original = registry.require_version("abcd-autoencoder", None)
+    assert version.config()["copy_of"] == original.uri
+    with torch.no_grad():
+        wanted = original.rebuild(Autoencoder)(images)
+        torch.testing.assert_close(version.rebuild(AttentionAutoencoder)(images), wanted, atol=1e-5, rtol=0)
+    (parent,) = studies.parents("attention")
+    figures = {Path(each.path).stem for each in studies.client.list_artifacts(parent.info.run_id, "figures")}
+    assert figures == {"sharpness", "first_layer", "heads"}

@@ -19,7 +19,6 @@ from study.training import autoencoder as autoencoders
 from study.training import classifier as classifiers
 from study.training import domains, loops, translation
 from study.training import gan as gans
-from study.training.translation_settings import CONDITIONAL_GAN, PUBLISHED
 
 META = torch.device("meta")
 STEPS, CLASSES, LATENT_DIM, SHAPE = 4, 3, 5, (1, 16, 16)
@@ -62,18 +61,11 @@ def _head() -> None:
     classifiers.train_head(head, copies, labels, CLASSIFIER, _report, unlabelled=unlabelled)
 
 
-def _translation(method: str) -> None:
-    images = _split().images
-    pairs = domains.Pairs(images, images, _split().labels, "paired")
-    translation.train_translator(
-        Translator(SHAPE, width=2, blocks=1),
-        pairs,
-        PUBLISHED[method],
-        epochs=1,
-        images=COUNT,
-        batch_size=BATCH_SIZE,
-        report=_report,
-    )
+def _translation(method: translation.Method) -> None:
+    count = STEPS * translation.BATCH_SIZE
+    images = torch.zeros(count, *SHAPE, dtype=torch.uint8)
+    pairs, settings = domains.Pairs(images, images, "paired"), translation.SETTINGS[method]
+    translation.train_translator(Translator(SHAPE), pairs, settings, epochs=1, images=count, report=_report)
 
 
 CASES: dict[str, Callable[[], object]] = {
@@ -83,7 +75,7 @@ CASES: dict[str, Callable[[], object]] = {
     "judge": lambda: classifiers.train_judge(_judge(), _split(), _split(), CLASSIFIER, _report, augment=nn.Identity()),
     "few labels": lambda: classifiers.train_classifier(_judge(), _split(), CLASSIFIER, _report),
     "head": _head,
-    "conditional GAN on images": lambda: _translation(CONDITIONAL_GAN),
+    "conditional GAN on images": lambda: _translation(translation.CONDITIONAL_GAN),
 }
 
 
