@@ -196,7 +196,17 @@ def test_claims_are_decided_by_the_numbers() -> None:
 
 @pytest.mark.slow
 def test_a_tiny_study_registers_the_copy(studies: Studies, letters: Path) -> None:
-    given = ("smoke", "--data", letters, "--stages", "attention", "--attention.images", "64", "--attention.repeats", "2")
+    given = (
+        "smoke",
+        "--data",
+        letters,
+        "--stages",
+        "attention",
+        "--attention.images",
+        "64",
+        "--attention.repeats",
+        "2",
+    )
     done = studies.run(*given)
     assert "abcd-attention-autoencoder v1" in done.table
     assert "12 of 12 exact" in done.table
