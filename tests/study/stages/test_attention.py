@@ -140,7 +140,8 @@ COPY = {
     **{f"test/difference_{name}": error for name, error in (("float32", 2e-6), ("float64", 1e-15))},
     **dict.fromkeys(("test/loss_change_float32", "test/loss_change_float64"), 1e-9),
     **dict.fromkeys(("test/decisions_float32", "test/decisions_float64"), 0.0),
-    **{"test/loss": 0.005, "test/loss_of_original": 0.005},
+    "test/loss": 0.005,
+    "test/loss_of_original": 0.005,
 }
 BORDERS = [BorderErrors(1e-7, 1.9 + draw / 10, 1e-7) for draw in range(DRAWS)]
 LINEAR = LinearErrors([0.001, 0.002, 0.001], *[[1e-14, 2e-14, 1e-14] for _ in range(4)])
@@ -196,18 +197,8 @@ def test_claims_are_decided_by_the_numbers() -> None:
 
 @pytest.mark.slow
 def test_a_tiny_study_registers_the_copy(studies: Studies, letters: Path) -> None:
-    given = (
-        "smoke",
-        "--data",
-        letters,
-        "--stages",
-        "attention",
-        "--attention.images",
-        "64",
-        "--attention.repeats",
-        "2",
-    )
-    done = studies.run(*given)
+    given = ("smoke", "--data", letters, "--stages", "attention", "--attention.images", "64")
+    done = studies.run(*given, "--attention.repeats", "2")
     assert "abcd-attention-autoencoder v1" in done.table
     assert "12 of 12 exact" in done.table
     assert len(studies.trials("attention")) == 1 + 2 * 2

@@ -82,13 +82,7 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
         assert trial.history["generator/steps"] == ([0, 1, 2], [0.0, 2.0, 4.0])
         assert {"loss"} <= trial.figures.keys() <= {"loss", "samples"}
     ((translator, example, config),) = trials[f"{L1}, {PAIRED}"].models
-    assert config["translation"] == {
-        "task": "outline",
-        "pairing": PAIRED,
-        "method": L1,
-        "learning_rate": 1e-3,
-        "weight": 1,
-    }
+    assert config["translation"].items() >= {"task": "outline", "pairing": PAIRED, "method": L1, "weight": 1}.items()
     rebuilt = Translator(**config["module"])
     rebuilt.load_state_dict(translator.state_dict())
     torch.testing.assert_close(rebuilt(example), translator(example))
@@ -104,11 +98,8 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
     assert all(len(column) == 14 for column in columns.values())
     assert columns["test/mae"][1] == "0"
 
-    stored: Any = {
-        run: SimpleNamespace(rebuild=lambda _, each=each: each.models[0][0])
-        for run, each in trials.items()
-        if each.models
-    }
+    models = {run: trial.models[0][0] for run, trial in trials.items() if trial.models}
+    stored: Any = {run: SimpleNamespace(rebuild=lambda _, model=model: model) for run, model in models.items()}
     monkeypatch.setattr(outcome, "kept_model", stored.get)
     monkeypatch.setattr(outcome, "metric_history", lambda run, metric: trials[run].history[metric])
     figures: dict[str, Any] = {}
@@ -127,13 +118,9 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
 
 def test_only_shown_and_paired_translators_are_kept_and_only_paired_ones_drawn(context: Any) -> None:
     held_out = HeldOut.of(context, ("conv",))
-    kept = {
-        (pairing, repeat): trained(context, L1, pairing, held_out, repeat)
-        for pairing in (PAIRED, LOOSE)
-        for repeat in (0, 1)
-    }
-    assert [len(trial.models) for trial in kept.values()] == [1, 1, 1, 0]
-    assert ["samples" in trial.figures for trial in kept.values()] == [True, True, False, False]
+    kept = [trained(context, L1, pairing, held_out, repeat) for pairing in (PAIRED, LOOSE) for repeat in (0, 1)]
+    assert [len(trial.models) for trial in kept] == [1, 1, 1, 0]
+    assert ["samples" in trial.figures for trial in kept] == [True, True, False, False]
 
 
 def test_pictures_show_every_class_first() -> None:
@@ -156,9 +143,7 @@ def verdicts(changes: Mapping[tuple[str, str], float] = {}, missing: tuple[str, 
     shortfalls = {cell: 0.2 if cell in good else 6.0 for cell in CELLS} | dict(changes)
     table = Table(
         [
-            Measured(
-                0, "", "", {"method": m, "pairing": p, "repeat": n}, (0.0,), "", {"test/shortfall": value + n / 100}
-            )
+            Measured(0, "", "", {"method": m, "pairing": p, "repeat": n}, (), "", {"test/shortfall": value + n / 100})
             for (m, p), value in shortfalls.items()
             for n in range(3)
             if (m, p) != missing or n
