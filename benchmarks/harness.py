@@ -1,12 +1,11 @@
-"""What the harness itself costs, and how that grows: trials that do nothing, real processes, real databases.
+"""What the harness itself costs, beside Optuna's own ways, and how that grows: trials that do nothing.
 
     python benchmarks/harness.py [TRIALS [MOST]]
 
-Prints trials per second of TRIALS (60) trials with 1, 2 and 4 workers, on SQLite and, where PostgreSQL's binaries are
-installed, on PostgreSQL and MLflow's server; then, for studies of 10, 100, ... up to MOST (1,000) trials, the seconds
-to open the store, to find the study complete, to run one trial more, to read what the table at the end and what the
-report is made of, and to list the newest 100 runs as MLflow's page does; of SQLite, kilobytes of the databases a trial.
-All but ten of those trials are copies of a real one, written into both databases: running 10,000 would take an hour.
+Prints trials a second of TRIALS (40) trials with 1 and 2 processes, each with a nested MLflow run: a list and a search
+of ours, Optuna's `optimize` on SQLite, and a queue of Optuna's own (`enqueue_trial`, `ask` under a lock, journal file),
+the way that was compared with our table of tasks. Then, for lists of 10, 100, ... up to MOST (1,000) trials, the
+seconds of a trial, of finding the list complete, and of one trial more. All but ten of those trials are copies.
 """
 
 from __future__ import annotations
@@ -14,34 +13,29 @@ from __future__ import annotations
 import study  # noqa: F401 - first: it says how OpenMP's threads wait
 
 # isort: split
-import math
 import multiprocessing
-import random
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import optuna
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from filelock import FileLock
+from mlflow.entities import Param
 
-from study.cli import COLLECT_AFTER
-from study.engine.search import Search, Trial, integer, log_uniform
-from study.engine.slots import RUN_ID, SLOT, load_study
-from study.engine.trials import run_search
-from tracking.reading import parents
-from tracking.reading import trials as trials_of
-from tracking.runs import TRIAL, Run, study_run, trial_metrics
+from study.engine.queue import Queue, key_of
+from study.engine.runner import Part, Runner
+from study.engine.search import Proposals, Search, integer, log_uniform
+from study.engine.trial import Trial
+from tracking.runs import study_run
 from tracking.store import Store, open_store
 
-ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT), str(ROOT / "tests")]  # in this order: tests has a folder `study` too
 SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9)}
-Servers = tuple[str | None, str | None]
-"""Tracking server and database; None: the folder's own."""
+NAME = "bench/nothing"
 
 
 def nothing(trial: Trial) -> tuple[float, ...]:
@@ -50,22 +44,123 @@ def nothing(trial: Trial) -> tuple[float, ...]:
     return (trial.params["x"],)
 
 
-def run(store: Store, name: str, trials: int) -> None:
-    with study_of(store, name) as parent:
-        run_search(Search({"loss": "minimize"}, SPACE, free=trials), nothing, store, parent, name=name)
+def listed(count: int) -> Part:
+    trials = [{"x": 1.0 + number, "n": 1} for number in range(count)]
+    return Part(f"{NAME}/list", "", {key_of(params): params for params in trials}, nothing, {"val/loss": "minimize"})
 
 
-def study_of(store: Store, name: str) -> AbstractContextManager[Run]:
-    """The parent run of the study of this name."""
-    experiment = store.experiment("bench/nothing")
-    return study_run(store, experiment, name, title=name, description="", tags={})
+def searched(store: Store, count: int) -> Part:
+    search, name = Search({"val/loss": "minimize"}, SPACE, count), f"{NAME}/search"
+    keys: dict[str, dict[str, Any]] = {f"free {number}": {} for number in range(count)}
+    proposals = lambda: Proposals(name, search, store, os.getpid(), {})  # noqa: E731
+    return Part(name, "search", keys, nothing, search.objectives, proposals=proposals)
 
 
-def work(folder: Path, servers: Servers, name: str, trials: int, start: object) -> None:
-    """One worker: it waits for the others to be ready."""
-    store = open_store(folder, *servers)
-    start.wait()  # type: ignore[attr-defined]
-    run(store, name, trials)
+def run(store: Store, part: Part) -> None:
+    queue = Queue(store)
+    about: dict[str, Any] = {"title": NAME, "description": "", "tags": {}}
+    with study_run(store, store.experiment(NAME), NAME, **about) as parent:
+        runner = Runner(queue, parent, label="bench", seed_for=lambda number: number)
+        runner.enqueue(part)
+        runner.finish(part)
+    queue.close()
+
+
+def our_list(folder: Path, count: int, barrier: Any) -> None:
+    store = open_store(folder)
+    barrier.wait()
+    run(store, listed(count))
+
+
+def our_search(folder: Path, count: int, barrier: Any) -> None:
+    store = open_store(folder)
+    barrier.wait()
+    run(store, searched(store, count))
+
+
+def _nested(parent: str, params: dict[str, Any]) -> float:
+    with mlflow.start_run(parent_run_id=parent, nested=True):
+        mlflow.log_params(params)
+        mlflow.log_metric("val/loss", params["x"], step=1)
+    return float(params["x"])
+
+
+def optuna_optimize(folder: Path, count: int, barrier: Any) -> None:
+    """What Optuna's pages show: `optimize` on SQLite, a nested MLflow run a trial."""
+    parent, storage = _peers(folder), f"sqlite:///{folder}/peers.db"
+
+    def objective(trial: optuna.Trial) -> float:
+        params = {"x": trial.suggest_float("x", 0.01, 100, log=True), "n": trial.suggest_int("n", 1, 9)}
+        return _nested(parent, params)
+
+    with FileLock(folder / "tables.lock"):
+        found = optuna.create_study(study_name=NAME, storage=storage, load_if_exists=True)
+    barrier.wait()
+    enough = optuna.study.MaxTrialsCallback(count)
+    found.optimize(objective, callbacks=[enough])
+
+
+def optuna_queue(folder: Path, count: int, barrier: Any) -> None:
+    """A queue of Optuna's own: a waiting trial each, popped under a lock, in a journal file."""
+    parent = _peers(folder)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / "journal")))
+    lock = FileLock(folder / "ask.lock")
+    with lock:
+        found = optuna.create_study(study_name=NAME, storage=storage, load_if_exists=True)
+        if not found.trials:
+            for number in range(count):
+                found.enqueue_trial({"x": 1.0 + number, "n": 1}, user_attrs={"key": number})
+    barrier.wait()
+    while True:
+        with lock:
+            if not found.get_trials(deepcopy=False, states=[optuna.trial.TrialState.WAITING]):
+                return
+            trial = found.ask(SPACE)
+        found.tell(trial, _nested(parent, trial.params))
+
+
+def _peers(folder: Path) -> str:
+    """One MLflow run for all nested ones, in a store that is there."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    with FileLock(folder / "parent.lock"):
+        mlflow.set_experiment("peers")
+        known = mlflow.search_runs(filter_string="tags.parent = 'yes'", output_format="list")
+        if known:
+            return str(known[0].info.run_id)
+        return str(mlflow.MlflowClient().create_run(_experiment(), tags={"parent": "yes"}).info.run_id)
+
+
+def _experiment() -> str:
+    found = mlflow.get_experiment_by_name("peers")
+    assert found is not None
+    return str(found.experiment_id)
+
+
+WAYS = {
+    "a list (table of tasks)": our_list,
+    "a search (the same, Optuna proposes)": our_search,
+    "Optuna's optimize, SQLite": optuna_optimize,
+    "Optuna's queue, ask under a lock, journal": optuna_queue,
+}
+
+
+def speed(way: Callable[..., None], processes: int, count: int) -> float:
+    """Trials a second; starting the processes does not count."""
+    with tempfile.TemporaryDirectory() as folder:
+        open_store(Path(folder))
+        spawn = multiprocessing.get_context("spawn")
+        barrier = spawn.Barrier(processes + 1)
+        started = [spawn.Process(target=way, args=(Path(folder), count, barrier)) for _ in range(processes)]
+        for process in started:
+            process.start()
+        barrier.wait()
+        began = time.perf_counter()
+        for process in started:
+            process.join()
+        elapsed = time.perf_counter() - began
+        assert [process.exitcode for process in started] == [0] * processes
+        return count / elapsed
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -74,110 +169,39 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def speed(folder: Path, servers: Servers, workers: int, trials: int) -> float:
-    """Trials per second."""
-    spawn = multiprocessing.get_context("spawn")
-    start = spawn.Barrier(workers + 1)
-    name = f"bench/nothing/{workers}"
-    started = [spawn.Process(target=work, args=(folder, servers, name, trials, start)) for _ in range(workers)]
-    for process in started:
-        process.start()
-    start.wait()
-    elapsed = seconds(lambda: [process.join() for process in started])
-    assert [process.exitcode for process in started] == [0] * workers
-    return trials / elapsed
-
-
-def fill(store: Store, name: str, trials: int) -> float:
-    """A study of so many complete trials. Returns the seconds that one takes, of those that were run."""
-    real = min(trials, 10)
-    elapsed = seconds(lambda: run(store, name, real)) / real
-    search = load_study(name, store)
-    pattern = search.get_trials(deepcopy=False)[0]
-    client = MlflowClient()
-    copied = client.get_run(pattern.user_attrs[RUN_ID])
-    generator = random.Random(0)
-    attempts = []
-    for number in range(real, trials):
-        params = {"x": math.exp(generator.uniform(math.log(0.01), math.log(100))), "n": generator.randint(1, 9)}
-        tags = {**copied.data.tags, TRIAL: str(number), "mlflow.runName": f"trial {number}"}
-        made = client.create_run(copied.info.experiment_id, tags=tags).info
-        metrics = [Metric("val/loss", params["x"], made.start_time, 1)]
-        client.log_batch(made.run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
+def growth(folder: Path, count: int) -> list[float]:
+    """Seconds of a trial while there are few, of finding the list complete, and of one trial more."""
+    store, real = open_store(folder), 10
+    one = seconds(lambda: run(store, listed(real))) / real
+    client, queue = mlflow.MlflowClient(), Queue(store)
+    part = listed(count)
+    queue.add(part.name, part.trials)
+    pattern = client.get_run(queue.trials(part.name)[0].run_id or "")
+    for trial in queue.trials(part.name)[real:]:
+        tags = {**pattern.data.tags, "trial.number": str(trial.number)}
+        made = client.create_run(pattern.info.experiment_id, tags=tags).info
+        client.log_batch(made.run_id, params=[Param(name, str(value)) for name, value in trial.params.items()])
         client.set_terminated(made.run_id)
-        attributes = {**pattern.user_attrs, SLOT: f"free {number}", RUN_ID: made.run_id}
-        attempts.append(
-            optuna.create_trial(value=params["x"], params=params, distributions=SPACE, user_attrs=attributes)
-        )
-    search.add_trials(attempts)
-    return elapsed
+        assert queue.take(trial)
+        queue.note(trial, run_id=made.run_id)
+        queue.finish(trial, "complete", [trial.params["x"]], "")
+    queue.close()
+    return [one, seconds(lambda: run(store, part)), seconds(lambda: run(store, listed(count + 1)))]
 
 
-def growth(folder: Path, urls: Servers, trials: int) -> list[float]:
-    """Seconds of: running a trial, while there are few; opening; resuming; one more trial; reading for the table and
-    for the report; MLflow's list of runs.
-    """
-    store, name = open_store(folder, *urls), f"bench/growth/{trials}"
-    filling = fill(store, name, trials)
-    opening = seconds(lambda: open_store(folder, *urls))
-    resuming = seconds(lambda: run(store, name, trials))
-    one_more = seconds(lambda: run(store, name, trials + 1))
-    with study_of(store, name) as parent:
-        table = seconds(lambda: trial_metrics(parent))
-    record = next(each for each in parents("bench/nothing") if each.study == name)
-    report = seconds(lambda: trials_of(record))
-    newest = {"max_results": 100, "order_by": ["attributes.start_time DESC"]}
-    listing = seconds(lambda: MlflowClient().search_runs([record.experiment_id], **newest))
-    return [filling, opening, resuming, one_more, table, report, listing]
-
-
-def database_size(folder: Path) -> int:
-    """Bytes."""
-    return sum((folder / name).stat().st_size for name in ("mlflow.db", "optuna.db"))
-
-
-@contextmanager
-def servers(folder: Path) -> Iterator[dict[str, Servers]]:
-    """The set-ups that this machine can measure."""
-    from servers import MlflowServer, Postgres
-
-    setups: dict[str, Servers] = {"SQLite": (None, None)}
-    try:
-        postgres = Postgres()
-    except BaseException as reason:  # pytest's skip
-        print(f"without PostgreSQL: {reason}")
-        yield setups
-        return
-    tracking = MlflowServer(folder)
-    tracking.start()
-    try:
-        yield setups | {"PostgreSQL and MLflow's server": (tracking.url, postgres.url)}
-    finally:
-        tracking.stop()
-        postgres.remove()
-
-
-def main(trials: int, most: int) -> None:
-    """Print all tables."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        with servers(folder) as setups:
-            print(f"{'trials per second with':32}  1 worker  2 workers  4 workers")
-            for number, (setup, urls) in enumerate(setups.items()):
-                found = [speed(folder / str(number), urls, workers, trials) for workers in (1, 2, 4)]
-                print(f"{setup:32}  {found[0]:8.1f}  {found[1]:9.1f}  {found[2]:9.1f}")
-            for number, (setup, urls) in enumerate(setups.items()):
-                print(f"\n{setup}: seconds")
-                print(" trials  a trial   open  resume  one more  table  report  MLflow's list  kB a trial")
-                for count in (10**power for power in range(1, 1 + round(math.log10(most)))):
-                    place = folder / f"growth-{number}-{count}"
-                    filling, opening, resuming, one_more, table, report, listing = growth(place, urls, count)
-                    print(f"{count:7}  {filling:7.3f}  {opening:5.2f}  {resuming:6.2f}  {one_more:8.2f}", end="")
-                    size = f"{database_size(place) / 1000 / count:10.1f}" if urls == (None, None) else ""
-                    print(f"  {table:5.2f}  {report:6.2f}  {listing:13.2f}  {size}".rstrip(), flush=True)
+def main(count: int = 40, most: int = 1000) -> None:
+    """Print both tables."""
+    print(f"{'trials a second':44}  1 process  2 processes")
+    for name, way in WAYS.items():
+        print(f"{name:44}  {speed(way, 1, count):9.1f}  {speed(way, 2, count):11.1f}", flush=True)
+    print(f"\n{'trials':>7}  {'a trial':>8}  {'find all complete':>18}  {'one more':>9}   (seconds)")
+    size = 10
+    while size <= most:
+        with tempfile.TemporaryDirectory() as folder:
+            one, resume, more = growth(Path(folder), size)
+        print(f"{size:7}  {one:8.3f}  {resume:18.2f}  {more:9.2f}", flush=True)
+        size *= 10
 
 
 if __name__ == "__main__":
-    given = [int(word) for word in sys.argv[1:]]
-    gc.set_threshold(COLLECT_AFTER)  # as commands do
-    main(*given, *(60, 1000)[len(given) :])
+    main(*map(int, sys.argv[1:]))

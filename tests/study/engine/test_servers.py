@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import psycopg
@@ -16,17 +17,19 @@ import torch
 from conftest import Command, no_hang
 from servers import PASSWORD, MlflowServer, Postgres
 
-from study.engine import slots
-from study.engine.search import Result, Search, Trial, log_uniform, named
-from study.engine.trials import run_search
+from study.engine import queue
+from study.engine.queue import Queue, key_of
+from study.engine.runner import Objective, Part, Runner
+from study.engine.search import Result
+from study.engine.trial import Trial
 from tracking import servers
 from tracking.errors import StoreError
 from tracking.runs import study_run, trial_run
 from tracking.store import Store, open_store
 from tracking.stored import log_model, logged_model
 
-SPACE = {"x": log_uniform(0.01, 100)}
-FIXED = [{"x": 0.5}, {"x": 50.0}]
+pytestmark = pytest.mark.server
+GIVEN = [{"x": 0.5}, {"x": 50.0}]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +49,16 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]
     server.stop()
 
 
-def run(store: Store, objective, name: str, prune_on: str | None = None) -> list[Result]:
-    search = Search({"loss": "minimize"}, SPACE, named(FIXED), prune_on=prune_on)
-    about = {"title": "a study", "description": "", "tags": {}}
-    with study_run(store, store.experiment("tiny/test"), name, **about) as parent:
-        return run_search(search, objective, store, parent, name=name)
+def run(store: Store, objective: Objective, name: str) -> list[Result]:
+    about: dict[str, Any] = {"title": "a study", "description": "", "tags": {}}
+    part = Part(name, "", {key_of(params): dict(params) for params in GIVEN}, objective, {"loss": "minimize"})
+    with (
+        closing(Queue(store)) as found,
+        study_run(store, store.experiment("tiny/test"), name, **about) as parent,
+    ):
+        runner = Runner(found, parent, label="test", seed_for=lambda number: number)
+        runner.enqueue(part)
+        return runner.finish(part)
 
 
 def statuses(store: Store) -> list[str]:
@@ -77,7 +85,7 @@ def test_two_workers_run_a_study_through_both(
         assert [r.info.status for r in client.search_runs([experiment.experiment_id])] == ["FINISHED"] * (1 + asked)
         assert client.get_model_version_by_alias(f"digits-{stage}", "champion").version == "1"
     with psycopg.connect(postgres.url) as connection:
-        query = "SELECT count(DISTINCT split_part(value_json, ':', 2)) FROM trial_user_attributes WHERE key = 'worker'"
+        query = "SELECT count(DISTINCT split_part(worker, ':', 2)) FROM study_trials"
         assert connection.execute(query).fetchone() == (2,)
     for table in _dump(postgres.url):
         assert PASSWORD not in table
@@ -110,7 +118,7 @@ def test_a_server_that_comes_back_is_waited_for(
     before = len(statuses(store))
     results = run(store, objective, f"tiny/back/{away}")
     back[0].join()
-    assert [result.params for result in results] == FIXED
+    assert [result.params for result in results] == GIVEN
     assert statuses(store)[before:] == ["FINISHED"] * 3
     for result in results:
         history = mlflow.MlflowClient().get_metric_history(result.run_id, "loss")
@@ -125,8 +133,8 @@ def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
     server = tracking if away == "mlflow" else postgres
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setattr(servers, "patience", 1.0)
-    monkeypatch.setattr(slots, "HEARTBEAT", 1)
-    monkeypatch.setattr(slots, "GRACE", 3)
+    monkeypatch.setattr(queue, "HEARTBEAT", 1)
+    monkeypatch.setattr(queue, "GRACE", 3)
     tried: list[dict] = []
 
     def objective(trial: Trial) -> tuple[float, ...]:
@@ -141,7 +149,7 @@ def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
         run(store, objective, f"tiny/away/{away}")
     assert PASSWORD not in str(told.value)
     server.start()
-    assert [result.params for result in run(store, objective, f"tiny/away/{away}")] == FIXED
+    assert [result.params for result in run(store, objective, f"tiny/away/{away}")] == GIVEN
     assert [params["x"] for params in tried] == [0.5, 50.0, 50.0]
     found = statuses(store)[before:]
     assert sorted(found[1:]) in (["FINISHED", "FINISHED", "KILLED"], ["FAILED", "FINISHED", "FINISHED"])
@@ -176,37 +184,30 @@ def test_a_file_on_a_server_that_is_away_is_not_missing(
         assert isinstance(model.load(), torch.nn.Module)
 
 
-@pytest.mark.parametrize("reports", [True, False])
-def test_a_trial_that_was_silent_for_too_long_loses_its_slot(
+def test_a_trial_that_was_silent_for_too_long_is_taken_over(
     postgres: Postgres,
     tracking: MlflowServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    reports: bool,
 ) -> None:
-    """As a laptop that slept: its heart stood still while another process went on. It is told as it reports or ends."""
+    """As a laptop that slept: its heart stood still while another process went on. It is told as it ends."""
     store = open_store(tmp_path, tracking.url, postgres.url)
-    monkeypatch.setattr(slots, "GRACE", 1)
-    monkeypatch.setattr(slots.Slots, "heartbeat", lambda *_: nullcontext())
-    name, ran = f"tiny/silent/{reports}", []
-
-    def other(trial: Trial) -> tuple[float, ...]:
-        return (trial.params["x"],)
+    monkeypatch.setattr(queue, "GRACE", 1)
+    monkeypatch.setattr(Queue, "heartbeat", lambda *_: nullcontext())
+    ran: list[Any] = []
 
     def silent(trial: Trial) -> tuple[float, ...]:
         ran.append(trial.params)
         time.sleep(2.5)
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(run, store, other, name, prune_on="loss").result()
-        if reports:
-            trial.report(1, {"loss": 0.0})
+            pool.submit(run, store, lambda other: (other.params["x"],), "tiny/silent").result()
         return (1.0,)
 
     before = len(statuses(store))
-    results = run(store, silent, name, prune_on="loss")
-    assert sorted(result.values for result in results) == [(0.5,), (50.0,)], "the other's"
-    assert ran == FIXED[:1]
+    results = run(store, silent, "tiny/silent")
+    assert sorted(result.values for result in results) == [(0.5,), (50.0,)], "those of the other process"
+    assert ran == GIVEN[:1]
     assert "another process has taken it over" in caplog.text
     assert sorted(statuses(store)[before:]) == ["FINISHED"] * 3 + ["KILLED"]
 
