@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from study.engine.capacity import capacity
+from study.engine.workers import cpu_count
 
 ROOT = Path(__file__).parents[1]
-CORES = capacity().cores
+CORES = cpu_count()
 WAYS = {
     f"{CORES} threads, as PyTorch does": {"GOMP_SPINCOUNT": None, "OMP_NUM_THREADS": str(CORES)},
     f"{CORES} threads, ours": {"GOMP_SPINCOUNT": "ours", "OMP_NUM_THREADS": str(CORES)},

@@ -22,9 +22,9 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 from study.config import preset
-from study.engine.launch import run_stages
+from study.engine.pipeline import run_stages
 from study.engine.search import Objective, Search, Trial
-from study.worker import Prepared, prepare
+from study.run import Prepared, prepare
 from tracking.runs import Run, trial_run
 
 STAGES = ("autoencoder", "latent-gan")

@@ -1,6 +1,7 @@
 """The study: configuration, data, training, measures, search, and the stages that use them."""
 
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 # (benchmarks/busy.py). Read once, as PyTorch is loaded; what the user has set wins.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `exit_code`: no traceback from an import that Ctrl-C cuts off
 
 for _name in ("models", "tracking"):  # `python -m` looks into the current folder first
     _ours, _found = Path(__file__).parents[1] / _name, find_spec(_name)

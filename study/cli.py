@@ -28,7 +28,7 @@ import tyro
 
 from study.checks import UsageError, expanded
 from study.config import DEFAULT, INCIDENTAL, PRESETS, StudyConfig
-from study.engine.launch import Request
+from study.engine.pipeline import Request
 from study.stages import all_stages
 from tracking.errors import StoreError, store_errors
 from tracking.servers import stop_waiting

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from study.checks import MOST_REPEATS, at_least, at_most, positive
-from study.engine.launcher import Launcher
 from study.engine.stage import KeptModels
 
 PRESETS = ("smoke", "demo", "exercise", "full")
@@ -47,8 +46,14 @@ class StudyConfig:
     workers: int | Literal["auto"] = "auto"
     """Processes that share the trials, and the processor's cores; other machines may join with the same command.
     auto: $STUDY_WORKERS, else one a core ($OMP_NUM_THREADS cores, if that is set), at most 16, as far as the free
-    memory goes (1.5 GiB each); on a GPU, one, or as many as share it (--launcher.gpus). On a cluster: a number."""
-    launcher: Launcher = field(default_factory=Launcher)
+    memory goes (2.5 GiB each); on a GPU, one. On a cluster: a number."""
+    launcher: Literal["local", "slurm", "ray"] = "local"
+    """Where the workers run (docs/cluster.md). slurm and ray need --tracking-uri and --storage."""
+    launcher_options: tuple[str, ...] = ()
+    """What each worker on a cluster gets. slurm: cpus=4 and any option of sbatch, gpus=1 time=12:00:00 partition=gpu;
+    ray: cpus=4 gpus=0.25 address=HOST:PORT."""
+    detach: bool = False
+    """Start the workers on the cluster and leave. The same command without it looks on, and prints the table."""
     keep_models: KeptModels = "all"
     """champions: a stage that is done deletes the models that it has not registered; measures and pictures stay.
     Figures that need them are not made again. A trial that is to become a champion later has lost its model: delete
@@ -77,8 +82,8 @@ class StudyConfig:
 
 
 INCIDENTAL = (
-    *("store", "tracking_uri", "storage", "device", "workers", "launcher", "keep_models"),
-    *("log_level", "dry_run"),
+    *("store", "tracking_uri", "storage", "device", "workers", "launcher", "launcher_options", "detach"),
+    *("keep_models", "log_level", "dry_run"),
 )
 """Settings that have no part in what a study computes."""
 

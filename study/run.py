@@ -2,108 +2,140 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+from study import cli
 from study.checks import UsageError, expanded
-from study.cli import exit_code, parse_study, request_of, set_log_level, words
 from study.config import StudyConfig
-from study.engine import engines
-from study.engine.capacity import Capacity, capacity, on_gpu
-from study.engine.engines import start_missing, workers_elsewhere
+from study.engine import launchers, workers
 from study.engine.identity import fingerprint
-from study.engine.launch import run_stages
-from study.engine.launcher import Watch, Workload
-from study.engine.order import Order
-from study.engine.workers import divide_cores, workers
+from study.engine.pipeline import Request, resolve, run_stages
+from study.engine.workers import JobSpec
 from study.report.collect import keep
 from study.results import findings, printed, verdicts
-from study.worker import Prepared, prepare, work, work_elsewhere
-from tracking.errors import without_password
+from study.stages import all_stages
+from tracking.errors import StoreError, store_errors, without_password
 
 if TYPE_CHECKING:
-    from study.engine.stage import Outcome
-
-WORKERS = "STUDY_WORKERS"  # of the environment
+    from study.engine.stage import Outcome, Session
+    from tracking.registry import Version
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for. Returns the exit code."""
-    return exit_code(lambda: _run(words(arguments)))
+    """Run what the command line asks for, or be a worker of another command. Return the exit code."""
+    job = workers.job_spec()
+    return cli.exit_code(lambda: run(cli.words(arguments)) if job is None else work(job))
 
 
-def _run(arguments: Sequence[str]) -> None:
-    preset, config = parse_study(arguments)
-    machine = capacity()
-    count = _workers(config, machine)
+def run(arguments: Sequence[str]) -> None:
+    """Run the study's stages, with workers beside this process or on a cluster, and print what they found."""
+    preset, config = cli.parse_study(arguments)
+    count = workers.wanted(config.workers, config.device, config.launcher)
     if config.dry_run:
-        print(plan(preset, config, f"{count} ({machine})"))
+        print(plan(preset, config, count))
         return
     began = time.monotonic()
-    set_log_level(config.log_level)
-    engines.check(config.launcher, config.tracking_uri, config.storage)
-    divide_cores(count if config.launcher.engine == "local" else 1, machine.cores)
+    cli.set_log_level(config.log_level)
+    cluster = launchers.connect(config.launcher, config.launcher_options, config.tracking_uri, config.storage)
+    if config.detach and cluster is None:
+        raise UsageError("--detach needs --launcher slurm or ray, but got local")
+    workers.divide_cores(1 if cluster else count)
     prepared = prepare(preset, config)
     session = prepared.session
-    if config.launcher.detach:
-        start_missing(*_elsewhere(config, prepared, count))
-        return
-    with _workers_of(config, prepared, count) as watch:
+    job = JobSpec(preset, prepared.arguments, session.dataset.digest, workers.code()).environment
+    beside: AbstractContextManager[launchers.Watch | None] = workers.local_workers(count - 1, job)
+    if cluster is not None:
+        places = [without_password(str(url)) for url in (config.tracking_uri, config.storage)]
+        cluster.name = f"study-{fingerprint([session.command, *places])}"
+        cluster.folder = expanded(config.store, "--store").absolute() / "logs" / cluster.name
+        if config.detach:
+            cluster.start_missing(count, job)
+            return
+        beside = cluster.workers(count, job)
+    with beside as watch:
         outcomes = run_stages(prepared.request, replace(session, watch=watch), prepared.inputs)
-        report = keep(session.dataset.name, outcomes)  # while the others come to their end
+        report = keep(session.dataset.name, outcomes)  # while the workers come to their end
     print(f"\n{printed(outcomes)}\n")
-    print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s", end="\n\n")
+    print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s\n")
     print(ending(outcomes, config, report))
 
 
-def _workers(config: StudyConfig, machine: Capacity) -> int:
-    """How many processes the command starts, itself among them; on a cluster, how many there are to be."""
-    count: int | None = None if config.workers == "auto" else config.workers
-    given = os.environ.get(WORKERS)
-    if count is None and given:
-        if not (given.isascii() and given.isdecimal() and int(given)):
-            raise UsageError(f"{WORKERS} must be a number from 1, but got {given!r}")
-        count = int(given)
-    if config.launcher.engine != "local":
-        sharing = config.launcher.sharing
-        if count is None or count % sharing:
-            rule = f"a multiple of {sharing}, which share a GPU," if sharing > 1 else "a number"
-            raise UsageError(
-                f"--workers must be {rule} with --launcher {config.launcher.engine}, but got {count or 'auto'}"
-            )
-    if count is not None:
-        return count
-    return config.launcher.sharing if on_gpu(config.device) else machine.workers()
+def work(job: JobSpec) -> None:
+    """Take part in another command's study, quietly: that command shows what the workers do.
+
+    Raises:
+        UsageError: This machine has other code, other package versions or other data.
+    """
+    workers.end_with_parent()
+    cli.set_log_level("error")  # what the data and the settings are warned of, the command says
+    try:
+        with store_errors():
+            job.check("code", workers.code())
+            prepared = prepare(job.preset, cli.parse_study(job.arguments)[1])
+            job.check("data", prepared.session.dataset.digest)
+            cli.set_log_level("warning")
+            run_stages(prepared.request, prepared.session, prepared.inputs)
+    except UsageError as error:
+        raise UsageError(f"the worker on {workers.node()} refuses: {error}") from error
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(workers.TRY_AGAIN)  # a server may come back
+    except KeyboardInterrupt:
+        sys.exit(cli.INTERRUPTED)  # the command says it once for all
 
 
-def _workers_of(config: StudyConfig, prepared: Prepared, count: int) -> AbstractContextManager[Watch | None]:
-    """The workers that take part while the block runs."""
-    if config.launcher.engine == "local":
-        return workers(count - 1, work, prepared.arguments)
-    return workers_elsewhere(*_elsewhere(config, prepared, count))
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before the first trial; `arguments` give a worker the exact data, settings and versions."""
+
+    request: Request
+    session: Session
+    inputs: dict[str, Version]
+    arguments: list[str]
 
 
-def _elsewhere(config: StudyConfig, prepared: Prepared, count: int) -> tuple[engines.Team, int, Order]:
-    """The study's workers on the cluster, how many there are to be, and what they are given."""
-    wanted, session = config.launcher, prepared.session
-    places = [without_password(str(url)) for url in (config.tracking_uri, config.storage)]
-    name = f"study-{fingerprint([session.command, *places])}"
-    options = {"allow_mixed": wanted.allow_mixed, "together": wanted.sharing if wanted.engine == "slurm" else 1}
-    order = Order.of_this_command(prepared.arguments, session.dataset.digest, wanted.cpus, **options)
+def prepare(preset: str, config: StudyConfig) -> Prepared:
+    """Open the store, load the data, find the inputs, and check that all fit, before anything takes long.
 
-    def data() -> bytes:
-        from study.data.packed import packed
+    Raises:
+        UsageError: Data, settings and models do not fit.
+        StoreError: The store cannot be written.
+    """
+    from tracking.environment import check_environment
+    from tracking.store import open_store  # first: it sets MLflow's environment
 
-        return packed(session.dataset)
+    check_environment()
+    store = open_store(expanded(config.store, "--store"), config.tracking_uri, config.storage)
 
-    workload = Workload(name, expanded(config.store, "--store").absolute(), work_elsewhere, data)
-    return engines.team(wanted, workload), count, order
+    import torch
+
+    from study.data import DataError, load
+    from study.engine.stage import Session
+
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device must be one that PyTorch sees, but got 'cuda', and it sees no GPU")
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    try:
+        data = load(config.data, config.data_dir, image_size=config.image_size, colour=config.colour)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    request, inputs = resolve(cli.request_of(config), data, all_stages())
+    exact = replace(
+        cli.with_inputs(config, {kind: version.number for kind, version in inputs.items()}),
+        data=data.source,
+        data_dir=config.data_dir and expanded(config.data_dir, "--data-dir").absolute(),
+        stages=tuple(stage.name for stage in request.stages),
+    )
+    command = cli.command_of(preset, exact)
+    session = Session(data.to(device), store, device, config.seed, preset, command, config.keep_models)
+    arguments = cli.arguments_of(preset, exact, ("workers", "launcher", "launcher_options", "detach"))
+    return Prepared(request, session, inputs, arguments)
 
 
 def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str:
@@ -112,13 +144,13 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
     from tracking.views import place_of, server
 
     claims = verdicts(outcomes)
-    found = [f"what was found{f' (claims: {claims})' if claims else ''}:", *findings(outcomes)]
     remote = server()
     flags = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
     if remote is not None:
         flags = ["--tracking-uri", remote]
     place = place_of(outcomes[0].run_id)
     address = place.address if remote is None or can_show_views(remote) else place.plain
+    found = [f"what was found{f' (claims: {claims})' if claims else ''}:", *findings(outcomes)]
     look = [
         "where to look:",
         f"the report: {shlex.quote(report)}",
@@ -126,15 +158,15 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
         f"the trials, their charts and pictures: {shlex.join(['python', '-m', 'study.ui', *flags])}",
         f"  which opens {remote or local_address()}/{address}",
     ]
-    return "\n".join([found[0], *(f"  {line}" for line in found[1:]), "", look[0], *(f"  {line}" for line in look[1:])])
+    return "\n\n".join("\n  ".join(lines) for lines in (found, look))
 
 
-def plan(preset: str, config: StudyConfig, workers: str) -> str:
+def plan(preset: str, config: StudyConfig, count: int) -> str:
     """Return what would run: the data, the store, and each stage's question and settings."""
-    store, request = without_password(config.tracking_uri or str(config.store)), request_of(config)
-    lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}", f"workers: {workers}"]
+    store, request = without_password(config.tracking_uri or str(config.store)), cli.request_of(config)
+    lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}", f"workers: {count}"]
     for stage in request.stages:
-        settings = asdict(request.configs[stage.name])
+        settings = asdict(request.settings[stage.name])
         lines += [f"{stage.name}: {stage.question}"]
         lines += [f"  {', '.join(f'{name} {value}' for name, value in settings.items())}"]
     return "\n".join(lines)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from study.engine.stage import Context, Outcome, Row, Stage
+from study.engine.stage import Context, Outcome, Stage
 
 
 @dataclass(frozen=True)
@@ -27,35 +25,36 @@ def run(context: Context) -> Outcome:
 
     import torch
 
-    from study.engine import slots
-    from study.engine.order import node
-    from study.engine.search import Search, Trial, log_uniform, named
-    from study.engine.study import Candidate, open_study
+    from study.engine import queue
+    from study.engine.search import Search, log_uniform
+    from study.engine.study import Candidate
+    from study.engine.trial import Trial
+    from study.engine.workers import node
+    from study.results import Row
 
-    slots.HEARTBEAT, slots.GRACE, slots.RETRIES = 1, 4, 100  # deaths show soon, and however many are survived
-    config: CheapConfig = context.config
-    fixed = named([{"x": 0.5}, {"x": 3.0}])
+    queue.HEARTBEAT, queue.GRACE, queue.TRIES = 1, 4, 100  # deaths show soon, and however many are survived
+    settings: CheapConfig = context.settings
 
     def objective(trial: Trial) -> tuple[float]:
-        trial.run.set_tags({"node": node()})
-        module = torch.nn.Linear(4, 2)
+        trial.set_tags({"node": node()})
         epoch = 1
-        while epoch < 3 or os.path.exists(config.hold):
+        while epoch < 3 or os.path.exists(settings.hold):
             trial.report(epoch, {"val/loss": trial.params["x"] / epoch})
-            time.sleep(config.pause)
+            time.sleep(settings.pause)
             epoch += 1
         loss = 1 + abs(trial.params["x"] - 1)
-        trial.run.log({"loss": loss})
-        trial.log_model(module, torch.zeros(2, 4), {"module": {}})
+        trial.log({"loss": loss})
+        trial.log_model(torch.nn.Linear(4, 2), torch.zeros(2, 4), {"module": {}})
         return (loss,)
 
-    def finish(made: Mapping[str, Any]) -> list[Row]:
-        return [Row("loss", f"{made['cheap'].metrics['loss']:.3f}")]
+    search = Search({"loss": "minimize"}, {"x": log_uniform(0.01, 100)}, settings.trials - 2)
+    with context.open("A study of cheap trials.") as study:
+        searched = study.enqueue_search(search, objective, "search")
+        given = study.run([{"x": 0.5}, {"x": 3.0}], objective, objectives={"loss": "minimize"})
+        best = min([*given, *searched()], key=lambda result: result.values)
+        return study.close(
+            {"cheap": Candidate(best, "loss")}, lambda made: [Row("loss", f"{made['cheap'].metrics['loss']:.3f}")]
+        )
 
-    search = Search({"loss": "minimize"}, {"x": log_uniform(0.01, 100)}, fixed, config.trials - len(fixed))
-    with open_study(context, "A study of cheap trials.") as study:
-        best = min(study.search(search, objective), key=lambda result: result.values)
-        return study.close({"cheap": Candidate(best, "loss")}, finish)
 
-
-STAGE = Stage("cheap", "Does it hold?", CheapConfig, lambda _: "cheap trials", run, outputs=("cheap",))
+STAGE = Stage("cheap", "Does it hold?", CheapConfig, run, outputs=("cheap",))

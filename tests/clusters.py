@@ -112,6 +112,10 @@ class Slurm:
         """Those of the node's steps, and of all that they have started, in this order."""
         return [pid for step in self._started_on(node) for pid in (step, *_below(step))]
 
+    def kill_worker(self, node: str) -> None:
+        """The worker dies, and the script that keeps it alive does not."""
+        _kill_worker(self.processes(node))
+
     def kill_node(self, node: str) -> None:
         """The whole machine dies: slurmd, its steps and all that they have started."""
         there = self.processes(node)
@@ -188,6 +192,11 @@ class Slurm:
             time.sleep(0.2)
 
 
+def _kill_worker(pids: list[int]) -> None:
+    (worker,) = [pid for pid in pids if b"study.run" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(worker, signal.SIGKILL)
+
+
 def _below(pid: int) -> list[int]:
     """The processes that this one has started, and those that they have started."""
     try:
@@ -238,8 +247,12 @@ class Ray:
     def kill_head(self) -> None:
         _kill_all(self._cluster.head_node)
 
+    def kill_worker(self, node: str) -> None:
+        """The worker dies, and the actor that keeps it alive does not."""
+        _kill_worker(self.workers(node))
+
     def workers(self, node: str = "") -> list[int]:
-        """The processes of our actors (on this node), and of what they have started, the workers themselves last."""
+        """The processes of our actors (on this node), and of what they have started."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):

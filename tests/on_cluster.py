@@ -14,13 +14,11 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-import optuna
+import psycopg
 from conftest import ROOT
 from mlflow.entities import Run
-from optuna.trial import FrozenTrial, TrialState
 from servers import MlflowServer, Postgres
 
-from study.engine.slots import SLOT
 from tracking.store import open_store
 
 
@@ -88,16 +86,15 @@ class OnCluster:
                 process.send_signal(signal.SIGTERM)
                 process.wait(60)
 
-    def trials(self, seed: int) -> list[FrozenTrial]:
-        """All attempts at the study's trials."""
-        run_ids = {run.info.run_id for run in self.runs(seed)}
-        storage = optuna.storages.RDBStorage(self._database)
-        try:
-            found = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
-        return [trial for trial in found if trial.user_attrs.get("mlflow.run_id") in run_ids]
+    def tries(self, seed: int) -> list[int]:
+        """How often each complete trial was tried, less the times that it was stopped."""
+        runs = [run.info.run_id for run in self.runs(seed) if run.info.status == "FINISHED"]
+        with psycopg.connect(self.postgres.url) as connection:
+            found = connection.execute(
+                "SELECT state, tries FROM study_trials WHERE run_id = ANY(%s)", [runs]
+            ).fetchall()
+        assert {state for state, _ in found} == {"complete"}
+        return [tries for _, tries in found]
 
     def runs(self, seed: int, *, parent: bool = False) -> list[Run]:
         """The runs of the study's trials, or its own."""
@@ -114,35 +111,28 @@ class OnCluster:
         running = [run for run in self.runs(seed) if run.info.status == "RUNNING" and "val/loss" in run.data.metrics]
         return {run.data.tags["node"] for run in running}
 
-    def check(self, seed: int, asked: int, attempts: int) -> Counter[str]:
+    def check(self, seed: int, asked: int, deaths: int = 0, stops: int = 0) -> Counter[str]:
         """Exactly the trials that were asked for, none twice, nothing open, a champion that loads.
 
         Args:
-            attempts: How many of them there must be.
+            deaths: How many trials have lost their process.
+            stops: How many trials were stopped.
 
         Returns:
             How many trials came to their end on each node.
         """
-        trials = self.trials(seed)
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        assert Counter(trial.user_attrs[SLOT] for trial in complete).most_common(1)[0][1] == 1
-        assert len(complete) == asked
-        assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
-        assert len(trials) == attempts
         runs = self.runs(seed)
-        assert Counter(run.info.status for run in runs)["FINISHED"] == asked
-        assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+        assert Counter(run.info.status for run in runs) == Counter(FINISHED=asked, KILLED=deaths + stops)
+        finished = [run for run in runs if run.info.status == "FINISHED"]
+        assert len({run.data.params["x"] for run in finished}) == asked
+        assert sum(self.tries(seed)) == asked + deaths
         assert [run.info.status for run in self.runs(seed, parent=True)] == ["FINISHED"]
         model = mlflow.pyfunc.load_model("models:/digits-cheap@champion")
         assert model.predict(np.ones((3, 4), np.float32)).shape == (3, 2)
-        return Counter(run.data.tags["node"] for run in runs if run.info.status == "FINISHED")
+        return Counter(run.data.tags["node"] for run in finished)
 
     def _hold(self, seed: int) -> Path:
         return self.folder / f"hold-{seed}"
-
-    @property
-    def _database(self) -> str:
-        return self.postgres.url.replace("postgresql:", "postgresql+psycopg:").replace("{", "{{").replace("}", "}}")
 
 
 class Command:

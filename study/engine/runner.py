@@ -30,7 +30,7 @@ from tracking.views import page_of
 if TYPE_CHECKING:
     import optuna
 
-    from study.engine.launcher import Watch
+    from study.engine.launchers import Watch
 
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
 STATUS = {COMPLETE: "FINISHED", PRUNED: "FINISHED", FAILED: "FAILED"}  # of the MLflow runs

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from study.data.dataset import Dataset
-    from study.engine.launcher import Watch
+    from study.engine.launchers import Watch
     from study.engine.search import Result
     from study.engine.study import Study
     from tracking.registry import Direction, Version

@@ -1,212 +1,116 @@
-"""Workers on an engine: settings and mistakes, what a worker is given and refuses; no cluster is needed."""
+"""Workers on a cluster: what is refused before anything begins, and what the command makes of what a cluster says."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
-import stat
-import threading
-import time
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import torch
 from commands import call
-from conftest import Command, no_hang
+from conftest import no_hang
 
+from study.checks import UsageError
 from study.cli import command_of, parse_study
-from study.engine import capacity, ray
-from study.engine.launcher import Launcher
-from study.engine.order import Order
-from study.engine.workers import keep_alive
+from study.engine import launchers
+from study.engine.launchers import Cluster, State
 
 SERVERS = ["--tracking-uri", "http://h:1", "--storage", "postgresql://u:s3cret@h/d"]
-SLURM = ["--launcher", "slurm", "--workers", "2"]
+SLURM, RAY = (["--launcher", name, "--workers", "2"] for name in ("slurm", "ray"))
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (
-            [*SLURM],
-            "--tracking-uri must be the http(s) address of an MLflow server where workers run on other machines",
-        ),
-        (
-            [*SLURM, "--tracking-uri", "http://h:1", "--storage", "sqlite:////tmp/optuna.db"],
-            "--storage must be a postgresql:// URL where workers run on other machines, but got 'sqlite:////tmp/optuna.db'",
-        ),
-        ([*SLURM, "--launcher.address", "h:6379"], "--launcher.address is for --launcher ray, not for slurm"),
-        (["--launcher", "ray", "--workers", "2", "--launcher.time", "60"], "--launcher.time is for --launcher slurm"),
-        (["--detach"], "--launcher.detach is for --launcher slurm or ray, not for local"),
-        ([*SLURM[:2], "--workers", "auto"], "--workers must be a number with --launcher slurm, but got auto"),
-        (
-            ["--launcher", "ray", "--launcher.gpus", "0.25", "--workers", "6"],
-            "--workers must be a multiple of 4, which share a GPU, with --launcher ray, but got 6",
-        ),
-        ([*SLURM, *SERVERS], "--launcher slurm needs Slurm's commands on this machine, but there is no sbatch"),
-        (
-            ["--launcher", "ray", "--workers", "2", *SERVERS, "--launcher.address", "127.0.0.1:1"],
-            "Ray's head 127.0.0.1:1 does not answer: start the cluster, or correct --launcher.address",
-        ),
-        (
-            ["--launcher", "ray", "--workers", "2", *SERVERS, "--launcher.address", "ray://h:10001"],
-            "--launcher.address must be host:port of Ray's head, but got 'ray://h:10001'",
-        ),
+        (SLURM, "--tracking-uri"),
+        ([*SLURM, *SERVERS[:2], "--storage", "sqlite:////tmp/optuna.db"], "--storage"),
+        (["--launcher", "slurm", *SERVERS], "--workers must be a number"),
+        (["--detach"], "--detach needs --launcher"),
+        (["--launcher-options", "cpus=2"], "--launcher-options need --launcher"),
+        (["--launcher", "lsf"], "lsf"),
+        ([*SLURM, *SERVERS], "sbatch"),
+        ([*RAY, *SERVERS, "--launcher-options", "gpu=1"], "gpu=1"),
+        ([*RAY, *SERVERS, "--launcher-options", "cpus=many"], "cpus=many"),
+        ([*RAY, *SERVERS, "--launcher-options", "address=127.0.0.1:1"], "127.0.0.1:1 does not answer"),
+        ([*RAY, *SERVERS, "--launcher-options", "address=ray://h:10001"], "ray://h:10001 does not answer"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_begins(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("STUDY_WORKERS")
+    monkeypatch.delenv("STUDY_WORKERS", raising=False)
     with no_hang():
         code, out, errors = call("run", capsys, "smoke", *flags, "--store", tmp_path / "store")
-    (error,) = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert message in error
+    assert message in errors
     assert (code, out) == (2, "")
     assert "s3cret" not in errors
+    assert "Traceback" not in errors
     assert not (tmp_path / "store").exists()
 
 
-def test_ray_is_an_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray, "find_spec", lambda name: None)
-    code, _, errors = call("run", capsys, "--launcher", "ray", "--workers", 2, *SERVERS)
-    assert code == 2
-    assert errors == "error: --launcher ray needs Ray, which is not installed: pip install -e '.[ray]'\n"
-
-
-@pytest.mark.parametrize(
-    ("flag", "value"),
-    [("cpus", "0"), ("gpus", "2"), ("gpus", "-1"), ("memory", "0"), ("extra", "a=1\nrm -r x"), ("engine", "lsf")],
-)
-def test_impossible_settings(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, errors = call("run", capsys, f"--launcher.{flag}={value}")
-    assert code == 2
-    assert "Traceback" not in errors
-
-
-def test_flags_and_files_of_settings(tmp_path: Path) -> None:
-    flags = [
-        "--launcher",
-        "slurm",
-        "--launcher.cpus",
-        "4",
-        "--launcher.gpus",
-        "0.5",
-        "--launcher.extra",
-        "account=a",
-        "qos=b",
-        "--detach",
-    ]
-    _, config = parse_study(flags)
-    wanted = Launcher(engine="slurm", cpus=4, gpus=0.5, extra=("account=a", "qos=b"), detach=True)
-    assert config.launcher == wanted
-    assert wanted.sharing == 2
+def test_where_a_study_runs_is_no_part_of_what_it_computes(tmp_path: Path) -> None:
+    _, config = parse_study([*SLURM, *SERVERS, "--launcher-options", "cpus=4", "account=a", "--detach"])
+    assert (config.launcher, config.launcher_options, config.detach) == ("slurm", ("cpus=4", "account=a"), True)
     file = tmp_path / "mine.toml"
+    servers = f'tracking_uri = "{SERVERS[1]}"\nstorage = "{SERVERS[3]}"\n'
     file.write_text(
-        '[launcher]\nengine = "slurm"\ncpus = 4\ngpus = 0.5\nextra = ["account=a", "qos=b"]\ndetach = true\n'
+        f'launcher = "slurm"\nworkers = 2\nlauncher_options = ["cpus=4", "account=a"]\ndetach = true\n{servers}'
     )
-    assert parse_study([str(file)])[1].launcher == wanted
-    assert command_of("demo", config) == "python -m study.run demo", "where it runs is no part of what it computes"
+    assert parse_study([str(file)])[1] == config
+    assert command_of("demo", config) == "python -m study.run demo"
 
 
-def order(**changes: object) -> Order:
-    made = Order.of_this_command(["smoke", "--data", "digits"], "0" * 16, cpus=1)
-    return replace(made, **changes)  # type: ignore[arg-type]
+class Fake(Cluster):
+    """A cluster that says what a test wants it to say."""
+
+    def __init__(self, *states: State | None) -> None:
+        super().__init__({})
+        self.states, self.started, self.cancelled = list(states), 0, list[bool]()
+
+    def start(self, count: int, environment: Mapping[str, str]) -> None:
+        self.started += count
+        self.own = ["job"] * count
+
+    def state(self) -> State | None:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
+
+    def cancel(self, *, only_own: bool) -> None:
+        self.cancelled.append(only_own)
+        self.states = [State(0, 0, "", [])]
+
+    def stop_command(self) -> str:
+        return "scancel 7"
 
 
-def test_an_order_holds_secrets_and_only_its_owner_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "HARMLESS"):
-        monkeypatch.setenv(name, "x")
-    made, file = order(), tmp_path / "order.json"
-    assert made.environment.keys() >= {"MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY"}
-    assert made.environment["OMP_NUM_THREADS"] == "1"
-    assert "HARMLESS" not in made.environment
-    before = os.umask(0)
-    try:
-        made.write(file)
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert Order.read(file) == made
-    assert list(tmp_path.iterdir()) == [file]
+@pytest.fixture(autouse=True)
+def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "LOOK_EVERY", 0)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"code": "other", "commit": "commit abc"},
-            "its code is commit .*, the command's is commit abc: install the same",
-        ),
-        ({"versions": "Python 2.7"}, "it has Python 3.*, the command Python 2.7: install the same on every node"),
-        ({"versions": "Python 2.7", "allow_mixed": True}, "its data digits are others than the command's"),
-        ({"arguments": ["smoke", "--data", "/nowhere.npz"]}, "/nowhere.npz"),
-    ],
-)
-def test_a_worker_refuses_what_is_not_the_commands(
-    changes: dict[str, object], message: str, tmp_path: Path, command: Command
-) -> None:
-    """The program that Slurm starts, with a store of its own in place of servers."""
-    made = order(**changes)
-    made = replace(made, arguments=[*made.arguments, "--store", str(tmp_path / "store")])
-    made.write(tmp_path / "order.json")
-    done = command("study.worker", tmp_path / "order.json", env={"SLURMD_NODENAME": "n7"})
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: the worker on n7 refuses: ")
-    assert re.search(message, done.stderr), done.stderr
+@pytest.mark.parametrize(("running", "waiting", "started"), [(0, 0, 3), (1, 1, 1), (2, 1, 0)])
+def test_missing_workers_are_started_and_all_end_with_the_study(running: int, waiting: int, started: int) -> None:
+    cluster = Fake(State(running, waiting, "Resources", []), State(0, 1, "Resources", []))
+    with cluster.workers(3, {}) as watch:
+        assert watch() == "Fake: 0 running, 1 waiting (Resources)"
+    assert cluster.started == started
+    assert cluster.cancelled == [False]
 
 
-def test_no_order_is_told(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "order.json").write_text(json.dumps({"arguments": []}))
-    done = command("study.worker", tmp_path / "order.json")
-    assert done.returncode == 2
-    assert "must be an order that a launcher has written" in done.stderr
+@pytest.mark.parametrize(("there", "cancelled"), [(0, [True]), (2, [])])
+def test_a_stopped_command_stops_what_it_has_started(there: int, cancelled: list[bool]) -> None:
+    cluster = Fake(State(there, 0, "", []))
+    with pytest.raises(KeyboardInterrupt), cluster.workers(2, {}):
+        raise KeyboardInterrupt
+    assert cluster.cancelled == cancelled
 
 
-def _die_twice(folder: Path) -> int:
-    number = len(list(folder.iterdir()))
-    (folder / str(number)).touch()
-    if number < 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 7
-
-
-def test_a_worker_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    with no_hang():
-        assert keep_alive(1, _die_twice, tmp_path, threading.Event()) == 7
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def _wait(file: Path) -> int:
-    file.write_text(str(os.getpid()))
-    time.sleep(600)
-    return 0
-
-
-def test_workers_are_stopped(tmp_path: Path) -> None:
-    stop = threading.Event()
-    file = tmp_path / "worker"
-
-    def stop_it() -> None:
-        while not (file.exists() and file.read_text()):
-            time.sleep(0.1)
-        stop.set()
-
-    threading.Thread(target=stop_it).start()
-    with no_hang():
-        keep_alive(1, _wait, file, stop)
-    assert not Path(f"/proc/{file.read_text()}").exists()
-
-
-@pytest.mark.parametrize(("device", "share", "expected"), [("cuda", 0.25, [0.25]), ("cuda", 1, []), ("cpu", 0.25, [])])
-def test_a_share_of_a_gpu_is_a_share_of_its_memory(
-    device: str, share: float, expected: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[float] = []
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: asked.append(share))
-    capacity.share_gpu(torch.device(device), share)
-    assert asked == expected
+def test_what_the_workers_say_reaches_the_command() -> None:
+    errors = ["the store was lost", "the worker on n1 refuses: its code is old", "the store was lost"]
+    with pytest.raises(UsageError, match="the worker on n1 refuses: its code is old"):
+        Fake(State(1, 0, "", errors))._look()
+    assert "does not answer" in Fake(None)._look()
+    gone = Fake(State(0, 0, "", ["the store was lost"]))
+    gone._look()
+    gone._look()
+    with pytest.raises(UsageError, match=r"all workers have ended .*: the store was lost; the same command"):
+        gone._look()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from clusters import Ray
 from on_cluster import OnCluster
 from servers import PASSWORD, MlflowServer, Postgres
 
-GPUS = ["--launcher.gpus", "1"]  # declared ones: a worker on each node
+pytestmark = pytest.mark.cluster
+GPUS = ["--launcher-options", "gpus=1"]  # declared ones: a worker on each node
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def test_a_raylet_and_a_worker_die_and_no_trial_is_lost(ray: Ray, studies: OnClu
     with studies.started(0, "--cheap.trials", 6) as command:
         command.until(lambda: studies.at_work(0) == {"r1", "r2"})
         ray.kill_node("r1")
-        command.until(lambda: "1 waiting for a place" in command.output)
-        os.kill(ray.workers("r2")[-1], signal.SIGKILL)  # the worker, which its actor starts again
+        command.until(lambda: "1 waiting (for a place)" in command.output)
+        ray.kill_worker("r2")  # which its actor starts again
         ray.add("r3")
         command.until(lambda: studies.at_work(0) == {"r2", "r3"})
         studies.release(0)
@@ -60,7 +60,7 @@ def test_a_raylet_and_a_worker_die_and_no_trial_is_lost(ray: Ray, studies: OnClu
         assert command.output.count("complete loss=") == 6, "the usual lines, one a trial"
         assert "ray kill-actor" in command.output
         assert PASSWORD not in command.output
-    assert set(studies.check(0, 6, attempts=8)) == {"r2", "r3"}
+    assert set(studies.check(0, 6, deaths=2)) == {"r2", "r3"}
 
 
 def test_left_alone_looked_at_and_stopped(ray: Ray, studies: OnCluster) -> None:
@@ -76,7 +76,7 @@ def test_left_alone_looked_at_and_stopped(ray: Ray, studies: OnCluster) -> None:
         command.until(lambda: "Ray: 2 running" in command.output)
         studies.release(1)
         assert command.wait() == 0
-    studies.check(1, 4, attempts=4)
+    studies.check(1, 4)
     with studies.started(2) as command:
         command.until(lambda: studies.at_work(2))
         command.process.send_signal(signal.SIGINT)
@@ -100,4 +100,4 @@ def test_the_head_dies_and_the_same_command_goes_on(ray: Ray, studies: OnCluster
     studies.release(3)
     done = studies.run(3)
     assert done.returncode == 0, done.stderr
-    studies.check(3, 4, attempts=6)
+    studies.check(3, 4, deaths=2)

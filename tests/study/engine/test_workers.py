@@ -1,0 +1,168 @@
+"""Worker processes: how many fit, what they are given and refuse, and what keeps them alive."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import no_hang
+
+from study import run
+from study.checks import UsageError
+from study.engine import workers
+from study.engine.workers import JobSpec, WorkerPool, free_memory, job_spec, wanted
+
+GIB = 2**30
+SPEC = JobSpec("smoke", ["smoke", "--data", "digits"], "0" * 16, workers.code())
+
+
+@pytest.mark.parametrize(
+    ("cores", "gib", "threads", "expected"),
+    [(2, 64, "", 2), (8, 64, "4", 2), (8, 64, "many", 8), (8, 5.5, "", 2), (8, 0.5, "", 1), (128, 1024, "", 16)],
+)
+def test_workers_fit_cores_and_memory(
+    cores: int, gib: float, threads: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STUDY_WORKERS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr("joblib.cpu_count", lambda: cores)
+    monkeypatch.setattr(workers, "free_memory", lambda: gib * GIB)
+    assert wanted("auto", "cpu", "local") == expected
+    assert wanted("auto", "cuda", "local") == 1
+    assert wanted(3, "cpu", "local") == 3
+    monkeypatch.setenv("STUDY_WORKERS", "7")
+    assert wanted("auto", "cuda", "slurm") == 7
+
+
+@pytest.mark.parametrize("given", ["none", "0", "-2", "²"])
+def test_a_number_of_workers_that_is_none_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_WORKERS", given)
+    with pytest.raises(UsageError, match=f"STUDY_WORKERS .*'{given}'"):
+        wanted("auto", "cpu", "local")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("none", "", 64),
+        ("memory.max", f"{6 * GIB}\n", 6),
+        ("memory.max", "max\n", 64),
+        ("memory/memory.limit_in_bytes", f"{2 * GIB}\n", 2),
+        ("memory/memory.limit_in_bytes", f"{2**63 - 4096}\n", 64),
+    ],
+)
+def test_a_containers_memory_is_the_machines(file: str, text: str, expected: int, tmp_path: Path) -> None:
+    for name, content in (
+        ("proc/meminfo", f"MemTotal: 1 kB\nMemAvailable: {64 * 2**20} kB\n"),
+        (f"sys/fs/cgroup/{file}", text),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert free_memory(tmp_path) == expected * GIB
+
+
+def test_the_machines_own_memory_is_known() -> None:
+    assert 0 < free_memory() < float("inf")
+
+
+def test_the_job_spec_reaches_the_worker_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert job_spec() is None
+    monkeypatch.setenv("STUDY_WORKER", SPEC.environment["STUDY_WORKER"])
+    assert job_spec() == SPEC
+    assert "STUDY_WORKER" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"code": "0123, Python 2.7"}, "its code is .*, Python 3.*, the command's is 0123, Python 2.7"),
+        ({}, "its data is .*, the command's is 0000000000000000"),
+        ({"arguments": ["smoke", "--data", "/nowhere.npz"]}, "/nowhere.npz"),
+    ],
+)
+def test_a_worker_refuses_what_is_not_the_commands(
+    changes: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    spec = replace(SPEC, **changes)  # type: ignore[arg-type]
+    spec = replace(spec, arguments=[*spec.arguments, "--stages", "judge", "--store", str(tmp_path / "store")])
+    with pytest.raises(UsageError, match=f"the worker on n7 refuses: .*{message}"):
+        run.work(spec)
+
+
+def pool(monkeypatch: pytest.MonkeyPatch, code: str, count: int = 1) -> WorkerPool:
+    """Workers that run this code in place of a study."""
+    monkeypatch.setattr(workers, "COMMAND", ["-c", code])
+    monkeypatch.setattr(workers, "PAUSE", 0.1)
+    return WorkerPool(count, {"ANSWER": "42"})
+
+
+def test_a_worker_that_is_killed_or_loses_its_servers_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"""
+import os, signal, sys, tempfile
+tempfile.mkstemp(dir={str(tmp_path)!r})
+before = len(os.listdir({str(tmp_path)!r}))
+if before == 1: os.kill(os.getpid(), signal.SIGKILL)
+sys.exit({workers.TRY_AGAIN} if before == 2 else int(os.environ["ANSWER"]))
+"""
+    with no_hang():
+        started = pool(monkeypatch, code)
+        started.join()
+    assert started.codes == [42]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_workers_are_stopped_once_and_those_that_do_not_listen_are_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"""
+import os, signal, sys, time
+file = os.path.join({str(tmp_path)!r}, str(os.getpid()))
+signal.signal(signal.SIGTERM, lambda *_: open(file, "a").write("x"))
+open(file, "w").close()
+while True: time.sleep(0.1)
+"""
+    monkeypatch.setattr(workers, "STOPPING", 1.0)
+    with no_hang():
+        started = pool(monkeypatch, code, 2)
+        until(lambda: len(list(tmp_path.iterdir())) == 2)
+        started.stop()
+    for file in tmp_path.iterdir():
+        assert file.read_text() == "x"
+        assert not Path(f"/proc/{file.name}").exists()
+
+
+def until(ready: Callable[[], object]) -> None:
+    while not ready():
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_worker_outlives_a_command_that_is_killed(tmp_path: Path) -> None:
+    worker = """
+import os, sys, time
+from study.engine.workers import end_with_parent
+end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+    command = f"""
+import time
+from study.engine import workers
+workers.COMMAND = ["-c", {worker!r}]
+workers.WorkerPool(2, {{}})
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True) as process, no_hang():
+        assert process.stdout is not None
+        pids = [int(process.stdout.readline()) for _ in range(2)]
+        process.kill()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
