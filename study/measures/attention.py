@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -16,6 +16,7 @@ from models.attention_forms import conv_as_attention, linear_as_attention, linea
 from study.data.dataset import to_float
 from study.training.loops import EVAL_BATCH, eval_mode
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 CHANNELS, KERNEL, SIDE = (3, 5), 3, 28  # of the random convolution; height and width of its image
 OUTPUTS = 10  # of the random FC layer
 INPUTS = 64  # random images
@@ -27,7 +28,7 @@ def tail(alpha: float) -> float:
     return 4 * torch.tensor(-alpha, dtype=torch.float64).exp().item()
 
 
-def random_layer(layer: nn.Module, generator: torch.Generator) -> nn.Module:
+def random_layer(layer: ModuleT, generator: torch.Generator) -> ModuleT:
     """Return the layer in float64 with normal weights, so that outputs have the variance of the inputs; no bias."""
     layer = layer.double()
     with torch.no_grad():
@@ -55,33 +56,28 @@ def alpha_errors(alphas: Sequence[float], dtype: torch.dtype, seed: int) -> list
     generator = torch.Generator().manual_seed(seed)
     conv = random_layer(nn.Conv2d(*CHANNELS, KERNEL, padding=1, bias=False), generator)
     images = torch.randn(1, CHANNELS[0], SIDE, SIDE, generator=generator, dtype=torch.float64)
-    assert isinstance(conv, nn.Conv2d)
     return [
         largest_error(conv, conv_as_attention(conv, (SIDE, SIDE), alpha=alpha).to(dtype), images) for alpha in alphas
     ]
 
 
-@dataclass(frozen=True)
-class BorderErrors:
-    """Largest errors of attention against a zero-padded convolution."""
-
-    inside: float  # without a ring of zero-valued keys, where the kernel stays inside the image
-    border: float  # without the ring, at the other outputs
-    with_ring: float  # at all outputs
-
-
 @torch.no_grad()
-def border_errors(conv: nn.Conv2d, images: Tensor) -> BorderErrors:
-    """Measure a convolution with zero padding as attention, on images [N, C, H, W] of its type."""
+def border_errors(conv: nn.Conv2d, images: Tensor) -> dict[str, float]:
+    """Return the largest errors of attention against a convolution with zero padding, on images [N, C, H, W].
+
+    Returns:
+        Without a ring of zero-valued keys, `inside`, where the kernel stays inside the image, and `border`, at the
+        other outputs; `ring`, at all outputs with the ring.
+    """
     size = images.shape[2:]
     bare = deepcopy(conv)
     bare.padding_mode = "replicate"  # what attention without the ring is
     wanted = conv(images)
-    pixels, ringed = (
+    pixels, ring = (
         (conv_as_attention(each, size)(images) - wanted).abs().amax((0, 1)).flatten() for each in (bare, conv)
     )
     border = reaches_out(conv, size)
-    return BorderErrors(float(pixels[~border].max()), float(pixels[border].max()), float(ringed.max()))
+    return {"inside": float(pixels[~border].max()), "border": float(pixels[border].max()), "ring": float(ring.max())}
 
 
 def reaches_out(conv: nn.Conv2d, size: Sequence[int]) -> Tensor:
@@ -96,68 +92,48 @@ def reaches_out(conv: nn.Conv2d, size: Sequence[int]) -> Tensor:
 
 
 def shared_fraction(weight: Tensor) -> float:
-    """Return the fraction of an FC layer's squared weights that is left if all positions share their weights.
+    """Return the fraction of an FC layer's squared weights [D, C, positions] that shared weights can hold.
 
-    This is the FC layer as a 1x1 convolution whose outputs are summed over the image; its best weight is the mean.
-
-    Args:
-        weight: [D, C, positions].
+    This is the FC layer as a 1x1 convolution whose outputs are summed over the positions; its best weight is the mean.
     """
     mean = weight.mean(2, keepdim=True)
     return float((mean.square().sum() * weight.shape[2] / weight.square().sum()).double())
 
 
-@dataclass(frozen=True)
-class LinearErrors:
-    """Errors of random FC layers in float64, one entry per draw."""
+def linear_errors(seed: int) -> dict[str, float]:
+    """Measure random FC layers 784 -> 10 and 784 -> 784 as attention, in float64, on inputs of unit variance.
 
-    shared: list[float]  # fraction of the squared weights that a 1x1 convolution with a sum holds
-    by_pixel: list[float]  # largest error of one head per pixel
-    by_rank: list[float]  # of as many heads as the rank, and one more
-    to_image: list[float]  # of two heads and a zero-valued token, image to image
-    constant: list[float]  # std of a constant image's output without that token
-
-
-def linear_errors(draws: int, seed: int) -> LinearErrors:
-    """Measure FC layers 784 -> 10 and 784 -> 784 as attention, on inputs of unit variance."""
-    pixels, found = SIDE * SIDE, LinearErrors([], [], [], [], [])
-    for draw in range(draws):
-        generator = torch.Generator().manual_seed(seed + draw)
-        linear = random_layer(nn.Linear(pixels, OUTPUTS, bias=False), generator)
-        square = random_layer(nn.Linear(pixels, pixels, bias=False), generator)
-        inputs = torch.randn(INPUTS, pixels, generator=generator, dtype=torch.float64)
-        assert isinstance(linear, nn.Linear)
-        assert isinstance(square, nn.Linear)
-        shape = (1, SIDE, SIDE)
-        found.shared.append(shared_fraction(linear.weight.detach()[:, None]))
-        found.by_pixel.append(largest_error(linear, linear_as_attention(linear, shape), inputs))
-        found.by_rank.append(largest_error(linear, linear_by_rank(linear, shape), inputs))
-        found.to_image.append(largest_error(square, linear_to_image(square, shape[1:]), inputs))
-        bare = linear_to_image(square, shape[1:])
-        bare.scores = TableScores(torch.randn(2, pixels, pixels, generator=generator, dtype=torch.float64))
-        with torch.no_grad():
-            bare.matrices.copy_(torch.randn(2, 1, 1, generator=generator, dtype=torch.float64))
-            found.constant.append(float(bare(torch.ones(1, pixels, dtype=torch.float64)).std()))
-    return found
-
-
-@dataclass(frozen=True)
-class Compared:
-    """An autoencoder and its copy on the same images."""
-
-    difference: float  # the largest of the reconstructions
-    loss: float  # MSE per pixel of the original
-    copy_loss: float
-    decisions: int  # images of which the judge sees the copy's reconstruction as another class
+    Returns:
+        `shared`, the fraction of the squared weights that a 1x1 convolution with a sum holds; the largest errors
+        `by_pixel`, `by_rank` and `to_image` of the forms of these names; `constant`, the std of the last form's output
+        for a constant image without its zero-valued token.
+    """
+    generator, pixels, shape = torch.Generator().manual_seed(seed), SIDE * SIDE, (1, SIDE, SIDE)
+    linear = random_layer(nn.Linear(pixels, OUTPUTS, bias=False), generator)
+    square = random_layer(nn.Linear(pixels, pixels, bias=False), generator)
+    inputs = torch.randn(INPUTS, pixels, generator=generator, dtype=torch.float64)
+    bare = linear_to_image(square, shape[1:])
+    bare.scores = TableScores(torch.randn(2, pixels, pixels, generator=generator, dtype=torch.float64))
+    with torch.no_grad():
+        bare.matrices.copy_(torch.randn(2, 1, 1, generator=generator, dtype=torch.float64))
+        constant = float(bare(torch.ones(1, pixels, dtype=torch.float64)).std())
+    return {
+        "shared": shared_fraction(linear.weight.detach()[:, None]),
+        "by_pixel": largest_error(linear, linear_as_attention(linear, shape), inputs),
+        "by_rank": largest_error(linear, linear_by_rank(linear, shape), inputs),
+        "to_image": largest_error(square, linear_to_image(square, shape[1:]), inputs),
+        "constant": constant,
+    }
 
 
 def compare(
     original: nn.Module, copy: nn.Module, images: Tensor, *, dtype: torch.dtype, judge: nn.Module | None = None
-) -> Compared:
+) -> dict[str, float]:
     """Compare the reconstructions of images, uint8 [N, C, S, S], by both modules, computed in this type.
 
-    Args:
-        judge: Classifies the reconstructions; None: no decisions are compared.
+    Returns:
+        `difference`, the largest one; `loss` and `copy_loss`, the MSE per pixel; with a judge `decisions`, the number
+        of images whose two reconstructions the judge assigns to different classes.
     """
     models = [deepcopy(model).to(dtype) for model in (original, copy)]
     sums, differences, decisions = torch.zeros(2, dtype=torch.float64), [], 0
@@ -170,49 +146,28 @@ def compare(
             if judge is not None:
                 decisions += int((judge(first.float()).argmax(1) != judge(second.float()).argmax(1)).sum())
     loss, copy_loss = (sums / images.numel()).tolist()
-    return Compared(float(torch.stack(differences).max()), loss, copy_loss, decisions)
+    found = {"difference": float(torch.stack(differences).max()), "loss": loss, "copy_loss": copy_loss}
+    return found if judge is None else {**found, "decisions": float(decisions)}
 
 
 @torch.no_grad()
-def relative_errors(layer: LearnedAttention, conv: nn.Conv2d, images: Tensor) -> dict[str, float]:
+def relative_error(layer: LearnedAttention, conv: nn.Conv2d, images: Tensor) -> float:
     """Return the root of the mean squared error against the convolution over the root mean square of its outputs.
 
     Args:
         images: uint8, or floats for noise, [N, C, H, W].
-
-    Returns:
-        `error`, and with the same denominator `error_inside` and `error_border`, of the outputs that do not and that do
-        depend on padding.
     """
-    border = reaches_out(conv, images.shape[2:]).to(images.device)
-    squares = torch.zeros(len(border), dtype=torch.float64, device=images.device)
-    power = squares.clone()
+    squares = power = torch.zeros(len(layer.queries), dtype=torch.float64, device=images.device)
     for part in images.split(EVAL_BATCH):
         inputs = to_float(part) if part.dtype == torch.uint8 else part
         outputs = conv(inputs).flatten(2)
-        squares += (layer(inputs) - outputs).double().square().sum((0, 1))
-        power += outputs.double().square().sum((0, 1))
-    found, mean = {"error": squares.sum() / power.sum()}, power.mean()
-    found |= {"error_inside": squares[~border].mean() / mean, "error_border": squares[border].mean() / mean}
-    return {name: float(value.sqrt()) for name, value in found.items()}
+        squares = squares + (layer(inputs) - outputs).double().square().sum((0, 1))
+        power = power + outputs.double().square().sum((0, 1))
+    return float((squares.sum() / power.sum()).sqrt())
 
 
 @torch.no_grad()
-def head_measures(layer: LearnedAttention, conv: nn.Conv2d, image_size: Sequence[int]) -> dict[str, float]:
-    """Measure where the heads look inside the image.
-
-    Returns:
-        `centre_distance`: pixels between the mean offset of a head's attention and the kernel offset that it is
-        assigned, one to one and as near as possible, mean over heads. `kernel_mass`: the fraction of the attention that
-        falls within the kernel.
-    """
-    inside, kernel = ~reaches_out(conv, image_size).to(layer.queries.device), offsets(conv).to(layer.queries)
-    weights = layer.weights()[:, inside]
-    relative = layer.keys - layer.queries[inside][:, None]  # [q, K, 2]
-    centres = torch.einsum("hqk,qkc->hqc", weights, relative).mean(1)
-    distances = torch.cdist(centres, kernel).cpu().numpy()
-    within = ((relative >= kernel.amin(0)) & (relative <= kernel.amax(0))).all(2)
-    return {
-        "centre_distance": float(distances[linear_sum_assignment(distances)].mean()),
-        "kernel_mass": float((weights * within).sum(2).mean()),
-    }
+def centre_distance(layer: LearnedAttention, conv: nn.Conv2d) -> float:
+    """Return the mean distance in pixels of the heads' centres to the kernel offsets, assigned one to one."""
+    distances = torch.cdist(layer.centres, offsets(conv).to(layer.centres)).cpu().numpy()
+    return float(distances[linear_sum_assignment(distances)].mean())

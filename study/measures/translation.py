@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,28 +25,8 @@ most this fraction of its images is not of the input's class."""
 
 def error(images: Tensor, truth: Tensor) -> float:
     """Return the mean absolute error per pixel of floats [N, C, S, S] in [0, 1] against uint8 images."""
-    return _mean(images, truth, torch.abs)
-
-
-def peak_signal_to_noise(images: Tensor, truth: Tensor) -> float:
-    """Return the PSNR in decibels, of the mean squared error over all images; infinite for equal ones."""
-    squared = _mean(images, truth, torch.square)
-    return -10 * math.log10(squared) if squared else math.inf
-
-
-def _mean(images: Tensor, truth: Tensor, of: Callable[[Tensor], Tensor]) -> float:
     parts = zip(images.split(EVAL_BATCH), truth.split(EVAL_BATCH), strict=True)
-    return math.fsum(float(of(ours - to_float(theirs)).sum()) for ours, theirs in parts) / images.numel()
-
-
-def dependence(images: Tensor, truth: Tensor) -> float:
-    """Return how much the images [N, C, S, S] depend on their inputs: their variance as a fraction of the truth's.
-
-    Variances are over the inputs, summed over the pixels. 0: all images are the same, whatever the input. NaN if the
-    true images are all the same.
-    """
-    theirs = float(to_float(truth).var(0).sum())
-    return float(images.var(0).sum()) / theirs if theirs else math.nan
+    return math.fsum(float((ours - to_float(true)).abs().sum()) for ours, true in parts) / images.numel()
 
 
 def permuted_accuracy(guesses: Tensor, labels: Tensor, classes: int) -> float:
@@ -101,14 +81,11 @@ class Truth:
         """Measure the translations [N, C, S, S] of `a`, floats in [0, 1].
 
         Returns:
-            `test/mae`, `test/psnr` (if finite), `test/dependence`; by each judge `kept`, the fraction of images of the
-            input's class, `permuted`, the same under the best permutation of the classes, and `fd`; by the first judge
-            `recall` and `coverage`; `test/shortfall`, above 1 if the translator does not work (see WORKS_ERROR).
+            `test/mae`; by each judge `kept`, the fraction of images of the input's class, `permuted`, the same under
+            the best permutation of the classes, and `fd`; by the first judge `recall` and `coverage`;
+            `test/shortfall`, above 1 if the translator does not work (see WORKS_ERROR).
         """
-        found = {"test/mae": error(images, self.b), "test/dependence": dependence(images, self.b)}
-        signal = peak_signal_to_noise(images, self.b)
-        if math.isfinite(signal):
-            found["test/psnr"] = signal
+        found = {"test/mae": error(images, self.b)}
         short = [found["test/mae"] / (WORKS_ERROR * self.floor)] if self.floor else []
         for number, judge in enumerate(self.judges):
             features = apply(judge.features, images)

@@ -34,13 +34,8 @@ TASKS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "thicken": dilate,
     "rotate": lambda images: images.rot90(1, (2, 3)).contiguous(),
 }
-"""What turns an image of domain B into its counterpart in domain A; a translator learns the way back. The outline is
-the outer morphological gradient; translating it back is like edges to photographs in pix2pix."""
-
-
-def domains(task: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the images of domain A, and those of domain B, which are the images themselves; all uint8 [N, C, S, S]."""
-    return TASKS[task](images), images
+"""What turns images of domain B, uint8 [N, C, S, S], into their counterparts in A; a translator learns the way back.
+The outline is the outer morphological gradient; its translation is like edges to photographs in pix2pix."""
 
 
 def affine(images: Tensor, degrees: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -81,23 +76,18 @@ class Pairs:
     b: Tensor
     pairing: Pairing
 
-    def epoch(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return the places in a and in b of `count` pairs, at most N, in a new random order; random if unpaired."""
-        in_a = torch.randperm(len(self.a), device=self.a.device)[:count]
-        if self.pairing != UNPAIRED:
-            return in_a, in_a
-        return in_a, torch.randperm(len(self.b), device=self.b.device)[: len(in_a)]
-
     def batches(self, count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of an epoch of `count` pairs: floats [size, C, S, S] of A and of B, in [0, 1]."""
-        in_a, in_b = self.epoch(count)
+        """Yield an epoch of `count` pairs, at most N, in random order: floats [size, C, S, S] of A and B in [0, 1]."""
+        in_a = in_b = torch.randperm(len(self.a), device=self.a.device)[:count]
+        if self.pairing == UNPAIRED:
+            in_b = torch.randperm(len(self.b), device=self.b.device)[: len(in_a)]
         for index in batches(len(in_a), size, self.a.device):
             a, b = to_float(self.a[in_a[index]]), to_float(self.b[in_b[index]])
             yield (misalign(a), misalign(b)) if self.pairing == LOOSE else (a, b)
 
 
 def make_pairs(task: str, images: Tensor, pairing: Pairing, seed: int) -> Pairs:
-    """Return pairs from images, uint8 [N, C, S, S].
+    """Return pairs from the images of domain B, uint8 [N, C, S, S].
 
     paired: b is the true translation of a. loosely paired: both are moved by random affine maps of their own, anew in
     each epoch. unpaired: A and B are of disjoint halves of the images.
@@ -105,9 +95,9 @@ def make_pairs(task: str, images: Tensor, pairing: Pairing, seed: int) -> Pairs:
     Args:
         seed: Of the halves.
     """
-    a, b = domains(task, images)
+    a = TASKS[task](images)
     if pairing != UNPAIRED:
-        return Pairs(a, b, pairing)
+        return Pairs(a, images, pairing)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(a.device)
     half = len(order) // 2
-    return Pairs(a[order[:half]], b[order[half:]], pairing)
+    return Pairs(a[order[:half]], images[order[half:]], pairing)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,36 +19,28 @@ Method = Literal["plain GAN", "CycleGAN", "conditional GAN", "L1 alone"]
 METHODS: tuple[Method, ...] = get_args(Method)
 GAN, CYCLE_GAN, CONDITIONAL_GAN, L1 = METHODS
 
+
+class Settings(NamedTuple):
+    """Adam's learning rate, and the weight of the L1 or the cycle loss beside the adversarial loss (weight 1)."""
+
+    learning_rate: float
+    weight: float
+
+
+SETTINGS: Mapping[Method, Settings] = {
+    GAN: Settings(5e-4, 0.0),
+    CYCLE_GAN: Settings(1e-3, 1.0),
+    CONDITIONAL_GAN: Settings(1e-3, 100.0),
+    L1: Settings(1e-3, 1.0),
+}
+"""For few epochs, chosen on MNIST's validation images (docs/log.md). Published (Isola et al. 2017,
+https://arxiv.org/abs/1611.07004; Zhu et al. 2017, https://arxiv.org/abs/1703.10593) are a rate of 2e-4 for batches of
+one image, an L1 weight of 100, and a cycle weight of 10 beside an identity loss, with which CycleGAN returns its input
+for as many epochs as here."""
 BATCH_SIZE = 32
 BETAS = (0.5, 0.999)  # Adam's, in pix2pix and CycleGAN
 POOL = 50  # images (CycleGAN, section 4)
 Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class TranslationSettings:
-    """How a translator is trained.
-
-    Attributes:
-        learning_rate: Adam's, of translators and discriminators.
-        weight: Of the L1 loss, or of CycleGAN's cycle loss, beside the adversarial loss, which has weight 1.
-    """
-
-    method: Method
-    learning_rate: float
-    weight: float = 0.0
-
-
-SETTINGS: Mapping[Method, TranslationSettings] = {
-    GAN: TranslationSettings(GAN, 5e-4),
-    CYCLE_GAN: TranslationSettings(CYCLE_GAN, 1e-3, weight=1.0),
-    CONDITIONAL_GAN: TranslationSettings(CONDITIONAL_GAN, 1e-3, weight=100.0),
-    L1: TranslationSettings(L1, 1e-3, weight=1.0),
-}
-"""For few epochs, chosen on MNIST's validation images (docs/log.md). Published (Isola et al. 2017,
-https://arxiv.org/abs/1611.07004; Zhu et al. 2017, https://arxiv.org/abs/1703.10593) are a rate of 2e-4 for batches of
-one image, an L1 weight of 100, and a cycle weight of 10 with an identity loss of weight 5: with these, CycleGAN returns
-its input for as many epochs as here."""
 
 
 def l1_loss(images: Tensor, others: Tensor) -> Tensor:
@@ -75,10 +66,7 @@ def translate(translator: Translator, images: Tensor) -> Tensor:
 
 
 class ImagePool:
-    """The last translations, so that a discriminator sees older ones too.
-
-    CycleGAN, section 4, after Shrivastava et al. 2016, https://arxiv.org/abs/1612.07828.
-    """
+    """The last translations, so that a discriminator sees older ones too (Shrivastava et al. 2016, 1612.07828)."""
 
     def __init__(self, size: int = POOL) -> None:
         self.size = size
@@ -102,14 +90,14 @@ class ImagePool:
 class _Direct:
     """The plain GAN, the conditional GAN or the L1 loss alone: one translator, at most one discriminator."""
 
-    def __init__(self, translator: Translator, settings: TranslationSettings, channels: int, device: torch.device):
-        self.weight, self.translator = settings.weight, translator
-        self.conditional = settings.method == CONDITIONAL_GAN
+    def __init__(self, translator: Translator, method: Method, channels: int, device: torch.device) -> None:
+        self.translator, self.conditional = translator, method == CONDITIONAL_GAN
+        rate, self.weight = SETTINGS[method]
         self.discriminator: PatchDiscriminator | None = None
-        self.optimizers = [_adam([translator], settings.learning_rate)]
-        if settings.method != L1:
+        self.optimizers = [_adam([translator], rate)]
+        if method != L1:
             self.discriminator = PatchDiscriminator(channels * (1 + self.conditional)).to(device)
-            self.optimizers.append(_adam([self.discriminator], settings.learning_rate))
+            self.optimizers.append(_adam([self.discriminator], rate))
 
     def step(self, a: Tensor, b: Tensor) -> Losses:
         """Make one step of the translator, then one of the discriminator, on floats [B, C, S, S]."""
@@ -141,17 +129,15 @@ class _Direct:
 class _Cycle:
     """CycleGAN: a translator each way and a discriminator for each domain (Zhu et al. 2017, eq. 3)."""
 
-    def __init__(self, translator: Translator, settings: TranslationSettings, channels: int, device: torch.device):
-        self.weight, self.translator, self.back = settings.weight, translator, copy.deepcopy(translator)
+    def __init__(self, translator: Translator, method: Method, channels: int, device: torch.device) -> None:
+        self.translator, self.back = translator, copy.deepcopy(translator)
+        rate, self.weight = SETTINGS[method]
         for module in self.back.modules():  # weights of its own
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.reset_parameters()
         self.of_a, self.of_b = (PatchDiscriminator(channels).to(device) for _ in range(2))
         self.pools = ImagePool(), ImagePool()
-        self.optimizers = [
-            _adam([translator, self.back], settings.learning_rate),
-            _adam([self.of_a, self.of_b], settings.learning_rate),
-        ]
+        self.optimizers = [_adam([translator, self.back], rate), _adam([self.of_a, self.of_b], rate)]
 
     def step(self, a: Tensor, b: Tensor) -> Losses:
         """Make one step of both translators, then one of both discriminators, on floats [B, C, S, S]."""
@@ -164,32 +150,20 @@ class _Cycle:
         cycle = l1_loss(again_a, a) + l1_loss(again_b, b)
         loss = adversarial + self.weight * cycle
         _step(self.optimizers[0], loss)
-
         halves = []
-        for discriminator, pool, real, fake in zip(
-            (self.of_a, self.of_b), self.pools, (a, b), (fake_a, fake_b), strict=True
-        ):
+        sides = zip((self.of_a, self.of_b), self.pools, (a, b), (fake_a, fake_b), strict=True)
+        for discriminator, pool, real, fake in sides:
             discriminator.requires_grad_(True)
             right, wrong = _score(discriminator, real), _score(discriminator, pool.exchange(fake.detach()))
             halves.append((least_squares(right, real=True) + least_squares(wrong, real=False)) / 2)
-        discriminators = torch.stack(halves).sum()
-        _step(self.optimizers[1], discriminators)
-        return {
-            "generator/adversarial": adversarial,
-            "generator/cycle": cycle,
-            "generator/loss": loss,
-            "discriminator/loss": discriminators,
-        }
+        judged = torch.stack(halves).sum()
+        _step(self.optimizers[1], judged)
+        parts = {"generator/adversarial": adversarial, "generator/cycle": cycle}
+        return {**parts, "generator/loss": loss, "discriminator/loss": judged}
 
 
 def train_translator(
-    translator: Translator,
-    pairs: Pairs,
-    settings: TranslationSettings,
-    *,
-    epochs: int,
-    images: int,
-    report: Report,
+    translator: Translator, pairs: Pairs, method: Method, *, epochs: int, images: int, report: Report
 ) -> None:
     """Train a translator from A to B. The discriminators' loss is halved, as in pix2pix and CycleGAN.
 
@@ -200,11 +174,11 @@ def train_translator(
     Raises:
         Diverged: A loss is not finite.
     """
-    make = _Cycle if settings.method == CYCLE_GAN else _Direct
-    training = make(translator.train(), settings, pairs.a.shape[1], pairs.a.device)
+    make = _Cycle if method == CYCLE_GAN else _Direct
+    training = make(translator.train(), method, pairs.a.shape[1], pairs.a.device)
     for epoch in range(1, epochs + 1):
         for optimizer in training.optimizers:
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * lr_decay(epoch, epochs)
+            optimizer.param_groups[0]["lr"] = SETTINGS[method].learning_rate * lr_decay(epoch, epochs)
         steps = [
             {name: loss.detach() for name, loss in training.step(a, b).items()}
             for a, b in pairs.batches(images, BATCH_SIZE)

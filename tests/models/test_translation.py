@@ -39,16 +39,6 @@ def test_a_score_sees_a_patch_of_18_pixels() -> None:
     assert len(rows) == len(columns) == 18
 
 
-def test_the_middle_reaches_from_one_side_of_the_image_to_the_other() -> None:
-    """To rotate, it must."""
-    torch.manual_seed(0)
-    translator = Translator((1, 28, 28))
-    image = torch.rand(1, 1, 28, 28, requires_grad=True)
-    translator(image)[0, 0, 0, 0].backward()
-    assert image.grad is not None
-    assert image.grad[0, 0, -1, -1] != 0
-
-
 @pytest.mark.parametrize(("shape", "rule"), [((1, 28, 27), "height == width"), ((1, 30, 30), "side in")])
 def test_other_sizes_are_refused(shape: tuple[int, int, int], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):

@@ -13,7 +13,7 @@ from study import plots
 from study.data.dataset import to_float, to_pixels
 from study.engine.stage import Context
 from study.engine.trial import Trial
-from study.measures.attention import compare, head_measures, noise_like, relative_errors
+from study.measures.attention import centre_distance, compare, noise_like, relative_error
 from study.measures.latents import max_abs_pcc
 from study.training.attention import imitate, imitation_of
 from study.training.loops import apply, eval_mode
@@ -30,15 +30,14 @@ def copy_encoder(trial: Trial, *, context: Context) -> tuple[float]:
     original, module = context.module("autoencoder", Autoencoder), version.config()["module"]
     copy = AttentionAutoencoder.copy_of(original, alpha, **module)
     judge = context.module("judge", Judge) if "judge" in context.inputs else None
-    metrics = {"val/loss": compare(original, copy, data.val.images, dtype=torch.float32).copy_loss}
+    metrics = {"val/loss": compare(original, copy, data.val.images, dtype=torch.float32)["copy_loss"]}
     for name, dtype in TYPES.items():
         found = compare(original, copy, data.test.images, dtype=dtype, judge=judge)
-        metrics[f"test/difference_{name}"] = found.difference
-        metrics[f"test/loss_change_{name}"] = abs(found.copy_loss - found.loss) / found.loss
+        loss, copy_loss = found.pop("loss"), found.pop("copy_loss")
+        metrics |= {f"test/{measure}_{name}": value for measure, value in found.items()}
+        metrics[f"test/loss_change_{name}"] = abs(copy_loss - loss) / loss
         if name == "float32":
-            metrics |= {"test/loss": found.copy_loss, "test/loss_of_original": found.loss}
-        if judge is not None:
-            metrics[f"test/decisions_{name}"] = float(found.decisions)
+            metrics |= {"test/loss": copy_loss, "test/loss_of_original": loss}
     with eval_mode(copy):
         latents = apply(copy.encoder, data.val.images)
         samples = copy(to_float(data.val.images[:SHOWN]))
@@ -60,15 +59,12 @@ def learn_convolution(trial: Trial, *, context: Context, conv: nn.Conv2d) -> tup
     The rival's heads stay where they begin to look; only their values are trained.
     """
     settings, data = context.settings, context.dataset
-    size = data.image_shape[1:]
-    module = imitation_of(conv, size, learn_positions=trial.params["heads"] == LEARNED)
+    module = imitation_of(conv, data.image_shape[1:], learn_positions=trial.params["heads"] == LEARNED)
     layer = LearnedAttention(**module).to(context.device)
     imitate(layer, conv, data.train.images[: settings.images], settings.epochs, trial.report)
     noise = noise_like(data.test.images, context.seed_for(0))
     images = {"val": data.val.images[:TEST_IMAGES], "test": data.test.images[:TEST_IMAGES], "noise": noise}
-    errors = {name: relative_errors(layer, conv, part) for name, part in images.items()}
-    found = {f"{name}/{measure}": value for name, part in errors.items() for measure, value in part.items()}
-    found |= {f"head/{name}": value for name, value in head_measures(layer, conv, size).items()}
-    trial.log(found)
+    found = {f"{name}/error": relative_error(layer, conv, part) for name, part in images.items()}
+    trial.log({**found, "head/centre_distance": centre_distance(layer, conv)})
     trial.log_model(layer, to_float(data.val.images[:2]), {"module": module})
     return (found[OBJECTIVE],)

@@ -16,8 +16,6 @@ from study import plots
 from study.data.dataset import to_pixels
 from study.engine.stage import Context
 from study.measures.attention import (
-    BorderErrors,
-    LinearErrors,
     alpha_errors,
     border_errors,
     linear_errors,
@@ -56,22 +54,21 @@ class Check:
 
 def log_outcome(parent: Run, context: Context, conv: nn.Conv2d, table: Table) -> list[Row]:
     """Measure the exact forms, log tables and figures, and return the rows."""
-    seed = context.seed_for(0)
-    borders = [border_errors(conv, noise_like(context.dataset.test.images, seed + draw)) for draw in range(DRAWS)]
-    linear = linear_errors(DRAWS, seed)
+    images, first = context.dataset.test.images, context.seed_for(0)
+    seeds = range(first, first + DRAWS)
+    draws = [{**border_errors(conv, noise_like(images, seed)), **linear_errors(seed)} for seed in seeds]
     (copy,) = (trial.metrics for trial in table.where(part="exact"))
-    checks = identities(copy, borders, linear)
+    checks = identities(copy, draws)
     errors, goals = [f"{each.error:.1e}" for each in checks], [f"{each.goal:.0e}" for each in checks]
     parent.log_table("exact", {"identity": [each.identity for each in checks], "largest error": errors, "goal": goals})
-    _log_sharpness(parent, {name: alpha_errors(ALPHAS, dtype, seed) for name, dtype in TYPES.items()})
+    _log_sharpness(parent, {name: alpha_errors(ALPHAS, dtype, first) for name, dtype in TYPES.items()})
     _log_first_layer(parent, context, conv)
     _log_heads(parent, context, conv, table)
-    encoder = context.module("autoencoder", Autoencoder).encoder
-    return rows(checks, copy, table, borders, {"random 784 -> 10": linear.shared, **shared_of(encoder)})
+    return rows(checks, copy, table, draws, shared_of(context.module("autoencoder", Autoencoder).encoder))
 
 
-def identities(copy: Mapping[str, float], borders: Sequence[BorderErrors], linear: LinearErrors) -> list[Check]:
-    """Return the checks of the encoder as attention, and of single layers."""
+def identities(copy: Mapping[str, float], draws: Sequence[Mapping[str, float]]) -> list[Check]:
+    """Return the checks of the encoder as attention, and of single layers over all draws."""
     found = []
     for name, goal in GOALS.items():
         found.append(Check(f"encoder: same reconstructions, {name}", copy[f"test/difference_{name}"], goal))
@@ -80,18 +77,20 @@ def identities(copy: Mapping[str, float], borders: Sequence[BorderErrors], linea
             found.append(Check(f"encoder: classes seen otherwise, {name}", copy[f"test/decisions_{name}"], 0))
     single, double = GOALS.values()
     layers = {
-        "convolution, inside the image": ([each.inside for each in borders], single),
-        "zero-padded convolution, with a ring of zeros": ([each.with_ring for each in borders], single),
-        "FC 784 -> 10, one head per pixel": (linear.by_pixel, double),
-        "FC 784 -> 10, rank + 1 heads": (linear.by_rank, double),
-        "FC 784 -> 784, two heads and a zero-valued token": (linear.to_image, double),
-        "without that token a constant image stays constant": (linear.constant, double),
+        "inside": ("convolution, inside the image", single),
+        "ring": ("zero-padded convolution, with a ring of zeros", single),
+        "by_pixel": ("FC 784 -> 10, one head per pixel", double),
+        "by_rank": ("FC 784 -> 10, rank + 1 heads", double),
+        "to_image": ("FC 784 -> 784, two heads and a zero-valued token", double),
+        "constant": ("without that token a constant image stays constant", double),
     }
-    return found + [Check(name, float(np.max(errors)), goal) for name, (errors, goal) in layers.items()]
+    for key, (identity, goal) in layers.items():
+        found.append(Check(identity, float(np.max([each[key] for each in draws])), goal))
+    return found
 
 
 @torch.no_grad()
-def shared_of(encoder: nn.Sequential) -> dict[str, list[float]]:
+def shared_of(encoder: nn.Sequential) -> dict[str, float]:
     """Return the fraction of each FC layer's squared weights that a 1x1 convolution with a sum holds, by shape.
 
     The layer's input is one channel, as the reference has it. A convolution as large as its input counts as FC.
@@ -99,59 +98,46 @@ def shared_of(encoder: nn.Sequential) -> dict[str, list[float]]:
     layers = [layer for layer in encoder if isinstance(layer, (nn.Linear, nn.Conv2d))]
     full = [layer for layer in layers if isinstance(layer, nn.Linear) or layer.stride == (1, 1)]
     weights = [layer.weight.flatten(1) for layer in full]
-    return {f"{weight.shape[1]} -> {len(weight)}": [shared_fraction(weight[:, None])] for weight in weights}
+    return {f"{weight.shape[1]} -> {len(weight)}": shared_fraction(weight[:, None]) for weight in weights}
 
 
 def rows(
     checks: Sequence[Check],
     copy: Mapping[str, float],
     table: Table,
-    borders: Sequence[BorderErrors],
-    shared: Mapping[str, Sequence[float]],
+    draws: Sequence[Mapping[str, float]],
+    shared: Mapping[str, float],
 ) -> list[Row]:
-    """Return the rows: checks, three claims, and where the heads of trained attention look."""
+    """Return the rows: the checks, and three claims.
+
+    Args:
+        shared: Of the encoder's FC layers.
+    """
     wrong = [f"{each.identity}: {each.error:.1e}" for each in checks if not each.exact]
     exact = f"{len(checks) - len(wrong)} of {len(checks)} exact"
     original = f"autoencoder {copy['test/loss_of_original']:.6g}"
-    bare, ring = [each.border for each in borders], [each.with_ring for each in borders]
-    (random, held), *ours = shared.items()
-    layers = "; ".join(f"our {name}: {values[0]:.2%}" for name, values in ours)
-    learned, fixed = (table.values("test/error", heads=heads) for heads in HEADS)
-
-    def plain(figure: str, metric: str, form: str = "{:.1%}") -> Row:
-        cells = [table.cell(metric, form, heads=heads) or "failed" for heads in (LEARNED, FIXED)]
-        return Row(figure, cells[0], None, f"fixed heads {cells[1]}")
-
+    bare, ring, held = ([each[name] for each in draws] for name in ("border", "ring", "shared"))
+    layers = "; ".join(f"our {name}: {fraction:.2%}" for name, fraction in shared.items())
+    ringed = claim("Zero padding needs a ring of zero-valued keys", ring, bare, shown=f"without {max(bare):.1e}")
+    window = claim("Window 0 holds under 1 % of a fully connected layer", held, MOST_SHARED, shown="goal 1 %")
     found = [
         Row("layers and encoder as attention", exact, None, "; ".join(wrong) or None, found=f"As attention, {exact}"),
         Row("test MSE (float32), encoder as attention", f"{copy['test/loss']:.6g}", None, original, metric="test/loss"),
-        Row(
-            "zero-padded convolution as attention: largest border error",
-            f"with a ring of zeros {max(ring):.1e}",
-            claim=claim("Zero padding needs a ring of zero-valued keys", ring, bare, shown=f"without {max(bare):.1e}"),
-        ),
-        Row(
-            f"squared weights of an FC layer that window 0 holds ({layers})",
-            f"{random}: {mean_std(held, '{:.2%}')}",
-            claim=claim(
-                "Window 0 with a sum over positions holds under 1 % of a fully connected layer",
-                *(held, MOST_SHARED),
-                shown=f"goal {MOST_SHARED:.0%}",
-            ),
-        ),
+        Row("zero-padded convolution: largest border error", f"with a ring of zeros {max(ring):.1e}", claim=ringed),
+        Row(f"squared weights of an FC layer in window 0 ({layers})", mean_std(held, "{:.2%}"), claim=window),
     ]
+    learned, fixed = (table.values("test/error", heads=heads) for heads in HEADS)
     if learned and fixed:
-        text = "Attention that learns where to look imitates a convolution better than attention that does not"
-        rival = claim(text, learned, fixed, shown=f"fixed heads {mean_std(fixed, '{:.1%}')}")
-        found.append(Row("first convolution, learned: relative error", mean_std(learned, "{:.1%}"), claim=rival))
-    return [
-        *found,
-        plain("... inside the image", "test/error_inside"),
-        plain("... on noise, inside", "noise/error_inside"),
-        plain("... on noise, at the borders", "noise/error_border"),
-        plain("... attention within the kernel", "head/kernel_mass"),
-        plain("... heads to a one-to-one grid of offsets, pixels", "head/centre_distance", "{:.2f}"),
-    ]
+        text = "Heads that learn where to look imitate a convolution better than heads that do not"
+        better = claim(text, learned, fixed, shown=f"fixed heads {mean_std(fixed, '{:.1%}')}")
+        found.append(Row("first convolution, learned: relative error", mean_std(learned, "{:.1%}"), claim=better))
+    for figure, metric, form in (
+        ("... on noise", "noise/error", "{:.1%}"),
+        ("... heads to a one-to-one grid of offsets, pixels", "head/centre_distance", "{:.2f}"),
+    ):
+        ours, rival = (table.cell(metric, form, heads=heads) or "failed" for heads in (LEARNED, FIXED))
+        found.append(Row(figure, ours, None, f"fixed heads {rival}"))
+    return found
 
 
 def _log_sharpness(parent: Run, errors: Mapping[str, Sequence[float]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
@@ -18,7 +18,7 @@ from study.data.dataset import to_float, to_pixels
 from study.engine.stage import Context
 from study.engine.trial import Trial
 from study.measures.translation import WORKS_ERROR, Truth, error
-from study.training.domains import PAIRED, domains, make_pairs
+from study.training.domains import PAIRED, TASKS, make_pairs
 from study.training.loops import apply, eval_mode, steps_per_epoch
 from study.training.translation import BATCH_SIZE, SETTINGS, train_translator
 
@@ -48,8 +48,8 @@ class HeldOut:
         data, task = context.dataset, context.settings.task
         labels = data.test.labels
         loaded = [context.module(kind, Judge) for kind in judges]
-        truth = Truth(*domains(task, data.test.images), labels, loaded, len(data.classes))
-        return cls(domains(task, data.val.images), truth, shown_places(labels, len(data.classes)))
+        val, test = ((TASKS[task](split.images), split.images) for split in (data.val, data.test))
+        return cls(val, Truth(*test, labels, loaded, len(data.classes)), shown_places(labels, len(data.classes)))
 
 
 def shown_places(labels: Tensor, classes: int) -> Tensor:
@@ -62,8 +62,9 @@ def shown_places(labels: Tensor, classes: int) -> Tensor:
 def train_and_measure(trial: Trial, *, context: Context, held_out: HeldOut) -> tuple[float]:
     """Train and log a translator. Return `val/mae`, the mean absolute error on validation images."""
     settings, data, params = context.settings, context.dataset, trial.params
-    how = SETTINGS[params["method"]]
-    pairs = make_pairs(settings.task, data.train.images, params["pairing"], context.seed_for(params["repeat"]))
+    method, pairing = params["method"], params["pairing"]
+    about = {"task": settings.task, "method": method, "pairing": pairing, **SETTINGS[method]._asdict()}
+    pairs = make_pairs(settings.task, data.train.images, pairing, context.seed_for(params["repeat"]))
     translator = Translator(data.image_shape).to(context.device)
     images = min(settings.images, len(data.train) // 2)  # the same for each pairing: as many steps for each model
     steps = steps_per_epoch(images, BATCH_SIZE)
@@ -74,10 +75,10 @@ def train_and_measure(trial: Trial, *, context: Context, held_out: HeldOut) -> t
             found = {OBJECTIVE: error(apply(translator, a), b), STEPS: float(epoch * steps)}
         trial.report(epoch, {**losses, **found})
 
-    trial.log_params({"learning_rate": how.learning_rate, "weight": how.weight})
+    trial.log_params(SETTINGS[method]._asdict())
     report(0, {})
     started = time.monotonic()
-    train_translator(translator, pairs, how, epochs=settings.epochs, images=images, report=report)
+    train_translator(translator, pairs, method, epochs=settings.epochs, images=images, report=report)
     found = {"train/seconds": time.monotonic() - started}
     reached = steps_to(WORKS_ERROR * error(to_float(a), b), trial.history[STEPS][1], trial.history[OBJECTIVE][1])
     if reached < inf:
@@ -86,11 +87,9 @@ def train_and_measure(trial: Trial, *, context: Context, held_out: HeldOut) -> t
         found |= held_out.truth.measures(apply(translator, held_out.truth.a))
     trial.log(found, step=settings.epochs)
     _log_pictures(trial, translator, held_out)
-    if params["pairing"] == PAIRED or params["repeat"] == 0:  # the first may be registered, the others are shown
-        about = {"task": settings.task, "pairing": params["pairing"], **asdict(how)}
-        trial.log_model(
-            translator, to_float(a[:2]), {"module": {"image_shape": list(data.image_shape)}, "translation": about}
-        )
+    if pairing == PAIRED or params["repeat"] == 0:  # the first may be registered, the others are shown
+        module = {"image_shape": list(data.image_shape)}
+        trial.log_model(translator, to_float(a[:2]), {"module": module, "translation": about})
     return (trial.history[OBJECTIVE][1][-1],)
 
 

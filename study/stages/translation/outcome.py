@@ -33,8 +33,8 @@ from tracking.stored import kept_model
 
 MAE, KEPT, SHORTFALL = "test/mae", "judge1/kept", "test/shortfall"
 MEASURES = (
-    *("val/mae", MAE, "test/psnr", "test/dependence", SHORTFALL, KEPT, "judge2/kept", "judge1/permuted"),
-    *("judge2/permuted", "judge1/fd", "judge2/fd", "judge1/recall", "judge1/coverage", STEPS_TO_GOAL, "train/seconds"),
+    *("val/mae", MAE, SHORTFALL, KEPT, "judge2/kept", "judge1/permuted", "judge2/permuted", "judge1/fd"),
+    *("judge2/fd", "judge1/recall", "judge1/coverage", STEPS_TO_GOAL, "train/seconds"),
 )
 ACROSS = SHOWN // 2  # images side by side in a cell of the matrix, which has two rows of them
 MATRIX_CAPTION = (

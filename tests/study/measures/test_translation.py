@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from models.classifier import Judge
 from study.data.dataset import Dataset
-from study.measures import translation as measures
-from study.measures.translation import Truth, dependence, error, permuted_accuracy
+from study.measures.translation import Truth, error, permuted_accuracy
 
 
-def test_error_and_psnr_are_numpys() -> None:
+def test_error_is_numpys() -> None:
     random = np.random.default_rng(0)
     truth = random.integers(0, 256, (500, 1, 16, 16), dtype=np.uint8)
     images = random.random(truth.shape).astype(np.float32)
-    difference = images - truth / 255
-    ours = torch.from_numpy(images), torch.from_numpy(truth)
-    assert error(*ours) == pytest.approx(np.abs(difference).mean(), rel=1e-5)
-    assert measures.peak_signal_to_noise(*ours) == pytest.approx(-10 * math.log10((difference**2).mean()), rel=1e-5)
-    assert measures.peak_signal_to_noise(ours[1] / 255, ours[1]) == math.inf
-
-
-def test_dependence_is_the_share_of_the_variance() -> None:
-    truth = torch.randint(0, 256, (200, 1, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    assert dependence(truth / 255, truth) == pytest.approx(1)
-    assert dependence(truth / 255 / 2 + 0.3, truth) == pytest.approx(0.25, rel=1e-3)
-    assert dependence(torch.rand(1, 1, 16, 16).expand(200, -1, -1, -1), truth) == 0
-    assert math.isnan(dependence(truth / 255, torch.zeros_like(truth)))
+    found = error(torch.from_numpy(images), torch.from_numpy(truth))
+    assert found == pytest.approx(np.abs(images - truth / 255).mean(), rel=1e-5)
 
 
 def test_a_planted_swap_is_found_and_undone() -> None:
@@ -45,9 +31,6 @@ def test_a_planted_swap_is_found_and_undone() -> None:
     share = permuted_accuracy(torch.from_numpy(guesses), torch.from_numpy(labels), 5)
     brute = max(np.mean(np.array(way)[labels] == guesses) for way in itertools.permutations(range(5)))
     assert share == pytest.approx(brute)
-    counts = np.zeros((5, 5))
-    np.add.at(counts, (labels, guesses), 1)
-    assert share == pytest.approx(counts[linear_sum_assignment(-counts)].sum() / 1_000)
     assert share > 0.9 > np.mean(labels == guesses)
 
 
@@ -58,7 +41,6 @@ def test_the_truth_is_perfect_and_a_swap_of_classes_is_seen(tiny: Dataset) -> No
         labels = judges[0](tiny.test.images / 255).argmax(1)
     truth = Truth(tiny.test.images, tiny.test.images, labels, judges, 10)
     found = truth.measures(tiny.test.images / 255)
-    assert "test/psnr" not in found, "it is infinite"
     assert found["test/mae"] == pytest.approx(0, abs=1e-6)
     assert found["judge1/fd"] == pytest.approx(0, abs=1e-3)
     assert found["judge1/kept"] == found["judge1/permuted"] == 1

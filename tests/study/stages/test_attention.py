@@ -19,11 +19,10 @@ from study import data
 from study.config import AttentionConfig
 from study.data import to_float
 from study.data.dataset import Dataset
-from study.measures.attention import BorderErrors, LinearErrors
 from study.results import Measured, Row, Table
 from study.stages.attention import outcome
 from study.stages.attention.objectives import copy_encoder, first_convolution, learn_convolution
-from study.stages.attention.outcome import DRAWS, Check, head_maps, identities, log_outcome, rows
+from study.stages.attention.outcome import DRAWS, head_maps, identities, log_outcome, rows
 
 MODULE = {"latent_dim": 3, "architecture": "conv", "image_shape": [1, 28, 28]}
 
@@ -89,7 +88,7 @@ def test_learned_heads_move_and_fixed_heads_do_not(context: Any) -> None:
         rebuilt.load_state_dict(layer.state_dict())
         torch.testing.assert_close(rebuilt(example), layer(example))
         assert list(trial.history["train/loss"][0]) == [1, 2]
-        assert {"val/error", "test/error_inside", "noise/error_border", "head/kernel_mass"} <= trial.metrics.keys()
+        assert {"val/error", "test/error", "noise/error", "head/centre_distance"} <= trial.metrics.keys()
         layers[heads] = layer
     torch.manual_seed(0)
     begun = LearnedAttention(**config["module"])
@@ -143,9 +142,8 @@ COPY = {
     "test/loss": 0.005,
     "test/loss_of_original": 0.005,
 }
-BORDERS = [BorderErrors(1e-7, 1.9 + draw / 10, 1e-7) for draw in range(DRAWS)]
-LINEAR = LinearErrors([0.001, 0.002, 0.001], *[[1e-14, 2e-14, 1e-14] for _ in range(4)])
-SHARED = {"random": LINEAR.shared, "12 -> 3": [0.01]}
+EXACT = dict.fromkeys(("inside", "ring"), 1e-7) | dict.fromkeys(("by_pixel", "by_rank", "to_image", "constant"), 1e-14)
+DRAWN = [{**EXACT, "border": 1.9 + draw / 10, "shared": 0.001 + draw / 1e5} for draw in range(DRAWS)]
 
 
 @pytest.mark.parametrize(
@@ -159,30 +157,28 @@ SHARED = {"random": LINEAR.shared, "12 -> 3": [0.01]}
     ],
 )
 def test_one_error_above_its_goal_is_named(name: str, value: float, exact: int) -> None:
-    checks = identities({**COPY, name: value}, BORDERS, LINEAR)
+    checks = identities({**COPY, name: value}, DRAWN)
     assert sum(check.exact for check in checks) == exact
-    first = rows(checks, COPY, Table([]), BORDERS, SHARED)[0]
+    first = rows(checks, COPY, Table([]), DRAWN, {"12 -> 3": 0.01})[0]
     assert first.ours == f"{exact} of 12 exact"
     assert bool(first.baseline) == (exact < 12)
 
 
 def test_identities_hold_for_every_draw() -> None:
-    broken = [*BORDERS[:-1], BorderErrors(1e-7, 1.9, 0.1)]
-    (wrong,) = [check for check in identities(COPY, broken, LINEAR) if not check.exact]
-    assert wrong == Check("zero-padded convolution, with a ring of zeros", 0.1, 1e-5)
+    (wrong,) = [check for check in identities(COPY, [*DRAWN, {**DRAWN[0], "ring": 0.1}]) if not check.exact]
+    assert (wrong.error, wrong.goal) == (0.1, 1e-5)
+    assert "ring of zeros" in wrong.identity
 
 
-def decided(learned: float, fixed: float, borders: list[BorderErrors] = BORDERS, shared: float = 0.001) -> list[str]:
+def decided(learned: float, fixed: float, **changes: float) -> list[str]:
     """The verdicts of the claims, of three trainings near these errors."""
-    names = ("error", "error_inside")
-    metrics = {f"test/{name}" for name in names} | {"noise/error_inside", "noise/error_border"}
     trials = [
-        Measured(0, "learned", "", {"heads": heads, "repeat": repeat}, (0.0,), "", dict.fromkeys(metrics, value))
+        Measured(0, "learned", "", {"heads": heads, "repeat": repeat}, (), "", {"test/error": value})
         for heads, error in (("learned", learned), ("fixed", fixed))
         for repeat, value in enumerate((error, 1.01 * error, 0.99 * error))
     ]
-    held = {"random": [shared, 1.01 * shared, 0.99 * shared]}
-    found: list[Row] = rows(identities(COPY, borders, LINEAR), COPY, Table(trials), borders, held)
+    draws = [{**drawn, **changes} for drawn in DRAWN]
+    found: list[Row] = rows(identities(COPY, draws), COPY, Table(trials), draws, {})
     return [row.claim.verdict for row in found if row.claim]
 
 
@@ -191,8 +187,7 @@ def test_claims_are_decided_by_the_numbers() -> None:
     assert decided(0.2, 0.02) == ["supported", "supported", "refuted"]
     assert decided(0.2, 0.2)[2] == "inconclusive"
     assert decided(0.02, 0.2, shared=0.1)[1] == "refuted"
-    alike = [BorderErrors(1e-7, 1e-7, 1e-7)] * DRAWS
-    assert decided(0.02, 0.2, borders=alike)[0] == "inconclusive"
+    assert decided(0.02, 0.2, border=1e-7)[0] == "inconclusive"
 
 
 @pytest.mark.slow

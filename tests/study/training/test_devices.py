@@ -64,8 +64,8 @@ def _head() -> None:
 def _translation(method: translation.Method) -> None:
     count = STEPS * translation.BATCH_SIZE
     images = torch.zeros(count, *SHAPE, dtype=torch.uint8)
-    pairs, settings = domains.Pairs(images, images, "paired"), translation.SETTINGS[method]
-    translation.train_translator(Translator(SHAPE), pairs, settings, epochs=1, images=count, report=_report)
+    pairs = domains.Pairs(images, images, "paired")
+    translation.train_translator(Translator(SHAPE), pairs, method, epochs=1, images=count, report=_report)
 
 
 CASES: dict[str, Callable[[], object]] = {

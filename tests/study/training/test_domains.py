@@ -11,8 +11,7 @@ import torch
 from scipy import ndimage
 
 from study.config import Task
-from study.training import domains
-from study.training.domains import Pairs, affine, make_pairs, misalign
+from study.training.domains import TASKS, Pairs, affine, make_pairs, misalign
 
 COUNT = 401
 
@@ -39,14 +38,11 @@ def test_the_tasks_are_those_of_scipy_and_numpy(channels: int) -> None:
     images = random_images(6, channels)
     plain = images.numpy()
     thick = ndimage.grey_dilation(plain, size=(1, 1, 3, 3), mode="nearest")
-    a, b = domains.domains("outline", images)
-    np.testing.assert_array_equal(a.numpy(), thick - plain)
-    np.testing.assert_array_equal(b.numpy(), plain)
-    np.testing.assert_array_equal(domains.domains("thicken", images)[0].numpy(), thick)
+    np.testing.assert_array_equal(TASKS["outline"](images).numpy(), thick - plain)
+    np.testing.assert_array_equal(TASKS["thicken"](images).numpy(), thick)
     rotated = np.stack([[np.rot90(one) for one in image] for image in plain])
-    np.testing.assert_array_equal(domains.domains("rotate", images)[0].numpy(), rotated)
-    assert all(torch.equal(domains.domains(task, images)[1], images) for task in domains.TASKS)
-    assert tuple(domains.TASKS) == get_args(Task)
+    np.testing.assert_array_equal(TASKS["rotate"](images).numpy(), rotated)
+    assert tuple(TASKS) == get_args(Task)
 
 
 def test_affine_maps_are_those_of_scipy() -> None:
@@ -81,8 +77,8 @@ def test_misalignment_reaches_as_far_as_regans_level_3(
 
 def drawn(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
     """The numbers of the images of A and B in an epoch."""
-    in_a, in_b = pairs.epoch(len(pairs.a))
-    return numbers(pairs.a[in_a]), numbers(pairs.b[in_b])
+    ((a, b),) = pairs.batches(len(pairs.a), len(pairs.a))
+    return numbers((a * 255).round()), numbers((b * 255).round())
 
 
 def test_paired_images_are_of_the_same_image(numbered: torch.Tensor) -> None:
