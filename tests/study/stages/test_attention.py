@@ -107,6 +107,7 @@ def test_all_identities_are_exact_and_the_figures_are_logged(context: Any, monke
     stored: Any = {run: SimpleNamespace(rebuild=lambda _, run=run: trials[run].models[0][0]) for run in trials}
     monkeypatch.setattr(outcome, "kept_model", stored.get)
     monkeypatch.setattr(outcome, "DRAWS", 2)
+    monkeypatch.setattr(outcome, "ALPHAS", (1, 46))
     figures, tables = {}, {}
     parent: Any = SimpleNamespace(
         log_figure=lambda name, figure, _: figures.update({name: figure}),
