@@ -14,17 +14,19 @@ ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
+Sizes = Sequence[int]
+"""A tuple, or a list read from JSON."""
 
 SIDES = range(16, 65, 4)  # two convolutions halve the side, and the judge's three poolings leave at least 2 of 16
 CHANNELS = (16, 48)  # of the two convolutions
 FC_WIDTH = 512
 
 
-def check_image_shape(image_shape: Sequence[int]) -> Shape:
-    """The shape as a tuple; as a list it comes from JSON.
+def check_image_shape(image_shape: Sizes) -> Shape:
+    """Return the shape as a tuple.
 
     Raises:
-        ValueError: The images are not square, or of a size that the networks here do not take.
+        ValueError: The images are not square, or the networks here do not support their size.
     """
     shape = tuple(image_shape)
     if len(shape) != 3:
@@ -40,7 +42,7 @@ def check_image_shape(image_shape: Sequence[int]) -> Shape:
 
 
 def _conv_block(into: int, out: int) -> list[nn.Module]:
-    """Halves the image: [N, into, 2s, 2s] -> [N, out, s, s]."""
+    """Return layers that halve an image: [N, into, 2s, 2s] -> [N, out, s, s]."""
     return [nn.Conv2d(into, out, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(out), nn.SiLU()]
 
 
@@ -48,124 +50,94 @@ def _linear_block(into: int, out: int) -> list[nn.Module]:
     return [nn.Linear(into, out, bias=False), nn.BatchNorm1d(out), nn.SiLU()]
 
 
-def _check(latent_dim: int, architecture: Architecture) -> None:
+def _smallest(latent_dim: int, architecture: Architecture, image_shape: Sizes, channels: Sizes) -> Shape:
+    """Return the shape (channels, S / 4, S / 4) between convolutions and bottleneck; raise as `Encoder` does."""
     if latent_dim < 1:
         raise ValueError(f"`1 <= latent_dim` must hold, but got {latent_dim}")
     if architecture not in ARCHITECTURES:
         raise ValueError(f"`architecture in {ARCHITECTURES}` must hold, but got {architecture!r}")
+    _, side, _ = check_image_shape(image_shape)
+    return channels[1], side // 4, side // 4
 
 
 class Encoder(nn.Sequential):
     """Images [N, C, S, S] in [0, 1] to latents [N, latent_dim].
 
-    The last layer is linear, followed by a BatchNorm without affine parameters: each latent coordinate has
-    mean 0 and variance 1 over the training images, whatever the size. Without FC layers that linear layer is
-    a convolution with a kernel as large as its input, the convolution's own way of reaching a vector.
+    The last layer is linear, followed by a BatchNorm without affine parameters: each latent coordinate has mean 0 and
+    variance 1 over the training images. Without FC layers the linear layer is a convolution as large as its input.
 
     Args:
         image_shape: (C, S, S).
-        channels: Of the two convolutions.
-        fc_width: Of the hidden layer of "conv+fc".
+        channels: Channels of the two convolutions.
 
     Raises:
-        ValueError: `latent_dim` is below 1, the architecture is unknown, or images of this shape are not taken.
+        ValueError: `latent_dim` is below 1, the architecture is unknown, or images of this shape are not supported.
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        architecture: Architecture,
-        image_shape: Sequence[int],
-        *,
-        channels: Sequence[int] = CHANNELS,
-        fc_width: int = FC_WIDTH,
+        self, latent_dim: int, architecture: Architecture, image_shape: Sizes, channels: Sizes = CHANNELS
     ) -> None:
-        _check(latent_dim, architecture)
-        depth, side, _ = check_image_shape(image_shape)
-        first, second = channels
-        super().__init__(*_conv_block(depth, first), *_conv_block(first, second))  # [N, second, S / 4, S / 4]
+        second, side, _ = smallest = _smallest(latent_dim, architecture, image_shape, channels)
+        super().__init__(*_conv_block(image_shape[0], channels[0]), *_conv_block(channels[0], second))
         if architecture == "conv+fc":
-            flat = second * (side // 4) ** 2
-            self.extend([nn.Flatten(), *_linear_block(flat, fc_width), nn.Linear(fc_width, latent_dim)])
+            self.extend([nn.Flatten(), *_linear_block(prod(smallest), FC_WIDTH), nn.Linear(FC_WIDTH, latent_dim)])
         else:
-            self.extend([nn.Conv2d(second, latent_dim, side // 4), nn.Flatten()])
+            self.extend([nn.Conv2d(second, latent_dim, side), nn.Flatten()])
         self.append(nn.BatchNorm1d(latent_dim, affine=False))
 
 
 class Decoder(nn.Sequential):
-    """Latents [N, latent_dim] to images [N, C, S, S] in [0, 1], the encoder's layers in reverse.
+    """Latents [N, latent_dim] to images [N, C, S, S] in [0, 1]: the encoder's layers in reverse order.
 
-    Arguments and errors are those of `Encoder`.
+    Takes the arguments of `Encoder` and raises the same errors.
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        architecture: Architecture,
-        image_shape: Sequence[int],
-        *,
-        channels: Sequence[int] = CHANNELS,
-        fc_width: int = FC_WIDTH,
+        self, latent_dim: int, architecture: Architecture, image_shape: Sizes, channels: Sizes = CHANNELS
     ) -> None:
-        _check(latent_dim, architecture)
-        depth, side, _ = check_image_shape(image_shape)
-        first, second = channels
-        smallest = second, side // 4, side // 4
+        second, side, _ = smallest = _smallest(latent_dim, architecture, image_shape, channels)
         if architecture == "conv+fc":
-            expand = [
-                *_linear_block(latent_dim, fc_width),
-                *_linear_block(fc_width, prod(smallest)),
-                nn.Unflatten(1, smallest),
-            ]
+            blocks = [*_linear_block(latent_dim, FC_WIDTH), *_linear_block(FC_WIDTH, prod(smallest))]
+            expand = [*blocks, nn.Unflatten(1, smallest)]
         else:
-            expand = [
-                nn.Unflatten(1, (latent_dim, 1, 1)),
-                nn.ConvTranspose2d(latent_dim, second, side // 4, bias=False),
-                nn.BatchNorm2d(second),
-                nn.SiLU(),
-            ]
+            grow = nn.ConvTranspose2d(latent_dim, second, side, bias=False)
+            expand = [nn.Unflatten(1, (latent_dim, 1, 1)), grow, nn.BatchNorm2d(second), nn.SiLU()]
         super().__init__(
             *expand,  # [N, second, S / 4, S / 4]
-            nn.ConvTranspose2d(second, first, 4, stride=2, padding=1, bias=False),  # [N, first, S / 2, S / 2]
-            nn.BatchNorm2d(first),
+            nn.ConvTranspose2d(second, channels[0], 4, stride=2, padding=1, bias=False),  # [N, first, S / 2, S / 2]
+            nn.BatchNorm2d(channels[0]),
             nn.SiLU(),
-            nn.ConvTranspose2d(first, depth, 4, stride=2, padding=1),  # [N, C, S, S]
+            nn.ConvTranspose2d(channels[0], image_shape[0], 4, stride=2, padding=1),  # [N, C, S, S]
             nn.Sigmoid(),
         )
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder; forward gives the reconstructions [N, C, S, S] of images [N, C, S, S] in [0, 1].
+    """Encoder and decoder: images [N, C, S, S] in [0, 1] to reconstructions of the same shape.
 
-    Convolution, BatchNorm, SiLU (Elfwing et al. 2017, https://arxiv.org/abs/1702.03118), Flatten / Unflatten at
-    the bottleneck. Arguments and errors are those of `Encoder`.
+    Convolution, BatchNorm, SiLU (Elfwing et al. 2017, https://arxiv.org/abs/1702.03118), Flatten / Unflatten at the
+    bottleneck. Takes the arguments of `Encoder` and raises the same errors.
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        architecture: Architecture,
-        image_shape: Sequence[int],
-        *,
-        channels: Sequence[int] = CHANNELS,
-        fc_width: int = FC_WIDTH,
+        self, latent_dim: int, architecture: Architecture, image_shape: Sizes, channels: Sizes = CHANNELS
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(latent_dim, architecture, image_shape, channels=channels, fc_width=fc_width)
-        self.decoder = Decoder(latent_dim, architecture, image_shape, channels=channels, fc_width=fc_width)
+        self.encoder = Encoder(latent_dim, architecture, image_shape, channels)
+        self.decoder = Decoder(latent_dim, architecture, image_shape, channels)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images))
 
     @torch.no_grad()
     def rotate_latents(self, axes: Tensor) -> None:
-        """Turn the latent space, so that the latents z [N, latent_dim] become z @ axes, and no reconstruction changes.
+        """Rotate the latent space: latents z [N, latent_dim] become z @ axes, and no reconstruction changes.
 
-        The encoder's last and the decoder's first layer are linear in the latents and take the rotation up. That
-        holds in evaluation mode: in training mode the encoder's BatchNorm would standardise the new coordinates.
+        The rotation is folded into the encoder's last and the decoder's first layer, which are linear in the latents.
+        It holds in evaluation mode: in training mode the encoder's BatchNorm would standardise the new coordinates.
 
         Args:
-            axes: Orthonormal columns [latent_dim, latent_dim], the principal axes of the latents, say.
+            axes: Orthonormal columns [latent_dim, latent_dim], such as the principal axes of the latents.
 
         Raises:
             ValueError: The columns are not orthonormal.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from models.autoencoder import Architecture, Encoder, Shape, check_image_shape
+from models.autoencoder import Architecture, Encoder, Shape, Sizes, check_image_shape
 
 JudgeKind = Literal["conv", "mlp", "residual"]
 JUDGE_KINDS: tuple[JudgeKind, ...] = get_args(JudgeKind)
@@ -18,26 +17,20 @@ JUDGE_KINDS: tuple[JudgeKind, ...] = get_args(JudgeKind)
 class Judge(nn.Module):
     """A small classifier: images [N, C, S, S] in [0, 1] to logits [N, classes].
 
-    `features` gives [N, feature_dim] vectors, in which Frechet distance, precision and recall are measured, as
-    Inception's last pooling layer does for photographs (Heusel et al. 2017, https://arxiv.org/abs/1706.08500).
+    Frechet distance, precision and recall of generated images are measured on `features` [N, feature_dim], as on
+    Inception's last pooling layer for photographs (Heusel et al. 2017, https://arxiv.org/abs/1706.08500).
 
     Args:
-        kind: "conv": three convolutional layers with pooling, the first of `width` channels. "mlp": two fully connected
-            ones of 32 * `width`. "residual": strided convolutions, a residual block after each, then the mean.
-        image_shape: (C, S, S), as `models.autoencoder.Encoder` takes them.
+        kind: "conv": three convolutions with pooling, the first with `width` channels. "mlp": two fully connected
+            layers of 32 * `width` neurons. "residual": two strided convolutions, each followed by a residual block.
+        image_shape: (C, S, S), see `models.autoencoder.Encoder`.
 
     Raises:
-        ValueError: The kind is unknown, images of this shape are not taken, or there is no class.
+        ValueError: The kind is unknown, images of this shape are not supported, or there is no class.
     """
 
     def __init__(
-        self,
-        kind: JudgeKind,
-        *,
-        image_shape: Sequence[int],
-        classes: int,
-        width: int = 16,
-        feature_dim: int = 64,
+        self, kind: JudgeKind, *, image_shape: Sizes, classes: int, width: int = 16, feature_dim: int = 64
     ) -> None:
         super().__init__()
         if kind not in JUDGE_KINDS:
@@ -73,7 +66,7 @@ class _ResidualBlock(nn.Module):
 
 
 def _conv_layers(shape: Shape, width: int) -> tuple[list[nn.Module], int]:
-    """Layers from images [N, C, S, S] to vectors, and how long these are; so the next two."""
+    """Return layers from images [N, C, S, S] to vectors, and the length of these vectors."""
     layers: list[nn.Module] = []
     for into, out in [(shape[0], width), (width, 2 * width), (2 * width, 2 * width)]:
         layers += [nn.Conv2d(into, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.SiLU(), nn.MaxPool2d(2)]
@@ -102,17 +95,11 @@ class TransferClassifier(nn.Module):
     """An encoder and a small MLP (one hidden layer, ReLU): images [N, C, S, S] in [0, 1] to logits [N, classes].
 
     Raises:
-        ValueError: As `models.autoencoder.Encoder`, or there is no class.
+        ValueError: `models.autoencoder.Encoder` raises it, or there is no class.
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        architecture: Architecture,
-        *,
-        image_shape: Sequence[int],
-        classes: int,
-        hidden: int = 128,
+        self, latent_dim: int, architecture: Architecture, *, image_shape: Sizes, classes: int, hidden: int = 128
     ) -> None:
         super().__init__()
         _check_classes(classes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from study.checks import MOST_REPEATS, at_least, at_most, positive
+from study.checks import MOST_REPEATS, at_least, at_most
 from study.engine.stage import KeptModels
 
 PRESETS = ("smoke", "demo", "exercise", "full")
@@ -95,14 +95,10 @@ class JudgeConfig:
     epochs: int = 5
     """Passes over the training images."""
     batch_size: int = 256
-    """Images per step."""
     learning_rate: float = 1e-2
-    """Peak of the one-cycle schedule."""
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs)
-        at_least(2, batch_size=self.batch_size)
-        positive(learning_rate=self.learning_rate)
 
 
 JUDGE_PRESETS = {"smoke": JudgeConfig(epochs=2), "demo": JudgeConfig(epochs=2)}
@@ -117,24 +113,16 @@ class AutoencoderConfig:
     """The search for the latent size and the architecture of the autoencoder."""
 
     latent_dims: tuple[int, ...] = (3, 10, 15, 20, 100)
-    """Latent sizes tried first, each without and with FC layers (the reference's five)."""
+    """Latent sizes, each tried without and with FC layers (the reference's five)."""
     repeats: int = 1
     """Trainings of each of them, each with its own seed; the figures are means over them."""
     free_trials: int = 2
-    """Trials after those, of a size and an architecture that Optuna picks."""
+    """Trials after those, with a size and an architecture that Optuna proposes."""
     latent_dim: int | None = None
-    """Latent size of the champion; None: what follows from the latents decides (Frechet distance of a Gaussian mixture
-    on them, accuracy with 10 labels a class); without classes, the knee of the Pareto front."""
+    """Latent size of the champion, which has the least validation loss; None: the knee of the Pareto front of
+    validation loss and largest correlation is the champion."""
     epochs: int = 20
     """Passes over the training images, in every trial."""
-    batch_size: int = 128
-    """Images per step."""
-    learning_rate: float = 1e-2
-    """Peak of the one-cycle schedule."""
-    covariance_weight: float = 0.0
-    """Weight of a penalty on the covariance of the latents (VICReg's); 0: none."""
-    compared_weights: tuple[float, ...] = ()
-    """Such weights tried for comparison, with FC layers and the size `latent_dim` (None: 15); none is a champion."""
 
     def __post_init__(self) -> None:
         low, high = LATENT_DIM_RANGE
@@ -143,12 +131,7 @@ class AutoencoderConfig:
                 raise ValueError(f"`{low} <= latent_dim <= {high}` must hold, but got {size}")
         at_least(0, free_trials=self.free_trials)
         at_least(1, repeats=self.repeats, epochs=self.epochs, latent_dims=len(self.latent_dims) + self.free_trials)
-        at_least(2, batch_size=self.batch_size)
-        positive(learning_rate=self.learning_rate)
-        if not 0 <= self.covariance_weight < float("inf"):
-            raise ValueError(f"`0 <= covariance_weight < inf` must hold, but got {self.covariance_weight}")
-        for weight in self.compared_weights:
-            positive(compared_weights=weight)
+        at_most(MOST_REPEATS, repeats=self.repeats, free_trials=self.free_trials)
 
     @property
     def sizes(self) -> list[int]:
@@ -159,8 +142,8 @@ class AutoencoderConfig:
 AUTOENCODER_PRESETS = {
     "smoke": AutoencoderConfig(latent_dims=(3, 15), free_trials=1, epochs=1),
     "demo": AutoencoderConfig(latent_dims=(3, 15), epochs=2),
-    "exercise": AutoencoderConfig(latent_dim=15, free_trials=1, compared_weights=(1e-2,)),
-    "full": AutoencoderConfig(repeats=3, free_trials=30, compared_weights=(1e-4, 1e-3, 1e-2, 1e-1)),
+    "exercise": AutoencoderConfig(latent_dim=15, free_trials=1),
+    "full": AutoencoderConfig(repeats=3, free_trials=30),
 }
 
 
@@ -174,29 +157,26 @@ class TransferConfig:
     labels_per_class: int = LABELS_PER_CLASS
     """Labelled training images of each class."""
     draws: int = 3
-    """How often these images are drawn anew; the figures are means over the draws."""
+    """Random draws of these images; the figures are means over the draws."""
     label_counts: tuple[int, ...] = ()
-    """Other numbers of labelled images of each class, for the figure of accuracy against labels."""
-    count_draws: int = 2
-    """Draws of each of those."""
+    """Other numbers of labelled images of each class, for the figure of accuracy against labels; a third of the
+    draws."""
     epochs: int = 50
     """Epochs over the labelled images; one of the head on the frozen encoder takes each image ten times."""
     semi_epochs: int = 8
-    """Passes over all the training images in self-training, which uses those without a label too."""
-    hidden: int = 128
-    """Neurons of the MLP's hidden layer."""
+    """Passes over all training images in self-training, which uses those without a label too."""
 
     def __post_init__(self) -> None:
         at_least(1, labels_per_class=self.labels_per_class, label_counts=min(self.label_counts, default=1))
-        at_least(1, draws=self.draws, count_draws=self.count_draws, hidden=self.hidden)
-        at_least(1, epochs=self.epochs, semi_epochs=self.semi_epochs)
+        at_least(1, draws=self.draws, epochs=self.epochs, semi_epochs=self.semi_epochs)
+        at_most(MOST_REPEATS, draws=self.draws)
 
 
 TRANSFER_PRESETS = {
     "smoke": TransferConfig(draws=1, epochs=10, semi_epochs=2),
     "demo": TransferConfig(draws=1, semi_epochs=2),
-    "exercise": TransferConfig(draws=5, label_counts=(1, 5, 30), count_draws=1),
-    "full": TransferConfig(draws=30, label_counts=(1, 2, 5, 30, 100), count_draws=10),
+    "exercise": TransferConfig(draws=5, label_counts=(1, 5, 30)),
+    "full": TransferConfig(draws=30, label_counts=(1, 2, 5, 30, 100)),
 }
 
 

@@ -15,7 +15,7 @@ from study.engine.stage import Stage
 from study.stages.attention.stage import ATTENTION
 from study.stages.autoencoder.stage import AUTOENCODER
 from study.stages.gan.stage import CONDITIONAL_GAN, LATENT_GAN
-from study.stages.judge.stage import JUDGE
+from study.stages.judge import JUDGE
 from study.stages.transfer.stage import TRANSFER
 from study.stages.translation.stage import TRANSLATION
 

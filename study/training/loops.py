@@ -1,9 +1,9 @@
-"""What the training loops share. They report each epoch through a callback and know of no tracker and no search."""
+"""What the training loops share. They report each epoch through a callback and know no tracker and no search."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -12,45 +12,45 @@ from torch import Tensor, nn
 from study.data.dataset import to_float
 
 Report = Callable[[int, Mapping[str, float]], None]
-"""Called with the epoch, from 1, and its metrics; it may raise to stop the training."""
+"""Takes the epoch, from 1, and its metrics; may raise to stop the training."""
 
 WARM_UP = 3  # calls before a CUDA graph is captured, as PyTorch's notes have it
 EVAL_BATCH = 200  # small enough that activations stay in the processor's cache
 
 
 def batches(count: int, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Indices [size] of the shuffled batches of one epoch; the incomplete last batch is left out.
+    """Yield the indices [size] of the shuffled batches of one epoch, without the incomplete last batch.
 
-    With fewer images than `size`, the one batch is all of them.
+    With fewer images than `size`, the one batch holds all of them.
 
     Raises:
         ValueError: There is no image, or `size` is below 1.
     """
-    size = _batch_size(count, size)
+    steps = steps_per_epoch(count, size)
     order = torch.randperm(count, device=device)
-    yield from order[: count - count % size].split(size)
+    yield from order[: steps * min(size, count)].split(min(size, count))
 
 
-def steps_per_epoch(count: int, batch_size: int) -> int:
-    """How many batches `batches` gives; at least 1.
-
-    Raises:
-        ValueError: There is no image, or `batch_size` is below 1.
-    """
-    return count // _batch_size(count, batch_size)
+def steps_per_epoch(count: int, size: int) -> int:
+    """Return the number of batches that `batches` yields; raise as it does."""
+    if min(count, size) < 1:
+        raise ValueError(f"`1 <= number of images, batch size` must hold, but got {count} and {size}")
+    return max(1, count // size)
 
 
-def _batch_size(count: int, size: int) -> int:
-    if count < 1:
-        raise ValueError(f"`1 <= number of images` must hold, but got {count}")
-    if size < 1:
-        raise ValueError(f"`1 <= batch_size` must hold, but got {size}")
-    return min(size, count)
+def fitting_batch(size: int, count: int) -> int:
+    """Return the batch size, or a quarter of so few images that an epoch would have fewer than four steps."""
+    return min(size, max(2, count // 4))
+
+
+def mean_of(losses: Sequence[Tensor]) -> float:
+    """Return the mean of an epoch's losses: one read from the device."""
+    return float(torch.stack(list(losses)).mean())
 
 
 @contextmanager
 def eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside, the modules' own modes after."""
+    """Put modules into evaluation mode without gradients; restore their modes afterwards."""
     before = [module.training for module in modules]
     try:
         for module in modules:
@@ -63,40 +63,39 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
 
 
 def apply(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """The module's outputs in batches; uint8 images are turned into floats batch by batch."""
+    """Return the module's outputs, computed in batches; uint8 images become floats batch by batch."""
     parts = inputs.split(EVAL_BATCH)
     return torch.cat([module(to_float(part) if part.dtype == torch.uint8 else part) for part in parts])
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """What is random inside, on the CPU and on this device, follows from the seed; afterwards it goes on as before."""
+    """Seed the random numbers of the CPU and this device inside; restore their state afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 where the processor multiplies it natively, else float32."""
+    """Compute in bfloat16 where the processor multiplies it natively, else in float32."""
     native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(native))
 
 
 def captured(gradients: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The part of a training step that gives the loss and its gradients, on a GPU as one CUDA graph.
+    """Return `gradients` as one CUDA graph on a GPU, which launches all kernels together; itself on other devices.
 
-    At these sizes a GPU computes faster than its kernels are launched one by one; a graph launches them together
-    (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). On another device it stays what it is.
+    See https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 
     Args:
-        gradients: Indices of a batch, always of the same size, to the loss; it sets the gradients and reads nothing
-            back from the device. The optimiser's step comes after it and stays outside: its rate changes.
+        gradients: Maps the indices of a batch, always of one size, to the loss; sets the gradients and reads nothing
+            back from the device. The optimiser's step stays outside, since its learning rate changes.
     """
     return _Captured(gradients) if device.type == "cuda" else gradients
 
 
 class _Captured:
-    """The first calls run as they are, which sets libraries up; then one is captured, and replayed from then on."""
+    """Runs the first calls as they are, which sets libraries up; then captures one call and replays it."""
 
     def __init__(self, gradients: Callable[[Tensor], Tensor]) -> None:
         self.gradients = gradients
@@ -122,15 +121,11 @@ class _Captured:
 
 
 class Diverged(FloatingPointError):
-    """A training's numbers are not finite any more: its settings, not its code, are what is wrong."""
+    """A loss is not finite any more: the settings, not the code, are wrong."""
 
 
 def check_finite(epoch: int, metrics: Mapping[str, float]) -> None:
-    """Stop a training that has broken down.
-
-    Raises:
-        Diverged: A metric, which the message names, is NaN or infinite.
-    """
+    """Raise `Diverged`, which names the metric, if one is NaN or infinite."""
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise Diverged(f"{name} is {value} after epoch {epoch}")
@@ -139,11 +134,11 @@ def check_finite(epoch: int, metrics: Mapping[str, float]) -> None:
 def one_cycle(
     model: nn.Module, learning_rate: float, steps: int, beta2: float = 0.999
 ) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
-    """AdamW under the one-cycle schedule (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), and its step.
+    """Return AdamW under the one-cycle schedule (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), and its step.
 
     Args:
-        learning_rate: The schedule's largest.
-        beta2: Decay of AdamW's average of squared gradients; a small one forgets the large gradients of the beginning.
+        learning_rate: Peak of the schedule.
+        beta2: Decay of AdamW's average of squared gradients; a small value forgets the large gradients of the start.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, beta2), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from study.data.dataset import to_float
-from study.training.classifier import ClassifierSettings, jitter
+from study.training.classifier import Augment, ClassifierSettings, jitter
 from study.training.loops import (
     EVAL_BATCH,
     Report,
@@ -23,52 +22,49 @@ from study.training.loops import (
     batches,
     check_finite,
     eval_mode,
+    mean_of,
     one_cycle,
     steps_per_epoch,
 )
 
 NEIGHBOURS, ALPHA, ITERATIONS = 10, 0.99, 100  # of label spreading
 SHARPENING = 3  # power of the spread labels, which then sum to 1 again
-CONFIDENCE = 0.6  # images whose label is less sure are left out
-MEMORY = 0.7  # of a target, when it is moved towards the network's own prediction
-FIRST_MOVE = 3  # the epoch in which targets begin to move
-SPREAD_AGAIN = (2, 4)  # the epochs after which labels are spread anew, on the network's own features
-AVERAGED = 1 / 8  # of all steps: how far the moving average of the weights looks back
-RENEWED = 50  # batches that BatchNorm statistics are taken from anew
-CHUNK = 1000  # points at a time, for the memory that their distances take
+CONFIDENCE = 0.6  # images with a less certain label are left out
+MEMORY = 0.7  # weight of the old target when it moves towards the network's prediction
+FIRST_MOVE = 3  # epoch in which targets begin to move
+SPREAD_AGAIN = (2, 4)  # epochs after which labels are spread again, on the network's own features
+AVERAGED = 1 / 8  # horizon of the weights' moving average, as a fraction of all steps
+RENEWED = 50  # batches from which BatchNorm statistics are recomputed
+CHUNK = 1000  # points at a time, which bounds the memory of their distances
 
 
 @dataclass(frozen=True)
 class NeighbourGraph:
-    """Nearest neighbours among latents [N, D]: symmetric weights, normalised, as a sparse matrix [N, N]."""
+    """Nearest neighbours among latents [N, D]: symmetric, normalised weights as a sparse matrix [N, N].
+
+    scikit-learn's `LabelSpreading(kernel="knn")` knows no weights by distance, with which spreading is more accurate.
+    """
 
     weights: sparse.csr_matrix
 
     @classmethod
     def of(cls, latents: Tensor) -> NeighbourGraph:
-        """Each point is tied to its 10 nearest; a tie weighs exp(-4 d^2 / d_10^2), d_10 being the farthest of them.
-
-        Where there are fewer others, to all of them.
-        """
+        """Tie each point to its 10 nearest (or all) others with weight exp(-4 d^2 / d_max^2), d_max the farthest."""
         distances, neighbours = _nearest(latents, min(NEIGHBOURS, len(latents) - 1))
         count, k = neighbours.shape
         ties = np.exp(-4 * distances / distances[:, -1:].clip(1e-12))
         places = (neighbours.ravel(), k * np.arange(count + 1))
         weights = sparse.csr_matrix((ties.ravel(), *places), shape=(count, count))
         weights = weights + weights.T
-        degrees = np.asarray(weights.sum(1)).ravel().clip(1e-12)  # 0 of a point that is the only one
+        degrees = np.asarray(weights.sum(1)).ravel().clip(1e-12)  # 0 if there is only one point
         scale = sparse.diags(1 / np.sqrt(degrees))
         return cls((scale @ weights @ scale).tocsr().astype(np.float32))
 
     def spread(self, known: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """Probabilities [N, classes] of each point's class, from those of a few points.
+        """Return class probabilities [N, classes] of all points from the labels [M] of the points `known` [M].
 
-        Label spreading (Zhou et al. 2004, "Learning with local and global consistency"), F <- a S F + (1 - a) Y; the
-        known labels are then put back.
-
-        Args:
-            known: Indices [M] of the labelled points.
-            labels: Their labels [M].
+        Label spreading (Zhou et al. 2004, "Learning with local and global consistency"): F <- a S F + (1 - a) Y. The
+        known labels are restored at the end.
         """
         start = np.zeros((self.weights.shape[0], classes), np.float32)
         start[known.cpu(), labels.cpu()] = 1
@@ -81,15 +77,13 @@ class NeighbourGraph:
 
 
 class SpreadClassifier(nn.Module):
-    """Images [N, C, H, W] to logits [N, classes]: the mean of what label spreading gives their nearest latents.
+    """Images [N, C, H, W] to logits [N, classes]: the mean of the spread labels of the 10 nearest latents.
 
-    The step from the points of the graph to new ones is that of Delalleau et al. 2005, "Efficient non-parametric
-    function induction in semi-supervised learning", with equal weights.
+    Delalleau et al. 2005, "Efficient non-parametric function induction in semi-supervised learning", equal weights.
 
     Args:
-        encoder: Images to latents [N, D].
-        latents: Those of the graph's points [M, D].
-        probabilities: What was spread to them [M, classes].
+        latents: Latents [M, D] of the graph's points.
+        probabilities: Their spread labels [M, classes].
     """
 
     def __init__(self, encoder: nn.Module, latents: Tensor, probabilities: Tensor) -> None:
@@ -110,29 +104,26 @@ def train_on_spread_labels(
     *,
     settings: ClassifierSettings,
     report: Report,
-    augment: Callable[[Tensor], Tensor] = jitter,
+    augment: Augment = jitter,
     features: nn.Module | None = None,
 ) -> None:
-    """Self-training on jittered images: each image's target starts from its spread label and follows, slowly, what the
-    network says of it (temporal ensembling, Laine & Aila 2017, https://arxiv.org/abs/1610.02242), as a pseudo-label
-    (Lee 2013) where it is sure enough. After some epochs the known labels are spread anew, over the neighbour graph of
-    the network's features (Iscen et al. 2019, https://arxiv.org/abs/1904.04717), and targets start again from there.
+    """Train on spread labels, which then follow the network's own predictions (self-training), on augmented images.
 
-    At the end the weights are their exponential moving average over the steps, with BatchNorm statistics of images as
-    they are.
+    An image's target starts from its spread label, moves slowly towards the network's prediction (temporal ensembling,
+    Laine & Aila 2017, https://arxiv.org/abs/1610.02242), and counts as a pseudo-label (Lee 2013) where it is certain
+    enough. After some epochs the known labels are spread again, over the neighbour graph of the network's features
+    (Iscen et al. 2019, https://arxiv.org/abs/1904.04717). The final weights are their exponential moving average over
+    the steps, with BatchNorm statistics of images without augmentation.
 
-    Reports `train/loss`, and `train/used`, the share of the images whose label is sure enough.
+    Reports `train/loss` and `train/used`, the fraction of the images with a certain enough label. Raises
+    `FloatingPointError` when the loss is not finite.
 
     Args:
         model: Images to logits [N, classes].
         images: uint8 [N, C, H, W].
         probabilities: From `NeighbourGraph.spread`, [N, classes].
         known: Indices of the labelled images, whose targets never move.
-        augment: Images [N, C, H, W] to the same, floats.
-        features: A part of the model, images to features [N, D]; None: labels are spread no second time.
-
-    Raises:
-        FloatingPointError: A loss is not finite.
+        features: A part of the model, images to features [N, D]; None: labels are not spread again.
     """
     targets = _sharpened(probabilities)
     truth = targets[known].clone()
@@ -163,30 +154,27 @@ def train_on_spread_labels(
         if epoch == settings.epochs:
             model.load_state_dict(averaged.module.state_dict())
             renew_statistics(model, images)
-        metrics = {
-            "train/loss": float(torch.stack(losses).mean()),
-            "train/used": float(torch.stack(used).mean()),
-        }
+        metrics = {"train/loss": mean_of(losses), "train/used": mean_of(used)}
         check_finite(epoch, metrics)
         report(epoch, metrics)
 
 
 def renew_statistics(model: nn.Module, images: Tensor) -> None:
-    """Take BatchNorm's statistics anew, from up to 10,000 of these images, uint8, as they are, drawn at random."""
+    """Recompute BatchNorm's statistics from up to 10,000 of these uint8 images, drawn at random."""
     drawn = islice(batches(len(images), EVAL_BATCH, images.device), RENEWED)
     update_bn((to_float(images[index]) for index in drawn), model)
 
 
 def _sharpened(probabilities: Tensor) -> Tensor:
-    """Probabilities [N, classes] to a power, summing to 1 again."""
+    """Return probabilities [N, classes] raised to a power and normalised."""
     powers = probabilities**SHARPENING
     return powers / powers.sum(1, keepdim=True)
 
 
 def _spread_on(features: nn.Module, images: Tensor, known: Tensor, truth: Tensor) -> Tensor:
-    """Probabilities [N, classes] from the known labels, one-hot [M, classes], over the graph of the images' features.
+    """Return probabilities [N, classes] spread from the known labels, one-hot [M, classes], over the features' graph.
 
-    The graph's distances are those of directions: features less their mean, of length 1.
+    The graph compares directions: features less their mean, scaled to length 1.
     """
     renew_statistics(features, images)
     with eval_mode(features):
@@ -196,7 +184,7 @@ def _spread_on(features: nn.Module, images: Tensor, known: Tensor, truth: Tensor
 
 
 def _nearest(points: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances [N, k], ascending, and indices [N, k] of each point's nearest others."""
+    """Return squared distances [N, k], ascending, and indices [N, k] of the nearest others of each point."""
     squares = points.square().sum(1)
     distances, indices = [], []
     for start in range(0, len(points), CHUNK):

@@ -1,9 +1,8 @@
-"""Figures of the autoencoder study, on its parent run."""
+"""Figures of the autoencoder study, and its rows in the final table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,197 +11,229 @@ from study import plots
 from study.config import REFERENCE_SIZE
 from study.data.dataset import to_pixels
 from study.engine.search import Result, pareto_front
+from study.engine.stage import Context
 from study.engine.study import Study
-from study.engine.table import spread
-from study.stages.autoencoder.consequences import consequences_figure
+from study.measures.consequences import FD, FEW_LABELS, TWO_SAMPLE
+from study.results import Measured, Row, Table, claim, mean_std
+from study.stages.autoencoder.stage import KNEE
 from study.stages.autoencoder.trial import Comparison
 from study.training.autoencoder import correlations, reconstruction_pairs, rotate_to_principal_axes
-from tracking.runs import Measured, metric_history
+from tracking.runs import metric_history
 from tracking.stored import kept_model
 
 REFERENCE_LOSS = {"conv": 0.03, "conv+fc": 0.01}  # the reference's, at its latent size
+MAX_PCC, ROTATED, MEAN_PCC = "latent/max_abs_pcc", "latent/max_abs_pcc_rotated", "latent/mean_abs_pcc"
+FLOOR = "latent/pcc_noise_floor"
+NEAR_FLOOR = 1.5  # times the noise floor, up to which the largest correlation counts as none
+ALLOWED = {
+    FD: ("FD of a Gaussian mixture on the latents", "{:.2f}"),
+    TWO_SAMPLE: ("two-sample accuracy of that mixture", "{:.1%}"),
+    FEW_LABELS: ("accuracy with 10 labels a class", "{:.1%}"),
+}
+"""What the latents allow, measured on validation images: names and formats."""
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What the study has found.
-
-    Attributes:
-        results: The trials that may become the champion.
-        penalised: Those with a covariance penalty, for comparison.
-        measured: Of all trials.
-        best: The trial that was chosen, by this rule.
-    """
-
-    results: Sequence[Result]
-    penalised: Sequence[Result]
-    measured: Measured
-    best: Result
-    rule: str
-
-    @property
-    def groups(self) -> dict[str, dict[int, list[Result]]]:
-        """Results by architecture and latent size, the smallest size first; repeats stand together."""
-        groups: dict[str, dict[int, list[Result]]] = {kind: {} for kind in ARCHITECTURES}
-        for result in sorted(self.results, key=lambda result: result.params["latent_dim"]):
-            groups[result.params["architecture"]].setdefault(result.params["latent_dim"], []).append(result)
-        return groups
-
-
-def log_figures(study: Study, comparison: Comparison, trained: Trained) -> None:
+def log_figures(study: Study, comparison: Comparison, results: Sequence[Result], best: Result) -> None:
     """Log all figures of the study."""
-    results, penalised, measured, best = trained.results, trained.penalised, trained.measured, trained.best
-    groups = trained.groups
-
-    def against_size(metric: str, label: str = "") -> dict[str, tuple[Sequence[float], ...]]:
-        series: dict[str, tuple[Sequence[float], ...]] = {}
-        for kind, by_size in groups.items():
-            found = [spread([measured[r.run_id][metric] for r in group]) for group in by_size.values()]
-            series[f"{label}{kind}"] = (list(by_size), [m for m, _ in found], [s for _, s in found])
-        return series
-
-    shares = {r.params["latent_dim"]: measured[r.run_id]["baseline/pca_val_loss"] for r in results}
-    study.parent.log_figure(
-        "consequences",
-        consequences_figure(results, measured, best, trained.rule, shares),
-        "Each latent size, on validation images: what a reconstruction loses; how far images drawn from a mixture of "
-        "50 Gaussians on the latents are from real ones; how often a classifier tells these from real latents; the "
-        "error of a classifier on the latents with 10 labels a class; the largest correlation of two latents. "
-        "A ring marks the training that was chosen; curves are means over trainings.",
-    )
-    pca = sorted({r.params["latent_dim"]: measured[r.run_id]["baseline/pca_loss"] for r in results}.items())
+    table = study.table()
     references = study.context.references(REFERENCE_LOSS)
-    study.parent.log_figure(
+    log = study.parent.log_figure
+    log(
         "pareto",
         plots.scatter(
             {
                 kind: [
-                    (result.values[0], result.values[1], str(size))
-                    for size, group in by_size.items()
-                    for result in group
+                    (trial.values[0], trial.values[1], str(trial.params["latent_dim"]))
+                    for trial in table.where(architecture=kind)
                 ]
-                for kind, by_size in groups.items()
+                for kind in ARCHITECTURES
             },
             "validation MSE per pixel",
             "largest |off-diagonal PCC|",
-            f"Latent sizes: reconstruction against correlation\nchampion: {trained.rule}",
-            front=[(r.values[0], r.values[1]) for r in pareto_front(results)],
+            "Latent sizes: reconstruction against correlation",
+            front=[(result.values[0], result.values[1]) for result in pareto_front(results)],
             champion=(best.values[0], best.values[1]),
             log_x=True,
         ),
-        "A point a trial, its number the latent size. The lower left is better: little is lost, and little correlates.",
+        "A point per trial with its latent size. The lower left is better: little is lost, and little correlates.",
     )
-    study.parent.log_figure(
+    log(
         "loss_against_size",
-        plots.curves(
-            against_size("test/loss")
-            | {"PCA": ([size for size, _ in pca], [loss for _, loss in pca])}
-            | {f"reference, {kind}": ([REFERENCE_SIZE], [loss]) for kind, loss in references.items()},
-            "latent size",
+        _against_size(
+            {
+                **table.series("latent_dim", "test/loss", by="architecture"),
+                **table.series("latent_dim", "baseline/pca_loss", by=lambda _: "PCA"),
+                **{f"reference, {kind}": ([REFERENCE_SIZE], [loss]) for kind, loss in references.items()},
+            },
             "test MSE per pixel",
             "Reconstruction against latent size",
-            log_x=True,
             log_y=True,
-            markers=True,
         ),
-        "What is lost between a test image and its reconstruction, from as many numbers as the latent size says.",
+        "Loss of test images that are reconstructed from as many numbers as the latent size says.",
     )
-    study.parent.log_figure(
+    metrics = {MAX_PCC: "max |PCC|", ROTATED: "max |PCC| rotated", MEAN_PCC: "mean |PCC|"}
+    correlation: dict[str, tuple[Sequence[float], ...]] = {}
+    for metric, name in metrics.items():
+        correlation |= table.series("latent_dim", metric, by=_named(name))
+    log(
         "pcc_against_size",
-        plots.curves(
-            against_size("latent/max_abs_pcc", "max |PCC|, ")
-            | against_size("latent/max_abs_pcc_rotated", "max, rotated to principal axes, ")
-            | against_size("latent/mean_abs_pcc", "mean |PCC|, "),
+        _against_size(correlation, "|PCC| of validation latents", "Correlation against latent size"),
+        "The largest and the mean correlation of two latents, as trained, and rotated to principal axes.",
+    )
+    panels = {name: table.series("latent_dim", metric, by="architecture") for metric, (name, _) in ALLOWED.items()}
+    log(
+        "consequences",
+        plots.side_by_side(
+            {name: series for name, series in panels.items() if series},
             "latent size",
-            "|PCC| of validation latents",
-            "Correlation against latent size",
+            "What the latents allow, on validation images",
             log_x=True,
             markers=True,
+            references={ALLOWED[TWO_SAMPLE][0]: {"indistinguishable": 0.5}},
         ),
-        "The largest and the mean correlation between two latents, as trained, and rotated to principal axes.",
+        "How far images drawn from a mixture of 50 Gaussians on the latents are from real images; how often a "
+        "classifier tells the mixture from real latents; the accuracy of a classifier on the latents with few labels.",
     )
-    study.parent.log_figure(
-        "axes_choice",
-        _axes_choice(groups["conv+fc"], penalised, measured),
-        "Rotated models reconstruct as before, and correlate no more than independent numbers do by chance.",
+    size = REFERENCE_SIZE if table.values("test/loss", latent_dim=REFERENCE_SIZE) else best.params["latent_dim"]
+    log(
+        "loss_curves",
+        plots.curves(
+            {
+                f"{kind}, {name}": metric_history(run_id, metric)
+                for kind in ARCHITECTURES
+                for run_id in _first_run(table, size, kind)
+                for name, metric in (("training", "train/loss"), ("validation", "val/loss"))
+            },
+            "epoch",
+            "MSE per pixel",
+            f"Autoencoders without and with FC layers, latent size {size}",
+            log_y=True,
+            references={f"reference, {kind}": loss for kind, loss in references.items() if size == REFERENCE_SIZE},
+        ),
+        "Loss on training and validation images during training.",
     )
-    size = REFERENCE_SIZE if REFERENCE_SIZE in groups["conv+fc"] else best.params["latent_dim"]
-    histories = {
-        f"{kind}, {label}": metric_history(by_size[size][0].run_id, metric)
-        for kind, by_size in groups.items()
-        if size in by_size
-        for label, metric in (("training", "train/loss"), ("validation", "val/loss"))
-    }
-    lines = {f"reference, {kind}": loss for kind, loss in references.items()} if size == REFERENCE_SIZE else {}
-    title = f"Autoencoders without and with FC layers, latent size {size}"
-    losses = plots.curves(histories, "epoch", "MSE per pixel", title, log_y=True, references=lines)
-    study.parent.log_figure("loss_curves", losses, "Loss on training and validation images as training goes on.")
-    _log_model_figures(study, comparison, groups)
+    _log_model_figures(study, comparison, table)
 
 
-def _axes_choice(
-    by_size: Mapping[int, Sequence[Result]], penalised: Sequence[Result], measured: Measured
-) -> plots.Figure:
-    def points(metric: str, labelled: bool = True) -> list[tuple[float, float, str]]:
-        runs = [(size, measured[result.run_id]) for size, group in by_size.items() for result in group]
-        return [(run["test/loss"], run[metric], str(size) if labelled else "") for size, run in runs]
-
-    groups = {
-        "as trained (number: latent size)": points("latent/max_abs_pcc"),
-        "the same models, rotated to principal axes": points("latent/max_abs_pcc_rotated", labelled=False),
-        "noise floor: independent coordinates": points("latent/pcc_noise_floor", labelled=False),
-    }
-    if penalised:
-        runs = [(result.params, measured[result.run_id]) for result in penalised]
-        size = penalised[0].params["latent_dim"]
-        groups[f"covariance penalty, size {size} (number: weight)"] = [
-            (run["test/loss"], run["latent/max_abs_pcc"], f"{params['covariance_weight']:g}") for params, run in runs
-        ]
-    title = "Correlation is a choice of axes: a rotation takes it away\nand changes no reconstruction (conv+fc)"
-    return plots.scatter(groups, "test MSE per pixel", "largest |off-diagonal PCC|", title, log_x=True)
+def _named(name: str) -> Callable[[Measured], str]:
+    return lambda trial: f"{name}, {trial.params['architecture']}"
 
 
-def _log_model_figures(
-    study: Study, comparison: Comparison, groups: Mapping[str, Mapping[int, Sequence[Result]]]
-) -> None:
-    """Reconstructions of the same images, and correlations, of each latent size that both architectures have.
+def _against_size(series: plots.Series, y: str, title: str, *, log_y: bool = False) -> plots.Figure:
+    return plots.curves(series, "latent size", y, title, log_x=True, log_y=log_y, markers=True)
 
-    Of those whose models were kept.
-    """
-    data = comparison.data
-    found = {(size, kind): kept_model(groups[kind][size][0].run_id) for kind in ARCHITECTURES for size in groups[kind]}
-    models = {key: model for key, model in found.items() if model is not None}
-    sizes = [size for size in groups["conv"] if all((size, kind) in models for kind in ARCHITECTURES)]
-    sheets: dict[tuple[int, str], np.ndarray] = {}
-    matrices: dict[tuple[int, str], np.ndarray] = {}
-    for kind in ARCHITECTURES:
-        for size in sizes:
-            model = models[size, kind].rebuild(Autoencoder).to(study.context.device)
-            originals, sheets[size, kind] = np.split(to_pixels(reconstruction_pairs(model, comparison.shown)), 2)
-            matrices[size, kind] = correlations(model, data.val.images)
-            if kind == "conv+fc":
-                rotated = rotate_to_principal_axes(model, data.train.images)
-                matrices[size, "conv+fc, rotated"] = correlations(rotated, data.val.images)
-    if not sizes:
+
+def _first_run(table: Table, size: int, kind: str) -> list[str]:
+    """Return the run of the first training with this size and architecture; nothing if there is none."""
+    return [trial.run_id for trial in table.where(latent_dim=size, architecture=kind)][:1]
+
+
+def _log_model_figures(study: Study, comparison: Comparison, table: Table) -> None:
+    """Log reconstructions and correlations of each latent size of which both architectures have kept models."""
+    val, train = study.context.dataset.val.images, study.context.dataset.train.images
+    sizes = sorted({trial.params["latent_dim"] for trial in table})
+    sheets: dict[str, np.ndarray] = {}
+    matrices: dict[int, list[np.ndarray]] = {}
+    for size in sizes:
+        kept = [kept_model(run_id) for kind in ARCHITECTURES for run_id in _first_run(table, size, kind)]
+        models = [model.rebuild(Autoencoder).to(study.context.device) for model in kept if model is not None]
+        if len(models) < len(ARCHITECTURES):
+            continue
+        for kind, model in zip(ARCHITECTURES, models, strict=True):
+            originals, sheets[f"size {size}, {kind}"] = np.split(
+                to_pixels(reconstruction_pairs(model, comparison.shown)), 2
+            )
+        models.append(rotate_to_principal_axes(models[-1], train))
+        matrices[size] = [correlations(model, val) for model in models]
+    if not sheets:
         return
-    order = [(size, kind) for size in sizes for kind in ARCHITECTURES]
     study.parent.log_figure(
         "reconstructions",
         plots.labelled_grid(
-            np.concatenate([originals, *(sheets[key] for key in order)]),
-            ["original", *(f"size {size}, {kind}" for size, kind in order)],
+            np.concatenate([originals, *sheets.values()]),
+            ["original", *sheets],
             "Validation images and their reconstructions",
         ),
-        "The same validation images, and what each autoencoder makes of them.",
+        "The same validation images, reconstructed by each autoencoder.",
     )
-    kinds = [*ARCHITECTURES, "conv+fc, rotated"]
     study.parent.log_figure(
         "pcc",
         plots.heat_maps(
-            [[matrices[size, kind] for size in sizes] for kind in kinds],
-            kinds,
-            [f"latent size {size}" for size in sizes],
+            list(map(list, zip(*matrices.values(), strict=True))),
+            [*ARCHITECTURES, f"{ARCHITECTURES[-1]}, rotated"],
+            [f"latent size {size}" for size in matrices],
             "Pearson correlation of validation latents",
         ),
-        "Every latent against every other; the rotated models have the same reconstructions as those above them.",
+        "Every latent against every other; the rotated models have the same reconstructions as the row above.",
     )
+
+
+def rows(context: Context, table: Table, best: Result) -> list[Row]:
+    """Return the test loss of each size and architecture, the claims, and the champion's measures."""
+    grid = table.where(part="")
+    return [*_losses(context, grid), *_correlations(context, grid), *_champion(table, best)]
+
+
+def _losses(context: Context, grid: Table) -> list[Row]:
+    references, found = context.references(REFERENCE_LOSS), []
+    for size in context.settings.sizes:
+        conv, full = (grid.where(latent_dim=size, architecture=kind) for kind in ARCHITECTURES)
+        for kind, trials in zip(ARCHITECTURES, (conv, full), strict=True):
+            compared = size == REFERENCE_SIZE
+            said = None
+            if compared and trials is full:
+                ours, rival = (each.values("test/loss") for each in (full, conv))
+                said = claim("FC layers lower the loss, as in the reference", ours, rival)
+            if len(trials):
+                loss, pca = trials.cell("test/loss", "{:.4f}"), trials.values("baseline/pca_loss")[0]
+                reference = f"{references[kind]:.2f}" if compared and kind in references else None
+                found.append(Row(f"test MSE, latent {size}, {kind}", f"{loss}", reference, f"PCA {pca:.4f}", said))
+    return found
+
+
+def _correlations(context: Context, grid: Table) -> list[Row]:
+    """Return what the reference reads off the plot of correlation against size, and whether correlation is needed."""
+    if not len(grid):
+        return []
+    repeats = [grid.where(repeat=repeat) for repeat in range(context.settings.repeats)]
+    knees = [min(each, key=lambda trial: trial.metrics[KNEE]).params["latent_dim"] for each in repeats if len(each)]
+    sizes = sorted({trial.params["latent_dim"] for trial in grid})
+    smallest, largest = (grid.values(MAX_PCC, latent_dim=size) for size in (sizes[0], sizes[-1]))
+    trained, rotated = (
+        [trial.metrics[metric] / trial.metrics[FLOOR] for trial in grid] for metric in (MAX_PCC, ROTATED)
+    )
+    found = [
+        Row(
+            f"size at the knee of loss and largest |PCC|, {len(knees)} seed{'s' * (len(knees) > 1)}",
+            ", ".join(map(str, knees)),
+            str(REFERENCE_SIZE) if context.has_reference else None,
+        )
+    ]
+    if len(sizes) > 1:
+        grows = claim("The largest correlation grows with the latent size", largest, smallest, better="more")
+        ours, rival = mean_std(largest), f"size {sizes[0]}: {mean_std(smallest)}"
+        found.append(Row(f"max |PCC|, latent {sizes[-1]}", ours, None, rival, grows))
+    needed = claim("Whatever the rotation, latents have to correlate", rotated, NEAR_FLOOR, better="more")
+    ours, beside = (f"{min(ratios):.1f} to {max(ratios):.1f}" for ratios in (rotated, trained))
+    figure = "max |PCC| rotated, over the noise floor, all sizes"
+    return [*found, Row(figure, ours, None, f"as trained {beside}", needed)]
+
+
+def _champion(table: Table, best: Result) -> list[Row]:
+    metrics = next(trial.metrics for trial in table if trial.run_id == best.run_id)
+    loss, pca = metrics["test/loss"], metrics["baseline/pca_loss"]
+    said = (
+        f"{best.params['latent_dim']} numbers describe an image up to an error (MSE per pixel) of {loss:.4f}; "
+        f"as many principal components up to {pca:.4f}"
+    )
+    correlation = f"rotated {metrics[ROTATED]:.3f}, floor {metrics[FLOOR]:.3f}"
+    return [
+        Row("the champion, test MSE", f"{loss:.4f}", None, f"PCA {pca:.4f}", metric="test/loss", found=said),
+        Row("the champion, max |PCC|", f"{metrics[MAX_PCC]:.3f}", None, correlation, metric=MAX_PCC),
+        Row("the champion, effective rank", f"{metrics['latent/effective_rank']:.1f}"),
+        *(
+            Row(f"the champion, {what} (validation)", form.format(metrics[name]), metric=name)
+            for name, (what, form) in ALLOWED.items()
+            if name in metrics
+        ),
+    ]

@@ -1,128 +1,95 @@
-"""The autoencoder study: what the latent size decides, from reconstructions to what can be done with the latents."""
+"""The autoencoder study: latent size and architecture against reconstruction, correlation and use of the latents."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from study.checks import numbers
-from study.config import AUTOENCODER_PRESETS, LATENT_DIM_RANGE, REFERENCE_SIZE, AutoencoderConfig
+from study.config import AUTOENCODER_PRESETS, LATENT_DIM_RANGE, AutoencoderConfig
 from study.engine.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    from study.engine.search import Result
     from tracking.registry import Direction
 
-MAX_REPEATS = 100
 JUDGES = ("judge", "second-judge")
-EXTENT = ("latent_dims", "repeats", "free_trials", "latent_dim", "compared_weights")
-
-
-def plan(config: AutoencoderConfig) -> str:
-    parts = [
-        f"latent sizes {numbers(config.sizes)} without and with FC layers, {config.epochs} epochs each",
-        f"{config.repeats} times each" if config.repeats > 1 else "",
-        f"free trials: {config.free_trials}" if config.free_trials else "",
-        f"covariance penalties {numbers(config.compared_weights)}" if config.compared_weights else "",
-        "the champion by the mixture's FD and the error with 10 labels a class, without classes by the knee"
-        if config.latent_dim is None
-        else f"the champion of size {config.latent_dim}",
-    ]
-    return "; ".join(filter(None, parts))
+OBJECTIVES: dict[str, Direction] = {"val/loss": "minimize", "latent/max_abs_pcc": "minimize"}
+KNEE = "latent/knee_distance"
+FREE = "free"  # the part of the trials that Optuna proposes
 
 
 def run(context: Context) -> Outcome:
-    """Search latent size and architecture, two objectives: validation loss and largest |off-diagonal PCC|.
+    """Train the grid of latent sizes and architectures, then free trials; register the best.
 
-    Which trial becomes the champion is decided by what follows from its latents (`choice.choose`): the root of (FD of a
-    Gaussian mixture on them, decoded, x error with 10 labels a class), both on validation images. Where the images have
-    no classes it is the knee of the Pareto front, the reference's rule. With `latent_dim` given, the trade-off is
-    settled, and it is the trial of that size with the least validation loss.
+    The champion is the trial with the least validation loss at the size given by `latent_dim`, else the knee of the
+    Pareto front of validation loss and largest |off-diagonal PCC| (the reference's rule).
     """
-    from functools import partial
-
     from models.autoencoder import ARCHITECTURES
-    from study.engine.search import Search, choice, integer, log_uniform, named
-    from study.engine.study import Candidate, open_study
-    from study.measures.consequences import COST
-    from study.stages.autoencoder.choice import champions_cost, choose, judges
-    from study.stages.autoencoder.figures import Trained, log_figures
-    from study.stages.autoencoder.table import rows
-    from study.stages.autoencoder.trial import Comparison, run_autoencoder_trial
-    from tracking.runs import trial_metrics
+    from study.engine.search import Search, choice, integer
+    from study.engine.study import Candidate
+    from study.stages.autoencoder.figures import log_figures, rows
+    from study.stages.autoencoder.trial import Comparison, train
 
-    config: AutoencoderConfig = context.config
+    settings: AutoencoderConfig = context.settings
+    comparison = Comparison(context)
+    objective = partial(train, settings=settings, comparison=comparison)
+    grid = [
+        {"latent_dim": size, "architecture": kind, "repeat": repeat}
+        for repeat in range(settings.repeats)
+        for size in settings.sizes
+        for kind in ARCHITECTURES
+    ]
     description = (
-        "Convolutional autoencoders: latent size and architecture against validation loss, correlation, and what "
-        "follows from the latents. The best has the least cost, the root of (Frechet distance of a Gaussian mixture on "
-        "its latents, decoded, x error of a classifier with 10 labels a class): halving either counts the same. "
-        "Without classes: the knee of the Pareto front, the trial nearest to the corner where nothing is lost and "
-        "nothing correlates, the loss as a share of that of three principal components."
+        "Convolutional autoencoders: latent size and architecture against validation loss, correlation, and what the "
+        "latents allow. The best has the least validation loss at the latent size asked for; without one it is the "
+        "knee of the Pareto front: the trial nearest to the corner without loss (as a fraction of the loss of three "
+        "principal components) and without correlation."
     )
-    objectives: dict[str, Direction] = {"val/loss": "minimize", "latent/max_abs_pcc": "minimize"}
-    space = {"latent_dim": integer(*LATENT_DIM_RANGE), "architecture": choice(*ARCHITECTURES)}
-    grid = [{"latent_dim": size, "architecture": kind} for size in config.sizes for kind in ARCHITECTURES]
-    searches = {
-        "": Search(objectives, space, named(grid), config.free_trials),
-        "repeats": Search(
-            objectives,
-            space | {"repeat": integer(1, MAX_REPEATS)},
-            named([{**params, "repeat": repeat} for repeat in range(1, config.repeats) for params in grid]),
-            optional=True,
-        ),
-        "penalty": Search(
-            objectives,
-            space | {"covariance_weight": log_uniform(1e-6, 1e3)},
-            named(
-                [
-                    {
-                        "latent_dim": config.latent_dim or REFERENCE_SIZE,
-                        "architecture": "conv+fc",
-                        "covariance_weight": weight,
-                    }
-                    for weight in sorted(set(config.compared_weights))
-                ]
-            ),
-            optional=True,
-        ),
-    }
-    comparison = Comparison(context.dataset, partial(judges, context))
-    with open_study(context, description) as study:
-        objective = partial(
-            run_autoencoder_trial,
-            config=config,
-            comparison=comparison,
-            device=context.device,
-            seed_for=context.seed_for,
-        )
-        ahead = {part: study.ahead(each, objective, part) for part, each in searches.items() if each.slots}
-        found = {part: results() for part, results in ahead.items()}
-        results = [*found.get("", ()), *found.get("repeats", ())]
-        measured = trial_metrics(study.parent)
-        chosen = choose(results, measured, config.latent_dim)
-        candidate = Candidate(
-            chosen.best,
-            chosen.metric,
-            picture="reconstructions",
-            insist=config.latent_dim is not None and _is_of_another_size(context, config.latent_dim),
-            measure_again=None
-            if chosen.metric != COST
-            else lambda version: champions_cost(version, context, comparison.distance),
-        )
+    with context.open(description) as study:
+        results = study.run(grid, objective, objectives=OBJECTIVES, optional=settings.free_trials > 0)
+        if settings.free_trials:
+            space = {"latent_dim": integer(*LATENT_DIM_RANGE), "architecture": choice(*ARCHITECTURES)}
+            search = Search(OBJECTIVES, space, settings.free_trials, optional=bool(results), known=results)
+            results = results + study.search(search, objective, FREE)
+        table = study.table()
+        best, metric = choose(results, {each.run_id: each.metrics[KNEE] for each in table}, settings.latent_dim)
+        force = settings.latent_dim is not None and _differs(context, settings.latent_dim)
+        candidate = Candidate(best, metric, picture="reconstructions", force=force)
 
-        def finish(made: Mapping[str, object]) -> Sequence:
-            trained = Trained(results, found.get("penalty", []), measured, chosen.best, chosen.rule)
-            log_figures(study, comparison, trained)
-            return rows(context, trained)
+        def finish(_: Mapping[str, object]) -> Sequence:
+            log_figures(study, comparison, results, best)
+            return rows(context, table, best)
 
         return study.close({"autoencoder": candidate}, finish)
 
 
-def _is_of_another_size(context: Context, latent_dim: int) -> bool:
-    """Whether today's champion on these data has another latent size than was asked for."""
+def choose(results: Sequence[Result], knees: Mapping[str, float], latent_dim: int | None) -> tuple[Result, str]:
+    """Return the champion, and the metric with which it competes.
+
+    Args:
+        knees: The knee distance of each run.
+        latent_dim: The champion's size; None: the least knee distance decides.
+
+    Raises:
+        StoreError: No trial of the size that was asked for is complete.
+    """
+    from tracking.errors import StoreError
+
+    if latent_dim is None:
+        return min(results, key=lambda result: knees[result.run_id]), KNEE
+    of_size = [result for result in results if result.params["latent_dim"] == latent_dim]
+    if not of_size:
+        raise StoreError(f"no trial of latent size {latent_dim} is complete: it failed, see its run")
+    return min(of_size, key=lambda result: result.values[0]), "val/loss"
+
+
+def _differs(context: Context, latent_dim: int) -> bool:
+    """Return whether today's champion on these data has another latent size."""
     from tracking import registry
 
     champion = registry.champion_on(context.session.model_name("autoencoder"), context.dataset.digest)
-    if champion is None or not champion.metrics:  # Without its run, which was deleted for good, it gives way anyway.
+    if champion is None or not champion.metrics:  # without its run, which was deleted for good, it gives way anyway
         return False
     return champion.config()["module"]["latent_dim"] != latent_dim
 
@@ -137,8 +104,7 @@ AUTOENCODER = Stage(
     optional_inputs=JUDGES,
     outputs=("autoencoder",),
     presets=AUTOENCODER_PRESETS,
-    identity_excludes=EXTENT,
-    version=2,
+    identity_excludes=("latent_dims", "repeats", "free_trials", "latent_dim"),
     needs_classes=False,
-    headline="consequences",
+    headline="pareto",
 )

@@ -1,9 +1,9 @@
-"""One trial of the autoencoder study: train, look at it as it goes, measure its latents, keep the model."""
+"""One trial of the autoencoder study: train, show reconstructions, measure the latents, log the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -13,9 +13,10 @@ from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from study import plots
 from study.config import LATENT_DIM_RANGE, AutoencoderConfig
-from study.data.dataset import Dataset, to_float, to_pixels
-from study.engine.search import Trial
-from study.measures.consequences import JudgedDistance, consequences
+from study.data.dataset import to_float, to_pixels
+from study.engine.stage import Context
+from study.engine.trial import Trial
+from study.measures.consequences import Distance, consequences, judged_distance
 from study.measures.latents import latent_measures
 from study.training.autoencoder import (
     AutoencoderSettings,
@@ -27,86 +28,63 @@ from study.training.autoencoder import (
     rotate_to_principal_axes,
     train_autoencoder,
 )
-from study.training.loops import apply, eval_mode
+from study.training.loops import apply, eval_mode, fitting_batch
 
-EXTENT = ("latent_dims", "repeats", "free_trials", "latent_dim", "compared_weights")
-IMAGES_SHOWN = 10  # images in the pictures
+BATCH_SIZE, LEARNING_RATE = 128, 1e-2
+IMAGES_SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What every trial of a study is compared by: the same few images, principal components, and judges.
+    """What all trials of a study share: the images shown, principal components, and the selecting judges."""
 
-    Attributes:
-        judges: Gives the judges that select; none without classes.
-    """
-
-    data: Dataset
-    judges: Callable[[], Sequence[Judge]] = tuple
+    context: Context
 
     @cached_property
     def shown(self) -> Tensor:
-        """The first validation image of each of the first ten classes, without classes the first ten; uint8."""
-        val = self.data.val
-        if not self.data.classes:
-            return val.images[:IMAGES_SHOWN]
-        classes = range(min(IMAGES_SHOWN, len(self.data.classes)))
-        return torch.stack([val.images[val.labels == each][0] for each in classes])
+        """The first validation image of each of the first ten classes, without classes the first ten: uint8."""
+        data = self.context.dataset
+        if not data.classes:
+            return data.val.images[:IMAGES_SHOWN]
+        classes = range(min(IMAGES_SHOWN, len(data.classes)))
+        return torch.stack([data.val.images[data.val.labels == each][0] for each in classes])
 
     @cached_property
-    def pca(self) -> tuple[Sequence[float], Sequence[float]]:
+    def pca(self) -> Sequence[Sequence[float]]:
         """Validation and test loss of 1, 2, ... principal components."""
-        data = self.data
-        val, test = pca_losses(data.train.images, data.val.images, data.test.images, components=LATENT_DIM_RANGE[1])
-        return val, test
+        data = self.context.dataset
+        return pca_losses(data.train.images, data.val.images, data.test.images, components=LATENT_DIM_RANGE[1])
 
     @cached_property
-    def distance(self) -> JudgedDistance | None:
-        """Of images to the validation images, by the judges; None without classes."""
-        judges = self.judges()
-        return JudgedDistance(judges, self.data.val.images) if judges else None
+    def distance(self) -> Distance | None:
+        """The selecting judges' distance from the validation images; None without classes."""
+        judges = [self.context.module(kind, Judge) for kind in self.context.inputs]
+        return judged_distance(judges, self.context.dataset.val.images) if judges else None
 
 
-def run_autoencoder_trial(
-    trial: Trial,
-    *,
-    config: AutoencoderConfig,
-    comparison: Comparison,
-    device: torch.device,
-    seed_for: Callable[[int], int],
-) -> tuple[float, float]:
-    """Train and log an autoencoder. Returns `val/loss` and `latent/max_abs_pcc`.
-
-    What follows from its latents is measured too (see `study.measures.consequences`), but for those with a penalty.
-    """
-    data = comparison.data
+def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) -> tuple[float, float]:
+    """Train and log an autoencoder. Return `val/loss` and `latent/max_abs_pcc`."""
+    data = comparison.context.dataset
     latent_dim, architecture = trial.params["latent_dim"], trial.params["architecture"]
-    settings = {name: value for name, value in asdict(config).items() if name not in EXTENT}
-    settings = {"repeat": 0, **settings, **trial.params}
-    trial.run.log_params({name: value for name, value in settings.items() if name not in trial.params})
-    torch.manual_seed(seed_for(settings["repeat"]))
+    training = AutoencoderSettings(settings.epochs, fitting_batch(BATCH_SIZE, len(data.train)), LEARNING_RATE)
+    trial.log_params(vars(training))
     module = {"latent_dim": latent_dim, "architecture": architecture, "image_shape": list(data.image_shape)}
-    model = Autoencoder(**module).to(device)
+    model = Autoencoder(**module).to(comparison.context.device)
 
     def show(epoch: int) -> None:
         images = to_pixels(reconstruction_pairs(model, comparison.shown))
-        trial.run.log_image("reconstructions", plots.grid(images, len(comparison.shown)), step=epoch)
+        trial.log_image("reconstructions", plots.grid(images, len(comparison.shown)), step=epoch)
 
     def report(epoch: int, losses: Mapping[str, float]) -> None:
         trial.report(epoch, losses)
         show(epoch)
 
     show(0)  # MLflow's step slider opens at step 0
-    training = AutoencoderSettings(
-        config.epochs, config.batch_size, config.learning_rate, settings["covariance_weight"]
-    )
     train_autoencoder(model, data.train.images, data.val.images, training, report)
     val_loss = trial.history["val/loss"][1][-1]
-    with eval_mode(model):
-        latents = apply(model.encoder, data.val.images)
     rotated = rotate_to_principal_axes(model, data.train.images)
-    with eval_mode(rotated):
-        measures = latent_measures(latents, apply(rotated.encoder, data.val.images))
+    with eval_mode(model, rotated):
+        measures = latent_measures(*(apply(each.encoder, data.val.images) for each in (model, rotated)))
     max_pcc = measures["latent/max_abs_pcc"]
     pca_val, pca_test = comparison.pca
     measures |= {
@@ -115,9 +93,7 @@ def run_autoencoder_trial(
         "baseline/pca_loss": pca_test[latent_dim - 1],
         "baseline/pca_val_loss": pca_val[latent_dim - 1],
     }
-    if "covariance_weight" not in trial.params:
-        measures |= consequences(model, data, comparison.distance)
-    trial.run.log(measures)
+    trial.log(measures | consequences(model, data, comparison.distance))
     _log_figures(trial, model, rotated, comparison)
     trial.log_model(model, to_float(data.val.images[:2]), {"module": module})
     return val_loss, max_pcc
@@ -126,11 +102,10 @@ def run_autoencoder_trial(
 def _log_figures(trial: Trial, model: Autoencoder, rotated: Autoencoder, comparison: Comparison) -> None:
     what = f"latent size {trial.params['latent_dim']}, {trial.params['architecture']}"
     history = {"training": trial.history["train/loss"], "validation": trial.history["val/loss"]}
-    loss = plots.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True)
-    trial.run.log_figure("loss", loss)
-    matrices = [correlations(each, comparison.data.val.images) for each in (model, rotated)]
-    columns = ["as trained", "rotated"]
-    trial.run.log_figure("pcc", plots.heat_maps([matrices], [what], columns, "Correlation of validation latents"))
-    rows = ["original", "reconstruction"]
+    trial.log_figure("loss", plots.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True))
+    matrices = [correlations(each, comparison.context.dataset.val.images) for each in (model, rotated)]
+    title = "Correlation of validation latents"
+    trial.log_figure("pcc", plots.heat_maps([matrices], [what], ["as trained", "rotated"], title))
     images = to_pixels(reconstruction_pairs(model, comparison.shown))
-    trial.run.log_figure("reconstructions", plots.labelled_grid(images, rows, f"Autoencoder, {what}"))
+    rows = ["original", "reconstruction"]
+    trial.log_figure("reconstructions", plots.labelled_grid(images, rows, f"Autoencoder, {what}"))

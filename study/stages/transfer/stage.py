@@ -1,9 +1,10 @@
-"""The transfer stage: what a trained encoder is worth with few labels, frozen, fine-tuned, or not trained at all."""
+"""The transfer stage: the value of a trained encoder with few labels, frozen, fine-tuned, or not trained at all."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from study.checks import UsageError, numbers
@@ -12,123 +13,80 @@ from study.engine.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from study.data.dataset import Dataset
+    from tracking.registry import Direction
 
-EXTENT = ("draws", "labels_per_class", "label_counts", "count_draws")
-MOST_DRAWS = MOST_LABELS = 10_000
-
-
-def plan(config: TransferConfig) -> str:
-    main = (
-        f"frozen, fine-tuned, from scratch ({config.epochs} epochs) and self-trained ({config.semi_epochs} over"
-        f" all images) on {config.draws} draws of {config.labels_per_class} labels a class"
-    )
-    counts = f"; {config.count_draws} draws of each of {numbers(config.label_counts)}" if config.label_counts else ""
-    return main + counts
+OBJECTIVES: dict[str, Direction] = {"val/accuracy": "maximize"}
 
 
 def run(context: Context) -> Outcome:
-    """Train classifiers on a few labels of each class; figures are means over the draws of these labels.
+    """Train classifiers on a few labels of each class; figures are means over draws of these labels.
 
     The recipes are fixed. Of the draws and modes, the classifier with the best validation accuracy is registered.
     """
-    from functools import partial
-
     from models.autoencoder import Autoencoder
-    from study.engine.search import Search, choice, integer, named
-    from study.engine.study import Candidate, open_study
-    from study.stages.transfer.figures import log_figures
-    from study.stages.transfer.table import rows
-    from study.stages.transfer.trial import MODES, SPREADING, WEAK_JITTER, run_spreading_trial, run_transfer_trial
+    from study.engine.study import Candidate
+    from study.stages.transfer.figures import log_figures, rows
+    from study.stages.transfer.trial import MODES, SPREADING, WEAK_JITTER, spread, train
     from study.training.few_labels import EncodedDataset
     from tracking.errors import StoreError
-    from tracking.runs import trial_metrics
 
-    config: TransferConfig = context.config
-    counts = label_counts(config, context.dataset)
-    labels = list(counts)[-1]
+    counts = label_counts(context.settings, context.dataset)
+    *_, labels = counts
     description = (
         "Classifiers from a few labels on the trained encoder: frozen under a small MLP, fine-tuned, from scratch, and "
-        "a network of the judge's build, self-trained on labels that were spread over neighbour graphs of all the "
-        "training images: of their latents first, of its own features then."
+        "a judge's network, self-trained on labels that were spread over neighbour graphs of all training images: "
+        "first of their latents, then of its own features."
     )
-    fixed = [
-        {"mode": mode, "draw": draw, "labels_per_class": count}
-        for count, draws in counts.items()
-        for draw in range(draws)
-        for mode in MODES
-    ]
-    space = {
-        "mode": choice(*MODES),
-        "draw": integer(0, MOST_DRAWS),
-        "labels_per_class": integer(1, MOST_LABELS),
-    }
     encoded = EncodedDataset(context.dataset, context.module("autoencoder", Autoencoder).encoder, WEAK_JITTER)
-    module = {
-        **context.inputs["autoencoder"].config()["module"],
-        "classes": len(context.dataset.classes),
-        "hidden": config.hidden,
-    }
-    spreading = Search(
-        {"val/accuracy": "maximize"},
-        {**space, "mode": choice(SPREADING)},
-        named([{"mode": SPREADING, "draw": draw, "labels_per_class": labels} for draw in range(config.draws)]),
-        optional=True,
-    )
-    with open_study(context, description) as study:
-        spread = partial(run_spreading_trial, encoded=encoded, seed_for=context.seed_for)
-        spread_results = study.ahead(spreading, spread, SPREADING)
-        objective = partial(
-            run_transfer_trial, config=config, module=module, encoded=encoded, seed_for=context.seed_for
-        )
-        results = study.search(Search({"val/accuracy": "maximize"}, space, named(fixed)), objective)
-        beside = spread_results()
+    with context.open(description) as study:
+        draws = [{"draw": draw, "labels_per_class": count} for count, times in counts.items() for draw in range(times)]
+        trials = [{"mode": mode, **draw} for draw in draws for mode in MODES]
+        spreading = [{"mode": SPREADING, **draw} for draw in draws if draw["labels_per_class"] == labels]
+        objective, baseline = (partial(each, context=context, encoded=encoded) for each in (train, spread))
+        spread_labels = study.enqueue(spreading, baseline, SPREADING, objectives=OBJECTIVES, optional=True)
+        results = study.run(trials, objective, objectives=OBJECTIVES)
+        spread_labels()
         main = [result for result in results if result.params["labels_per_class"] == labels]
         if not main:
             raise StoreError(f"no classifier from {labels} labels a class is complete: see the runs")
         best = max(main, key=lambda result: result.values[0])
-
-        def finish(made: Mapping[str, object]) -> Sequence:
-            measured = trial_metrics(study.parent)
-            log_figures(study, results, main, measured)
-            return rows(context, [*main, *beside], measured)
-
         protocol = {"labels_per_class": str(labels)}
-        return study.close(
-            {"classifier": Candidate(best, "val/accuracy", "maximize", protocol=protocol, picture="guesses")}, finish
-        )
+        candidate = Candidate(best, "val/accuracy", "maximize", protocol=protocol, picture="guesses")
+
+        def finish(_: Mapping[str, object]) -> Sequence:
+            log_figures(study, labels)
+            return rows(context, study.table().where(labels_per_class=labels))
+
+        return study.close({"classifier": candidate}, finish)
 
 
-def label_counts(config: TransferConfig, data: Dataset) -> dict[int, int]:
-    """The numbers of labelled images of each class that are tried, each with its draws; the main one last.
+def label_counts(settings: TransferConfig, data: Dataset) -> dict[int, int]:
+    """Return the numbers of labelled images of each class with their numbers of draws; the main number last.
 
-    Where a class has fewer training images, the default number gives way, and so do the numbers for the figure.
+    The main number has all draws, those for the figure a third. Where a class has fewer training images, the default
+    number shrinks to fit, and larger numbers for the figure are dropped.
 
     Raises:
         UsageError: A class has fewer training images than were asked for.
     """
-    fewest = int(data.train.labels.bincount().min())
-    main = min(config.labels_per_class, fewest)
-    if main < config.labels_per_class != LABELS_PER_CLASS:
-        asked = config.labels_per_class
+    asked, fewest = settings.labels_per_class, int(data.train.labels.bincount().min())
+    main = min(asked, fewest)
+    if main < asked != LABELS_PER_CLASS:
         raise UsageError(f"`transfer.labels_per_class <= {fewest} images of a class` must hold, but got {asked}")
-    counts = [count for count in config.label_counts if count <= fewest and count != main]
-    return {**dict.fromkeys(counts, config.count_draws), main: config.draws}
+    counts = [count for count in settings.label_counts if count <= fewest and count != main]
+    return {**dict.fromkeys(counts, max(1, settings.draws // 3)), main: settings.draws}
 
 
-def check(config: TransferConfig, data: Dataset) -> None:
-    log, counts = logging.getLogger("study"), label_counts(config, data)
+def check(settings: TransferConfig, data: Dataset) -> None:
+    """Warn of numbers of labels that a small class changes; raise as `label_counts` does."""
+    log, counts = logging.getLogger("study"), label_counts(settings, data)
     *_, main = counts
-    if main < config.labels_per_class:
-        log.warning(
-            "transfer takes %d labels a class in place of %d: a class of %s has no more training images",
-            *(main, config.labels_per_class, data.name),
-        )
-    left_out = sorted(set(config.label_counts) - counts.keys())
+    too_few = f"a class of {data.name} has no more training images"
+    if main < settings.labels_per_class:
+        log.warning("transfer takes %d labels a class in place of %d: %s", main, settings.labels_per_class, too_few)
+    left_out = sorted(set(settings.label_counts) - counts.keys())
     if left_out:
-        log.warning(
-            "transfer leaves %s labels a class out of its figure: a class of %s has fewer training images",
-            *(numbers(left_out), data.name),
-        )
+        log.warning("transfer leaves %s labels a class out of its figure: %s", numbers(left_out), too_few)
 
 
 TRANSFER = Stage(
@@ -141,6 +99,5 @@ TRANSFER = Stage(
     inputs=("autoencoder",),
     outputs=("classifier",),
     presets=TRANSFER_PRESETS,
-    identity_excludes=EXTENT,
-    version=3,
+    identity_excludes=("draws", "labels_per_class", "label_counts"),
 )

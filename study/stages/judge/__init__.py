@@ -1,1 +1,0 @@
-"""The judges: classifiers of real images, by which generated ones are measured."""
