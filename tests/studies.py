@@ -17,8 +17,8 @@ from study.measures.stats import Verdict
 from tracking.store import open_store
 
 FAST = (
-    *("smoke", "--judge.epochs", "2", "--judge.batch-size", "32", "--autoencoder.latent-dims", "3"),
-    *("--autoencoder.free-trials", "0", "--autoencoder.batch-size", "32"),
+    *("smoke", "--judge.epochs", "2", "--autoencoder.latent-dims", "3"),
+    *("--autoencoder.free-trials", "0"),
     *("--transfer.draws", "1", "--transfer.epochs", "1", "--transfer.semi-epochs", "1"),
 )
 """A preset and flags with which the stages of `TRIALS` train nine small models."""

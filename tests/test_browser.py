@@ -101,7 +101,7 @@ def trials_of(client: mlflow.MlflowClient, stage: str, metric: str) -> list[Run]
 def test_a_view_lists_the_trials_the_best_first_with_what_decides(
     addresses: dict[str, str], page: playwright.Page, client: mlflow.MlflowClient
 ) -> None:
-    trials = trials_of(client, "autoencoder", "consequences/cost")
+    trials = trials_of(client, "autoencoder", "latent/knee_distance")
     page.goto(addresses["autoencoder"])
     for trial in trials:
         page.get_by_role("link", name=trial.info.run_name, exact=True).wait_for()
@@ -109,7 +109,7 @@ def test_a_view_lists_the_trials_the_best_first_with_what_decides(
     assert [link for link in page.locator("[role=row] a").all_inner_texts() if link in names] == names
     heads = [(head.bounding_box(), head.inner_text()) for head in page.get_by_role("columnheader").all()]
     columns = list(dict.fromkeys(text for _, text in sorted((box["x"], text) for box, text in heads if box)))
-    wanted = ["registered", "consequences/cost", "val/loss", "latent/max_abs_pcc", "latent_dim", "architecture"]
+    wanted = ["registered", "latent/knee_distance", "val/loss", "latent/max_abs_pcc", "latent_dim", "architecture"]
     assert [name for name in columns if name in wanted] == wanted
     page.get_by_role("gridcell", name="digits-autoencoder v1").first.wait_for()
     page.get_by_role("link", name="Model registry").wait_for()  # not the pages for language models
@@ -120,7 +120,7 @@ def test_a_view_lists_the_trials_the_best_first_with_what_decides(
 def test_the_description_leads_to_charts_of_the_trials_with_their_pictures(
     ui: str, page: playwright.Page, client: mlflow.MlflowClient
 ) -> None:
-    trials = trials_of(client, "autoencoder", "consequences/cost")
+    trials = trials_of(client, "autoencoder", "latent/knee_distance")
     page.goto(f"{ui}/experiments/{trials[0].info.experiment_id}/runs?compareRunsMode=TABLE")
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="their charts").click()

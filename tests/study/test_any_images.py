@@ -19,8 +19,8 @@ from tracking.store import read_store
 
 STAGES = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan", "attention", "translation")
 SMALL = (
-    *("--judge.epochs", "8", "--judge.batch-size", "32", "--autoencoder.latent-dims", "10"),
-    *("--autoencoder.free-trials", "0", "--autoencoder.epochs", "8", "--autoencoder.batch-size", "32"),
+    *("--judge.epochs", "8", "--autoencoder.latent-dims", "10"),
+    *("--autoencoder.free-trials", "0", "--autoencoder.epochs", "8"),
     *("--transfer.epochs", "2", "--latent-gan.free-trials", "0", "--latent-gan.vanilla-seeds", "0"),
     *("--latent-gan.epochs", "1", "--latent-gan.mixture-components", "--conditional-gan.epochs", "1"),
     *("--attention.images", "64"),

@@ -137,7 +137,7 @@ def test_recorded_commands_of_booleans_empty_tuples_and_paths_with_spaces(
 
 def test_a_stage_alone_takes_the_champion_and_its_command_keeps_the_version(studies: Studies, letters: Path) -> None:
     given = (*FAST, "--data", letters)
-    alone = studies.run(*given, "--stages", "transfer", "--transfer.hidden", "16")
+    alone = studies.run(*given, "--stages", "transfer", "--transfer.epochs", "2")
     parent = studies.parents("transfer")[-1]
     assert "--inputs.autoencoder 1" in parent.data.tags["command"]
     assert parent.data.tags["input.autoencoder"] == "models:/abcd-autoencoder/1"
@@ -145,7 +145,7 @@ def test_a_stage_alone_takes_the_champion_and_its_command_keeps_the_version(stud
     studies.crown("abcd-autoencoder", 2)
     assert replay(studies, parent.data.tags["command"]) == alone.table
     before = studies.trials("transfer").keys()
-    studies.run(*given, "--stages", "transfer", "--transfer.hidden", "16")
+    studies.run(*given, "--stages", "transfer", "--transfer.epochs", "2")
     assert len(studies.trials("transfer")) == len(before) + TRIALS["transfer"], "on the new champion"
 
 

@@ -1,183 +1,204 @@
-"""The autoencoder study: which trial is chosen, and what the others are compared by."""
+"""The autoencoder study: its objective, its champion, its figures and rows."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from fakes import FakeTrial
 
-from models.autoencoder import Autoencoder
-from models.classifier import Judge
+from models.autoencoder import ARCHITECTURES, Autoencoder
 from study.config import AutoencoderConfig
 from study.data.dataset import Dataset, Split
 from study.engine.search import Result
-from study.measures.consequences import JudgedDistance, consequences
-from study.stages.autoencoder.choice import by_size, champions_cost, choose, knees
-from study.stages.autoencoder.consequences import agreement, claims, consequences_figure, necessity
-from study.stages.autoencoder.stage import AUTOENCODER, plan
-from study.stages.autoencoder.trial import IMAGES_SHOWN, Comparison
+from study.results import Measured, Row, Table
+from study.stages.autoencoder import figures, stage, trial
+from study.stages.autoencoder.stage import AUTOENCODER, choose
 from study.training.autoencoder import knee_distance
+from tracking import registry
 from tracking.errors import StoreError
 
 
-def test_the_knee_is_the_point_nearest_to_the_ideal_corner() -> None:
-    # Losses and correlations of the reference's five sizes after four epochs; three components lose 0.052.
-    sizes, losses, correlations = (
-        (3, 10, 15, 20, 100),
-        (0.032, 0.0117, 0.008, 0.0062, 0.0034),
-        (0.04, 0.36, 0.36, 0.41, 0.66),
+def context_of(data: Dataset, settings: AutoencoderConfig = AutoencoderConfig(), *, mnist: bool = True) -> Any:  # noqa: B008
+    return SimpleNamespace(
+        dataset=data,
+        settings=settings,
+        inputs={},
+        device=torch.device("cpu"),
+        session=SimpleNamespace(model_name=lambda kind: f"tiny-{kind}"),
+        has_reference=mnist,
+        references=lambda known: known if mnist else {},
     )
-    distances = [knee_distance(loss, 0.052, pcc) for loss, pcc in zip(losses, correlations, strict=True)]
-    tried = [
-        Result(n, "", {"latent_dim": size, "architecture": "conv"}, (0.0, 0.0), str(n)) for n, size in enumerate(sizes)
-    ]
-    measured = {str(n): {"latent/knee_distance": distance} for n, distance in enumerate(distances)}
-    found = choose(tried, measured, None)
-    assert (found.best.params["latent_dim"], found.metric) == (15, "latent/knee_distance")
 
 
-def test_a_given_latent_size_takes_the_least_loss_of_that_size() -> None:
-    tried = [
-        Result(n, "", {"latent_dim": size}, (loss, 0.5), "")
-        for n, (size, loss) in enumerate([(15, 3.0), (15, 2.0), (3, 1.0)])
-    ]
-    assert (choose(tried, {}, 15).best.number, choose(tried, {}, 15).metric) == (1, "val/loss")
-    with pytest.raises(StoreError, match="no trial of latent size 16 is complete"):
+def result(number: int, size: int, loss: float = 0.0, pcc: float = 0.0) -> Result:
+    params = {"latent_dim": size, "architecture": "conv", "repeat": 0}
+    return Result(number, "", f"trial {number}", params, (loss, pcc), str(number))
+
+
+def test_without_a_size_the_knee_is_the_champion() -> None:
+    # Losses and correlations of the reference's five sizes after four epochs; three components lose 0.052.
+    sizes = (3, 10, 15, 20, 100)
+    losses, correlations = (0.032, 0.0117, 0.008, 0.0062, 0.0034), (0.04, 0.36, 0.36, 0.41, 0.66)
+    pairs = enumerate(zip(losses, correlations, strict=True))
+    knees = {str(number): knee_distance(loss, 0.052, pcc) for number, (loss, pcc) in pairs}
+    best, metric = choose([result(*each) for each in enumerate(sizes)], knees, None)
+    assert (best.params["latent_dim"], metric) == (15, "latent/knee_distance")
+
+
+def test_a_given_size_takes_the_least_loss_of_that_size() -> None:
+    tried = [result(0, 15, 3.0), result(1, 15, 2.0), result(2, 3, 1.0)]
+    best, metric = choose(tried, {}, 15)
+    assert (best.number, metric) == (1, "val/loss")
+    with pytest.raises(StoreError, match="size 16"):
         choose(tried, {}, 16)
 
 
-def test_a_given_latent_size_is_tried_too() -> None:
-    config = AutoencoderConfig(latent_dims=(20, 3), latent_dim=7)
-    assert config.sizes == [3, 7, 20]
-    assert "latent sizes 3, 7, 20" in plan(config)
+def test_a_given_size_is_tried_too() -> None:
+    assert AutoencoderConfig(latent_dims=(20, 3), latent_dim=7).sizes == [3, 7, 20]
 
 
-def trials(*made: tuple[int, int, float, float, float]) -> tuple[list[Result], dict[str, dict[str, float]]]:
-    """Trainings of these sizes, repeats, FDs, accuracies with few labels, and knee distances."""
-    results, measured = [], {}
-    for number, (size, repeat, distance, accuracy, knee) in enumerate(made):
-        params = {"latent_dim": size, "architecture": "conv", "repeat": repeat}
-        results.append(Result(number, f"trial {number}", params, (1 / size, 0.3), str(number)))
-        measured[str(number)] = {
-            "val/loss": 1 / size,
-            "baseline/pca_val_loss": 3 / size,
-            "latent/knee_distance": knee,
-            "mixture/fd": distance,
-            "few_labels/accuracy": accuracy,
-            "mixture/two_sample_accuracy": 0.6,
-            "consequences/cost": (distance * (1 - accuracy)) ** 0.5,
-            "latent/max_abs_pcc": 0.4,
-            "latent/max_abs_pcc_rotated": 0.05,
-            "latent/pcc_noise_floor": 0.04,
-        }
-    return results, measured
-
-
-# Costs: 0.5 and 0.7 at size 10, 0.4 and 0.9 at 15, 0.6 and 0.6 at 20. Knees: 15 and 20.
-TWO_SEEDS = (
-    *((10, 0, 2.5, 0.9, 0.5), (15, 0, 1.6, 0.9, 0.3), (20, 0, 3.6, 0.9, 0.4)),
-    *((10, 1, 4.9, 0.9, 0.5), (15, 1, 8.1, 0.9, 0.4), (20, 1, 3.6, 0.9, 0.3)),
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"latent_dims": (2,)}, "3 <= latent_dim <= 100"),
+        ({"latent_dim": 101}, "3 <= latent_dim <= 100"),
+        ({"repeats": 1000}, "repeats <= 999"),
+        ({"repeats": 0}, "1 <= repeats"),
+        ({"free_trials": -1}, "0 <= free_trials"),
+        ({"latent_dims": (), "free_trials": 0}, "1 <= latent_dims"),
+    ],
 )
+def test_settings_beyond_their_range_are_refused(settings: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        AutoencoderConfig(**settings)
 
 
-def test_the_size_with_the_least_mean_cost_is_chosen_and_of_its_trainings_the_best() -> None:
-    results, measured = trials(*TWO_SEEDS)
-    found = choose(results, measured, None)
-    assert found.metric == "consequences/cost"
-    assert found.best.params == {"latent_dim": 10, "architecture": "conv", "repeat": 0}, (
-        "of two sizes at 0.6 the smaller"
-    )
-    assert choose(results, measured, 15).best.params["latent_dim"] == 15, "what is asked for is taken"
-    assert [size for size, _ in by_size(results)] == [10, 15, 20]
-
-
-def test_a_training_without_a_cost_is_not_chosen() -> None:
-    results, measured = trials(*TWO_SEEDS)
-    del measured["0"]["consequences/cost"]  # size 10 keeps that of its second seed, 0.7: 20 is the least now
-    assert choose(results, measured, None).best.params["latent_dim"] == 20
-    del measured["2"]["consequences/cost"]
-    assert choose(results, measured, None).best.number == 5
-
-
-def test_the_references_knee_is_looked_up_seed_by_seed_and_among_the_grid_only() -> None:
-    results, measured = trials(*TWO_SEEDS, (50, 0, 1.0, 0.9, 0.0))
-    results[-1] = replace(results[-1], slot="free 0")
-    assert knees(results, measured) == [15, 20]
-
-
-def test_what_the_claims_come_to() -> None:
-    assert [agreement(picked) for picked in ([15], [15, 15], [15, 15, 15], [15, 20], [15, 15, 20])] == [
-        *("undecided", "undecided", "held", "did not hold", "did not hold"),
-    ]
-    found = [necessity(ratios) for ratios in ([0.9, 1.5], [0.9, 1.6], [1.6, 2.0])]
-    assert found == ["did not hold", "undecided", "held"]
-    results, measured = trials(*TWO_SEEDS)
-    knee, size, at_15, pcc = claims(results, measured, reference=True)
-    assert (knee.ours, knee.reference, knee.verdict) == ("15, 20", "15", "did not hold")
-    assert (size.ours, size.reference) == ("10, conv", "15")
-    assert (at_15.ours, at_15.baseline) == ("0.650 ± 0.354", "size 10, conv 0.600 ± 0.141")
-    assert at_15.verdict == "undecided"
-    assert (pcc.ours, pcc.baseline, pcc.verdict) == ("1.2 to 1.2", "as trained 10.0 to 10.0", "did not hold")
-
-
-def test_a_size_that_costs_clearly_more_denies_the_references_choice() -> None:
-    clear = [(15, 0, 9.0, 0.9, 0.1), (15, 1, 9.1, 0.9, 0.1), (20, 0, 1.0, 0.9, 0.2), (20, 1, 1.1, 0.9, 0.2)]
-    verdicts = [row.verdict for row in claims(*trials(*clear), reference=True)]
-    assert verdicts == ["undecided", None, "did not hold", "did not hold"]
-    elsewhere = claims(*trials(*clear), reference=False)
-    assert all(row.reference is None for row in elsewhere)
-    assert len(elsewhere) == 3, "no other data have a reference's size"
-
-
-def test_the_figure_has_every_measure_of_every_size() -> None:
-    results, measured = trials(*TWO_SEEDS)
-    pca = {size: 3 / size for size in (10, 15, 20)}
-    drawn = consequences_figure(results, measured, results[0], "least cost", pca)
-    assert len(drawn.axes) == 5
-    assert {ax.get_xscale() for ax in drawn.axes} == {"log"}
-    columns, rows = drawn.values  # type: ignore[attr-defined]
-    values = {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
-    assert values["10"]["FD of a Gaussian mixture's images, conv"] == "3.7 ± 1.697"
-    assert values["20"]["error with 10 labels a class, %, conv"] == "10"
-    assert values["15"]["validation MSE per pixel, PCA"] == "0.2"
-    without = {run: {name: one[name] for name in one if "fd" not in name} for run, one in measured.items()}
-    assert len(consequences_figure(results, without, results[0], "knee", pca).axes) == 3, "no judges, no classes"
-
-
-def test_a_champion_of_other_judges_is_measured_again_by_todays(tiny: Dataset) -> None:
-    model = Autoencoder(3, "conv", (1, 28, 28), channels=(2, 4)).eval()
-    judged = JudgedDistance([Judge("mlp", image_shape=(1, 28, 28), classes=10, width=1).eval()], tiny.val.images)
-    tags = {"input.judge.weights": "a", "input.second-judge.weights": "b"}
-    champion = SimpleNamespace(tags=tags, rebuild=lambda _: model)
-
-    def context(second: str) -> SimpleNamespace:
-        inputs = {"judge": SimpleNamespace(weights_digest="a"), "second-judge": SimpleNamespace(weights_digest=second)}
-        return SimpleNamespace(inputs=inputs, dataset=tiny, device=torch.device("cpu"))
-
-    assert champions_cost(champion, context("b"), judged) is None, "its own figure holds"  # type: ignore[arg-type]
-    again = champions_cost(champion, context("c"), judged)  # type: ignore[arg-type]
-    assert again == consequences(model, tiny, judged)["consequences/cost"]
+def test_a_champion_of_another_size_gives_way(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    champion = SimpleNamespace(metrics={"val/loss": 0.1}, config=lambda: {"module": {"latent_dim": 3}})
+    monkeypatch.setattr(registry, "champion_on", lambda *_: champion)
+    assert [stage._differs(context_of(tiny), size) for size in (3, 15)] == [False, True]
+    champion.metrics = {}
+    assert not stage._differs(context_of(tiny), 15), "its run was deleted"
+    monkeypatch.setattr(registry, "champion_on", lambda *_: None)
+    assert not stage._differs(context_of(tiny), 15)
 
 
 def test_the_judges_that_select_are_inputs_where_there_are_classes(tiny: Dataset) -> None:
     assert AUTOENCODER.on(tiny).inputs == ("judge", "second-judge")
     assert AUTOENCODER.on(replace(tiny, classes=())).inputs == ()
-    assert AUTOENCODER.recipe == 2
 
 
 def test_shown_are_the_first_image_of_each_class_and_without_classes_the_first_ones(tiny: Dataset) -> None:
-    shown = Comparison(tiny).shown
-    for label, image in enumerate(shown):
+    for label, image in enumerate(trial.Comparison(context_of(tiny)).shown):
         first = (tiny.val.labels == label).nonzero()[0, 0]
         assert torch.equal(image, tiny.val.images[first])
     few = replace(tiny, val=Split(tiny.val.images[:4], tiny.val.labels[:4]), classes=())
-    assert torch.equal(Comparison(few).shown, tiny.val.images[:4])
-    assert len(Comparison(replace(tiny, classes=())).shown) == IMAGES_SHOWN
+    assert torch.equal(trial.Comparison(context_of(few)).shown, tiny.val.images[:4])
 
 
-def test_principal_components_are_compared_with_at_every_size(tiny: Dataset) -> None:
-    val, test = Comparison(tiny).pca
-    assert len(val) == len(test) == 100
-    assert list(val) == sorted(val, reverse=True)
+def test_a_trial_measures_the_model_that_it_logs(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "LATENT_DIM_RANGE", (3, 5))  # as many principal components
+    torch.manual_seed(0)
+    fake = FakeTrial({"latent_dim": 5, "architecture": "conv", "repeat": 0})
+    context = context_of(replace(tiny, classes=()), AutoencoderConfig(epochs=2))
+    values = trial.train(fake, settings=context.settings, comparison=trial.Comparison(context))  # type: ignore[arg-type]
+    assert values == (fake.metrics["val/loss"], fake.metrics["latent/max_abs_pcc"])
+    ((model, _, config),) = fake.models
+    assert config["module"] == {"latent_dim": 5, "architecture": "conv", "image_shape": [1, 28, 28]}
+    model.eval()
+    with torch.no_grad():
+        loss = float((model(tiny.test.images / 255) - tiny.test.images / 255).square().mean())
+        latents = model.encoder(tiny.val.images / 255).double().numpy()
+    assert fake.metrics["test/loss"] == pytest.approx(loss, rel=1e-4)
+    largest = (np.abs(np.corrcoef(latents.T)) - np.eye(5)).max()
+    assert fake.metrics["latent/max_abs_pcc"] == pytest.approx(largest, abs=1e-4)
+    assert fake.metrics["latent/max_abs_pcc_rotated"] < largest
+    assert fake.metrics["mixture/two_sample_accuracy"] > 0.4
+    assert "mixture/fd" not in fake.metrics, "there are no judges"
+    assert 0 < fake.metrics["baseline/pca_loss"] < 0.1
+    assert [step for step, _ in fake.images["reconstructions"]] == [0, 1, 2]
+    assert fake.figures.keys() == {"loss", "pcc", "reconstructions"}
+
+
+def measured(repeats: int = 3, sizes: tuple[int, ...] = (3, 15)) -> Table:
+    """Trainings whose losses fall and whose correlations grow with the size; FC layers halve the loss."""
+    trials = []
+    for repeat in range(repeats):
+        for size in sizes:
+            for kind in ARCHITECTURES:
+                loss, pcc = 0.1 / size / (1 + (kind == "conv+fc")) + 0.0001 * repeat, 0.02 * size + 0.001 * repeat
+                metrics = {
+                    "test/loss": loss,
+                    "baseline/pca_loss": 0.2 / size,
+                    "latent/knee_distance": 1 / size,
+                    "latent/max_abs_pcc": pcc,
+                    "latent/max_abs_pcc_rotated": 0.04 + 0.001 * repeat,
+                    "latent/mean_abs_pcc": pcc / 2,
+                    "latent/pcc_noise_floor": 0.04,
+                    "latent/effective_rank": float(size),
+                    "mixture/two_sample_accuracy": 0.6,
+                }
+                params = {"latent_dim": size, "architecture": kind, "repeat": repeat}
+                number = len(trials)
+                trials.append(Measured(number, "", str(number), params, (loss, pcc), f"run {number}", metrics))
+    return Table(trials)
+
+
+def rows_of(data: Dataset, table: Table, **options: bool) -> dict[str, Row]:
+    context = context_of(data, AutoencoderConfig(latent_dims=(3, 15), repeats=3), **options)
+    return {row.figure: row for row in figures.rows(context, table, table.rows[-1])}  # type: ignore[arg-type]
+
+
+def test_rows_have_losses_beside_principal_components_and_claims_that_could_fail(tiny: Dataset) -> None:
+    found = rows_of(tiny, measured())
+    loss = found["test MSE, latent 15, conv+fc"]
+    assert (loss.ours, loss.reference, loss.baseline) == ("0.0034 ± 0.0001", "0.01", "PCA 0.0133")
+    assert found["test MSE, latent 3, conv"].reference is None
+    assert found["size at the knee of loss and largest |PCC|, 3 seeds"].ours == "15, 15, 15"
+    verdicts = {row.claim.text.split(",")[0]: row.claim.verdict for row in found.values() if row.claim}
+    assert verdicts == {
+        "FC layers lower the loss": "supported",
+        "The largest correlation grows with the latent size": "supported",
+        "Whatever the rotation": "refuted",
+    }
+    assert found["the champion, test MSE"].ours == "0.0035"
+    assert "the champion, FD of a Gaussian mixture on the latents (validation)" not in found, "no judges, no FD"
+
+
+def test_figures_of_mnist_are_cited_on_mnist_alone(tiny: Dataset) -> None:
+    assert {row.reference for row in rows_of(tiny, measured(), mnist=False).values()} == {None}
+
+
+def test_one_size_and_one_repeat_claim_nothing_certain(tiny: Dataset) -> None:
+    found = rows_of(tiny, measured(1, (15,)))
+    assert found["test MSE, latent 15, conv+fc"].claim.verdict == "inconclusive"  # type: ignore[union-attr]
+    assert "max |PCC|, latent 15" not in found
+
+
+def test_every_figure_of_the_reference_is_logged(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, Any] = {}
+    parent = SimpleNamespace(log_figure=lambda name, figure, caption: logged.setdefault(name, figure))
+    kept = SimpleNamespace(rebuild=lambda _: Autoencoder(5, "conv", (1, 28, 28), channels=(2, 4)))
+    monkeypatch.setattr(figures, "kept_model", lambda run: None if run == "run 0" else kept)
+    monkeypatch.setattr(figures, "metric_history", lambda *_: ([1, 2], [0.2, 0.1]))
+    table, context = measured(), context_of(tiny)
+    study = SimpleNamespace(table=lambda: table, parent=parent, context=context)
+    figures.log_figures(study, trial.Comparison(context), list(table), table.rows[2])  # type: ignore[arg-type]
+    wanted = {
+        "pareto",
+        "loss_against_size",
+        "pcc_against_size",
+        "consequences",
+        "loss_curves",
+        "reconstructions",
+        "pcc",
+    }
+    assert logged.keys() == wanted
+    assert len(logged["consequences"].axes) == 1, "without judges"
+    assert len(logged["loss_curves"].axes[0].lines) == 2 * 2 + 2, "both architectures, two parts; two references"
+    assert len(logged["pcc"].axes) == 3 + 1, "one size whose models were both kept, and the scale"

@@ -56,7 +56,7 @@ def test_other_images_are_learnt_too(
     data = make_dataset(image_shape, classes, 64 // classes)
     model = Autoencoder(5, architecture, image_shape)
     before = autoencoders.reconstruction_loss(model, data.val.images)
-    settings = AutoencoderSettings(16, 16, 1e-2, covariance_weight=0.01)
+    settings = AutoencoderSettings(16, 16, 1e-2)
     train_autoencoder(model, data.train.images, data.val.images, settings, lambda *_: None)
     assert autoencoders.reconstruction_loss(model, data.val.images) < 0.7 * before
     assert autoencoders.reconstruction_pairs(model, data.val.images).shape == (4 * classes, *image_shape)
@@ -87,26 +87,6 @@ def test_correlations_are_those_of_the_latents(tiny: Dataset) -> None:
         latents = apply(model.encoder, tiny.val.images)
     found = autoencoders.correlations(model, tiny.val.images)
     np.testing.assert_allclose(found, np.corrcoef(latents.numpy().T), atol=1e-4)
-
-
-def test_covariance_penalty_is_that_of_numpy() -> None:
-    latents = torch.randn(50, 6, generator=torch.Generator().manual_seed(0))
-    squares = np.cov(latents.double().T) ** 2
-    expected = (squares.sum() - np.trace(squares)) / 6
-    assert float(autoencoders.covariance_penalty(latents)) == pytest.approx(expected, rel=1e-5)
-    assert float(autoencoders.covariance_penalty(latents[:, :1])) == 0
-
-
-def test_covariance_penalty_takes_correlation_away(tiny: Dataset) -> None:
-    def train(weight: float) -> float:
-        torch.manual_seed(0)
-        model, images = Autoencoder(5, "conv+fc", DIGITS), tiny.train.images
-        settings = AutoencoderSettings(6, 64, 4e-3, covariance_weight=weight)
-        train_autoencoder(model, images, tiny.val.images, settings, lambda *_: None)
-        with eval_mode(model):
-            return max_abs_pcc(apply(model.encoder, images))
-
-    assert train(1.0) < train(0.0) / 2
 
 
 def test_the_knee_distance_is_that_to_the_ideal_corner() -> None:

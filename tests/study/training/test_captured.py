@@ -48,7 +48,7 @@ def _autoencoder() -> dict[str, float]:
     torch.manual_seed(1)
     images = torch.randint(256, (COUNT, 1, 16, 16), dtype=torch.uint8, device=device)
     model = Autoencoder(latent_dim=LATENT_DIM, architecture="conv+fc", image_shape=[1, 16, 16]).to(device)
-    settings, found = autoencoders.AutoencoderSettings(3, 64, 1e-3, covariance_weight=0.1), {}
+    settings, found = autoencoders.AutoencoderSettings(3, 64, 1e-3), {}
     autoencoders.train_autoencoder(
         model,
         images,
@@ -69,7 +69,7 @@ CASES = {
     "n_critic 5": lambda: _gan(gans.PAPER),
     "averaged, falling rate": lambda: _gan(replace(gans.REFERENCE, n_critic=1, depth=3, averaging=0.99, falling=True)),
     "vanilla": lambda: _gan(replace(gans.VANILLA, batch_size=64)),
-    "autoencoder with a penalty": _autoencoder,
+    "autoencoder": _autoencoder,
     "two samples": _two_samples,
 }
 

@@ -132,29 +132,6 @@ def test_few_labels_are_smoothed_and_moved_as_asked(tiny: Dataset) -> None:
     assert seen == 600 * [20]
 
 
-def test_unlabelled_latents_teach_a_head_what_their_copies_are() -> None:
-    """The copies of class 0 lie where labelled latents alone would say class 1, and the other way round."""
-    labels = torch.arange(2).repeat(20)
-    latents = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])[labels]
-    copies = torch.tensor([[-3.0, 4.0], [3.0, -4.0]])[labels]
-    right = []
-    for unlabelled in (None, (latents, copies)):
-        torch.manual_seed(0)
-        head, reported = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 2)), {}
-        settings = ClassifierSettings(20, 20, 2e-2, passes=5)
-        classifiers.train_head(head, latents[None], labels, settings, reported.__setitem__, unlabelled=unlabelled)
-        right.append(float((head(copies).argmax(1) == labels).float().mean()))
-        assert reported[20]["train/accuracy"] > 0.9
-    assert right == [0.0, 1.0]
-
-
-def test_latents_of_which_a_head_is_not_sure_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifiers, "HEAD_NOISE", 0.0)
-    latents, copies = torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.tensor([[1.0, 0.0], [-5.0, 0.0]])
-    found = classifiers._inconsistency(nn.Identity(), latents, copies)
-    assert float(found) == pytest.approx(float(torch.tensor(1 + torch.e**-1).log()) / 2), "that of the first alone"
-
-
 def test_larger_images_are_shifted_by_the_same_share() -> None:
     square = torch.zeros(500, 3, 56, 56)
     square[:, :, 24:32, 24:32] = 1

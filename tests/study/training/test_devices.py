@@ -41,7 +41,7 @@ def _judge() -> nn.Module:
 
 
 def _autoencoder() -> None:
-    settings = autoencoders.AutoencoderSettings(1, BATCH_SIZE, 1e-3, covariance_weight=0.1)
+    settings = autoencoders.AutoencoderSettings(1, BATCH_SIZE, 1e-3)
     model, images = Autoencoder(LATENT_DIM, "conv+fc", SHAPE, channels=(2, 4)), _split().images
     autoencoders.train_autoencoder(model, images, images, settings, _report)
 
@@ -56,9 +56,8 @@ def _gan(settings: gans.GanSettings) -> None:
 
 def _head() -> None:
     head, labels = nn.Linear(LATENT_DIM, CLASSES), torch.zeros(COUNT, dtype=torch.long)
-    unlabelled = torch.zeros(100, LATENT_DIM), torch.zeros(100, LATENT_DIM)
     copies = torch.zeros(2, COUNT, LATENT_DIM)
-    classifiers.train_head(head, copies, labels, CLASSIFIER, _report, unlabelled=unlabelled)
+    classifiers.train_head(head, copies, labels, CLASSIFIER, _report)
 
 
 def _translation(method: translation.Method) -> None:

@@ -3,13 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 from sklearn.svm import SVC
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.autoencoder import Encoder
 from study.data.dataset import Dataset, Split
 from study.training import few_labels
-from study.training.classifier import accuracy, draw_labelled
-from study.training.few_labels import EncodedDataset, baselines, train_by_default
+from study.training.classifier import draw_labelled
+from study.training.few_labels import EncodedDataset, baselines
 
 NAMES = {
     *("baseline/raw_pixels_svm", "baseline/raw_pixels_jittered_svm", "baseline/pca_svm"),
@@ -68,26 +68,11 @@ def test_what_trials_share_is_computed_once(tiny: Dataset) -> None:
 
 def test_copies_are_latents_of_moved_images(tiny: Dataset) -> None:
     encoder = Encoder(10, "conv", (1, 28, 28)).eval()
-    encoded, plain = (EncodedDataset(tiny, encoder, augment) for augment in (moved, as_they_are))
-    copies = encoded.copies(tiny.test.images, 3)
+    copies = EncodedDataset(tiny, encoder, moved).copies(tiny.test.images, 3)
     with torch.no_grad():
         expected = encoder(moved(tiny.test.images) / 255)
     assert copies.shape == (3, 100, 10)
     torch.testing.assert_close(copies[2], expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(plain.moved_latents, plain.latents[0])
-
-
-def test_the_shared_copies_do_not_depend_on_the_trial_that_comes_first(tiny: Dataset) -> None:
-    def noisy(images: Tensor) -> Tensor:
-        return images + torch.rand(len(images), 1, 1, 1)
-
-    encoder, found = Encoder(10, "conv", (1, 28, 28)), []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        before = torch.get_rng_state()
-        found.append(EncodedDataset(tiny, encoder, noisy).moved_latents)
-        assert torch.equal(torch.get_rng_state(), before), "nor does the trial depend on them"
-    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize(("image_shape", "classes"), [((3, 32, 32), 3), ((1, 16, 16), 26)])
@@ -106,18 +91,3 @@ def test_with_many_labels_one_copy_is_left(tiny: Dataset, monkeypatch: pytest.Mo
     found = baselines(encoded, draw_labelled(tiny.train.labels, 10, 0, classes=10))
     assert found["baseline/raw_pixels_jittered_svm"] == found["baseline/raw_pixels_svm"] == 1.0
     assert found["baseline/latents_jittered_svm"] > 0.5
-
-
-def test_the_default_training_is_adamw_by_hand(tiny: Dataset) -> None:
-    """The first step moves a weight by the rate against its gradient's sign, and decays it by 0.01 times the rate."""
-    few = Split(tiny.train.images[:20], tiny.train.labels[:20])
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    before = model[1].bias.detach().clone()
-    loss = nn.functional.cross_entropy(model(few.images / 255), few.labels)
-    (gradient,) = torch.autograd.grad(loss, [model[1].bias])
-    train_by_default(model, few, epochs=1, batch_size=20)
-    torch.testing.assert_close(model[1].bias, before * (1 - 1e-5) - 1e-3 * gradient.sign(), atol=1e-6, rtol=0)
-    assert not model.training
-    train_by_default(model, few, epochs=100, batch_size=10)
-    assert accuracy(model, few) == 1.0

@@ -26,10 +26,16 @@ def test_steps_are_counted_as_they_are_made(count: int, size: int) -> None:
 
 @pytest.mark.parametrize(("count", "size"), [(0, 3), (3, 0)])
 def test_no_images_and_no_batch_size_are_refused(count: int, size: int) -> None:
-    with pytest.raises(ValueError, match="must hold, but got 0"):
+    with pytest.raises(ValueError, match=f"must hold, but got {count} and {size}"):
         loops.steps_per_epoch(count, size)
-    with pytest.raises(ValueError, match="must hold, but got 0"):
+    with pytest.raises(ValueError, match=f"must hold, but got {count} and {size}"):
         next(loops.batches(count, size, CPU))
+
+
+@pytest.mark.parametrize(("count", "batch"), [(55_000, 256), (1024, 256), (120, 30), (9, 2), (1, 2)])
+def test_few_images_have_at_least_four_steps_an_epoch(count: int, batch: int) -> None:
+    assert loops.fitting_batch(256, count) == batch
+    assert count < 8 or loops.steps_per_epoch(count, batch) >= 4
 
 
 def test_eval_mode_restores_each_module() -> None:
