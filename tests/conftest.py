@@ -86,25 +86,39 @@ def mnist_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smoke_store(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which `smoke` has run on the embedded digits; to be read only. All test processes share it."""
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder once for all test processes: `once(name, make)` calls make(folder) unless it is there."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    folder = root / "smoke" / "store"
-    with FileLock(root / "smoke.lock"):
-        if not (folder / "output.txt").exists():
-            done = command("study.run", "smoke", "--data", "digits", "--store", folder, timeout=900)
-            assert done.returncode == 0, done.stderr
-            (folder / "output.txt").write_text(done.stdout)
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        found = root / "shared" / name
+        found.parent.mkdir(exist_ok=True)
+        with FileLock(found.with_suffix(".lock")):
+            if not found.with_suffix(".done").exists():
+                make(found)
+                found.with_suffix(".done").touch()
+        return found
+
     return folder
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smoke_store(command: Command, once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A store in which `smoke` has run on the embedded digits; to be read only."""
+
+    def make(folder: Path) -> None:
+        done = command("study.run", "smoke", "--data", "digits", "--store", folder / "store", timeout=900)
+        assert done.returncode == 0, done.stderr
+        (folder / "store" / "output.txt").write_text(done.stdout)
+
+    return once("smoke", make) / "store"
+
+
+@pytest.fixture(scope="session")
+def empty_store(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """An empty store to copy: making its tables takes seconds."""
-    folder = tmp_path_factory.mktemp("empty") / "store"
-    open_store(folder)
-    return folder
+    return once("empty", lambda folder: open_store(folder / "store") and None) / "store"
 
 
 @pytest.fixture
