@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -158,38 +156,3 @@ def test_light_commands_import_no_heavy_package(arguments: list[str]) -> None:
     )
     assert done.stdout
     assert done.stderr.strip() == ""
-
-
-@pytest.mark.parametrize(
-    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
-)
-def test_files_that_the_pages_show_or_link_to_are_there(page: Path) -> None:
-    """In a fresh clone too: most of docs/pictures is not kept."""
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
-    missing = [target for target in targets if not (page.parent / target).exists()]
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode == 0:  # else this is a copy without its history
-        kept = {(ROOT / name).resolve() for name in listed.stdout.splitlines()}
-        files = {(page.parent / target).resolve() for target in targets}
-        missing += [str(file) for file in files if file.is_file() and file not in kept]
-    assert not missing
-
-
-def test_the_picture_of_the_house_is_that_of_these_imports() -> None:
-    """Of rooms: what is a package of its own, and all else, the commands and what they share."""
-
-    def drawn(module: str) -> str:
-        return room(module) if room(module) in MAY_IMPORT else "commands"
-
-    picture = (ROOT / "docs" / "pictures" / "house.svg").read_text()
-    shown = {tuple(found.split()) for found in re.findall(r'data-arrow="([^"]+)"', picture)}
-    boxes = re.split(r"<rect ", picture)[2:]  # the first is the paper
-    for box in boxes:
-        (name, *_) = re.findall(r">([\w.]+)</text>", box)
-        shown |= {(name, there) for found in re.findall(r">also imports ([^<]+)<", box) for there in found.split(", ")}
-    arrows = {
-        (drawn(module), drawn(name)) for module, path in MODULES.items() for name in imports(path) if is_ours(name)
-    }
-    again = "run python docs/house.py"
-    assert shown == {(here, there) for here, there in arrows if here != there}, again
-    assert runpy.run_path(str(ROOT / "docs" / "house.py"))["svg"]() == picture, again
