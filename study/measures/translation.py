@@ -18,6 +18,7 @@ from study.measures.fidelity import Moments
 from study.measures.judges import NEAREST
 from study.training.loops import EVAL_BATCH, apply
 
+PARTS = ("judge1", "judge2")  # where the names of the judges' measures begin
 WORKS_ERROR, WORKS_LOST = 0.5, 0.1
 """A translator works if its error (MAE) is at most this fraction of the untranslated input's, and by either judge at
 most this fraction of its images is not of the input's class."""
@@ -47,7 +48,7 @@ class Truth:
         a: Inputs, uint8 [N, C, S, S].
         b: Their true translations.
         labels: [N].
-        judges: Trained on domain B, in evaluation mode.
+        judges: At most two, trained on domain B, in evaluation mode.
     """
 
     a: Tensor
@@ -87,15 +88,16 @@ class Truth:
         """
         found = {"test/mae": error(images, self.b)}
         short = [found["test/mae"] / (WORKS_ERROR * self.floor)] if self.floor else []
-        for number, judge in enumerate(self.judges):
+        for number, (part, judge) in enumerate(zip(PARTS, self.judges, strict=False)):
             features = apply(judge.features, images)
             guesses = judge.head(features).argmax(1)
-            part, kept = f"judge{number + 1}", float((guesses == self.labels).float().mean())
+            kept = float((guesses == self.labels).float().mean())
             found[f"{part}/kept"] = kept
             found[f"{part}/permuted"] = permuted_accuracy(guesses, self.labels, self.classes)
             found[f"{part}/fd"] = fidelity.frechet_distance(Moments.of(features), self.moments[number])
             short.append((1 - kept) / WORKS_LOST)
             if number == 0:
                 reach = fidelity.neighbourhood_measures(self.features[0], features, NEAREST, self.radius)
-                found |= {f"judge1/{name}": reach[f"sample/{name}"] for name in ("recall", "coverage")}
+                names = {name.rpartition("/")[2]: value for name, value in reach.items()}
+                found |= {f"{part}/{name}": names[name] for name in ("recall", "coverage")}
         return found | {"test/shortfall": max(short)}
