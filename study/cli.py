@@ -176,7 +176,7 @@ def _flags(config: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "")
         elif isinstance(value, tuple | list):
             yield from (f"--{flag}", *map(str, value))
         else:
-            yield f"--{flag}={value}"  # in one word, since it may begin with a hyphen
+            yield from ((f"--{flag}={value}",) if str(value).startswith("-") else (f"--{flag}", str(value)))
 
 
 def request_of(config: StudyConfig) -> Request:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -41,17 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     config = parse(ReportConfig, arguments, "report")
-    out = expanded(config.out, "--out")
-    check_file(out, "--out")
-    tables = None if config.markdown is None else expanded(config.markdown, "--markdown")
-    if tables is not None:
-        check_file(tables, "--markdown", out=out)
+    files = {"--out": expanded(config.out, "--out")}
+    check_file(files["--out"], "--out")
+    if config.markdown is not None:
+        files["--markdown"] = expanded(config.markdown, "--markdown")
+        check_file(files["--markdown"], "--markdown", out=files["--out"])
     pictures = None if config.pictures is None else expanded(config.pictures, "--pictures")
     if pictures is not None:
         check_folder(pictures, "--pictures")
     seed = int(config.compare) if config.compare and re.fullmatch(r"\d{1,10}", config.compare, re.ASCII) else None
     other = None if config.compare is None or seed is not None else expanded(Path(config.compare), "--compare")
-    if other is not None and not os.path.isfile(other / "mlflow.db"):
+    if other is not None and not (other / "mlflow.db").is_file():
         raise UsageError(f"--compare must be a seed or the folder of a store, but got {other}: it has no mlflow.db")
     from tracking.environment import check_environment
     from tracking.store import read_store
@@ -62,35 +61,28 @@ def _run(arguments: Sequence[str]) -> None:
     from study.data import DataError, data_name
     from study.report.collect import collect
     from study.report.compare import compare
-    from study.report.markdown import markdown
-    from study.report.page import named_pictures, render
+    from study.report.page import html, markdown
 
     try:
-        name = None if config.data is None else data_name(config.data)
+        page = collect(None if config.data is None else data_name(config.data))
     except DataError as error:
         raise UsageError(str(error)) from error
-    page = collect(name)
-    if seed is not None:
-        page = replace(page, comparison=compare(page, f"seed {seed}", seed))
-    elif other is not None:
-        read_store(other)
-        page = replace(page, comparison=compare(page, str(other)))
-    text = render(page)
-    with writing(out, "--out"), replacing(out) as new:
-        new.write_text(text, encoding="utf-8")
-    print(f"{out}: {page.dataset}, {', '.join(section.stage for section in page.sections)}")
+    if config.compare is not None:
+        if other is not None:
+            read_store(other)
+        page = replace(page, comparison=compare(page, f"seed {seed}" if other is None else str(other), seed))
+    print(f"{page.dataset}: {', '.join(section.stage for section in page.sections)}")
     if page.comparison is not None:
         print(f"beside {page.comparison.other}: {page.comparison.summary}")
-    if tables is not None:
-        with writing(tables, "--markdown"), replacing(tables) as new:
-            new.write_text(markdown(page), encoding="utf-8")
-        print(f"{tables}: its tables")
+    for (flag, file), text in zip(files.items(), (html, markdown), strict=False):
+        with writing(file, flag), replacing(file) as new:
+            new.write_text(text(page), encoding="utf-8")
+        print(f"{flag.removeprefix('--')}: {file}")
     if pictures is not None:
         with writing(pictures, "--pictures"):
-            pictures.mkdir(parents=True, exist_ok=True)
-            for name, picture in named_pictures(page):
+            for name, picture in page.pictures:
                 (pictures / f"{name}.png").write_bytes(picture.png)
-        print(f"{pictures}: its figures")
+        print(f"pictures: {pictures}")
 
 
 if __name__ == "__main__":

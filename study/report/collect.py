@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
-import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from io import BytesIO
@@ -15,17 +12,53 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from study.checks import UsageError
-from study.engine.stage import Outcome, Row, Stage
-from study.report.page import Cell, Page, Picture, Section, Trials, render
+from study.report.page import Page, Picture, Section, html
+from study.results import Row
 from study.stages import all_stages
 from tracking.errors import reason_of
-from tracking.pages import local_address
 
 if TYPE_CHECKING:
+    from study.engine.stage import Outcome, Stage
     from tracking.reading import Record
 
 T = TypeVar("T")
-METRICS = ("val/", "test/", "sample/", "latent/")  # those of the trials' tables, in this order
+METRICS = ("val/", "test/", "judge1/", "judge2/", "judge3/", "latent/")
+"""Those of the trials' tables, in this order."""
+UNKNOWN = "not recorded"
+
+
+def studies(dataset: str | None, seed: int | None = None) -> tuple[str, dict[str, list[Record]]]:
+    """Return the data set and the parent runs of all its studies in the open store, by stage.
+
+    Args:
+        dataset: None: the one that the store was last used for.
+        seed: None: any.
+
+    Raises:
+        UsageError: The store has none; the message says what it has.
+    """
+    from tracking import reading
+
+    names = [name.partition("/") for name in reading.experiments()]
+    stages = [stage.name for stage in all_stages()]
+    wanted = {(data, stage) for data, _, stage in names if stage in stages and dataset in (None, data)}
+    every = {each: reading.parents("/".join(each)) for each in wanted}
+    found = {
+        each: [run for run in runs if seed is None or run.tags.get("seed") == str(seed)] for each, runs in every.items()
+    }
+    found = {each: runs for each, runs in found.items() if runs}
+    if not found:
+        seeds = sorted({run.tags.get("seed", "") for runs in every.values() for run in runs})
+        has = f"seeds {', '.join(seeds)}" if seeds else ", ".join(sorted({data for data, *_ in names})) or "none"
+        what = f"{dataset or 'any data set'}{'' if seed is None else f' with seed {seed}'}"
+        raise UsageError(f"no study of {what} is in this store (it has: {has})")
+    last, _ = max(found, key=lambda each: max(map(age, found[each])))
+    return last, {stage: found[last, stage] for stage in stages if (last, stage) in found}
+
+
+def age(record: Record) -> tuple[bool, datetime]:
+    """Return what is larger for a newer study; a finished one is always newer."""
+    return record.status == "FINISHED", record.ended or record.started
 
 
 def collect(dataset: str | None, runs: Sequence[str] = ()) -> Page:
@@ -34,246 +67,155 @@ def collect(dataset: str | None, runs: Sequence[str] = ()) -> Page:
     Raises:
         UsageError: The store holds no study of the data set.
     """
-    from tracking import reading
-    from tracking.views import server
-
-    known = {name.partition("/")[0] for name in reading.experiments()}
-    stages = all_stages()
-    studies = {
-        (name, stage.name): found
-        for name in sorted(known if dataset is None else known & {dataset})
-        for stage in stages
-        if (found := reading.parents(f"{name}/{stage.name}"))
-    }
-    if not studies:
-        has = ", ".join(sorted(known)) or "none"
-        raise UsageError(f"no study of {dataset or 'any data set'} is in this store (it has: {has})")
-    last, _ = max(studies, key=lambda key: max(map(_age, studies[key])))
-    known_stages = {stage.name: stage for stage in stages}
-    sections = [_section(known_stages[stage], found, runs) for (name, stage), found in studies.items() if name == last]
-    missing = [stage for stage in known_stages if stage not in {section.stage for section in sections}]
-    flags = _data_flags(sections[-1].parent, last)
-    return Page(last, _minute(datetime.now(UTC)), sections, missing, flags, has_server=server() is not None)
-
-
-def newest(dataset: str, seed: int | None) -> dict[str, Record]:
-    """The parent run of the newest (finished) study of each stage in the open store, by the stage's name.
-
-    Args:
-        seed: None: any.
-
-    Raises:
-        UsageError: The store holds none.
-    """
-    from tracking import reading
-
-    found = {stage.name: reading.parents(f"{dataset}/{stage.name}") for stage in all_stages()}
-    seeds = sorted({parent.tags.get("seed", "") for parents in found.values() for parent in parents})
-    wanted = {
-        stage: max(chosen, key=_age)
-        for stage, parents in found.items()
-        if (chosen := [each for each in parents if seed is None or each.tags.get("seed") == str(seed)])
-    }
-    if not wanted and seeds:
-        raise UsageError(f"no study of {dataset} with seed {seed} is in this store (it has: {', '.join(seeds)})")
-    if not wanted:
-        has = ", ".join(sorted({name.partition("/")[0] for name in reading.experiments()})) or "none"
-        raise UsageError(f"no study of {dataset} is in the store to compare with (it has: {has})")
-    return wanted
-
-
-def _data_flags(parent: Record, dataset: str) -> str:
-    """The flags that load the same data set again, from the recorded command."""
-    try:
-        words = shlex.split(parent.tags.get("command", ""))
-    except ValueError:  # somebody has changed it
-        words = []
-    found = [words[place : place + 2] for place, word in enumerate(words) if word in ("--data", "--image-size")]
-    colour = ["--colour"] if "--colour" in words else []
-    return shlex.join([word for pair in found for word in pair] + colour or ["--data", dataset])
+    last, found = studies(dataset)
+    sections = [_section(stage, found[stage.name], runs) for stage in all_stages() if stage.name in found]
+    missing = [stage.name for stage in all_stages() if stage.name not in found]
+    return Page(last, _minute(datetime.now(UTC)), sections, missing)
 
 
 def keep(dataset: str, outcomes: Sequence[Outcome]) -> str:
-    """Log the page about these outcomes on the last one's parent run. Returns where it lies."""
+    """Log the page about these outcomes on the last one's parent run. Return where it lies."""
     page = collect(dataset, [outcome.run_id for outcome in outcomes])
     parent = next(section.parent for section in page.sections if section.stage == outcomes[-1].stage)
-    return parent.log_text("report.html", render(page))
+    return parent.log_text("report.html", html(page))
 
 
-def _age(record: Record) -> tuple[bool, datetime]:
-    return record.status == "FINISHED", record.ended or record.started
+def rows_of(parent: Record) -> list[Row] | None:
+    """Return the rows that a finished study has kept; None of an open one.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: Somebody has changed the file.
+    """
+    kept = parent.read_json("outcome")
+    return None if kept is None else [Row(**row) for row in kept["rows"]]
 
 
-@dataclass
-class _Notes:
-    """What is left out of a section, since it cannot be read: one bad artifact must not end the report."""
-
-    lines: list[str]
-
-    def attempt(self, what: str, read: Callable[[], T]) -> T | None:
-        """What `read` gives; if it fails, for whatever reason, None and a note."""
-        try:
-            return read()
-        except Exception as error:
-            self.lines.append(f"{what} is left out, since it cannot be read: {reason_of(error)}")
-            return None
-
-
-def _section(stage: Stage, studies: Sequence[Record], runs: Sequence[str]) -> Section:
+def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Section:
     from tracking import reading
+    from tracking.pages import local_address
     from tracking.views import place_of, server
 
-    parent = next((study for study in studies if study.run_id in runs), None) or max(studies, key=_age)
-    notes = _Notes([])
+    notes: list[str] = []
+
+    def attempt(what: str, read: Callable[[], T]) -> T | None:
+        """Return what `read` gives; None and a note if it fails: one bad artifact must not end the report."""
+        try:
+            return read()
+        except Exception as error:  # whatever a file that somebody has changed leads to
+            notes.append(f"{what} is left out, since it cannot be read: {reason_of(error)}")
+            return None
+
+    def pictures(record: Record) -> list[Picture]:
+        paths = attempt("what is in figures/", lambda: record.files("figures", ".png")) or []
+        read = [attempt(path, partial(_picture, record, path)) for path in paths]
+        return sorted(filter(None, read), key=lambda picture: (picture.made, picture.name))
+
+    parent = next((study for study in found if study.run_id in runs), None) or max(found, key=age)
     trials = reading.trials(parent)
     best = next((trial for trial in trials if trial.run_id == parent.tags.get("best.run_id")), None)
-    champion, rows = notes.attempt("the table", lambda: outcome_of(parent)) or ("", None)
-    settings = notes.attempt("the list of settings", lambda: json.loads(parent.tags.get("settings", "{}"))) or {}
-    pictures, best_pictures = _pictures(parent, notes), _pictures(best, notes) if best else []
-    named = {picture.name: picture for picture in pictures}
-    named |= {f"best/{picture.name}": picture for picture in best_pictures}
+    columns, same = _trial_table(trials, parent.tags.get("best.metric", ""))
+    own, bests = pictures(parent), pictures(best) if best else []
+    named = {picture.name: picture for picture in own} | {f"best/{picture.name}": picture for picture in bests}
+    paths = attempt("what is in tables/", lambda: parent.files("tables", ".csv")) or []
+    tables = {PurePosixPath(path).stem: attempt(path, partial(_table, parent, path)) for path in paths}
     return Section(
         stage=stage.name,
         question=stage.question,
         about=[text for text in parent.description.split("\n\n") if text != stage.question],
         parent=parent,
-        champion=_version(champion or parent.tags.get("best.version", "")),
-        rows=rows,
+        champion=_version(parent.tags.get("best.version", "")),
+        rows=attempt("the table", lambda: rows_of(parent)),
         headline=named.get(stage.headline),
-        pictures=pictures,
-        tables=_tables(parent, notes),
+        pictures=own,
+        tables={name: table for name, table in tables.items() if table},
         best=best.name if best else "",
-        best_pictures=best_pictures,
-        trials=_trials(trials, parent.tags.get("best.metric", "")),
+        best_pictures=bests,
+        trials=columns,
+        same=same,
         made=_made(parent, trials),
-        settings=json.dumps(settings, indent=1),
-        others=len(studies) - 1,
-        notes=notes.lines,
+        others=len(found) - 1,
+        notes=notes,
         trials_at=f"{server() or local_address()}/{place_of(parent.run_id).address}",
     )
 
 
-def outcome_of(parent: Record) -> tuple[str, list[Row] | None]:
-    """The champion and the rows that a closed study has kept; none of an open one."""
-    kept = parent.read_json("outcome")
-    if kept is None:
-        return "", None
-    return str(kept["champion"]), [Row(**row) for row in kept["rows"]]
-
-
-def _tables(record: Record, notes: _Notes) -> dict[str, list[list[str]]]:
-    """The rows of its tables, the first with the columns' names, by the table's name."""
-
-    def rows(path: str) -> list[list[str]]:
-        found = list(csv.reader(record.read(path).decode().splitlines()))
-        if not found:
-            raise ValueError("it is empty")
-        return found
-
-    paths = notes.attempt("what is in tables/", lambda: record.files("tables", ".csv")) or []
-    found = {PurePosixPath(path).stem: notes.attempt(path, partial(rows, path)) for path in paths}
-    return {name: table for name, table in found.items() if table}
-
-
-def _pictures(record: Record, notes: _Notes) -> list[Picture]:
-    """The figures of a run, in the order in which they were made."""
-    paths = notes.attempt("what is in figures/", lambda: record.files("figures", ".png")) or []
-    found = [notes.attempt(path, partial(_picture, record, path)) for path in paths]
-    return sorted(filter(None, found), key=lambda picture: (picture.made, picture.name))
+def _table(record: Record, path: str) -> list[list[str]]:
+    rows = list(csv.reader(record.read(path).decode().splitlines()))
+    if not rows:
+        raise ValueError("it is empty")
+    return rows
 
 
 def _picture(record: Record, path: str) -> Picture:
-    """Compress a figure, which says itself what it shows (see `study.plots.facts`)."""
+    """Return a figure with fewer colours, and the title and caption of its file."""
     from PIL import Image
 
     name, image = PurePosixPath(path).stem, Image.open(BytesIO(record.read(path)))
-    facts: dict[str, str] = dict(getattr(image, "text", {}))
+    facts: Mapping[str, str] = dict(getattr(image, "text", {}))
     small = BytesIO()
     image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG")
-    columns, rows = json.loads(facts.get("Values", "[[], []]"))
-    title = facts.get("Title") or name.replace("_", " ")
-    made = facts.get("Creation Time", "")
-    return Picture(name, title, facts.get("Description", ""), columns, rows, small.getvalue(), image.size, made)
+    title, made = facts.get("Title") or name.replace("_", " "), facts.get("Creation Time", "")
+    return Picture(name, title, facts.get("Description", ""), small.getvalue(), image.size, made)
 
 
-def _trials(records: Sequence[Record], objective: str) -> Trials:
-    """A table of the parameters that differ and of the metrics of the kinds that are compared."""
+def _trial_table(records: Sequence[Record], objective: str) -> tuple[list[list[str]], str]:
+    """Return a row a trial of the parameters that differ and the metrics that are compared; and what they share."""
     params = sorted({name for record in records for name in record.params})
     values = {name: {record.params.get(name, "") for record in records} for name in params}
     varied = [name for name in params if len(values[name]) > 1]
-    known = {name for record in records for name in record.metrics if name.startswith(METRICS)}
-    order = {prefix: place for place, prefix in enumerate(METRICS)}
-    metrics = sorted(known - {objective}, key=lambda name: (order[f"{name.partition('/')[0]}/"], name))
-    objectives = [objective] if objective else []
-    rows = [
-        [
-            Cell(record.name, record.started.timestamp()),
-            _state(record),
-            *(_cell(record.metrics.get(name, "")) for name in objectives),
-            *(_cell(record.params.get(name, "")) for name in varied),
-            *(_cell(record.metrics.get(name, "")) for name in metrics),
-            _cell(round(_seconds(record))),
-        ]
-        for record in records
-    ]
-    same = [(name, next(iter(values[name]))) for name in params if name not in varied]
-    return Trials(["trial", "state", *objectives, *varied, *metrics, "seconds"], rows, same)
+    known = {name for record in records for name in record.metrics if name.startswith(METRICS)} - {objective}
+    metrics = sorted(known, key=lambda name: (METRICS.index(f"{name.partition('/')[0]}/"), name))
+    metrics = [objective] * bool(objective) + metrics
+    rows = [["trial", "state", *varied, *metrics, "seconds"]]
+    for record in records:
+        cells = [*(record.params.get(name, "-") for name in varied)]
+        cells += [f"{record.metrics[name]:.4g}" if name in record.metrics else "-" for name in metrics]
+        rows.append([record.name, _state(record), *cells, f"{_seconds(record):.0f}"])
+    return rows, ", ".join(f"{name} {min(values[name])}" for name in params if name not in varied)
 
 
-def _state(record: Record) -> Cell:
-    state = record.tags.get("optuna.state", record.status).lower()
+def _state(record: Record) -> str:
+    state = record.tags.get("state", record.status).lower()
     if record.status == "KILLED" and state != "stopped":  # its process could say no more
         state = "killed"
     reason = record.tags.get("reason", "")
-    text = f"{state}: {reason}" if state in ("fail", "stopped") and reason else state
-    return Cell(text, text)
-
-
-def _cell(value: str | float) -> Cell:
-    try:
-        return Cell(f"{float(value):.4g}", float(value))
-    except ValueError:
-        return Cell(str(value) or "-", str(value))
+    return f"{state}: {reason}" if state in ("failed", "stopped") and reason else state
 
 
 def _seconds(record: Record) -> float:
-    """How long it took; of a killed one nobody knows: its end is when that was noticed."""
+    """Return how long it took; 0 of a killed one: its end is when that was noticed."""
     known = record.ended and record.status != "KILLED"
     return (record.ended - record.started).total_seconds() if record.ended and known else 0.0
 
 
-def _made(parent: Record, trials: Sequence[Record]) -> list[tuple[str, str]]:
-    tags, unknown = parent.tags, "not recorded"
-    states = Counter(_state(trial).text.partition(":")[0] for trial in trials)
-    commits = sorted({_commit(trial) for trial in trials if "git_commit" in trial.tags})
-    computed = sorted({_computed_with(trial) for trial in trials if "versions" in trial.tags})
-    inputs = [_version(value) for name, value in tags.items() if name.startswith("input.")]
-    return [
-        ("Command", tags.get("command", unknown)),
-        ("Data set", f"{tags.get('dataset', unknown)}: {tags.get('images', 'sizes not recorded')}"),
-        ("Seed", tags.get("seed", unknown)),
-        ("Builds on", ", ".join(inputs) or "nothing but the data"),
-        ("Trials", ", ".join(f"{count} {state}" for state, count in states.most_common()) or "none"),
-        ("Trained for", f"{sum(map(_seconds, trials)) / 60:.0f} minutes"),
-        ("Chosen by", tags.get("best.metric", "nothing yet")),
-        ("Commit of the trials", ", ".join(commits) or unknown),
-        ("Computed with", "; ".join(computed) or unknown),
-        ("Began, ended", f"{_minute(parent.started)}, {_minute(parent.ended) if parent.ended else 'not yet'}"),
-        ("MLflow run", parent.run_id),
-    ]
+def _made(parent: Record, trials: Sequence[Record]) -> dict[str, str]:
+    """Return how the numbers were made, fact by fact."""
+    tags = parent.tags
+    states = Counter(_state(trial).partition(":")[0] for trial in trials)
+    inputs = [_version(uri) for name, uri in tags.items() if name.startswith("input.") and "weights" not in name]
+    changes = {"true": " with changes that were not committed"}
+    computed = [trial.tags for trial in trials if "git_commit" in trial.tags]
+    commits = {each["git_commit"] + changes.get(each.get("git_dirty", ""), "") for each in computed}
+    machines = {f"{each.get('versions')}; {each.get('device')}, {each.get('threads')} threads" for each in computed}
 
-
-def _commit(trial: Record) -> str:
-    changed = trial.tags.get("git_dirty") == "true"
-    return trial.tags["git_commit"] + (" with changes that were not committed" if changed else "")
-
-
-def _computed_with(trial: Record) -> str:
-    return f"{trial.tags['versions']}; {trial.tags.get('device')}, threads: {trial.tags.get('threads')}"
+    return {
+        "Command": tags.get("command", UNKNOWN),
+        "Data set": f"{tags.get('dataset', UNKNOWN)}: {tags.get('images', 'sizes not recorded')}",
+        "Seed": tags.get("seed", UNKNOWN),
+        "Builds on": ", ".join(inputs) or "nothing but the data",
+        "Trials": ", ".join(f"{count} {state}" for state, count in states.most_common()) or "none",
+        "Trained for": f"{sum(map(_seconds, trials)) / 60:.0f} minutes",
+        "Chosen by": tags.get("best.metric", "nothing yet"),
+        "Commit": ", ".join(sorted(commits)) or UNKNOWN,
+        "Computed with": ", ".join(sorted(machines)) or UNKNOWN,
+        "Began, ended": f"{_minute(parent.started)}, {_minute(parent.ended) if parent.ended else 'not yet'}",
+        "MLflow run": parent.run_id,
+        "Settings": tags.get("settings", UNKNOWN),
+    }
 
 
 def _version(uri: str) -> str:
-    """A registered version as people write it: `mnist-judge v1`."""
+    """Return a registered version as people write it: `mnist-judge v1`."""
     return uri.removeprefix("models:/").replace("/", " v")
 
 

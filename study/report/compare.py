@@ -1,138 +1,103 @@
-"""Two studies side by side: the rows that both have, how far apart they are, and whether that is beyond the spread."""
+"""Two studies side by side: the rows that both have, and the measures of trials with the same parameters."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Collection, Mapping, Sequence
+from math import isnan
 from typing import TYPE_CHECKING
 
 from study.checks import UsageError
-from study.report.collect import newest, outcome_of
-from study.report.page import Comparison, Difference, Line, Page
-from study.results import Row
+from study.measures.stats import compare as test
+from study.report.collect import age, rows_of, studies
+from study.report.page import Page, Section, SideBySide
+from study.results import Row, mean_std
 
 if TYPE_CHECKING:
     from tracking.reading import Record
 
-BRACKETS = re.compile(r"\s*\([^()]*\)")
-BETWEEN = re.compile(r"[,;] ")
-NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
-ITEM = re.compile(rf"(?P<label>(?:\D*\s)?)(?P<value>{NUMBER})(?P<unit>%?)(?: ± (?P<spread>{NUMBER})%?)?(?:\s\D*)?")
-"""`0.172 ± 0.009`, `94.9% ± 0.5%`, `loosely paired 0.12`: a part of a cell that has one number."""
+REPEATED = ("repeat", "draw")  # parameters that number the repeats of a trial
+ROWS = ("stage", "figure", "here", "there", "verdict")
+MEASURES = ("stage", "trials", "measure", "here", "there", "difference", "apart")
 
 
-def compare(page: Page, other: str, seed: int | None = None) -> Comparison:
-    """Hold the page's studies against those of the open store: of each stage the newest, or the newest of a seed.
+def compare(page: Page, other: str, seed: int | None = None) -> SideBySide:
+    """Return the page's studies beside those of the open store: of each stage the newest, or the newest of a seed.
 
     Args:
         other: What the reader calls those.
         seed: None: any.
 
     Raises:
-        UsageError: There are none, they are the page's own, or the two have no row in common.
+        UsageError: There are none, they are the page's own, or their rows cannot be read.
     """
-    there = newest(page.dataset, seed)
-    pairs = [(section, there[section.stage]) for section in page.sections if section.stage in there]
-    same = [section.stage for section, parent in pairs if section.parent.run_id == parent.run_id]
-    if pairs and len(same) == len(pairs):
-        raise UsageError(f"--compare must be another study, but the report itself is about that of {other}")
-    lines: list[Line] = []
-    here_only: list[str] = []
-    there_only: list[str] = []
+    _, found = studies(page.dataset, seed)
+    pairs = [(part, max(found[part.stage], key=age)) for part in page.sections if part.stage in found]
+    same = [part.stage for part, parent in pairs if part.parent.run_id == parent.run_id]
+    pairs = [(part, parent) for part, parent in pairs if part.stage not in same]
+    if not pairs:
+        raise UsageError(f"--compare must be another study of the same stages, but got {other}")
     notes = [f"{stage}: the same study on both sides" for stage in same]
-    pairs = [(section, parent) for section, parent in pairs if section.stage not in same]
+    rows: list[Sequence[str]] = []
+    measures: list[Sequence[str]] = []
     for section, parent in pairs:
-        ours, others = _by_figure(section.rows or ()), _by_figure(_rows(parent))
-        lines += [_line(section.stage, row, others[key]) for key, row in ours.items() if key in others]
-        here_only += [f"{section.stage}, {row.figure}" for key, row in ours.items() if key not in others]
-        there_only += [f"{section.stage}, {row.figure}" for key, row in others.items() if key not in ours]
+        theirs = _numbered(_rows(parent))
+        ours = _numbered(section.rows or ())
+        rows += [(section.stage, key[0], *_cells(row, theirs[key])) for key, row in ours.items() if key in theirs]
+        alone = [figure for figure, _ in ours.keys() ^ theirs.keys()]
+        notes += [f"{section.stage}, {figure}: only on one side" for figure in sorted(alone)]
         if section.parent.tags.get("data_digest") != parent.tags.get("data_digest"):
             notes.append(f"{section.stage}: other images under the same name")
-    if not lines:
-        raise UsageError(f"--compare: the studies of {page.dataset} here and those of {other} have no row in common")
-    commands = [(section.stage, _command(section.parent.tags), _command(parent.tags)) for section, parent in pairs]
-    return Comparison(other, lines, commands, here_only, there_only, notes)
+        measures += _measures(section, parent, {row.metric for row in ours.values() if row.metric})
+    apart = sum(line[-1] == "yes" for line in measures)
+    summary = (
+        f"{len(rows)} rows in both; {len(measures)} measures of trials with the same parameters, {apart} of them apart "
+        "by a t-test at 5 % (one in twenty is by chance)"
+    )
+    commands = [
+        (part.stage, *(each.tags.get("command", "") for each in (part.parent, parent))) for part, parent in pairs
+    ]
+    return SideBySide(other, summary, [ROWS, *rows], [MEASURES, *measures], commands, notes)
 
 
 def _rows(parent: Record) -> Sequence[Row]:
-    """The rows of the other study's stage; none where it has not come to its end.
-
-    Raises:
-        UsageError: They cannot be read.
-    """
     try:
-        return outcome_of(parent)[1] or ()
+        return rows_of(parent) or ()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(
-            f"--compare: the rows of run {parent.run_id} cannot be read, they are damaged: {error}"
-        ) from error
+        raise UsageError(f"--compare: the rows of run {parent.run_id} are damaged: {error}") from error
 
 
-def _command(tags: Mapping[str, str]) -> str:
-    return tags.get("command", "not recorded")
+def _numbered(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
+    """Return the rows by figure, and by how many rows before had the same one."""
+    figures = [row.figure for row in rows]
+    return {(row.figure, figures[:place].count(row.figure)): row for place, row in enumerate(rows)}
 
 
-def _by_figure(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
-    """The rows by their figure without its brackets, which may name a version, and by how many had the same before:
-    `... on noise` stands below several others.
-    """
-    seen: Counter[str] = Counter()
-    found = {}
-    for row in rows:
-        name = BRACKETS.sub("", row.figure)
-        found[name, seen[name]] = row
-        seen[name] += 1
+def _cells(ours: Row, theirs: Row) -> tuple[str, str, str]:
+    """Return both figures and the verdicts."""
+    here, there = (row.claim.verdict if row.claim else "-" for row in (ours, theirs))
+    return ours.ours, theirs.ours, here if here == there else f"{here}, there {there}"
+
+
+def _measures(section: Section, other: Record, metrics: Collection[str]) -> list[Sequence[str]]:
+    """Return a line for each metric of the trials that both have, with their difference."""
+    wanted = {*metrics, section.parent.tags.get("best.metric", "")}
+    here, there = _values(section.parent, wanted), _values(other, wanted)
+    lines: list[Sequence[str]] = []
+    for key in sorted(here.keys() & there.keys()):
+        found = test(here[key], there[key])
+        apart = "too few repeats" if isnan(found.p) else "no" if found.verdict == "inconclusive" else "yes"
+        cells = [mean_std(values, "{:.4g}") for values in (here[key], there[key])]
+        lines.append((section.stage, *key, *cells, f"{found.difference:+.2g}", apart))
+    return lines
+
+
+def _values(parent: Record, metrics: Collection[str]) -> Mapping[tuple[str, str], list[float]]:
+    """Return the values of finished trials by their parameters, without the repeat, and by metric."""
+    from tracking import reading
+
+    found: dict[tuple[str, str], list[float]] = {}
+    for trial in reading.trials(parent):
+        params = ", ".join(f"{name} {trial.params[name]}" for name in sorted(trial.params) if name not in REPEATED)
+        for name in metrics & trial.metrics.keys() if trial.status == "FINISHED" else ():
+            found.setdefault((params, name), []).append(trial.metrics[name])
     return found
-
-
-def _line(stage: str, ours: Row, other: Row) -> Line:
-    mine, theirs = (row.claim.verdict if row.claim else "-" for row in (ours, other))
-    verdict: str = mine
-    if mine != theirs:
-        verdict = f"{verdict}, there {theirs}"
-    figure = ours.figure if ours.figure == other.figure else BRACKETS.sub("", ours.figure)
-    here, there = _cell(ours), _cell(other)
-    return Line(stage, figure, here, there, differences(here, there), verdict)
-
-
-def _cell(row: Row) -> str:
-    """What the row is about: a baseline, where it has nothing of ours."""
-    return row.baseline if row.ours == "-" and row.baseline else row.ours
-
-
-def differences(ours: str, other: str) -> list[Difference]:
-    """How far the numbers of two cells of the same form are apart, ours less the other's.
-
-    A difference is beyond the spread if the two ranges, mean ± standard deviation, do not meet.
-
-    Returns:
-        One difference a number; none if the cells differ in more than their numbers, or have none. What stands in
-        brackets is left out.
-    """
-    parts = [BETWEEN.split(BRACKETS.sub("", cell)) for cell in (ours, other)]
-    if len(parts[0]) != len(parts[1]):
-        return []
-    found = []
-    for here, there in zip(*parts, strict=True):
-        first, second = ITEM.fullmatch(here), ITEM.fullmatch(there)
-        if first is None or second is None:
-            if here != there:
-                return []
-            continue
-        if (first["label"], first["unit"]) != (second["label"], second["unit"]):
-            return []
-        apart = _decimal(first["value"]) - _decimal(second["value"])
-        beyond = None
-        if first["spread"] and second["spread"]:
-            beyond = abs(apart) > _decimal(first["spread"]) + _decimal(second["spread"])
-        form = "{:+.1e}" if "e" in first["value"] + second["value"] else "{:+f}"
-        text = form.format(apart) if apart else "0"
-        found.append(Difference(first["label"].strip(), text + (" points" if first["unit"] else ""), beyond))
-    return found
-
-
-def _decimal(number: str) -> Decimal:
-    """As it is printed: floats would move the last digit."""
-    return Decimal(number.replace(",", ""))

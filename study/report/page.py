@@ -1,32 +1,32 @@
-"""All that the report's page shows, and the page itself."""
+"""All that the report's page shows; the page itself, and its tables as Markdown."""
 
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from study.measures.stats import Verdict
+from study.results import Claim, Row
 
 if TYPE_CHECKING:
-    from study.results import Row
     from tracking.reading import Record
+
+Cells = Sequence[Sequence[str]]
+"""A table: the first row has the columns' names."""
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_HEADLINES = 4
+MOST_COLUMNS = 6  # of a study's table that fits a page of Markdown
+SIGNS: Mapping[Verdict, str] = {"supported": "✓", "refuted": "✗", "equivalent": "=", "inconclusive": "?"}
 RULE = (
-    "The difference is the figure here minus the one there. It is beyond the spread if the two ranges, mean ± standard"
-    " deviation, do not meet; a figure of one seed or draw has no spread, and its difference may be chance."
+    "± is the standard deviation over seeds or draws. A claim is supported or refuted if a t-test finds a difference at"
+    " a level of 5 %, before any correction for the number of claims; else, and with one repeat, it is inconclusive."
 )
-SIGNS: Mapping[Verdict, str] = {
-    "supported": "✓",
-    "refuted": "✗",
-    "equivalent": "=",
-    "inconclusive": "?",
-}
 
 
 @dataclass(frozen=True)
@@ -36,32 +36,13 @@ class Picture:
     name: str
     title: str
     caption: str
-    columns: Sequence[str]  # of the plotted values, if it plots any
-    rows: Sequence[Sequence[str]]
     png: bytes
     size: tuple[int, int]  # pixels
-    made: str
+    made: str  # when
 
     @property
     def uri(self) -> str:
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """An entry of a table that can be sorted: what it shows, and what it is sorted by."""
-
-    text: str
-    key: float | str
-
-
-@dataclass(frozen=True)
-class Trials:
-    """The trials of a study, one a row. `same` are the parameters that all of them share."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    same: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -74,96 +55,51 @@ class Section:
     parent: Record
     champion: str  # the registered version, "" before there is one
     rows: Sequence[Row] | None  # of the final table; None: not recorded
-    headline: Picture | None  # that of its pictures which stands for it; None: it names none, or there is none yet
+    headline: Picture | None  # that of its pictures which stands for it
     pictures: Sequence[Picture]
-    tables: Mapping[str, Sequence[Sequence[str]]]  # the first row of each has the columns' names
+    tables: Mapping[str, Cells]
     best: str  # the name of the study's best trial
     best_pictures: Sequence[Picture]
-    trials: Trials
-    made: Sequence[tuple[str, str]]  # how its numbers were made
-    settings: str
+    trials: Cells
+    same: str  # the parameters that all trials share
+    made: Mapping[str, str]  # how its numbers were made
     others: int  # further studies of this stage in the store
     notes: Sequence[str]  # what is left out, and why
     trials_at: str  # the address of MLflow's page on them
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Of a number from the same one in another study."""
-
-    label: str  # which of its cell's numbers it is, "" if there is one only
-    text: str
-    beyond: bool | None  # whether it is beyond the spread; None: one of the two has no spread
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row that two studies have."""
-
-    stage: str
-    figure: str
-    ours: str
-    other: str
-    differences: Sequence[Difference]  # none where the cells are not of the same form
-    verdict: str
-
-    @property
-    def difference(self) -> str:
-        return ", ".join(f"{each.label} {each.text}".strip() for each in self.differences) or "-"
-
-    @property
-    def beyond(self) -> str:
-        """Whether the difference is beyond the spread: which of several are."""
-        known = [each for each in self.differences if each.beyond is not None]
-        if not known:
-            return "no spread" if self.differences else "-"
-        return ", ".join(each.label or "yes" for each in known if each.beyond) or "no"
-
-    @property
-    def is_marked(self) -> bool:
-        return any(each.beyond for each in self.differences)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The page's studies beside others."""
+class SideBySide:
+    """The page's studies beside others: rows, and measures of trials with the same parameters."""
 
     other: str  # what the reader calls those
-    lines: Sequence[Line]
-    commands: Sequence[tuple[str, str, str]]  # stage, the page's, the other's
-    here_only: Sequence[str]  # rows
-    there_only: Sequence[str]
+    summary: str
+    rows: Cells
+    measures: Cells
+    commands: Cells  # stage, the page's, the other's
     notes: Sequence[str]
-
-    @property
-    def summary(self) -> str:
-        marked = sum(line.is_marked for line in self.lines)
-        none = sum(line.beyond == "no spread" for line in self.lines)
-        return f"{len(self.lines)} rows in both, {marked} of them apart beyond the spread, {none} without a spread"
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that the template shows."""
+    """The report on the studies of one data set. `missing` are the stages that the store has no study of."""
 
     dataset: str
     written: str
     sections: Sequence[Section]
     missing: Sequence[str]
-    flags: str  # of a command on the same data set
-    has_server: bool  # whether the store is a server's, whose pages are always there
-    comparison: Comparison | None = None
+    comparison: SideBySide | None = None
 
     @property
-    def claims(self) -> list[tuple[Section, Row]]:
-        """The rows that have a claim, with their sections."""
-        return [(section, row) for section in self.sections for row in section.rows or () if row.claim]
+    def claims(self) -> list[tuple[Section, Row, Claim]]:
+        """All claims, in the order of stages and rows."""
+        return [(part, row, row.claim) for part in self.sections for row in part.rows or () if row.claim]
 
     @property
-    def verdicts(self) -> list[tuple[str, int]]:
-        """How many claims have each verdict, those that no claim has left out."""
-        counted = Counter(row.claim.verdict for _, row in self.claims if row.claim)
-        return [(name, counted[name]) for name in get_args(Verdict) if counted[name]]
+    def verdicts(self) -> str:
+        """How many claims have each verdict: "2 supported, 1 inconclusive"."""
+        counted = Counter(claim.verdict for *_, claim in self.claims)
+        return ", ".join(f"{counted[each]} {each}" for each in get_args(Verdict) if counted[each])
 
     @property
     def headlines(self) -> list[tuple[Section, Picture]]:
@@ -171,20 +107,58 @@ class Page:
         found = [(section, section.headline) for section in self.sections if section.headline is not None]
         return found[:MOST_HEADLINES]
 
+    @property
+    def pictures(self) -> Iterator[tuple[str, Picture]]:
+        """All figures, each with a name of its own."""
+        for section in self.sections:
+            yield from ((f"{section.stage}-{picture.name}", picture) for picture in section.pictures)
+            yield from ((f"{section.stage}-best-{picture.name}", picture) for picture in section.best_pictures)
 
-def render(page: Page) -> str:
-    """The HTML page; whatever comes from the store is escaped."""
+
+def html(page: Page) -> str:
+    """Return the HTML page; whatever comes from the store is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    loader = FileSystemLoader(TEMPLATE.parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    loader, strict = FileSystemLoader(TEMPLATE.parent), StrictUndefined
+    environment = Environment(loader=loader, autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(TEMPLATE.name).render(page=page, signs=SIGNS, rule=RULE)
 
 
-def named_pictures(page: Page) -> Iterable[tuple[str, Picture]]:
-    """The page's figures, each with a name of its own."""
+def markdown(page: Page) -> str:
+    """Return the claims, then each stage's rows and narrow tables with the command that made them, as Markdown."""
+    head = f"Written by `python -m study.report --markdown FILE` on {page.written}. {RULE}"
+    parts = [f"# Results on {_plain(page.dataset)}", head]
+    if page.claims:
+        columns = ("verdict", "claim", "ours", "rival", "stage")
+        claims = [
+            (claim.verdict, claim.text, row.ours, row.rival or "", section.stage) for section, row, claim in page.claims
+        ]
+        parts += ["## Claims", _table([columns, *claims])]
+    if page.comparison is not None:
+        parts += [f"## Beside {_plain(page.comparison.other)}", _plain(page.comparison.summary)]
+        parts += [_table(page.comparison.rows), _table(page.comparison.measures)]
+        parts += [f"- {_plain(note)}" for note in page.comparison.notes]
     for section in page.sections:
-        yield from ((f"{section.stage}-{picture.name}", picture) for picture in section.pictures)
-        yield from ((f"{section.stage}-best-{picture.name}", picture) for picture in section.best_pictures)
+        facts = [f"- {name}: {_plain(section.made[name])}" for name in ("Trials", "Trained for", "Commit")]
+        parts += [
+            f"## {section.stage}",
+            _plain(section.question),
+            f"    {' '.join(section.made['Command'].split())}",
+            "\n".join(facts),
+        ]
+        if section.rows:
+            rows = [(row.figure, row.ours, row.reference or "", row.baseline or "") for row in section.rows]
+            parts.append(_table([("figure", "ours", "reference", "baseline"), *rows]))
+        narrow = {name: table for name, table in section.tables.items() if len(table[0]) <= MOST_COLUMNS}
+        parts += [part for name, table in narrow.items() for part in (f"### {_plain(name)}", _table(table))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Cells) -> str:
+    lines = [[_plain(cell) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], ["---"] * len(lines[0]), *lines[1:]))
+
+
+def _plain(text: str) -> str:
+    """Return the text without a meaning in Markdown or HTML, on one line."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))

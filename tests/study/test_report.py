@@ -1,206 +1,246 @@
-"""The report: the same rows as the study prints, nothing from outside, all escaped, and what is missing is said."""
+"""The report: all that a store holds, nothing from outside, all escaped; what is missing or damaged is said."""
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
-from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-import mlflow
 import pytest
+from commands import call
 from PIL import Image
+from studies import copied
 
 from study import plots
-from study.report import __main__ as report
-from study.report.collect import collect
-from study.report.page import render
+from study.engine.stage import Outcome
+from study.report import collect as collecting
+from study.report.collect import collect, keep
+from study.report.page import html, markdown
+from study.results import Claim, Row
 from study.stages import all_stages
 from tracking.runs import Run, study_run, trial_run
-from tracking.store import Store, read_store
+from tracking.store import Store, open_store, read_store
+
+NAMES = [stage.name for stage in all_stages()]
+PLAIN = Row("size", "3")
+SUPPORTED = Row("loss", "1.0 ± 0.1", "1.5", "2.0", claim=Claim("Ours is less", "supported", "2.0 ± 0.2"))
+REFUTED = Row("error", "4%", "3%", claim=Claim("It errs less than the reference", "refuted"))
+INCONCLUSIVE = Row("error", "4%", claim=Claim("It never errs", "inconclusive"))
+EVIL = "<script>alert('x')</script>&<b>"
 
 
 class Reader(HTMLParser):
-    """The cells of the page's first table, all addresses in it, and its text."""
+    """The cells of a page's tables by their row, all addresses in it, its tags and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.rows: list[list[str]] = []
         self.addresses: list[str] = []
-        self.tags: set[str] = set()
+        self.tags = [""]
         self.text = ""
-        self.first = True
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        self.tags.append(tag)
         self.addresses += [value or "" for name, value in attributes if name in ("src", "href")]
-        if tag == "tr" and self.first:
+        if tag == "tr":
             self.rows.append([])
-        if tag == "td" and self.first:
+        if tag in ("td", "th"):
             self.rows[-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.first &= tag != "table"
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if self.first and self.rows and self.rows[-1]:
+        if self.tags[-1] in ("td", "th", "button") and self.rows:
             self.rows[-1][-1] += data.strip()
 
 
+def figure(run: Run, name: str, title: str, caption: str = "") -> None:
+    run.log_figure(name, plots.curves({"a": ([1, 2], [3.0, 4.0])}, "x", "y", title), caption)
+
+
+def add_study(
+    store: Store, stage: str, *rows: Row, number: int = 0, tags: Mapping[str, Any] | None = None, data: str = "tiny"
+) -> tuple[Run, Run]:
+    """A study with these rows, a figure `main` on its parent run and a figure `samples` of its best trial."""
+    name = f"{data}/{stage}"
+    about = {"title": "a study", "description": "", "tags": {"seed": "0", **(tags or {})}}
+    with study_run(store, store.experiment(name), f"{name}/{number}", **about) as parent:
+        figure(parent, "main", f"Main of {stage}", "a caption")
+        with trial_run(parent, "trial 0", {"lr": 0.1, "batch": 32}, {"state": "complete"}) as trial:
+            trial.log({"val/loss": 0.5, "test/loss": 0.25, "train/loss": 0.1})
+            figure(trial, "samples", f"Samples of {stage}")
+        with trial_run(
+            parent, "trial 1", {"lr": 0.2, "batch": 32}, {"state": "failed", "reason": "it diverged"}
+        ) as run:
+            run.log({"val/loss": float("nan")})
+        parent.log_table("all", {"kind": ["conv"], "loss": ["0.5"]})
+        parent.set_tags({"best.run_id": trial.run_id, "best.version": f"models:/tiny-{stage}/4"})
+        parent.log_json("outcome", {"champion": "", "rows": [asdict(row) for row in rows]})
+    return parent, trial
+
+
 @pytest.fixture(scope="module")
-def page(smoke_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    out = tmp_path_factory.mktemp("report") / "report.html"
-    assert report.main(["--store", str(smoke_store), "--out", str(out)]) == 0
-    return out.read_text()
+def folder(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with studies of two stages, to be read only."""
+    folder = copied(empty_store, tmp_path_factory.mktemp("report") / "store")
+    store = open_store(folder)
+    add_study(store, NAMES[1], REFUTED, PLAIN, INCONCLUSIVE, tags={"command": "python -m study.run smoke"})
+    add_study(store, NAMES[0], PLAIN, SUPPORTED)
+    return folder
 
 
-def test_it_has_the_rows_that_the_study_printed(smoke_store: Path, page: str) -> None:
-    head, rule, *printed = (smoke_store / "output.txt").read_text().strip().split("\n\n")[0].splitlines()
-    starts = [match.start() for match in re.finditer(r"-+", rule)]
-    assert head.split() == ["figure", "ours", "verdict", "reference", "baseline"]
-    table: list[list[str]] = []
-    for line in printed:
-        cells = [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
-        if line.startswith("  ") and not line.startswith("    "):
-            table.append(cells)
-        elif line.startswith(" "):  # a cell that goes on
-            table[-1] = [" ".join(filter(None, pair)) for pair in zip(table[-1], cells, strict=True)]
-    assert len(table) > 15
-    without_verdicts = [
-        [cell for cell, name in zip(row, head.split(), strict=True) if name != "verdict"] for row in table
-    ]
-    assert [row for row in Reader(page).rows if row] == without_verdicts
-
-
-def test_it_needs_nothing_from_outside_and_is_small(page: str) -> None:
-    everything = Reader(page).addresses
-    addresses = [address for address in everything if not address.startswith("http://127.0.0.1:5000/#/experiments/")]
-    assert {address.partition(":")[0] for address in addresses if not address.startswith("#")} == {"data"}
-    assert len([address for address in addresses if address.startswith("data:image/png")]) > 15
-    assert len(page) < 10e6
-
-
-def test_each_stage_leads_to_its_trials_in_mlflow(smoke_store: Path, page: str) -> None:
-    read_store(smoke_store)
-    links = [address for address in Reader(page).addresses if "viewStateShareKey=trials" in address]
-    ids = [mlflow.get_experiment_by_name(f"digits/{stage.name}").experiment_id for stage in all_stages()]
-    assert [link.partition("/experiments/")[2].partition("/")[0] for link in links] == ids
-    assert "python -m study.ui" in Reader(page).text
-
-
-def test_it_tells_how_the_numbers_were_made(page: str) -> None:
-    text = Reader(page).text
-    for stage in all_stages():
-        assert stage.name in text
-        assert stage.question in text
-    for fact in ("python -m study.run smoke --data digits", "torch ", "mlflow ", "digits-autoencoder v1", "test/loss"):
-        assert fact in text
-
-
-def test_the_study_logs_it_on_its_last_parent_run(smoke_store: Path) -> None:
-    read_store(smoke_store)
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("digits/translation")
-    (parent,) = client.search_runs([experiment.experiment_id], "tags.study LIKE '%'")
-    path = Path(parent.info.artifact_uri.removeprefix("file://")) / "report.html"
-    assert Reader(path.read_text()).rows
-    assert str(path) in (smoke_store / "output.txt").read_text()
-
-
-def test_its_pictures_are_written_and_small(smoke_store: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    assert report.main(["--store", str(smoke_store), "--out", str(tmp_path / "r.html"), "--pictures", str(folder)]) == 0
-    files = {file.name: file for file in folder.iterdir()}
-    assert {"autoencoder-pareto.png", "transfer-curves.png", "conditional-gan-best-samples.png"} <= files.keys()
-    for file in files.values():
-        assert file.stat().st_size < 200_000
-        with Image.open(file) as picture:
-            assert min(picture.size) > 100
-
-
-def open_study_run(store: Store, experiment: str, study: str) -> AbstractContextManager[Run]:
-    """A parent run about which nothing is said."""
-    return study_run(store, store.experiment(experiment), study, title="", description="", tags={})
-
-
-EVIL = "<script>alert('x')</script>&<b>"
-
-
-def test_a_store_with_one_stage_unfinished_and_hostile(store: Store, tmp_path: Path) -> None:
-    tags = {"dataset": EVIL, "command": EVIL, "settings": f'{{"a": "{EVIL}"}}'}
-    with study_run(
-        store, store.experiment("mnist/judge", EVIL), "mnist/judge/0", title=EVIL, description=EVIL, tags=tags
-    ) as parent:
-        row = {"figure": EVIL, "ours": EVIL, "reference": None, "baseline": EVIL}
-        rows = [row, row | {"claim": EVIL, "verdict": "held"}]
-        parent.log_json("outcome", {"champion": EVIL, "rows": rows})
-        parent.log_figure(
-            "f", plots.curves({EVIL: ([1, 2], [3.0, 4.0]), "b": ([1], [2.0])}, "x", "y", EVIL), f"caption {EVIL}"
-        )
-        parent.log_table("t", {EVIL: [EVIL]})
-        with trial_run(parent, EVIL, {"width": EVIL}, {"optuna.state": "FAIL", "reason": EVIL}) as run:
-            run.log({"val/accuracy": 0.5, "val/loss": float("nan")})
-    with open_study_run(store, "mnist/transfer", "mnist/transfer/0"):
-        pass
-    out = tmp_path / "report.html"
-    assert report.main(["--store", str(tmp_path / "store"), "--out", str(out)]) == 0
-    page = out.read_text()
+def test_the_page_has_claims_rows_figures_tables_trials_and_how_they_were_made(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {flag: tmp_path / name for flag, name in (("out", "r.html"), ("markdown", "r.md"), ("pictures", "all"))}
+    given = [word for flag, file in files.items() for word in (f"--{flag}", file)]
+    code, out, _ = call("report", capsys, "--store", folder, *given)
+    assert (code, out.splitlines()[0]) == (0, f"tiny: {NAMES[0]}, {NAMES[1]}")
+    page = files["out"].read_text()
     reader = Reader(page)
-    assert page.count("<script>") == 1
+    claims = re.findall(r'<li class="([a-z-]+)">(.*?)</li>', page, re.DOTALL)
+    assert [kind for kind, _ in claims] == ["supported", "refuted", "inconclusive"], "in the order of stages and rows"
+    assert "1.0 ± 0.1" in claims[0][1]
+    assert "2.0 ± 0.2" in claims[0][1]
+    for row in (["size", "3", "-", "-"], ["loss", "1.0 ± 0.1", "1.5", "2.0"], ["kind", "loss"], ["conv", "0.5"]):
+        assert row in reader.rows
+    assert ["trial", "state", "lr", "val/loss", "test/loss", "seconds"] in reader.rows
+    assert ["trial 0", "complete", "0.1", "0.5", "0.25"] in [row[:5] for row in reader.rows]
+    assert ["trial 1", "failed: it diverged", "0.2", "nan", "-"] in [row[:5] for row in reader.rows]
+    for part in ("batch 32", "a caption", f"tiny-{NAMES[1]} v4", "python -m study.run smoke", "1 complete, 1 failed"):
+        assert part in reader.text
+    for stage in NAMES[2:]:
+        assert f"--stages {stage}" in reader.text, "what the store lacks"
+    outside = [
+        each for each in reader.addresses if not each.startswith(("#", "data:image/png", "http://127.0.0.1:5000/#"))
+    ]
+    assert outside == []
+    assert len([each for each in reader.addresses if "experiments/" in each]) == 2
+    pictures = {file.stem: Image.open(file).size for file in files["pictures"].iterdir()}
+    assert pictures.keys() == {f"{name}-{each}" for name in NAMES[:2] for each in ("main", "best-samples")}
+    lines = files["markdown"].read_text().splitlines()
+    assert f"| supported | Ours is less | 1.0 ± 0.1 | 2.0 ± 0.2 | {NAMES[0]} |" in lines
+    assert "| loss | 1.0 ± 0.1 | 1.5 | 2.0 |" in lines
+    assert "| conv | 0.5 |" in lines
+
+
+def test_whatever_comes_from_the_store_is_escaped(store: Store) -> None:
+    row = Row(EVIL, EVIL, baseline=EVIL, claim=Claim(EVIL, "refuted"))
+    parent, trial = add_study(store, NAMES[0], row, tags={"dataset": EVIL, "command": EVIL, "settings": EVIL})
+    figure(parent, "f", EVIL, EVIL)
+    trial.set_tags({"state": EVIL, "mlflow.runName": EVIL})
+    parent.log_table("t", {EVIL: [EVIL]})
+    with study_run(store, store.experiment("tiny/" + NAMES[1]), "x", title=EVIL, description=EVIL, tags={}):
+        page = collect("tiny")
+    reader = Reader(html(page))
+    assert reader.tags.count("script") == 1
     assert "b" not in reader.tags
     assert reader.text.count(EVIL) > 10
-    text = " ".join(reader.text.split())
-    assert "transfer" in text
-    assert "No figures yet" in text
-    for stage in ("autoencoder", "latent-gan", "conditional-gan", "attention"):
-        assert f"{stage} not in this store: python -m study.run --data mnist --stages {stage}" in text
-    assert f"caption {EVIL}" in text
+    assert "This study is running" in reader.text
+    assert "No figures yet" in reader.text
+    text = markdown(page)
+    assert "<" not in text.replace("\\<", "")
+    assert all(
+        line.count(" | ") in (0, 3, 4) for line in text.splitlines() if line.startswith("|") and "---" not in line
+    )
 
 
-def test_the_newest_finished_study_is_shown(store: Store, tmp_path: Path) -> None:
-    for number, error in enumerate((None, None, RuntimeError)):
-        try:
-            with open_study_run(store, "mnist/judge", f"mnist/judge/{number}") as parent:
-                row = {"figure": f"row {number}", "ours": "1", "reference": None, "baseline": None}
-                parent.log_json("outcome", {"champion": "", "rows": [row]})
-                if error:
-                    raise error
-        except RuntimeError:
-            pass
-    page = render(collect("mnist"))
-    assert [row[0] for row in Reader(page).rows if row] == ["row 1"]
-    assert "newest of 3 studies" in page
+def test_the_newest_finished_study_or_the_one_of_the_command_is_shown(store: Store) -> None:
+    runs = [add_study(store, NAMES[0], Row(f"row {number}", "1"), number=number)[0] for number in range(2)]
+    with (
+        pytest.raises(RuntimeError),
+        study_run(store, store.experiment(f"tiny/{NAMES[0]}"), "a third", title="", description="", tags={}),
+    ):
+        raise RuntimeError
+    assert [row.figure for row in collect("tiny").sections[0].rows or ()] == ["row 1"]
+    assert "newest of 3 studies" in html(collect("tiny"))
+    place = Path(keep("tiny", [Outcome(NAMES[0], {}, (), runs[0].run_id)]))
+    assert "row 0" in place.read_text(), "logged on that run"
+    assert runs[0].run_id in str(place)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--data", "mnist"], "no study of mnist is in this store (it has: digits)"),
-        (["--out", "/nowhere/r.html"], "the folder of --out must exist"),
-        (["--store", "/nowhere"], "holds no store"),
-    ],
-)
-def test_reports_that_cannot_be_written(
-    smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+def test_a_headline_is_the_picture_that_the_stage_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_store(folder)
+    names = {NAMES[0]: "main", NAMES[1]: "best/samples"}
+    for headlines, titles in {
+        tuple(names.items()): [f"Main of {NAMES[0]}", f"Samples of {NAMES[1]}"],
+        tuple(dict.fromkeys(names, "samples").items()): [],
+    }.items():
+        stages = tuple(replace(stage, headline=dict(headlines).get(stage.name, "")) for stage in all_stages())
+        monkeypatch.setattr(collecting, "all_stages", lambda stages=stages: stages)
+        page = collect("tiny")
+        assert [picture.title for _, picture in page.headlines] == titles
+        assert [section.notes for section in page.sections] == [[], []]
+
+
+def test_a_damaged_artifact_is_left_out_with_a_note(folder: Path, tmp_path: Path) -> None:
+    store = copied(folder, tmp_path / "copy")
+    for path, content, left_out in (
+        ("figures/main.png", b"\x89PNG my diary", "figures/main.png"),
+        ("tables/all.csv", b"", "tables/all.csv"),
+        ("tables/all.csv", b"\xff\xfe\x00", "tables/all.csv"),
+        ("outcome.json", b'{"rows": [{"figure": 3}]}', "the table"),
+        ("outcome.json", b"[1, 2]", "the table"),
+    ):
+        file = next(store.glob(f"artifacts/**/{path}"))
+        before = file.read_bytes()
+        file.write_bytes(content)
+        read_store(store)
+        page = collect("tiny")
+        notes = [note for section in page.sections for note in section.notes]
+        assert [note.startswith(f"{left_out} is left out") for note in notes] == [True]
+        assert f"Samples of {NAMES[0]}" in html(page)
+        file.write_bytes(before)
+
+
+def test_what_cannot_be_reported(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    page = tmp_path / "r.html"
+    for flags, message in {
+        ("--data", "mnist"): "no study of mnist is in this store (it has: tiny)",
+        ("--data", ""): "must not be empty",
+        ("--store", "/nowhere"): "holds no store",
+        ("--out", tmp_path): "--out must be a file, but got the folder",
+        ("--out", "/nowhere/r.html"): "the folder of --out must exist",
+        ("--out", "/proc/r.html"): "--out /proc/r.html cannot be written",
+        ("--out", "x" * 300): "cannot be written: File name too long",
+        ("--out", "~nobody-of-this-name/x"): "--out must be a path, but got ~nobody-of-this-name/x",
+        ("--out", folder / "mlflow.db"): "--out must not be a store's database",
+        ("--out", "/dev/full"): "--out /dev/full cannot be written: No space left on device",
+        ("--markdown", page): "--markdown must be another file than --out",
+        ("--pictures", tmp_path / "file"): "--pictures",
+        ("--compare", "/nowhere"): "must be a seed or the folder of a store, but got /nowhere",
+        ("--compare", "-1"): "must be a seed or the folder of a store, but got -1",
+    }.items():
+        code, _, errors = call("report", capsys, "--store", folder, "--out", page, *flags)
+        assert (code, errors.count("\n"), message in errors) == (2, 1, True), errors
+        assert not page.exists()
+
+
+def test_a_pipe_is_an_output_and_an_error_leaves_what_was_there(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ["--store", str(smoke_store), "--out", str(tmp_path / "r.html"), *arguments]
-    assert report.main(given) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_picture_says_what_it_shows(store: Store) -> None:
-    with open_study_run(store, "tiny/judge", "tiny/judge/0") as parent:
-        for name in ("second", "first"):
-            series = {"conv": ([3, 15], [0.03, 0.0077], [0.0, 0.0001]), "PCA": ([3], [0.05])}
-            figure = plots.curves(series, "size", "MSE", f"The {name}", references={"goal": 0.01})
-            parent.log_figure(name, figure, "A caption")
-    pictures = collect("tiny").sections[0].pictures
-    assert [picture.title for picture in pictures] == ["The second", "The first"], "in the order of their making"
-    picture = pictures[0]
-    assert picture.caption == "A caption"
-    assert picture.columns == ["size", "conv", "PCA"]
-    assert picture.rows == [["3", "0.03", "0.05"], ["15", "0.0077 ± 0.0001", ""], ["goal", "0.01", ""]]
-    assert Image.open(BytesIO(picture.png)).size == picture.size
+    page = tmp_path / "old.html"
+    page.write_text("as it was")
+    page.chmod(0o640)
+    (tmp_path / "link.html").symlink_to(page)
+    flags = ("--store", folder, "--out")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        assert call("report", capsys, *flags, tmp_path / "pipe")[0] == 0
+        assert "</html>" in read.result(timeout=60)
+    monkeypatch.setattr("study.report.page.html", lambda page: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call("report", capsys, *flags, page)
+    assert page.read_text() == "as it was"
+    monkeypatch.undo()
+    assert call("report", capsys, *flags, tmp_path / "link.html")[0] == 0
+    assert (tmp_path / "link.html").is_symlink()
+    assert (page.stat().st_mode & 0o777, "</html>" in page.read_text()) == (0o640, True)
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".study")] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import ROOT, Command, no_hang
+from commands import call
+from conftest import ROOT, no_hang
 from servers import MlflowServer, free_port
 
 from study import ui
@@ -33,52 +33,33 @@ VIEW = views.View(("loss", "minimize"), ["loss"], [], [], {})
 @pytest.fixture
 def folder(store: Store, tmp_path: Path) -> Path:
     """A store with a study of two experiments, one of which has a view of its trials."""
-    about = {"title": "a study", "description": "", "tags": {}}
     for name in ("tiny/first", "tiny/second"):
-        with study_run(store, store.experiment(name), f"{name}/0", **about) as run:
+        with study_run(store, store.experiment(name), f"{name}/0", title="", description="", tags={}) as run:
             run.log_text("note.txt", "kept")
     views.save_view(store.experiment("tiny/first"), VIEW, "")
     return tmp_path / "store"
 
 
-class Shown:
-    """The command under way: its process, and the lines that it has said so far."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process, self.lines = process, list[str]()
-
-    def read_until(self, end: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if line.strip().startswith(end):
-                return
-        raise AssertionError(f"it ended: {self.lines}")
-
-    @property
-    def addresses(self) -> dict[str, str]:
-        return dict(line.split() for line in self.lines if line.startswith("  "))
-
-    @property
-    def group(self) -> set[str]:
-        """The processes on this machine that serve its port."""
-        port = self.addresses["models"].split(":")[2].split("/")[0]
-        listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        return {line for line in listed.splitlines() if "mlflow" in line and f"--port {port} " in line}
+def addresses(lines: str) -> dict[str, str]:
+    return dict(line.split() for line in lines.splitlines() if line.startswith("  "))
 
 
 @contextmanager
-def shown(store: Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[Shown]:
-    command = [sys.executable, "-m", "study.ui", "--store", str(store), "--port", str(free_port()), *flags]
+def shown(store: Path, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command under way, and what it has said up to the address of the models."""
+    command = [sys.executable, "-u", "-m", "study.ui", "--store", str(store), "--port", str(free_port())]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, start_new_session=True, **pipes)
     watchdog = threading.Timer(300, process.kill)
     watchdog.start()
+    said = ""
     try:
-        found = Shown(process)
-        found.read_until("models")
-        yield found
+        assert process.stdout is not None
+        while "  models" not in said:
+            line = process.stdout.readline()
+            assert line, f"it ended: {said}"
+            said += line
+        yield process, said
     finally:
         watchdog.cancel()
         if process.poll() is None:
@@ -91,98 +72,82 @@ def get(address: str) -> str:
         return answer.read().decode()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_shows_the_store_until_it_is_stopped_and_leaves_no_process(folder: Path, number: signal.Signals) -> None:
+@pytest.mark.server
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_shows_the_store_until_it_is_stopped_and_leaves_no_process(
+    folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     before = (folder / "mlflow.db").read_bytes()
-    with shown(folder, "--no-open") as found:
-        assert found.addresses["tiny/first"].endswith("/runs?viewStateShareKey=trials&workflowType=machine_learning")
-        assert found.addresses["tiny/second"].endswith("/runs?workflowType=machine_learning")
-        assert any("the next study.run saves it" in line for line in found.lines)
-        assert "<html" in get(found.addresses["tiny/first"])
-        assert len(found.group) >= 1
-        found.process.send_signal(number)
-        rest, _ = found.process.communicate(timeout=60)
-        assert found.process.returncode == 0
-        assert rest.split() == ["ended"]
-        assert found.group == set()
-        with pytest.raises(OSError, match="refused"):
-            get(found.addresses["tiny/first"])
+    seen, browser = tmp_path / "seen", tmp_path / "browser"
+    browser.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{seen}'\n")
+    browser.chmod(0o755)
+    with shown(folder, BROWSER=f"{browser} %s") as (process, said), no_hang():
+        first = addresses(said)["tiny/first"]
+        assert first.endswith("/runs?viewStateShareKey=trials&workflowType=machine_learning")
+        assert "<html" in get(first)
+        while not (seen.exists() and seen.read_text() == first):
+            time.sleep(0.1)
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=60)
+        if number != signal.SIGKILL:
+            assert (process.returncode, rest.split()) == (0, ["ended"])
+        while True:  # the server ends by itself with a command that is killed
+            try:
+                get(first)
+                time.sleep(0.2)
+            except OSError:
+                break
     assert (folder / "mlflow.db").read_bytes() == before, "to look changes nothing"
 
 
-def test_the_server_ends_with_a_command_that_is_killed(folder: Path) -> None:
-    with shown(folder, "--no-open") as found, no_hang():
-        assert len(found.group) >= 1
-        found.process.kill()
-        found.process.communicate()
-        while found.group:
-            time.sleep(0.2)
-        with pytest.raises(OSError, match="refused"):
-            get(found.addresses["tiny/first"])
-
-
-def test_the_first_view_is_opened_in_the_browser(folder: Path, tmp_path: Path) -> None:
-    seen = tmp_path / "seen"
-    browser = tmp_path / "browser"
-    browser.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{seen}'\n")
-    browser.chmod(0o755)
-    with shown(folder, env={"BROWSER": f"{browser} %s"}) as found, no_hang():
-        while not (seen.exists() and seen.read_text()):
-            time.sleep(0.1)
-        assert seen.read_text() == found.addresses["tiny/first"]
-
-
-def test_without_a_screen_it_says_what_to_open(folder: Path) -> None:
-    with shown(folder, env=dict.fromkeys(("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"), "")) as found:
-        found.read_until("no browser can be opened here")
-
-
+@pytest.mark.server
 def test_a_moved_store_is_shown_from_a_copy_which_knows_where_its_files_are(folder: Path, tmp_path: Path) -> None:
     moved = Path(shutil.move(folder, tmp_path / "moved"))
     before = (moved / "mlflow.db").read_bytes()
-    with shown(moved, "--no-open") as found:
-        assert found.lines[0].startswith("the store was moved or may not be written: this is a copy")
-        server = found.addresses["models"].partition("/#")[0]
+    with shown(moved, BROWSER="", DISPLAY="", WAYLAND_DISPLAY="") as (_, said):
+        assert said.startswith("the store was moved or may not be written: this is a copy")
+        server = addresses(said)["models"].partition("/#")[0]
         mlflow.set_tracking_uri(server)
         (run,) = mlflow.MlflowClient().search_runs(["1"])
         assert get(f"{server}/get-artifact?path=note.txt&run_uuid={run.info.run_id}") == "kept"
     assert (moved / "mlflow.db").read_bytes() == before
 
 
-def test_what_cannot_be_shown_is_refused_in_a_sentence(folder: Path, tmp_path: Path, command: Command) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        wrong = {
-            f"--port must be a free one of 127.0.0.1, but got {port}": ("--store", folder, "--port", port),
-            "`1 <= --port <= 65535` must hold, but got 0": ("--store", folder, "--port", 0),
-            "holds no store": ("--store", tmp_path / "nothing"),
-            "does not answer": ("--tracking-uri", f"http://127.0.0.1:{free_port()}"),
-        }
-        for sentence, flags in wrong.items():
-            done = command("study.ui", *flags, "--no-open", timeout=120)
-            assert done.returncode == 2
-            assert sentence in done.stderr
-            assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "nothing").exists()
-
-
-def test_of_a_server_the_addresses_are_its_own(tmp_path: Path, command: Command) -> None:
+@pytest.mark.server
+def test_of_a_server_the_addresses_are_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server = MlflowServer(tmp_path)
     server.start()
     try:
-        empty = command("study.ui", "--tracking-uri", server.url, "--no-open")
-        assert empty.stdout.strip() == f"no study is in this store yet: {server.url}"
+        flags = ("--tracking-uri", server.url, "--no-open")
+        assert call("ui", capsys, *flags) == (0, f"no study is in this store yet: {server.url}\n", "")
         store = open_store(tmp_path / "store", server.url)
         views.save_view(store.experiment("tiny/first"), VIEW, "")
-        done = command("study.ui", "--tracking-uri", server.url, "--no-open")
+        code, out, _ = call("ui", capsys, *flags)
     finally:
         server.stop()
-    assert done.returncode == 0
-    assert f"{server.url}/#/experiments/1/runs?viewStateShareKey=trials" in done.stdout
-    assert re.search(rf"models +{server.url}/#/models", done.stdout)
+    assert code == 0
+    assert addresses(out)["tiny/first"].startswith(f"{server.url}/#/experiments/1/runs?viewStateShareKey=trials")
+    assert addresses(out)["models"].startswith(f"{server.url}/#/models")
 
 
-def test_a_server_that_is_too_old_for_views_gets_plain_addresses(
+def test_what_cannot_be_shown_is_refused_in_a_sentence(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for sentence, flags in {
+            f"--port must be a free one of 127.0.0.1, but got {port}": ("--store", folder, "--port", port),
+            "holds no store": ("--store", tmp_path / "nothing"),
+            "does not answer": ("--tracking-uri", f"http://127.0.0.1:{free_port()}"),
+        }.items():
+            code, _, errors = call("ui", capsys, *flags, "--no-open")
+            assert (code, sentence in errors, errors.count("\n")) == (2, True, 1), errors
+    code, _, errors = call("ui", capsys, "--port", 0)
+    assert (code, "`1 <= port` must hold, but got 0" in errors) == (2, True)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_server_that_is_too_old_for_views_gets_plain_addresses_and_without_a_screen_nothing_is_opened(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Old(BaseHTTPRequestHandler):
@@ -194,12 +159,15 @@ def test_a_server_that_is_too_old_for_views_gets_plain_addresses(
         def log_message(self, *_: object) -> None:
             pass
 
+    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
     open_store(folder)
     with HTTPServer(("127.0.0.1", 0), Old) as old:
         threading.Thread(target=old.serve_forever, daemon=True).start()
-        ui.show(f"http://127.0.0.1:{old.server_port}", open_browser=False)
+        ui.show(f"http://127.0.0.1:{old.server_port}/", open_browser=True)
         old.shutdown()
     said = capsys.readouterr().out
     assert "cannot open saved views" in said
     assert "viewStateShareKey" not in said
-    assert "#/experiments/1/runs?" in said
+    assert f"http://127.0.0.1:{old.server_port}/#/experiments/1/runs?" in said
+    assert "no browser can be opened here" in said
