@@ -7,35 +7,25 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 
-from study.data.checks import check_dataset, check_image_size, warn_of_few_images
-from study.data.dataset import DataError, Dataset, Split, stratified_split, to_float, to_pixels
+from study.data.dataset import DataError, Dataset, Split, check_dataset, to_float, to_pixels
 
-__all__ = [
-    "BUILT_IN",
-    "DataError",
-    "Dataset",
-    "Split",
-    "data_name",
-    "load",
-    "stratified_split",
-    "to_float",
-    "to_pixels",
-]
+__all__ = ["BUILT_IN", "DataError", "Dataset", "Split", "data_name", "load", "to_float", "to_pixels"]
 
 BUILT_IN = ("auto", "mnist", "fashion-mnist", "kmnist", "digits")
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".rar", ".7z")
+KNOWN = f"--data takes {', '.join(BUILT_IN)}, or the path of a folder or an .npz file"
 
 
 def data_name(data: str) -> str:
-    """The name of a data set in the names of experiments and models, from what `--data` takes.
+    """Return the name of a data set in the names of experiments and models, from the value of `--data`.
 
     A built-in name stays as it is. Of a path it is the last part without `.npz`, every run of characters outside
     [A-Za-z0-9_.-] replaced by "-", with a fingerprint where it is in another script; where that is nothing or a
     built-in name, "-images" is added.
 
     Raises:
-        DataError: As `expand`.
+        DataError: The path cannot be read.
     """
     if data in BUILT_IN:
         return data
@@ -47,85 +37,59 @@ def data_name(data: str) -> str:
 
 
 def load(data: str, data_dir: Path | None = None, *, image_size: int = 28, colour: bool = False) -> Dataset:
-    """The data set, split and checked, on the CPU, with images of image_size x image_size pixels.
+    """Return the data set, split and checked, on the CPU, with images of image_size x image_size pixels.
 
     Args:
         data: auto, mnist, fashion-mnist, kmnist, digits, or a path: a folder of images or an array file (.npz).
-            auto is MNIST, or scikit-learn's digits where MNIST is neither there nor to be downloaded.
         data_dir: Where MNIST, Fashion-MNIST and KMNIST are or are downloaded to; None is $STUDY_DATA_DIR, or ./data.
-        image_size: In pixels, a multiple of 4 from 16 to 64.
+            auto is MNIST; with None, it is scikit-learn's digits where MNIST is neither there nor to be downloaded.
+        image_size: In pixels, a multiple of 4 (the models halve it twice) from 16 to 64.
         colour: Three channels; else images are turned grey, one channel.
 
     Raises:
         DataError: A file is missing or broken, or the data break a rule; the message names the rule and the value.
     """
-    check_image_size(image_size)
-    dataset = _built_in(data, data_dir) if data in BUILT_IN else _from_path(data, image_size, colour)
-    if dataset.image_shape != (3 if colour else 1, image_size, image_size):
-        from study.data.images import convert_split  # Pillow, for nothing in the usual case
+    if image_size % 4 or not 16 <= image_size <= 64:
+        raise DataError(f"--image-size must be a multiple of 4 from 16 to 64, but is {image_size}")
+    if data in BUILT_IN:
+        from study.data.builtin import load_built_in
 
-        train, val, test = (convert_split(s, image_size, colour) for s in (dataset.train, dataset.val, dataset.test))
-        dataset = replace(dataset, train=train, val=val, test=test)
+        root = expand(str(data_dir or os.environ.get("STUDY_DATA_DIR") or "data"))
+        dataset = load_built_in(data, root, fall_back=data_dir is None)
+    else:
+        dataset = _own(data, image_size, colour)
+    if dataset.image_shape != (3 if colour else 1, image_size, image_size):
+        from study.data.own import as_tensor  # Pillow, for nothing in the usual case
+
+        for part in ("train", "val", "test"):
+            split = getattr(dataset, part)
+            pixels = as_tensor(to_pixels(split.images), image_size, colour)
+            dataset = replace(dataset, **{part: Split(pixels, split.labels)})
     check_dataset(dataset)
-    warn_of_few_images(dataset)
     return dataset
 
 
-def _built_in(data: str, data_dir: Path | None) -> Dataset:
-    if data == "digits":
-        from study.data.digits import load_digits
-
-        return load_digits()
-    from study.data.idx import load_idx
-
-    root = expand(str(data_dir or os.environ.get("STUDY_DATA_DIR") or "data"))
-    if data != "auto":
-        return load_idx(data, root)
-    from study.data.idx import find_folder
-
-    if data_dir is not None or find_folder("mnist", root):
-        # Who names a folder wants MNIST from there: other data in its place would be a silent surprise.
-        return load_idx("mnist", root)
-    try:
-        return load_idx("mnist", root)
-    except DataError as error:
-        from study.data.digits import load_digits
-
-        print(f"falling back to scikit-learn's embedded 8x8 digits, upsampled to 28x28: {error}")
-        return load_digits()
-
-
-def _from_path(data: str, image_size: int, colour: bool) -> Dataset:
+def _own(data: str, image_size: int, colour: bool) -> Dataset:
     path = expand(data)
-    known = f"--data takes {', '.join(BUILT_IN)}, or the path of a folder or an .npz file"
     try:
-        path.stat()
-    except FileNotFoundError:
-        raise DataError(f"there is no data set, folder or file {data!r}: {known}") from None
+        is_folder = S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError) as error:
-        raise DataError(f"{data!r} cannot be read ({getattr(error, 'strerror', None) or error}): {known}") from error
-    if path.is_dir():
-        from study.data.folder import load_folder
+        raise DataError(f"{data!r} cannot be read ({getattr(error, 'strerror', None) or error}): {KNOWN}") from error
+    if not is_folder and path.suffix.lower() != ".npz":
+        raise DataError(f"{path} is neither a folder of images nor an .npz file (unpack an archive first): {KNOWN}")
+    from study.data.own import load_arrays, load_folder
 
-        return load_folder(path, data_name(data), image_size=image_size, colour=colour)
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        from study.data.arrays import load_arrays
-
-        return load_arrays(path, data_name(data), image_size=image_size, colour=colour)
-    if suffix in ARCHIVES:
-        raise DataError(f"{path} is an archive: unpack it and give the folder to --data")
-    raise DataError(f"{path} is neither a folder of images nor an .npz file: {known}")
+    return (load_folder if is_folder else load_arrays)(path, data_name(data), image_size, colour)
 
 
 def expand(path: str) -> Path:
-    """An absolute path, with `~` as the home folder.
+    """Return an absolute path, with `~` as the home folder.
 
     Raises:
         DataError: The path is empty, or names a user who is not there.
     """
     if not path.strip():
-        raise DataError(f"a path must not be empty: --data takes {', '.join(BUILT_IN)}, or a path")
+        raise DataError(f"a path must not be empty: {KNOWN}")
     try:
         return Path(os.path.abspath(Path(path).expanduser()))
     except (RuntimeError, ValueError) as error:

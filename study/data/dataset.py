@@ -1,10 +1,12 @@
-"""Data sets as tensors: one uint8 tensor of images and one of labels a split, on the device, no DataLoader."""
+"""Data sets as tensors: one uint8 tensor of images and one of labels per split, on the device, no DataLoader."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,12 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SPLIT_SEED = 0
-VALIDATION_SHARE = 0.1  # of images that come without a validation part
-"""Seed of every split that we make ourselves: it never changes, or results of different days could not be compared."""
+from study.checks import UsageError
+
+SPLIT_SEED = 0  # of every split that the study makes itself; fixed, so that results of different days compare
+FEWEST_CLASSES, MOST_CLASSES = 2, 200
+FEWEST_IMAGES, FEW_IMAGES = 2, 1_000  # of each split: a correlation of fewer is undefined; for training: warned of
+NARROWEST, NARROW = 17, 128  # ranges of pixels: narrower ones are refused, warned of
 
 
-class DataError(Exception):
+class DataError(UsageError):
     """A data set is missing or broken; the message is one sentence for the user."""
 
 
@@ -35,7 +40,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, index: Tensor) -> Split:
-        """The images and labels at these positions, int64 [M], copied."""
+        """Return a copy of the images and labels at these positions, int64 [M]."""
         return Split(self.images[index].contiguous(), self.labels[index].contiguous())
 
 
@@ -43,15 +48,12 @@ class Split:
 class Dataset:
     """Train for training, val for every choice (selection, pruning), test to be reported only."""
 
-    name: str
-    """The name that stands in the names of experiments and models, see `data_name`."""
+    name: str  # in the names of experiments and models, see `data_name`
     train: Split
     val: Split
     test: Split
-    classes: tuple[str, ...]
-    """The names of the classes by label; () where the images have no labels."""
-    source: str = ""
-    """What `--data` takes to load it again: a built-in name or an absolute path."""
+    classes: tuple[str, ...]  # names by label; () where the images have no labels
+    source: str = ""  # the `--data` that loads it again: a built-in name or an absolute path
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -61,11 +63,7 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """The first 16 hex digits of the SHA-256 of all the data.
-
-        Shapes, images and labels of the training, validation and test images, in this order, then the names of
-        the classes; where it lies and what it is called do not count.
-        """
+        """The first 16 hex digits of the SHA-256 of the three splits' shapes, images and labels, and of the classes."""
         sha = hashlib.sha256()
         for split in (self.train, self.val, self.test):
             for values, dtype in ((split.images, "|u1"), (split.labels, "<i8")):
@@ -76,7 +74,7 @@ class Dataset:
         return sha.hexdigest()[:16]
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data on a device; the digest is kept, not computed again."""
+        """Return the same data on a device; the digest is kept, not computed again."""
         train, val, test = (split.to(device) for split in (self.train, self.val, self.test))
         moved = Dataset(self.name, train, val, test, classes=self.classes, source=self.source)
         moved.__dict__["digest"] = self.digest
@@ -84,51 +82,36 @@ class Dataset:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [0, 1], same shape."""
+    """Return uint8 images as float32 in [0, 1], same shape."""
     return images.to(torch.float32) / 255
 
 
 def to_pixels(images: Tensor) -> np.ndarray:
-    """Images [N, C, H, W], uint8 or float in [0, 1], as a uint8 array for a picture.
-
-    Returns:
-        [N, H, W] for grey images (C = 1), [N, H, W, 3] for colour (C = 3).
-    """
+    """Return images [N, C, H, W], uint8 or float in [0, 1], as uint8 [N, H, W] (C = 1) or [N, H, W, 3]."""
     if images.dtype != torch.uint8:
         images = (images.clamp(0, 1) * 255).round().to(torch.uint8)
     pixels = images.squeeze(1) if images.shape[1] == 1 else images.permute(0, 2, 3, 1)
     return np.ascontiguousarray(pixels.cpu().numpy())
 
 
-def stratified_split(
-    labels: Tensor, shares: Sequence[float], seed: int = SPLIT_SEED, *, classes: Sequence[str] = ()
-) -> list[Tensor]:
-    """Positions split so that every class has its share, at least one image, in each part.
-
-    Args:
-        labels: int64 [N].
-        shares: The share of each part after the first, which gets what is left; each above 0, less than 1 together.
-        classes: The names of the classes by label, for the error only.
+def stratified_split(labels: Tensor, fractions: Sequence[float], classes: Sequence[str] = ()) -> list[Tensor]:
+    """Split the positions of labels [N] so that every part has its fraction of every class, at least one image.
 
     Returns:
-        len(shares) + 1 tensors of positions, int64, the rest first; each in a random order that the seed decides.
+        len(fractions) + 1 tensors of positions, int64, the rest first, each in a random order that never changes.
 
     Raises:
-        DataError: A class has fewer images than there are parts.
+        DataError: A class has fewer images than there are parts; named by `classes`, the names by label.
     """
-    if not all(share > 0 for share in shares) or sum(shares) >= 1:
-        raise ValueError(f"shares must be above 0 and less than 1 together, but got {list(shares)}")
-    generator = torch.Generator().manual_seed(seed)
-    needed = len(shares) + 1
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    needed = len(fractions) + 1
     parts: list[list[Tensor]] = [[] for _ in range(needed)]
     for label in labels.unique().tolist():
         members = (labels == label).nonzero()[:, 0]
         if len(members) < needed:
             what = f"class {classes[label]!r} has" if classes else "there are"
             raise DataError(f"a split needs {needed} or more images of each class, but {what} only {len(members)}")
-        sizes = [max(1, round(share * len(members))) for share in shares]
-        while sum(sizes) >= len(members):  # few images and large shares: rounding up must leave one for the rest
-            sizes[sizes.index(max(sizes))] -= 1
+        sizes = [max(1, round(fraction * len(members))) for fraction in fractions]
         members = members[torch.randperm(len(members), generator=generator)]
         for part, chosen in zip(parts, members.split([len(members) - sum(sizes), *sizes]), strict=True):
             part.append(chosen)
@@ -136,6 +119,61 @@ def stratified_split(
     return [part[torch.randperm(len(part), generator=generator)] for part in together]
 
 
-def shuffled(split: Split, seed: int = SPLIT_SEED) -> Split:
-    """The split in a random order that the seed decides, so that its first N images are of all classes."""
-    return split.take(torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)))
+def shuffled(split: Split) -> Split:
+    """Return the split in a random order that never changes, so that its first N images are of all classes."""
+    return split.take(torch.randperm(len(split), generator=torch.Generator().manual_seed(SPLIT_SEED)))
+
+
+def check_dataset(data: Dataset) -> None:
+    """Check the rules for every data set; warn of few images and of a narrow range of pixels.
+
+    Raises:
+        DataError: A split lacks a class, a label is out of range, or pixels or images hardly differ.
+    """
+    for part, split in (("training", data.train), ("validation", data.val), ("test", data.test)):
+        images, labels, what = split.images, split.labels.unique().tolist(), f"{part} images of {data.name}"
+        if len(images) < FEWEST_IMAGES:
+            raise DataError(f"there must be at least {FEWEST_IMAGES} {what}, but there are {len(images)}")
+        if labels[0] < 0 or labels[-1] >= max(len(data.classes), 1):
+            wrong = labels[0] if labels[0] < 0 else labels[-1]
+            raise DataError(f"labels of the {what} must be from 0 to {len(data.classes) - 1}, but one is {wrong}")
+        if data.classes and len(labels) < len(data.classes):
+            absent = [name for label, name in enumerate(data.classes) if label not in labels]
+            raise DataError(f"every class must be among the {what}, but there is no {listed(absent)}")
+        low, high = int(images.min()), int(images.max())
+        seen = f"pixels must use the range from 0 to 255, but those of the {what} are from {low} to {high}"
+        if high - low < NARROWEST:
+            raise DataError(f"{seen}: scale them first")
+        if bool((images == images[:1]).all()):
+            raise DataError(f"images must differ, but all {len(images)} {what} are the same")
+        if high - low < NARROW and split is data.train:
+            warn(f"{seen}: it may help to scale them first")
+    test = len(data.test)
+    if len(data.train) < FEW_IMAGES:
+        # Two standard errors of the difference of two accuracies p of 85 %: 2 sqrt(2 p (1 - p) / test).
+        points = f"less than about {min(100, math.ceil(100 / math.sqrt(test)))} points of accuracy"
+        worth = f"differences of {points} between figures mean nothing" if data.classes else "figures are rough hints"
+        sizes = f"{len(data.train)} training, {len(data.val)} validation and {test} test images"
+        warn(f"{data.name} has only {sizes}: {worth}, and batch sizes above the number of images are cut to it")
+
+
+def check_classes(name: str, classes: Sequence[str]) -> None:
+    """Raise DataError unless there are 2 to 200 classes with printable names that differ."""
+    if not FEWEST_CLASSES <= len(classes) <= MOST_CLASSES:
+        rule = f"{name} must have from {FEWEST_CLASSES} to {MOST_CLASSES} classes"
+        raise DataError(f"{rule}, but has {len(classes)}: {listed(classes)}")
+    for number, each in enumerate(classes):
+        if each in classes[:number] or not each.strip() or not each.isprintable():
+            raise DataError(f"the class names of {name} must be printable texts that differ, but one is {each!r}")
+
+
+def warn(sentence: str) -> None:
+    """Say a sentence on the error output, by the study's log."""
+    logging.getLogger("study").warning(sentence)
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Return names in quotes, a few of them: "'cat', 'dog' and 3 more"."""
+    names = list(names)
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
