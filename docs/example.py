@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from models.autoencoder import Autoencoder
+from study.api import registered
 from study.data import to_float, to_pixels
-from study.data.images import convert, read_image
+from study.data.own import as_tensor, read_images
 from study.plots import grid
-from study.registered import registered
 
 data, store, picture = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 autoencoder = registered(f"{data}-autoencoder", store).rebuild(Autoencoder)  # a torch module with its parts
@@ -19,7 +19,7 @@ with torch.no_grad():
     noise = torch.randn(15, drawing.config()["settings"]["noise_dim"])
     drawn = drawing.load()(noise)  # [15, C, S, S] in [0, 1]
     side, colour = drawn.shape[-1], drawn.shape[1] == 3
-    mine = to_float(convert(read_image(picture, side, colour)[0][None], side, colour))  # [1, C, S, S]
+    mine = to_float(as_tensor(read_images([picture], side, colour)[0], side, colour))  # [1, C, S, S]
     latents = autoencoder.encoder(mine)  # [1, latent_dim]
     again = autoencoder.decoder(latents)
 Image.fromarray(grid(to_pixels(torch.cat([mine, again, drawn])), columns=17)).save("drawn.png")

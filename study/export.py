@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,29 +14,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from study.api import Part, module_of, registered
 from study.checks import UsageError, check_file, expanded, replacing, writing
 from study.cli import exit_code, parse, words
-from study.registered import Part, module_of, registered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tracking.registry import Version
-
-NEEDS = {".onnx": ("onnx", "onnxruntime", "onnxscript"), ".safetensors": ("safetensors",)}
-"""The packages that write each kind of file, by its ending."""
+NEEDS = {".onnx": ("onnx", "onnxruntime", "onnxscript"), ".safetensors": ("safetensors",)}  # packages by ending
 TOLERANCE = 1e-5  # of the largest output, or of 1
-MORE_ROWS = 5  # on which a program is checked, beside those that the model was logged with
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a registered model to a file that other programs read, after a check that its files are those that were
-    logged.
+    """Write a registered model to a file that other programs read.
 
     The ending of --out says what is written: .onnx the program, from `inputs` [batch, ...] to `outputs`, for any batch
-    size, held against PyTorch before it is written; .safetensors the weights. Both say in their metadata what the model
-    is: its config, data set, classes and digests. An existing file is replaced.
+    size, compared with PyTorch before it is written; .safetensors the weights. Both say in their metadata what the
+    model is: its config, data set, classes and digests. An existing file is replaced.
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
@@ -67,25 +63,24 @@ def _run(arguments: Sequence[str]) -> None:
     if missing:
         raise UsageError(f"a file that ends in {kind} needs {', '.join(missing)}: pip install -e '.[export]'")
     version = registered(config.model, config.store, config.tracking_uri)
-    if kind == ".onnx":
-        content, checked = _program(version, config.part)
-    else:
-        content, checked = _weights(version, config.part)
+    facts = {"model": version.uri, "part": config.part or "all", "weights.sha256": version.weights_digest}
+    texts = {name: each if isinstance(each, str) else json.dumps(each) for name, each in version.metadata.items()}
+    module, inputs = module_of(version, config.part)
+    content, checked = (_program if kind == ".onnx" else _weights)(module, inputs, facts | texts)
     with writing(out, "--out"), replacing(out) as new:
         new.write_bytes(content)
     print(f"{out}: {config.part + ' of ' if config.part else ''}{version.uri}, {checked}")
 
 
-def _program(version: Version, part: Part | None) -> tuple[bytes, str]:
-    """The ONNX program of a model, and how near it comes to the model.
+def _program(module: nn.Module, inputs: Tensor, facts: dict[str, str]) -> tuple[bytes, str]:
+    """Return the ONNX program of a module for any batch size, and how near it comes to the module.
 
     Raises:
-        UsageError: The two differ, or the model has no such part.
+        UsageError: Their outputs differ by more than the tolerance.
     """
     import onnxruntime
     import torch
 
-    module, inputs = module_of(version, part)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what PyTorch and onnxscript have to say to each other
         program = torch.onnx.export(
@@ -98,51 +93,29 @@ def _program(version: Version, part: Part | None) -> tuple[bytes, str]:
             verbose=False,
         )
     assert program is not None
-    program.model.metadata_props.update(_facts(version, part))
+    program.model.metadata_props.update(facts)
     content = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-
-    def run(rows: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"inputs": rows.numpy()})[0])
-
-    rows = torch.cat([inputs, torch.rand(MORE_ROWS, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))])
-    apart = [_apart(module, run(rows[:count]), rows[:count]) for count in (1, 2, len(rows))]
-    for each in apart:
-        if not each <= TOLERANCE:  # so that NaN is refused too
-            raise UsageError(
-                f"the program differs from {version.uri} by {each:.1e}, more than {TOLERANCE}: not written"
-            )
+    rows = torch.cat([inputs, torch.rand(5, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))])
+    apart = []
+    for count in (1, 2, len(rows)):
+        found = torch.from_numpy(session.run(None, {"inputs": rows[:count].numpy()})[0])
+        with torch.no_grad():
+            expected = module(rows[:count])
+        same = found.shape == expected.shape
+        apart.append(float((found - expected).abs().max() / expected.abs().max().clamp(min=1)) if same else math.inf)
+    if not all(each <= TOLERANCE for each in apart):  # so that NaN is refused too
+        raise UsageError(f"the program differs from the model by {max(apart):.1e}, more than {TOLERANCE}: not written")
     return content, f"within {max(apart):.1e} of it on {len(rows)} inputs"
 
 
-def _apart(module: nn.Module, found: Tensor, rows: Tensor) -> float:
-    """The largest difference of outputs from the module's own, as a share of the largest output where that is above 1;
-    infinite if their shapes are not the same.
-    """
-    import torch
-
-    with torch.no_grad():
-        expected = module(rows)
-    if found.shape != expected.shape:
-        return float("inf")
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
-
-
-def _weights(version: Version, part: Part | None) -> tuple[bytes, str]:
-    """The weights of a model as a safetensors file, and how many they are."""
-    import torch
+def _weights(module: nn.Module, _: Tensor, facts: dict[str, str]) -> tuple[bytes, str]:
+    """Return the weights of a module as a safetensors file, and how many they are."""
     from safetensors.torch import save
 
-    state = version.state_dict() if part is None else module_of(version, part)[0].state_dict()
-    weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    weights = {name: value.clone().contiguous() for name, value in module.state_dict().items()}
     count = sum(value.numel() for value in weights.values())
-    return save(weights, _facts(version, part)), f"{count:,} numbers in {len(weights)} tensors"
-
-
-def _facts(version: Version, part: Part | None) -> dict[str, str]:
-    """What the model was logged with, as text: JSON where it is no text."""
-    facts = {"model": version.uri, "part": part or "all", "weights.sha256": version.weights_digest, **version.metadata}
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+    return save(weights, facts), f"{count:,} numbers in {len(weights)} tensors"
 
 
 if __name__ == "__main__":

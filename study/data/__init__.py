@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -61,10 +60,11 @@ def load(data: str, data_dir: Path | None = None, *, image_size: int = 28, colou
     if dataset.image_shape != (3 if colour else 1, image_size, image_size):
         from study.data.own import as_tensor  # Pillow, for nothing in the usual case
 
-        for part in ("train", "val", "test"):
-            split = getattr(dataset, part)
-            pixels = as_tensor(to_pixels(split.images), image_size, colour)
-            dataset = replace(dataset, **{part: Split(pixels, split.labels)})
+        def resized(split: Split) -> Split:
+            return Split(as_tensor(to_pixels(split.images), image_size, colour), split.labels)
+
+        parts = resized(dataset.train), resized(dataset.val), resized(dataset.test)
+        dataset = Dataset(dataset.name, *parts, classes=dataset.classes, source=dataset.source)
     check_dataset(dataset)
     return dataset
 

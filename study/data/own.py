@@ -29,11 +29,10 @@ KERAS = {f"{short}_{part}": f"{part}_{kind}" for short, kind in KINDS for part i
 SIGNS = {
     b"version https://git-lfs": "a pointer of Git LFS (`git lfs pull` gets the file itself)",
     b"<": "a web page (HTML) or another text with tags",
-    b"PK\x03\x04": "a cut or damaged archive",
+    b"PK": "a cut or damaged archive",
     b"\x93NUMPY": "a single array without a name (.npy)",
     b"\x80": "a pickle of Python objects",
-}
-"""What a file is by its first bytes."""
+}  # what a file is by its first bytes
 
 
 def load_folder(path: Path, name: str, image_size: int, colour: bool) -> Dataset:
@@ -47,7 +46,7 @@ def load_folder(path: Path, name: str, image_size: int, colour: bool) -> Dataset
         DataError: A class or a part is missing or too small, or an image cannot be read; the message names it.
     """
     left: Counter[str] = Counter()
-    parts = _parts(path, _image_files(path, left), left)
+    parts = _parts(path, image_files(path, left), left)
     out = ", ".join(f"{count} {what}" for what, count in left.most_common())
     hint = "; `pip install pillow-heif` reads .heic" if {".heic", ".heif"} & left.keys() else ""
     if "train" not in parts:
@@ -66,7 +65,7 @@ def load_folder(path: Path, name: str, image_size: int, colour: bool) -> Dataset
     return _dataset(name, splits, classes if classes != [""] else [], path, sizes)
 
 
-def _image_files(path: Path, left: Counter[str]) -> list[Path]:
+def image_files(path: Path, left: Counter[str]) -> list[Path]:
     """Return the image files below a folder in sorted order; count the other files by their ending.
 
     Links are followed, but each real folder is read once: no loop, and no image in two parts or classes.
@@ -125,16 +124,21 @@ def _dataset(
     """Return the data set of these splits; validation and test images that are not there are taken from train."""
     if classes:
         check_classes(name, classes)
-    train, size = splits["train"], splits["train"].images.shape[-1]
-    if sizes != {(size, size)}:
-        what = "of {}x{} pixels".format(*min(sizes)) if len(sizes) == 1 else f"of {len(sizes)} different sizes"
-        warn(f"the images of {name} are {what}: all are resized to {size}x{size}; --image-size sets another size")
+    train = splits["train"]
+    tell_of_resizing(name, sizes, train.images.shape[-1])
     absent = {part: fraction for part, fraction in FRACTIONS.items() if part not in splits}
     whole = {part: shuffled(split) for part, split in splits.items()}
     if absent:
         cut = map(train.take, stratified_split(train.labels, list(absent.values()), classes))
         whole |= dict(zip(("train", *absent), cut, strict=True))
     return Dataset(name, whole["train"], whole["val"], whole["test"], classes=tuple(classes), source=str(path))
+
+
+def tell_of_resizing(name: str, sizes: set[tuple[int, int]], size: int) -> None:
+    """Warn that images are resized to size x size pixels, unless all these widths and heights are so."""
+    if sizes != {(size, size)}:
+        what = "of {}x{} pixels".format(*min(sizes)) if len(sizes) == 1 else f"of {len(sizes)} different sizes"
+        warn(f"the images of {name} are {what}: all are resized to {size}x{size}; --image-size sets another size")
 
 
 def endings() -> set[str]:
@@ -179,8 +183,8 @@ def _read_image(path: Path, image_size: int, colour: bool) -> tuple[np.ndarray, 
                 upright = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
             return _resized(upright, image_size, colour), upright.size, int(high)
     except Exception as error:  # Pillow's readers raise nearly everything on damaged files
-        reason = f"it is {_kind_of(path)}" if isinstance(error, UnidentifiedImageError) else _reason(error)
-        raise DataError(f"{path} cannot be read as an image: {reason}") from error
+        what = _kind_of(path) if isinstance(error, UnidentifiedImageError) else _reason(error)
+        raise DataError(f"{path} cannot be read as an image: {what}") from error
 
 
 def _resized(image: Image.Image, image_size: int, colour: bool) -> np.ndarray:
@@ -242,21 +246,14 @@ def read_arrays(path: Path, wanted: Collection[str]) -> dict[str, np.ndarray]:
     Raises:
         DataError: The file cannot be read, or is none: the message says what it is.
     """
-    array = ""
     try:
         with path.open("rb") as stream:  # np.load leaves a damaged file open that it opened itself
-            file, found = np.load(stream, allow_pickle=False), {}
-            for array in file.files:
-                found[array] = np.asarray(file[array]) if array in wanted else np.empty(0)
-            return found
+            file = np.load(stream, allow_pickle=False)
+            return {name: np.asarray(file[name]) if name in wanted else np.empty(0) for name in file.files}
     except Exception as error:  # zipfile, zlib and NumPy raise nearly everything on damaged files
-        reason = _reason(error)
-        if array and "allow_pickle" in reason:
-            reason = "it holds Python objects (a pickle), not numbers"
-        elif not array and not isinstance(error, OSError):
-            reason = f"it is {_kind_of(path)}"
-        what = f"{array} of {path}" if array else path
-        raise DataError(f"{what} cannot be read as .npz without pickles: {reason}") from error
+        objects = "Object arrays" in str(error) and "it holds Python objects (a pickle), not numbers"
+        what = objects or (_reason(error) if isinstance(error, OSError) else _kind_of(path))
+        raise DataError(f"{path} cannot be read as .npz without pickles: {what}") from error
 
 
 def check_images(images: np.ndarray, what: str) -> np.ndarray:
@@ -283,11 +280,11 @@ def _labels(labels: np.ndarray, what: str) -> Tensor:
 
 
 def _kind_of(path: Path) -> str:
-    """Return what a file is by its first bytes, as it is not what its ending says."""
+    """Say what a file is by its first bytes, as it is not what its ending says."""
     with path.open("rb") as stream:
         head = stream.read(30).lstrip()
     text = f"a text that begins with {head.decode()!r}" if head.isascii() else "of another format"
-    return next((kind for sign, kind in SIGNS.items() if head.startswith(sign)), text if head else "empty")
+    return "it is " + next((kind for sign, kind in SIGNS.items() if head.startswith(sign)), text if head else "empty")
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,5 @@
-import logging
+"""Array files (.npz): what is read unchanged, and what is refused by name."""
+
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def keras(*shape: int) -> Arrays:
 
 
 def load(folder: Path, arrays: Arrays, **options) -> Dataset:
-    np.savez_compressed(folder / "set.npz", **arrays)
+    np.savez_compressed(folder / "set.npz", **arrays)  # type: ignore[arg-type]
     return data.load(str(folder / "set.npz"), **options)
 
 
@@ -54,7 +55,6 @@ def test_medmnists_arrays_come_through_unchanged(tmp_path: Path, shape: tuple[in
         assert (split.images.dtype, split.labels.dtype) == (torch.uint8, torch.int64)
     assert found.image_shape == (3 if colour else 1, 28, 28)
     assert (found.name, found.classes, found.source) == ("set", ("0", "1", "2"), str(tmp_path / "set.npz"))
-    assert found.digest == load(tmp_path, arrays, colour=colour).digest
 
 
 def test_kerass_arrays_get_a_stratified_validation_split(tmp_path: Path) -> None:
@@ -63,6 +63,7 @@ def test_kerass_arrays_get_a_stratified_validation_split(tmp_path: Path) -> None
     assert sorted(ours(found.train) + ours(found.val)) == pairs(arrays["x_train"], arrays["y_train"])
     assert ours(found.test) == pairs(arrays["x_test"], arrays["y_test"])
     assert found.val.labels.bincount().tolist() == [2, 2, 2]  # 10 % of 20 each
+    assert found.digest == "73fc043144b50b48", "the split of earlier results"
 
 
 def test_arrays_sorted_by_class_are_mixed(tmp_path: Path) -> None:
@@ -74,13 +75,12 @@ def test_arrays_sorted_by_class_are_mixed(tmp_path: Path) -> None:
         assert len(split.labels[:6].unique()) > 1
 
 
-@pytest.mark.parametrize("kind", ["U", "S"])
-def test_class_names(tmp_path: Path, kind: str) -> None:
-    names = np.array(["cat", "dog", "cow"], dtype=kind)
-    assert load(tmp_path, medmnist(28, 28) | {"class_names": names}).classes == ("cat", "dog", "cow")
+def test_class_names_have_one_spelling_of_accents(tmp_path: Path) -> None:
+    names = np.array(["cafe\u0301", "dog", "cow"])
+    assert load(tmp_path, medmnist(28, 28) | {"class_names": names}).classes == ("caf\u00e9", "dog", "cow")
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float32"])
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float32", ">i4"])
 def test_labels_of_any_whole_kind(tmp_path: Path, dtype: str) -> None:
     arrays = medmnist(28, 28, classes=2)
     for part in SIZES:
@@ -90,32 +90,19 @@ def test_labels_of_any_whole_kind(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "size", "colour"),
-    [
-        ((28, 28, 3), 28, False),
-        ((40, 50), 28, False),
-        ((8, 8), 32, True),
-        ((64, 64, 3), 16, False),
-        ((20, 20, 3), 24, True),
-    ],
+    [((28, 28, 3), 28, False), ((40, 50), 28, False), ((8, 8), 32, True), ((20, 20, 3), 24, True)],
 )
 def test_grey_colour_and_size_are_pillows(
     tmp_path: Path, caplog, shape: tuple[int, ...], size: int, colour: bool
 ) -> None:
     arrays = medmnist(*shape)
-    with caplog.at_level(logging.WARNING, logger="study"):
-        found = load(tmp_path, arrays, image_size=size, colour=colour)
-    mode = "RGB" if colour else "L"
-    pictures = [Image.fromarray(image).convert(mode) for image in arrays["test_images"]]
+    found = load(tmp_path, arrays, image_size=size, colour=colour)
+    pictures = [Image.fromarray(image).convert("RGB" if colour else "L") for image in arrays["test_images"]]
     expected = np.stack([np.asarray(each.resize((size, size), Image.Resampling.BILINEAR)) for each in pictures])
     assert ours(found.test) == pairs(expected, arrays["test_labels"])
     told = [each.getMessage() for each in caplog.records if "--image-size" in each.getMessage()]
-    if shape[:2] == (size, size):
-        assert not told
-    else:
-        assert told == [
-            f"the images of set are of {shape[1]}x{shape[0]} pixels: all are resized to {size}x{size};"
-            " --image-size sets another size"
-        ]
+    assert len(told) == (shape[:2] != (size, size))
+    assert all(f"of {shape[1]}x{shape[0]} pixels: all are resized to {size}x{size}" in each for each in told)
 
 
 def without(*names: str):
@@ -141,88 +128,61 @@ IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        (
-            label(3, "int64", "test"),
-            r"test_labels of .*set.npz must be from 0 to 2, as there are 3 classes, but .* is 3",
-        ),
-        (lambda a: a | {f"{p}_labels": a[f"{p}_labels"] + 1 for p in SIZES}, "must be from 0 to 2, .* one label is 3"),
-        (label(-1, "int64", "val"), "val_labels of .* but one label is -1"),
+        (label(3, "int64", "test"), "labels of the test images of set must be from 0 to 2, but one is 3"),
+        (lambda a: a | {f"{p}_labels": a[f"{p}_labels"] + 1 for p in SIZES}, "must be from 0 to 2, but one is 3"),
+        (label(-1, "int64", "val"), "labels of the validation images .* but one is -1"),
         (label(1.5, "float32"), r"train_labels of .* must be whole numbers from 0 to classes - 1, but one is 1\.5"),
         (label(np.nan, "float32"), "must be whole numbers .* but one is nan"),
         (label(1e30, "float64"), "must be whole numbers .* but one is 1e"),
-        (with_(train_labels=np.zeros((60, 14), dtype=np.uint8)), r"must be one label an image, .* \[60, 14\]"),
-        (with_(train_labels=np.array(["a"] * 60)), "train_labels .* must be whole numbers, but are of <U1"),
+        (with_(train_labels=np.zeros((60, 14), dtype=np.uint8)), r"must be .* one label an image, .* \[60, 14\]"),
+        (with_(train_labels=np.array(["a"] * 60)), "train_labels .* must be whole numbers, .* <U1"),
         (with_(train_labels=np.zeros(60, dtype=np.uint8)), "set must have from 2 to 200 classes, but has 1"),
         (with_(train_labels=np.zeros(59, dtype=np.uint8)), "train_images and train_labels .* but are 60 and 59"),
         (with_(test_labels=np.zeros(18, dtype=np.uint8)), "among the test images of set, but there is no '1', '2'"),
-        (with_(val_labels=np.ones(12, dtype=np.uint8)), "among the validation images of set, but there is no '0', '2'"),
-        (with_(class_names=np.array(["a", "b"])), "train_labels .* must be from 0 to 1, as there are 2 classes"),
+        (with_(class_names=np.array(["a", "b"])), "must be from 0 to 1, but one is 2"),
         (with_(class_names=np.array(list("abcd"))), "among the training images of set, but there is no 'd'"),
-        (with_(class_names=np.array(["a", "b", "a"])), "must all differ, but 'a' is there more than once"),
-        (with_(class_names=np.arange(3)), r"class_names of .* must be texts, \[classes\], but are of int64"),
-        (with_(class_names=np.array([b"a", b"\xff", b"c"])), "class_names of .* must be UTF-8"),
-        (with_(class_names=np.array(["a", " ", "b\n"])), "must be printable text, but one is ' '"),
-        (with_(train_images=IMAGES / 255), r"train_images of .* must be of uint8, 0 to 255, but are of float64"),
-        (with_(train_images=IMAGES.astype(int)), "must be of uint8, 0 to 255, but are of int64"),
-        (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but have \[60, 28, 28, 4\]"),
-        (with_(train_images=np.zeros((60, 3, 28, 28), np.uint8)), r"\[N, H, W, 3\], but have \[60, 3, 28, 28\]"),
-        (with_(train_images=np.zeros((60, 784), np.uint8)), r"\[N, H, W, 3\], but have \[60, 784\]"),
-        (with_(train_images=np.uint8(3)), "train_images and train_labels .* must be equally many"),
-        (with_(train_images=np.zeros((60, 0, 28), np.uint8)), r"must hold images, but have the shape \[60, 0, 28\]"),
-        (
-            with_(test_images=IMAGES[:0], test_labels=np.zeros(0, int)),
-            "test_labels of .* must hold labels, but are empty",
-        ),
-        (with_(train_images=np.full((60,), None)), r"train_images of .*set.npz cannot be read .* \(a pickle\)"),
-        (with_(class_names=np.full((3,), "a", dtype=object)), r"class_names of .* cannot be read .* \(a pickle\)"),
-        (
-            without("train_labels"),
-            "must hold train_images, train_labels, .* there is no 'train_labels': it holds 'train_",
-        ),
-        (without("val_labels"), "there is no 'val_labels'"),
+        (with_(class_names=np.array(["a", "b", "a"])), "must be .* texts that differ, but one is 'a'"),
+        (with_(class_names=np.arange(3)), r"class_names of .* must be texts \[classes\], but are int64"),
+        (with_(train_images=IMAGES / 255), r"train_images of .* must be uint8, 0 to 255, .* float64"),
+        (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 28, 28, 4\]"),
+        (with_(train_images=np.zeros((60, 3, 28, 28), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 3, 28, 28\]"),
+        (with_(train_images=np.zeros((60, 784), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 784\]"),
+        (with_(train_images=np.zeros((60, 0, 28), np.uint8)), r"must not be empty, but have the shape \[60, 0, 28\]"),
+        (with_(train_images=IMAGES), "pixels must use the range from 0 to 255, .* training images .* from 0 to 0"),
+        (lambda a: a | {"train_images": a["train_images"] // 128}, "training images of set are from 0 to 1"),
+        (lambda a: a | {"test_images": a["test_images"] // 16}, "test images of set are from 0 to 15"),
+        (with_(train_images=np.full((60,), None)), r"set.npz cannot be read .* \(a pickle\)"),
+        (with_(class_names=np.full((3,), "a", dtype=object)), r"set.npz cannot be read .* \(a pickle\)"),
+        (without("train_labels"), "must hold train_images, train_labels, .* has no 'train_labels': it holds 'train_"),
+        (without("val_labels"), "has no 'val_labels'"),
         (lambda arrays: {"images": IMAGES}, "or x_train, y_train, .* it holds 'images'"),
-        (lambda arrays: {}, "it holds nothing"),
-        (
-            lambda arrays: (
-                without("val_images", "val_labels")(arrays)
-                | {"train_labels": np.maximum(np.arange(60) // 59 * 2, np.arange(60) % 2)}
-            ),
-            "2 or more images of each class, but class '2' has only 1",
-        ),
     ],
 )
 def test_arrays_that_break_a_rule(tmp_path: Path, change, rule: str) -> None:
     with pytest.raises(DataError, match=rule) as caught:
         load(tmp_path, change(medmnist(28, 28)))
     assert "\n" not in str(caught.value)
-    assert "set" in str(caught.value) or "images of each class" in str(caught.value)
-
-
-def test_more_than_200_classes(tmp_path: Path) -> None:
-    arrays = {f"x_{part}": np.zeros((402, 28, 28), np.uint8) for part in ("train", "test")}
-    arrays |= {f"y_{part}": np.arange(402) % 201 for part in ("train", "test")}
-    with pytest.raises(DataError, match=r"from 2 to 200 classes, but has 201 \('0', .* and 196 more\)"):
-        load(tmp_path, arrays)
-    arrays |= {f"y_{part}": np.arange(402) % 200 for part in ("train", "test")}
-    assert len(load(tmp_path, arrays).classes) == 200
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "what"),
     [
-        lambda content: b"",
-        lambda content: b"no zip at all",
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:2000] + bytes(200) + content[2200:],
-        lambda content: b"\x93NUMPY" + content,
-        lambda content: b"\x80\x04]\x94.",  # a pickle
+        (lambda content: b"", "empty"),
+        (lambda content: b"no zip at all", "a text that begins with 'no zip at all'"),
+        (lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+        (lambda content: b"\n<!DOCTYPE html>\n<html>not found</html>", r"a web page \(HTML\)"),
+        (lambda content: content[: len(content) // 2], "a cut or damaged archive"),
+        (lambda content: content[:2000] + bytes(200) + content[2200:], "a cut or damaged archive"),
+        (lambda content: b"\x93NUMPY" + content, r"a single array without a name \(.npy\)"),
+        (lambda content: b"\x80\x04]\x94.", "a pickle of Python objects"),
+        (lambda content: b"\x1f\x8b" + content, "of another format"),
     ],
 )
-def test_a_damaged_file(tmp_path: Path, damage) -> None:
+def test_what_is_no_array_file_is_named(tmp_path: Path, damage, what: str) -> None:
     path = tmp_path / "set.npz"
-    np.savez_compressed(path, **medmnist(28, 28))
+    np.savez_compressed(path, **medmnist(28, 28))  # type: ignore[arg-type]
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=r"set\.npz cannot be read as \.npz") as caught:
+    with pytest.raises(DataError, match=rf"set\.npz cannot be read .*: it is {what}") as caught:
         data.load(str(path))
     assert "\n" not in str(caught.value)
 
@@ -230,15 +190,11 @@ def test_a_damaged_file(tmp_path: Path, damage) -> None:
 def test_a_single_array_under_the_wrong_ending(tmp_path: Path) -> None:
     with (tmp_path / "set.npz").open("wb") as file:
         np.save(file, IMAGES)
-    with pytest.raises(DataError, match="it holds a single array without a name"):
+    with pytest.raises(DataError, match="it is a single array without a name"):
         data.load(str(tmp_path / "set.npz"))
 
 
-def test_arrays_without_permission(tmp_path: Path, monkeypatch) -> None:
-    def refuse(*args: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refuse)  # root may read everything
+def test_arrays_without_permission(tmp_path: Path, denied) -> None:
     (tmp_path / "set.npz").touch()
-    with pytest.raises(DataError, match=r"set\.npz cannot be read as \.npz without pickles: Permission denied"):
+    with denied(tmp_path / "set.npz"), pytest.raises(DataError, match=r"set\.npz.* cannot be read.*Permission denied"):
         data.load(str(tmp_path / "set.npz"))

@@ -1,3 +1,5 @@
+"""Data sets as tensors, their digest, splits and rules; and what `--data` takes."""
+
 import hashlib
 import logging
 import os
@@ -13,7 +15,8 @@ import pytest
 import torch
 
 from study import data
-from study.data import DataError, Dataset, Split, stratified_split
+from study.data import DataError, Dataset, Split
+from study.data.dataset import check_classes, check_dataset, stratified_split
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,8 +47,7 @@ def test_the_digest_changes_with_every_part_of_the_data(small: Dataset) -> None:
         for part in ("train", "val", "test")
         for what in ("pixel", "label", "shape")
     ]
-    others.append(replace(small, classes=("a", "b", "d")))
-    others.append(replace(small, classes=("a", "bc", "")))
+    others += [replace(small, classes=("a", "b", "d")), replace(small, classes=("a", "bc", ""))]
     others.append(replace(small, train=small.val, val=small.train))
     digests = [small.digest, *(each.digest for each in others)]
     assert len(set(digests)) == len(digests)
@@ -69,55 +71,78 @@ def test_the_digest_is_of_the_data_alone(small: Dataset) -> None:
 def test_moving_keeps_everything(small: Dataset) -> None:
     small.__dict__["digest"] = "kept"  # as if computed before
     moved = small.to(torch.device("cpu"))
-    assert moved.digest == "kept"
-    assert (moved.name, moved.classes, moved.source) == (small.name, small.classes, small.source)
+    assert (moved.digest, moved.name, moved.classes, moved.source) == ("kept", small.name, small.classes, small.source)
     assert torch.equal(moved.test.images, small.test.images)
-    assert small.image_shape == (1, 16, 16)
-    assert len(small.val) == 9
+    assert (small.image_shape, len(small.val)) == ((1, 16, 16), 9)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_of_images(channels: int) -> None:
     pixels = torch.randint(0, 256, (4, channels, 20, 20), dtype=torch.uint8)
-    expected = np.array([[[pixel.tolist() for pixel in row] for row in image] for image in pixels.permute(0, 2, 3, 1)])
-    if channels == 1:
-        expected = expected[..., 0]
+    expected = pixels.permute(0, 2, 3, 1).numpy() if channels == 3 else pixels[:, 0].numpy()
     for found in (data.to_pixels(pixels), data.to_pixels(data.to_float(pixels))):
-        assert found.dtype == np.uint8
-        assert found.flags.c_contiguous
-        assert (found == expected).all()
-    assert data.to_float(pixels).dtype == torch.float32
-    assert float(data.to_float(pixels).max()) <= 1
+        assert (found.dtype, found.flags.c_contiguous) == (np.uint8, True)
+        np.testing.assert_array_equal(found, expected)
 
 
-def test_one_grey_image_of_one_row_keeps_its_axes() -> None:
-    assert data.to_pixels(torch.zeros(1, 1, 1, 8)).shape == (1, 1, 8)
-
-
-@pytest.mark.parametrize("shares", [(0.1,), (0.2, 0.1), (0.45, 0.45)])
-def test_a_stratified_split_has_every_class_in_every_part(shares: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("fractions", [(0.1,), (0.1, 0.2)])
+def test_a_stratified_split_has_every_class_in_every_part(fractions: tuple[float, ...]) -> None:
     sizes = {0: 100, 1: 3, 2: 57, 3: 10, 4: 5}
     labels = torch.tensor([label for label, count in sizes.items() for _ in range(count)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(5))]
-    parts = stratified_split(labels, shares, 0)
+    parts = stratified_split(labels, fractions)
     assert sorted(torch.cat(parts).tolist()) == list(range(len(labels)))  # each position once
     counts = [Counter(labels[part].tolist()) for part in parts]
     for label, size in sizes.items():
         assert all(count[label] >= 1 for count in counts)
-        for share, count in zip(shares, counts[1:], strict=True):
-            assert abs(count[label] - share * size) <= 1
-    first = labels[parts[0]][:30].tolist()
-    assert len(set(first)) > 1  # mixed, not one class after the other
-    assert all(torch.equal(a, b) for a, b in zip(parts, stratified_split(labels, shares, 0), strict=True))
-    assert not torch.equal(parts[0], stratified_split(labels, shares, 1)[0])
+        for fraction, count in zip(fractions, counts[1:], strict=True):
+            assert abs(count[label] - fraction * size) <= 1
+    assert len(set(labels[parts[0]][:30].tolist())) > 1  # mixed, not one class after the other
+    assert all(torch.equal(a, b) for a, b in zip(parts, stratified_split(labels, fractions), strict=True))
+    with pytest.raises(DataError, match="3 or more images of each class, but class 'dog' has only 2"):
+        stratified_split(torch.tensor([0, 0, 0, 1, 1]), (0.1, 0.2), ("cat", "dog"))
 
 
-def test_a_class_too_small_to_split_is_named() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 1])
-    with pytest.raises(DataError, match="needs 3 or more images of each class, but class 'dog' has only 2"):
-        stratified_split(labels, (0.2, 0.1), 0, classes=("cat", "dog"))
-    with pytest.raises(ValueError, match="less than 1 together"):
-        stratified_split(labels, (0.5, 0.5), 0)
+def pixels(low: int, high: int, count: int = 12) -> Split:
+    """Images whose pixels run from `low` to `high`."""
+    images = torch.linspace(low, high, count * 256).round().to(torch.uint8).reshape(count, 1, 16, 16)
+    return Split(images, torch.arange(count) % 3)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 1), (0, 16), (200, 210)])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_pixels_in_a_sliver_of_the_range_are_refused(small: Dataset, part: str, low: int, high: int) -> None:
+    named = {"train": "training", "test": "test"}[part]
+    with pytest.raises(DataError, match=f"from 0 to 255, but those of the {named} images .* are from {low} to {high}"):
+        check_dataset(replace(small, **{part: pixels(low, high)}))
+
+
+@pytest.mark.parametrize("high", [63, 127, 128, 255])
+def test_a_narrow_range_of_pixels_is_warned_of(small: Dataset, high: int, caplog) -> None:
+    with caplog.at_level(logging.WARNING, logger="study"):
+        check_dataset(replace(small, train=pixels(0, high)))
+    assert any(f"from 0 to {high}" in record.getMessage() for record in caplog.records) == (high < 128)
+
+
+def test_images_that_are_all_the_same_are_refused(small: Dataset) -> None:
+    same = Split(small.val.images[:1].repeat(9, 1, 1, 1), small.val.labels)
+    with pytest.raises(DataError, match="images must differ, but all 9 validation images"):
+        check_dataset(replace(small, val=same))
+
+
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (["one"], "from 2 to 200 classes, but has 1"),
+        ([str(label) for label in range(201)], "from 2 to 200 classes, but has 201: .* and 196 more"),
+        (["a", "b", "a"], "differ, but one is 'a'"),
+        (["a", " "], "printable texts .* one is ' '"),
+        (["a", "one\ntwo"], r"printable texts .* one is 'one\\ntwo'"),
+    ],
+)
+def test_class_names_that_break_a_rule(names: list[str], rule: str) -> None:
+    with pytest.raises(DataError, match=rule):
+        check_classes("set", names)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +166,10 @@ def test_names_of_data(given: str, name: str) -> None:
     assert data.data_name(given) == name
 
 
-def test_the_name_of_here_is_the_folders(tmp_path: Path, monkeypatch) -> None:
+def test_names_in_other_scripts_stay_different(tmp_path: Path, monkeypatch) -> None:
+    found = [data.data_name(f"/data/{name}") for name in ("葉", "花", "葉.npz", "яблоки", "груши")]
+    assert len(set(found)) == 4, "an array file is called as its folder would be"
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in found)
     (tmp_path / "shapes").mkdir()
     monkeypatch.chdir(tmp_path / "shapes")
     assert data.data_name(".") == "shapes"
@@ -154,53 +182,43 @@ def test_image_sizes_out_of_range(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "rule"),
+    ("given", "rule"),
     [
-        ("mnits", "there is no data set, folder or file 'mnits': --data takes auto, mnist, fashion-mnist, kmnist"),
-        ("missing/folder", "there is no data set, folder or file 'missing/folder'"),
+        ("mnits", r"'mnits' cannot be read \(No such file or directory\): --data takes auto, mnist, fashion-mnist"),
         ("", "a path must not be empty"),
         ("~nobody-has-this-name/x", "cannot be read"),
         ("a\0b", "cannot be read"),
         ("x" * 300, "File name too long"),
-        ("photos.zip", "photos.zip is an archive: unpack it and give the folder"),
-        ("photos.tar.gz", "is an archive: unpack it"),
-        ("photos.7z", "is an archive: unpack it"),
-        ("notes.txt", "notes.txt is neither a folder of images nor an .npz file"),
-        ("array.npy", "is neither a folder of images nor an .npz file"),
+        ("photos.tar.gz", "neither a folder of images nor an .npz file"),
+        ("array.npy", "neither a folder of images nor an .npz file"),
     ],
 )
-def test_a_path_that_is_no_data(make: str, rule: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_path_that_is_no_data(given: str, rule: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    if "." in make:
-        Path(make).write_bytes(b"content")
+    if "." in given:
+        Path(given).write_bytes(b"content")
     with pytest.raises(DataError, match=rule) as caught:
-        data.load(make)
+        data.load(given)
     assert "\n" not in str(caught.value)
 
 
-def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    images, labels = np.zeros((6, 28, 28), dtype=np.uint8), np.arange(6) % 2
-    np.savez(tmp_path / "two.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-    found = data.load("~/two.npz")
-    assert found.name == "two"
-    assert found.source == os.path.join(tmp_path, "two.npz")
-    assert data.load(found.source).digest == found.digest
-
-
 @pytest.mark.parametrize(("test_images", "points"), [(60, 13), (400, 5), (2, 71)])
-def test_few_images_are_told_once(test_images: int, points: int, tmp_path: Path, caplog) -> None:
+def test_few_images_are_told_once(test_images: int, points: int, tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     images = {"train": 120, "val": 20, "test": test_images}
-    arrays = {f"{part}_images": np.zeros((count, 28, 28), dtype=np.uint8) for part, count in images.items()}
+    arrays = {
+        f"{part}_images": np.random.default_rng(0).integers(0, 256, (n, 28, 28), "u1") for part, n in images.items()
+    }
     arrays |= {f"{part}_labels": np.arange(count) % 2 for part, count in images.items()}
-    np.savez(tmp_path / "few.npz", **arrays)
+    np.savez(tmp_path / "few.npz", **arrays)  # type: ignore[arg-type]
     with caplog.at_level(logging.WARNING, logger="study"):
-        data.load(str(tmp_path / "few.npz"))
+        found = data.load("~/few.npz")
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith(f"few has only 120 training, 20 validation and {test_images} test images: ")
+    assert f"only 120 training, 20 validation and {test_images} test images" in message
     assert f"less than about {points} points of accuracy" in message
     # two standard errors of a difference of two accuracies of 85 %, in points, and not more than a point off
     assert points == pytest.approx(200 * (2 * 0.85 * 0.15 / test_images) ** 0.5, abs=1.5)
+    assert (found.name, found.source) == ("few", os.path.join(tmp_path, "few.npz"))
 
 
 def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
@@ -208,9 +226,3 @@ def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
     code = f"import sys, study.data; print(sorted({slow} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_names_in_other_scripts_stay_different() -> None:
-    found = [data.data_name(f"/data/{name}") for name in ("葉", "花", "葉.npz", "яблоки", "груши")]
-    assert len(set(found)) == 4, "an array file is called as its folder would be"
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in found)

@@ -1,0 +1,30 @@
+"""What the tests of the data share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+NOBODY = 65_534
+
+
+@pytest.fixture
+def denied() -> Callable[[Path], AbstractContextManager[None]]:
+    """Makes a file or folder one that this user may not read or enter; root, who may, becomes somebody else."""
+
+    @contextmanager
+    def deny(path: Path) -> Iterator[None]:
+        user, mode = os.geteuid(), path.stat().st_mode
+        path.chmod(0)
+        os.seteuid(user or NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+            path.chmod(mode)
+
+    return deny

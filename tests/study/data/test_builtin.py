@@ -1,0 +1,211 @@
+"""MNIST and its like through torchvision, the digits through scikit-learn."""
+
+import logging
+import os
+import shutil
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn import datasets
+
+from study import data
+from study.data import DataError, builtin
+
+NAMES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
+
+
+def write(folder: Path) -> None:
+    """Four files like MNIST's, fewer images; an image is as bright everywhere as its position, modulo 256."""
+    folder.mkdir(parents=True)
+    for part, count in {"train": 6_000, "t10k": 1_000}.items():
+        images = np.arange(count).astype(np.uint8)[:, None].repeat(784, 1)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, count, 28, 28) + images.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, count) + labels.tobytes())
+
+
+@pytest.fixture(scope="module")
+def fake_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in torchvision's layout; to be read only."""
+    root = tmp_path_factory.mktemp("data")
+    write(root / "MNIST" / "raw")
+    return root
+
+
+@pytest.fixture
+def no_mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Mirrors of all three sets: one refuses, one takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as other:
+        urls = [f"http://127.0.0.1:{server.getsockname()[1]}/" for server in (silent, other)]
+        other.close()
+        for name in NAMES.values():
+            monkeypatch.setattr(getattr(torchvision.datasets, name), "mirrors", urls)
+        monkeypatch.setattr(builtin, "STALL_TIMEOUT", 0.2)
+        yield
+
+
+def test_mnist_files_are_read_and_split(fake_mnist: Path, no_mirror: None) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in fake_mnist.rglob("*"))
+    found = data.load("mnist", fake_mnist)
+    assert (len(found.train), len(found.val), len(found.test)) == (1_000, 5_000, 1_000)
+    assert (found.name, found.source, found.classes) == ("mnist", "mnist", tuple("0123456789"))
+    positions = []
+    for split in (found.train, found.val, found.test):
+        assert (split.images.dtype, split.labels.dtype) == (torch.uint8, torch.int64)
+        assert split.images.shape[1:] == found.image_shape == (1, 28, 28)
+        positions.append(split.images[:, 0, 0, 0].to(torch.int64))
+        assert bool(((split.labels - positions[-1] % 2) % 2 == 0).all())  # labels stay with their images
+    expected = (torch.arange(6_000) % 256).sort().values
+    assert torch.equal(torch.cat(positions[:2]).sort().values, expected)
+    assert sorted((path, path.stat().st_mtime_ns) for path in fake_mnist.rglob("*")) == before, "nothing is written"
+
+
+@pytest.mark.mnist
+def test_the_real_mnist_has_the_digest_that_all_results_name(mnist_dir: Path) -> None:
+    found = data.load("auto", mnist_dir)
+    assert found.digest == "9ecc32acb7fee785"
+    test = torchvision.datasets.MNIST(mnist_dir, train=False, download=False)
+    assert torch.equal(found.test.images[:, 0], test.data)
+    assert torch.equal(found.test.labels, test.targets)
+    found = data.load("mnist", mnist_dir, image_size=16, colour=True)
+    assert found.image_shape == (3, 16, 16)
+    assert torch.equal(found.test.images[:, 0], found.test.images[:, 2])
+
+
+def test_the_digits_have_the_digest_that_all_results_name(caplog) -> None:
+    with caplog.at_level(logging.WARNING, logger="study"):
+        found = data.load("digits")
+    assert not caplog.records
+    assert found.digest == "cc8f090c60ff4d75"
+    assert (found.name, found.source, found.classes) == ("digits", "digits", tuple("0123456789"))
+    assert (len(found.train), len(found.val), len(found.test)) == (1197 * 9, 200, 400)
+    train = {image.numpy().tobytes() for image in found.train.images}
+    assert not train & {image.numpy().tobytes() for split in (found.val, found.test) for image in split.images}
+
+
+def test_the_digits_are_scikit_learns() -> None:
+    found = data.load("digits")
+    bunch = datasets.load_digits()
+    originals = found.train.images.unflatten(0, (9, 1197))[4]  # the place that is not shifted
+    images = torch.cat([originals, found.val.images, found.test.images])
+    labels = torch.cat([found.train.labels[:1197], found.val.labels, found.test.labels])
+    # One pixel in three of the 24x24 lies on a pixel of the 8x8, where interpolation changes nothing.
+    small = images[:, 0, 3:26:3, 3:26:3]
+    ours = sorted(zip(small.flatten(1).tolist(), labels.tolist(), strict=True))
+    exact = (torch.from_numpy(bunch.images).float() / 16 * 255).round().to(torch.uint8)
+    assert ours == sorted(zip(exact.flatten(1).tolist(), bunch.target.tolist(), strict=True))
+
+
+def test_other_sizes_and_colour_are_pillows() -> None:
+    size = 16
+    plain, found = data.load("digits"), data.load("digits", image_size=size, colour=True)
+    assert found.image_shape == (3, size, size)
+    assert torch.equal(found.val.labels, plain.val.labels)
+    for image, original in zip(data.to_pixels(found.val.images), plain.val.images[:, 0].numpy(), strict=True):
+        expected = Image.fromarray(original).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        assert (image == np.asarray(expected)).all()
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
+def test_the_siblings_have_folders_and_class_names_of_their_own(
+    fake_mnist: Path, tmp_path: Path, name: str, no_mirror: None
+) -> None:
+    (tmp_path / NAMES[name]).symlink_to(fake_mnist / "MNIST")
+    found = data.load(name, tmp_path)
+    assert (found.name, list(found.classes)) == (name, getattr(torchvision.datasets, NAMES[name]).classes)
+    with pytest.raises(DataError, match="train-images-idx3-ubyte and MNIST cannot be downloaded"):
+        data.load("mnist", tmp_path)
+
+
+def test_where_auto_looks(fake_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_mirror: None) -> None:
+    monkeypatch.setenv("STUDY_DATA_DIR", str(fake_mnist))
+    assert data.load("auto").name == "mnist"
+    monkeypatch.setenv("HOME", str(fake_mnist.parent))
+    monkeypatch.setenv("STUDY_DATA_DIR", f"~/{fake_mnist.name}")
+    assert data.load("auto").name == "mnist"
+    monkeypatch.delenv("STUDY_DATA_DIR")
+    (tmp_path / "data").symlink_to(fake_mnist)
+    monkeypatch.chdir(tmp_path)
+    assert data.load("auto").name == "mnist"
+
+
+def test_auto_falls_back_on_the_digits_and_warns(no_mirror: None, tmp_path: Path, monkeypatch, capsys, caplog) -> None:
+    monkeypatch.setenv("STUDY_DATA_DIR", str(tmp_path))
+    with caplog.at_level(logging.WARNING, logger="study"):
+        assert data.load("auto").name == "digits"
+    assert capsys.readouterr().out == ""
+    (record,) = caplog.records
+    assert "falling back to scikit-learn's 8x8 digits" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    with pytest.raises(DataError, match="MNIST cannot be downloaded"):  # who names a folder wants MNIST from there
+        data.load("auto", tmp_path)
+    with pytest.raises(DataError, match=r"MNIST cannot be downloaded .*--data-dir, or use --data digits"):
+        data.load("mnist")
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("t10k-labels-idx1-ubyte", lambda content: content[:-1]),
+        ("train-labels-idx1-ubyte", lambda content: b""),
+        ("t10k-images-idx3-ubyte", lambda content: b"\xff" + content[1:]),
+        ("t10k-labels-idx1-ubyte", lambda content: content[:-1] + b"\x0a"),
+    ],
+)
+def test_a_broken_file_is_told_in_one_sentence(fake_mnist: Path, tmp_path: Path, file: str, change) -> None:
+    folder = Path(shutil.copytree(fake_mnist / "MNIST" / "raw", tmp_path / "MNIST" / "raw"))
+    (folder / file).write_bytes(change((folder / file).read_bytes()))
+    with pytest.raises(
+        DataError, match=r"MNIST/raw cannot be read: a file is damaged|from 0 to 9, but one is 10"
+    ) as caught:
+        data.load("auto", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_folder_that_is_none_or_may_not_be_entered(fake_mnist: Path, tmp_path: Path, denied) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file/MNIST/raw cannot be read: Not a directory"):
+        data.load("auto", tmp_path / "file")
+    for folder in (fake_mnist, fake_mnist / "MNIST" / "raw"):
+        with denied(folder), pytest.raises(DataError, match=r"MNIST/raw.* cannot be read: Permission denied"):
+            data.load("auto", fake_mnist)
+
+
+@pytest.mark.parametrize("there", [(), ("notes.txt",), ("train-images-idx3-ubyte",)])
+def test_a_download_that_is_stopped_half_way_does_not_stand_in_the_way(
+    fake_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...]
+) -> None:
+    source = fake_mnist / "MNIST" / "raw"
+    stops = True
+
+    def download(self: torchvision.datasets.MNIST) -> None:
+        if Path(self.raw_folder).exists():
+            return
+        Path(self.raw_folder).mkdir(parents=True)
+        print("something of torchvision's")
+        for number, file in enumerate(source.iterdir()):
+            if stops and number == 1:
+                raise KeyboardInterrupt
+            shutil.copy(file, self.raw_folder)
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+    root = tmp_path / "new" / "data"
+    (root / "MNIST" / "raw").mkdir(parents=True)
+    for name in there:
+        (root / "MNIST" / "raw" / name).write_bytes((source / name).read_bytes() if "idx" in name else b"mine")
+    with pytest.raises(KeyboardInterrupt):
+        data.load("mnist", root)
+    stops = False
+    expected = data.load("mnist", fake_mnist).digest
+    assert data.load("mnist", root).digest == expected
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", None)
+    assert data.load("mnist", root).digest == expected, "downloaded once"
+    assert os.listdir(root) == ["MNIST"]
+    assert all((root / "MNIST" / "raw" / name).exists() for name in there)
