@@ -104,6 +104,14 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 
 @pytest.fixture(scope="session")
+def models_store(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A store of registered models that nobody has trained; to be read only."""
+    from registered import store_of_models
+
+    return once("models", lambda folder: store_of_models(folder / "store") and None) / "store"
+
+
+@pytest.fixture(scope="session")
 def smoke_store(command: Command, once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """A store in which `smoke` has run on the embedded digits; to be read only."""
 
