@@ -20,7 +20,7 @@ MOST_LINES, MOST_POSITIONAL = 300, 5
 MAY_IMPORT = {
     "models": {"models"},
     "tracking": {"tracking"},
-    "study.data": {"study.data"},
+    "study.data": {"study.data", "study.checks"},
     "study.training": {"study.training", "study.data", "models"},
     "study.measures": {"study.measures", "study.training", "study.data", "models"},
     "study.engine": {"study.engine", "study.data", "tracking"},

@@ -86,13 +86,18 @@ def test_what_sample_has_written_gives_the_same_images_again(models_store: Path,
         np.testing.assert_array_equal(np.load(tmp_path / "b.npz")["images"], drawn["images"])
 
 
-def test_to_latents_and_back_is_the_autoencoder(models_store: Path, tmp_path: Path, digits: np.ndarray) -> None:
+def test_to_latents_and_back_is_the_autoencoder_and_a_translation_has_images(
+    models_store: Path, tmp_path: Path, digits: np.ndarray
+) -> None:
     np.savez(tmp_path / "a.npz", images=digits)
     assert write(models_store, "autoencoder", tmp_path / "a.npz", tmp_path / "latents.csv", "--part", "encoder") == 0
     assert write(models_store, "autoencoder", tmp_path / "latents.csv", tmp_path / "b.npz", "--part", "decoder") == 0
     found, expected = np.load(tmp_path / "b.npz"), kept(models_store, "autoencoder", digits[:, None] / np.float32(255))
     np.testing.assert_allclose(found["outputs"], expected, rtol=1e-4, atol=1e-5)
     assert found["images"].shape == digits.shape
+    assert write(models_store, "translator", tmp_path / "a.npz", tmp_path / "c.npz") == 0
+    expected = kept(models_store, "translator", digits[:, None] / np.float32(255))
+    np.testing.assert_allclose(np.load(tmp_path / "c.npz")["images"], (expected[:, 0] * 255).round(), atol=1)
 
 
 ROW = "1," * 783 + "1\n"

@@ -1,30 +1,22 @@
-"""The translation stage: its objectives without a store, the rules of its claims, and images translated by name."""
+"""The translation stage: its objectives without a store, and the rules of its claims."""
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import mlflow
-import numpy as np
 import pytest
 import torch
 from fakes import FakeTrial
-from PIL import Image
-from searches import listed, run
 from studies import Studies
 
 from models.classifier import Judge
 from models.translation import Translator
-from study import sample
 from study.config import TranslationConfig
-from study.data import to_float
 from study.data.dataset import Dataset
-from study.engine.trial import Trial
 from study.results import Measured, Table
 from study.stages.translation import outcome
 from study.stages.translation.objectives import (
@@ -38,8 +30,6 @@ from study.stages.translation.objectives import (
 from study.stages.translation.outcome import claims, log_figures, measures_table, rows
 from study.training.domains import LOOSE, PAIRED, PAIRINGS, UNPAIRED
 from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, METHODS
-from tracking import registry
-from tracking.store import open_store, read_store
 
 CELLS = [(method, pairing) for method in METHODS for pairing in PAIRINGS]
 
@@ -184,76 +174,6 @@ def test_seeds_of_which_a_cell_failed_are_left_out() -> None:
     assert set(found) == {"supported"}
     assert outcome.shortfalls(Table([]), [GAN], PAIRINGS, min) == []
     assert [row.ours for row in claims(Table([]))] == ["failed"] * 5
-
-
-@pytest.fixture(scope="module")
-def translators(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with an untrained translator, registered by name."""
-    folder = tmp_path_factory.mktemp("translators") / "store"
-    shutil.copytree(empty_store, folder)
-    store = open_store(folder)
-    module = {"image_shape": [1, 28, 28]}
-
-    def objective(trial: Trial) -> tuple[float]:
-        trial.log({"loss": 0.1})
-        trial.log_model(Translator(**module), torch.zeros(2, 1, 28, 28), {"module": module, "translation": {}})
-        return (0.1,)
-
-    (result,) = run(store, listed(objective, [{"repeat": 0}]))
-    registry.promote(registry.register("abcd-translator", result.run_id, "", {}), "loss", "minimize")
-    return folder
-
-
-def translate(store: Path, out: Path, *arguments: object) -> int:
-    try:
-        return sample.main([str(part) for part in ("--data", "abcd", "--store", store, "--out", out, *arguments)])
-    except SystemExit as ended:  # tyro's, after a mistake in the flags
-        return int(ended.code or 0)
-
-
-def test_images_are_translated_by_name(translators: Path, tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
-    np.savez(tmp_path / "given.npz", images=images)
-    Image.fromarray(images[0]).save(tmp_path / "given.png")
-    assert translate(translators, tmp_path / "out.npz", "--images", tmp_path / "given.npz") == 0
-    read_store(translators)
-    expected = mlflow.pyfunc.load_model("models:/abcd-translator@champion").predict(
-        to_float(torch.from_numpy(images[:, None])).numpy()
-    )
-    arrays = np.load(tmp_path / "out.npz")
-    np.testing.assert_allclose(arrays["images"], (expected[:, 0] * 255).round(), atol=1)
-    np.testing.assert_array_equal(arrays["inputs"], images[:, None])
-    named = ("--model", "abcd-translator", "--version", 1, "--images", tmp_path / "given.png")
-    assert translate(translators, tmp_path / "out", *named) == 0
-    (file,) = (tmp_path / "out").iterdir()
-    np.testing.assert_allclose(np.asarray(Image.open(file)).astype(int), arrays["images"][0].astype(int), atol=1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "rule"),
-    [
-        (["--images", "small.png"], "28x28"),
-        (["--images", "floats.npz"], "uint8"),
-        (["--images", "missing.png"], "missing.png"),
-        (["--model", "abcd-translator"], "--images"),
-    ],
-)
-def test_images_that_cannot_be_translated(
-    translators: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    rule: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(np.zeros((20, 30), np.uint8)).save("small.png")
-    np.savez("floats.npz", images=np.zeros((2, 28, 28)))
-    assert translate(translators, tmp_path / "out.png", *arguments) == 2
-    errors = capsys.readouterr().err
-    assert rule in errors
-    assert "Traceback" not in errors
-    assert not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.slow
