@@ -26,7 +26,7 @@ def models() -> dict[str, tuple[nn.Module, torch.Tensor, dict[str, dict]]]:
     images = torch.rand(2, *SHAPE)
     judge = {"kind": "conv", "image_shape": SHAPE, "classes": CLASSES, "width": 4, "feature_dim": 8}
     autoencoder = {"latent_dim": 5, "architecture": "conv", "image_shape": SHAPE, "channels": [4, 8]}
-    translator = {"image_shape": SHAPE, "width": 4, "blocks": 1}
+    translator = {"image_shape": SHAPE}
     found: dict[str, tuple[nn.Module, torch.Tensor, dict[str, dict]]] = {
         "judge": (Judge(**judge), images, {"module": judge}),  # type: ignore[arg-type]
         "autoencoder": (Autoencoder(**autoencoder), images, {"module": autoencoder}),  # type: ignore[arg-type]
