@@ -1,18 +1,20 @@
-"""Measures of generated images, in the judge's features and labels.
+"""Measures of generated images in a judge's features and logits.
 
-All take torch tensors and give floats; one that is undefined for so few images is NaN.
+All take torch tensors and return floats; a measure that is undefined for so few images is NaN.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 ROWS = 250  # points at a time, whose distances to all others stay in the processor's cache
-MODE_SHARE = 0.1  # a class counts as a mode if it has at least this part of its even share of the samples
-SURE = 0.9  # confidence below which an image counts as of no class
+MODE_FRACTION = 0.1  # a class counts as a mode from this part of its expected fraction on
+SURE = 0.9  # an image of less confidence counts as of no class
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:
-        """Of features [N, D]; a single image has the covariance zero."""
+        """The moments of features [N, D]; a single image has the covariance zero."""
         features = features.double()
         covariance = torch.cov(features.T, correction=int(len(features) > 1))
         return cls(features.mean(0), torch.atleast_2d(covariance))
@@ -51,19 +53,19 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def neighbourhood_measures(
     real: Tensor, fake: Tensor, k: int = 5, real_radius: Tensor | None = None
 ) -> dict[str, float]:
-    """Precision, recall, density and coverage of fake features [M, D] against real features [N, D].
+    """Return `precision`, `recall`, `density` and `coverage` of fake features [M, D] against real features [N, D].
 
     Precision and recall: Kynkaanniemi et al. 2019 (https://arxiv.org/abs/1904.06991), eq. 1-2. Density and
     coverage: Naeem et al. 2020 (https://arxiv.org/abs/2002.09797), eq. 5-6.
 
     Args:
         k: Neighbours that span a neighbourhood; all others, where there are fewer.
-        real_radius: `kth_neighbour(real, k)`, where it is known already.
+        real_radius: `kth_neighbour(real, k)`, if it is known already.
     """
     if real_radius is None:
         real_radius = kth_neighbour(real, k)  # [N]
     fake_radius = kth_neighbour(fake, k)  # [M]
-    within = torch.zeros(len(fake), device=fake.device)  # real neighbourhoods that each fake point is in
+    within = torch.zeros(len(fake), device=fake.device)  # real neighbourhoods around each fake point
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     nearest = torch.full((len(real),), float("inf"), device=real.device)
     for rows in torch.arange(len(fake), device=fake.device).split(ROWS):
@@ -72,79 +74,75 @@ def neighbourhood_measures(
         recalled |= (distance <= fake_radius[rows, None]).any(0)
         nearest = torch.minimum(nearest, distance.amin(0))
     return {
-        "sample/precision": float((within > 0).float().mean()),
-        "sample/recall": float(recalled.float().mean()),
-        "sample/density": float(within.mean()) / max(1, min(k, len(real) - 1)),
-        "sample/coverage": float((nearest <= real_radius).float().mean()),
+        "precision": float((within > 0).float().mean()),
+        "recall": float(recalled.float().mean()),
+        "density": float(within.mean()) / max(1, min(k, len(real) - 1)),
+        "coverage": float((nearest <= real_radius).float().mean()),
     }
 
 
 def kth_neighbour(points: Tensor, k: int) -> Tensor:
-    """Distance of each point [N, D] to its k-th nearest other point, [N]; to its farthest, where there are fewer."""
-    found = min(k + 1, len(points))  # itself among them
+    """Return the distance of each point [N, D] to its k-th nearest other point (the farthest, if N <= k), [N]."""
+    found = min(k + 1, len(points))  # each point is its own nearest
     nearest = [torch.cdist(rows, points).topk(found, dim=1, largest=False).values[:, -1] for rows in points.split(ROWS)]
     return torch.cat(nearest)
 
 
-def class_measures(logits: Tensor, expected: Tensor | None = None) -> dict[str, float]:
-    """From the judge's logits [N, classes]: modes, KL of the class histogram to the expected one (nats), mean
-    confidence, and the share of images of low confidence, which are clearly of no class.
-
-    A class counts as a mode if at least 0.1 / classes of the images are of it.
-
-    Args:
-        expected: Share of each class [classes] among real images; None: all alike.
-    """
-    classes = logits.shape[1]
-    confidence, guesses = logits.softmax(1).max(1)
-    shares = torch.bincount(guesses, minlength=classes).double() / len(guesses)
-    # A class that is generated but not expected costs much, but not infinitely much.
-    usual = torch.full_like(shares, 1 / classes) if expected is None else expected.to(shares)
-    ratios = shares / usual.clamp(min=1e-12)
-    return {
-        "sample/modes": float((shares >= MODE_SHARE * usual).sum()),
-        "sample/class_kl": float((shares * ratios.clamp(min=1e-12).log()).sum()),
-        "sample/confidence": float(confidence.mean()),
-        "sample/low_confidence": float((confidence < SURE).float().mean()),
-    }
-
-
 def nearest_distance(points: Tensor, others: Tensor) -> float:
-    """Mean distance of points [N, D] to the nearest of others [M, D]."""
+    """Return the mean distance of points [N, D] to the nearest of others [M, D]."""
     return float(torch.cat([torch.cdist(rows, others).amin(1) for rows in points.split(ROWS)]).mean())
 
 
-def confusion(guesses: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Shares [classes, classes]: of the images of each label (row), those taken for each class (column); NaN in the
-    row of a label without images.
+def class_measures(logits: Tensor, expected: Tensor | None = None) -> dict[str, float]:
+    """Return from logits [N, classes]: `modes` (classes with at least MODE_FRACTION of their expected fraction),
+    `class_kl` (KL of the class histogram to the expected one, in nats), mean `confidence`, and `low_confidence` (the
+    fraction of images below SURE, which are of no class).
+
+    Args:
+        expected: Fraction of each class [classes] among real images; None: all alike.
     """
-    counts = torch.bincount(labels * classes + guesses, minlength=classes**2).reshape(classes, classes).double()
-    return counts / counts.sum(1, keepdim=True)
+    classes = logits.shape[1]
+    confidence, guesses = logits.softmax(1).max(1)
+    fractions = torch.bincount(guesses, minlength=classes).double() / len(guesses)
+    expected = torch.full_like(fractions, 1 / classes) if expected is None else expected.to(fractions)
+    # A class that is generated but not expected costs much, but not infinitely much.
+    ratios = fractions / expected.clamp(min=1e-12)
+    return {
+        "modes": float((fractions >= MODE_FRACTION * expected).sum()),
+        "class_kl": float((fractions * ratios.clamp(min=1e-12).log()).sum()),
+        "confidence": float(confidence.mean()),
+        "low_confidence": float((confidence < SURE).float().mean()),
+    }
 
 
-def intra_class_distance(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor, classes: int) -> float:
-    """Frechet distance of fake [N, D] to real features [M, D] within each class, averaged over the classes that both
-    have twice (Miyato & Koyama 2018, https://arxiv.org/abs/1802.05637, section 5.1); NaN if none.
-    """
-    distances = []
+Pairs = Iterable[tuple[Tensor, Tensor]]
+"""Fake features [N, D] and real features [M, D] of each class, N and M at least 2 (see `pairs_by_class`)."""
+
+
+def pairs_by_class(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor, classes: int) -> Pairs:
+    """Yield the fake and the real features of each class that has two images of both kinds."""
     for each in range(classes):
         ours, theirs = fake[fake_labels == each], real[real_labels == each]
         if min(len(ours), len(theirs)) > 1:
-            distances.append(frechet_distance(Moments.of(ours), Moments.of(theirs)))
-    return sum(distances) / len(distances) if distances else float("nan")
+            yield ours, theirs
 
 
-def diversity(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor, classes: int) -> float:
-    """Mean pairwise feature distance within each class over that of real images, averaged over the classes.
-
-    1: samples of a class differ as much as real ones; 0: they are all the same. NaN if no class has two samples of
-    both kinds, the real ones different.
+def intra_class_distance(pairs: Pairs) -> float:
+    """Return the Frechet distance within a class, averaged over the classes (Miyato & Koyama 2018,
+    https://arxiv.org/abs/1802.05637, section 5.1); NaN if there are none.
     """
-    ratios = []
-    for each in range(classes):
-        ours, theirs = fake[fake_labels == each], real[real_labels == each]
-        if min(len(ours), len(theirs)) > 1:
-            spread = torch.pdist(theirs).mean()
-            if spread > 0:
-                ratios.append(float(torch.pdist(ours).mean() / spread))
-    return sum(ratios) / len(ratios) if ratios else float("nan")
+    return _mean([frechet_distance(Moments.of(ours), Moments.of(theirs)) for ours, theirs in pairs])
+
+
+def diversity(pairs: Pairs) -> float:
+    """Return the mean pairwise distance within a class over that of real images, averaged over the classes.
+
+    1: samples of a class differ as much as real ones; 0: they are all the same. NaN if no class has different real
+    images.
+    """
+    means = ((torch.pdist(ours).mean(), torch.pdist(theirs).mean()) for ours, theirs in pairs)
+    return _mean([float(mean / real_mean) for mean, real_mean in means if real_mean > 0])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -17,20 +17,19 @@ CANDIDATES = 5_000  # noise vectors and images among which the ends are looked f
 REFERENCE_PAIRS = ((5, 6), (6, 7))  # that the reference shows
 
 Between = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Points [P, S, D] between starts and ends [P, 1, D], at shares [1, S, 1] of the path."""
+"""Points [P, S, D] between starts and ends [P, 1, D], at fractions [1, S, 1] of the path."""
 
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Images on P paths between pairs of classes, STEPS of them a path, the ends included.
+    """Images on P paths between pairs of classes.
 
     Attributes:
-        images: [P, STEPS, C, H, W], in [0, 1].
-        of_paths: One value a path, [P], of each measure. Of the steps between the ends: `confidence`, their mean one,
-            and `no_class`, the share whose confidence is below SURE; `third_class`, 1 if one of these steps is, at a
-            confidence of SURE or more, of neither of the two wanted classes, else 0; `smoothness`, see
-            `path_smoothness`. A path that jumps from one class to the other has the best `no_class` and `third_class`,
-            and the worst smoothness.
+        images: [P, STEPS, C, H, W], in [0, 1], the ends included.
+        of_paths: Values [P] of each measure, of the steps between the ends: `confidence`, their mean; `no_class`, the
+            fraction whose confidence is below SURE; `third_class`, 1 if a step of at least that confidence is of
+            neither of the two classes, else 0; `smoothness`, see `path_smoothness`. A path that jumps from one class
+            to the other has the best `no_class` and `third_class`, and the worst smoothness.
     """
 
     images: Tensor
@@ -38,22 +37,22 @@ class Interpolation:
 
     @property
     def measures(self) -> dict[str, float]:
-        """Means over the paths; those that do not move have no smoothness."""
+        """The means over the paths; paths that do not move have no smoothness."""
         return {name: float(values.nanmean()) for name, values in self.of_paths.items()}
 
 
-def slerp(starts: Tensor, ends: Tensor, share: Tensor) -> Tensor:
+def slerp(starts: Tensor, ends: Tensor, fraction: Tensor) -> Tensor:
     """Spherical interpolation (Shoemake 1985; for noise: White 2016, https://arxiv.org/abs/1609.04468).
 
     On the path the length stays near that of a typical sample of N(0, I), which on the straight line it does not.
     """
     cosine = torch.nn.functional.cosine_similarity(starts, ends, dim=-1).unsqueeze(-1).clamp(-1 + 1e-6, 1 - 1e-6)
     angle = cosine.acos()
-    return (torch.sin((1 - share) * angle) * starts + torch.sin(share * angle) * ends) / angle.sin()
+    return (torch.sin((1 - fraction) * angle) * starts + torch.sin(fraction * angle) * ends) / angle.sin()
 
 
 def class_pairs(count: int, classes: int, seed: int) -> Tensor:
-    """Random pairs [count, 2] of different classes; with more than 7 classes, the reference's 5 to 6 and 6 to 7 first.
+    """Return random pairs [count, 2] of different classes; with more than 7 classes, the reference's pairs first.
 
     Raises:
         ValueError: There are fewer than two classes.
@@ -72,7 +71,7 @@ def class_pairs(count: int, classes: int, seed: int) -> Tensor:
 def interpolate(
     points: Tensor, decode: Callable[[Tensor], Tensor], between: Between, wanted: Tensor, evaluator: Evaluator
 ) -> Interpolation:
-    """Paths between points that the judge takes for the wanted classes, surely so where there are enough.
+    """Decode paths between points that the judge takes for the wanted classes, with confidence if there are enough.
 
     Args:
         points: Candidates [N, D].
@@ -82,16 +81,16 @@ def interpolate(
     probabilities = evaluator.probabilities(apply(decode, points))
     places = torch.empty_like(wanted)
     for each in range(probabilities.shape[1]):
-        slots = (wanted == each).nonzero(as_tuple=True)
-        # The sure ones in their own order, not the surest first: typical ones are wanted.
+        asked = (wanted == each).nonzero(as_tuple=True)
+        # The confident ones in their own order, not the most confident first: typical ones are wanted.
         order = probabilities[:, each].clamp(max=SURE).argsort(descending=True, stable=True).to(wanted.device)
-        places[slots] = order[torch.arange(len(slots[0])) % len(order)]
-    share = torch.linspace(0, 1, STEPS, device=points.device)[None, :, None]
+        places[asked] = order[torch.arange(len(asked[0])) % len(order)]
+    fraction = torch.linspace(0, 1, STEPS, device=points.device)[None, :, None]
     starts, ends = points[places[:, 0], None], points[places[:, 1], None]
-    images = apply(decode, between(starts, ends, share).flatten(0, 1))
+    images = apply(decode, between(starts, ends, fraction).flatten(0, 1))
     paths = (len(wanted), STEPS)
     confidence, classes = evaluator.probabilities(images).max(1)
-    inner = confidence.unflatten(0, paths)[:, 1:-1]  # the ends are sure by choice
+    inner = confidence.unflatten(0, paths)[:, 1:-1]  # the ends are confident by choice
     of_ends = (classes.unflatten(0, paths)[:, 1:-1, None] == wanted.to(classes.device)[:, None]).any(2)
     return Interpolation(
         images.unflatten(0, paths),
@@ -105,7 +104,7 @@ def interpolate(
 
 
 def path_smoothness(features: Tensor) -> Tensor:
-    """How even the steps of each path are, [P]: its length over its longest step times their number; 0 to 1.
+    """Return how even the steps of each path are, [P]: its length over its longest step times their number; 0 to 1.
 
     Args:
         features: [P, S, D] of P paths of S points. 1: equal steps; 1 / (S - 1): all the path in one step; NaN: both

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -21,173 +20,144 @@ NEAREST = 5  # k of precision, recall, density, coverage
 MEMORY_SAMPLES = 2_000  # images whose nearest training image is looked up
 DIVERSITY_SAMPLES = 2_000  # images whose distances to all others of their class are taken
 
-COLLAPSED_SHARE = 0.8
-"""A generator counts as collapsed if fewer than this share of the classes are modes, ..."""
+COLLAPSED_FRACTION = 0.8
+"""A generator counts as collapsed if fewer than this fraction of the classes are modes, ..."""
 COLLAPSED_KL = 0.5
 """... or if its class histogram's KL to that of the real images is above this (nats), ..."""
 COLLAPSED_REACH = 0.1
 """... or if its recall or its coverage is below this: all classes, but of each the same few images."""
-HOPELESS_SHARE = 0.5
-"""A training may be given up if fewer than this share of the classes are modes."""
+HOPELESS_FRACTION = 0.5
+"""A training may be given up if fewer than this fraction of the classes are modes."""
 WEAK_ACCURACY = 0.95
 """A judge of less accuracy than this on validation images says little about generated ones."""
 
 
 def weakness(accuracy: float) -> str | None:
-    """What a table says of a judge of this accuracy on validation images; None: nothing."""
+    """Return a table's remark on a judge of this accuracy on validation images; None: there is none to make."""
     if accuracy >= WEAK_ACCURACY:
         return None
     return f"{accuracy:.1%} on validation, under {WEAK_ACCURACY:.0%}: its measures are weak"
 
 
-def collapse(measures: Mapping[str, float], classes: int, part: str = "val") -> str | None:
-    """In which way the generator with these measures has collapsed; None: it has not.
-
-    Args:
-        part: Where the measures' names begin: `val` for validation images.
-    """
-    modes, kl = measures[f"{part}/modes"], measures[f"{part}/class_kl"]
-    if modes < COLLAPSED_SHARE * classes:
+def collapse(measures: Mapping[str, float], classes: int) -> str | None:
+    """Return in which way the generator with these `val/` measures has collapsed; None: it has not."""
+    modes, kl = measures["val/modes"], measures["val/class_kl"]
+    if modes < COLLAPSED_FRACTION * classes:
         return f"{modes:.0f} of {classes} classes"
     if kl > COLLAPSED_KL:
         return f"class KL {kl:.2f}"
     for reach in ("recall", "coverage"):
-        if measures[f"{part}/{reach}"] < COLLAPSED_REACH:
-            return f"{reach} {measures[f'{part}/{reach}']:.3f}"
+        if measures[f"val/{reach}"] < COLLAPSED_REACH:
+            return f"{reach} {measures[f'val/{reach}']:.3f}"
     return None
 
 
-@dataclass(frozen=True)
-class RealFeatures:
-    """A judge's features of the real images, by which generated ones are measured."""
-
-    train: Tensor  # [N, D]
-    val: Tensor
-    test: Tensor
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, judge: Judge, data: Dataset) -> RealFeatures:
-        return cls(*(apply(judge.features, split.images) for split in (data.train, data.val, data.test)))
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], device: torch.device) -> RealFeatures:
-        """From what `to_arrays` gave."""
-        return cls(*(torch.from_numpy(arrays[each.name]).to(device) for each in fields(cls)))
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """By the names of the fields."""
-        return {each.name: getattr(self, each.name).cpu().numpy() for each in fields(self)}
+@torch.no_grad()
+def real_features(judge: Judge, data: Dataset) -> dict[str, np.ndarray]:
+    """Return the judge's features [N, D] of the real images, by split."""
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: apply(judge.features, split.images).cpu().numpy() for name, split in splits.items()}
 
 
 class Evaluator:
-    """Measures generated images with a judge, against validation images (to select) and test images (to report).
+    """Measures generated images with one judge, against validation images (to select) and test images (to report).
 
-    What it needs of the real images is computed when it is first needed, once. No gradients.
+    What it needs of the real images is computed once, when it is first needed. Without gradients.
 
     Args:
         judge: Trained, in evaluation mode.
-        real: Gives the judge's features of the real images, where they may be known already; None: computes them.
+        real: Returns `real_features(judge, data)`, from a cache say; None: they are computed.
     """
 
-    def __init__(self, judge: Judge, data: Dataset, real: Callable[[], RealFeatures] | None = None) -> None:
+    def __init__(self, judge: Judge, data: Dataset, real: Callable[[], Mapping[str, np.ndarray]] | None = None) -> None:
         self.judge, self.data = judge, data
         self.classes = len(data.classes)
-        self._real = real or (lambda: RealFeatures.of(judge, data))
+        self._real = real or (lambda: real_features(judge, data))
 
     @cached_property
-    def real(self) -> RealFeatures:
-        return self._real()
+    def real(self) -> dict[str, Tensor]:
+        """Features [N, D] of the real images, by split."""
+        device = self.data.train.images.device
+        return {name: torch.from_numpy(features).to(device) for name, features in self._real().items()}
 
     @cached_property
-    def val_moments(self) -> Moments:
-        return Moments.of(self.real.val)
+    def moments(self) -> dict[str, Moments]:
+        return {name: Moments.of(self.real[name]) for name in ("val", "test")}
 
     @cached_property
-    def test_moments(self) -> Moments:
-        return Moments.of(self.real.test)
-
-    @cached_property
-    def val_radius(self) -> Tensor:
-        """The distance of each validation image to its fifth neighbour, [N]."""
-        return fidelity.kth_neighbour(self.real.val, NEAREST)
-
-    @cached_property
-    def test_radius(self) -> Tensor:
-        """The distance of each test image to its fifth neighbour, [N]."""
-        return fidelity.kth_neighbour(self.real.test, NEAREST)
+    def radius(self) -> dict[str, Tensor]:
+        """The distance of each validation or test image to its fifth neighbour, [N]."""
+        return {name: fidelity.kth_neighbour(self.real[name], NEAREST) for name in ("val", "test")}
 
     @cached_property
     def test_nearest(self) -> float:
         """The mean distance of test images to the nearest training image."""
-        return fidelity.nearest_distance(self.real.test[:MEMORY_SAMPLES], self.real.train)
+        return fidelity.nearest_distance(self.real["test"][:MEMORY_SAMPLES], self.real["train"])
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Features [N, D] of images [N, C, H, W], uint8 or float in [0, 1]."""
+        """Return features [N, D] of images [N, C, H, W], uint8 or float in [0, 1]."""
         return apply(self.judge.features, images)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """The judge's probability of each class [N, classes]."""
+        """Return the judge's probability of each class, [N, classes]."""
         return apply(self.judge, images).softmax(1)
 
-    def _shares(self, labels: Tensor) -> Tensor:
-        """The share of each class among labels [N], [classes]."""
-        return torch.bincount(labels, minlength=self.classes).double() / len(labels)
+    def val_distance(self, images: Tensor) -> float:
+        """Return the Frechet distance to the validation images."""
+        return fidelity.frechet_distance(Moments.of(self.features(images)), self.moments["val"])
 
     @torch.no_grad()
     def val_measures(self, images: Tensor) -> dict[str, float]:
-        """Measures against the validation images, for every choice: `val/fd`, classes, recall and coverage."""
-        features, real = self.features(images), self.real.val
-        reach = fidelity.neighbourhood_measures(real, features, NEAREST, self.val_radius)
-        classes = fidelity.class_measures(self.judge.head(features), self._shares(self.data.val.labels))
-        found = {"sample/fd": fidelity.frechet_distance(Moments.of(features), self.val_moments), **reach, **classes}
-        return {name.replace("sample/", "val/"): value for name, value in found.items()}
-
-    def val_distance(self, images: Tensor) -> float:
-        """Frechet distance to the validation images."""
-        return fidelity.frechet_distance(Moments.of(self.features(images)), self.val_moments)
+        """Return `fd`, classes, recall and coverage against the validation images: for every choice."""
+        features = self.features(images)
+        return self._measures(features, self.judge.head(features), "val", self.data.val.labels)
 
     @torch.no_grad()
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
-        """All `sample/` measures of generated images [N, C, H, W] against the test images.
+        """Return all measures of generated images [N, C, H, W] against the test images.
 
         Args:
-            labels: The classes [N] that a conditional generator was asked for, for `sample/label_accuracy` and that of
-                the worst class; None: the judge's own labels stand in.
+            labels: The classes [N] that a conditional generator was asked for, for `label_accuracy` and the
+                `label_accuracy_worst` of a class; None: the judge's own labels stand in.
         """
-        features = self.features(images)
+        features, real, real_labels = self.features(images), self.real["test"], self.data.test.labels
         logits = self.judge.head(features)
         guesses = logits.argmax(1)
         classes = guesses if labels is None else labels
-        real, real_labels = self.real.test, self.data.test.labels
-        shares = self._shares(real_labels if labels is None else labels)
         few = min(DIVERSITY_SAMPLES, len(features), len(real))
-        nearest = fidelity.nearest_distance(features[:MEMORY_SAMPLES], self.real.train)
-        found = {
-            "sample/fd": fidelity.frechet_distance(Moments.of(features), self.test_moments),
-            **fidelity.neighbourhood_measures(real, features, NEAREST, self.test_radius),
-            **fidelity.class_measures(logits, shares),
-            "sample/diversity": fidelity.diversity(
-                features[:few], classes[:few], real[:few], real_labels[:few], self.classes
+        first = (features[:few], classes[:few], real[:few], real_labels[:few])
+        nearest = fidelity.nearest_distance(features[:MEMORY_SAMPLES], self.real["train"])
+        found = self._measures(features, logits, "test", real_labels if labels is None else labels) | {
+            "diversity": fidelity.diversity(fidelity.pairs_by_class(*first, self.classes)),
+            "intra_fd": fidelity.intra_class_distance(
+                fidelity.pairs_by_class(features, classes, real, real_labels, self.classes)
             ),
-            "sample/intra_fd": fidelity.intra_class_distance(features, classes, real, real_labels, self.classes),
-            "sample/nearest": nearest / self.test_nearest if self.test_nearest else float("nan"),
+            "nearest": nearest / self.test_nearest if self.test_nearest else math.nan,
         }
         if labels is not None:
             wanted, right = (
                 torch.bincount(each, minlength=self.classes) for each in (labels, labels[guesses == labels])
             )
-            found["sample/label_accuracy"] = float(right.sum() / len(labels))
-            found["sample/label_accuracy_worst"] = float((right / wanted)[wanted > 0].min())  # of a class
+            found["label_accuracy"] = float(right.sum() / len(labels))
+            found["label_accuracy_worst"] = float((right / wanted)[wanted > 0].min())
         return found
 
+    def _measures(self, features: Tensor, logits: Tensor, split: str, expected: Tensor) -> dict[str, float]:
+        """Return the measures against one split that need no class within it; `expected` are labels [N]."""
+        fractions = torch.bincount(expected, minlength=self.classes).double() / len(expected)
+        return {
+            "fd": fidelity.frechet_distance(Moments.of(features), self.moments[split]),
+            **fidelity.neighbourhood_measures(self.real[split], features, NEAREST, self.radius[split]),
+            **fidelity.class_measures(logits, fractions),
+        }
 
-PARTS = ("sample", "second", "third")
-"""Where the names of the three judges' measures begin."""
-SELECTING = 2
-"""How many of the judges take part in choices. The rest only report: what they say of a generator that was chosen is
+
+PREFIXES = ("judge1", "judge2", "judge3")
+"""Of the three judges' measures: `judge3/fd`."""
+SELECTING, REPORTING = 2, PREFIXES[-1]
+"""The first two judges take part in choices. The third only reports: its measures of a generator that was chosen are
 not flattered by the choice."""
 
 
@@ -196,8 +166,8 @@ class Judges:
     either counts the same, whatever the scale of its features. The third only reports.
 
     Args:
-        judges: Trained, in evaluation mode; one for each of `PARTS`.
-        real: Of each judge, what gives its features of the real images; None: computes them.
+        judges: Trained, in evaluation mode; one for each of `PREFIXES`.
+        real: For each judge, as of `Evaluator`.
     """
 
     def __init__(
@@ -205,26 +175,26 @@ class Judges:
         judges: Sequence[Judge],
         data: Dataset,
         *,
-        real: Sequence[Callable[[], RealFeatures] | None] = (None,) * len(PARTS),
+        real: Sequence[Callable[[], Mapping[str, np.ndarray]] | None] = (None,) * len(PREFIXES),
     ) -> None:
         self.all = [Evaluator(judge, data, features) for judge, features in zip(judges, real, strict=True)]
 
     @property
     def first(self) -> Evaluator:
-        """The one that looks at single images and classes."""
+        """The judge that looks at single images and classes."""
         return self.all[0]
 
     def val_measures(self, images: Tensor) -> dict[str, float]:
-        """The first judge's measures against the validation images; `val/fd` is both selecting judges' mean."""
-        found = self.first.val_measures(images)
+        """Return the first judge's `val/` measures; `val/fd` is the geometric mean of both selecting judges'."""
+        found = {f"val/{name}": value for name, value in self.first.val_measures(images).items()}
         distances = [found["val/fd"], *(judge.val_distance(images) for judge in self.all[1:SELECTING])]
-        apart = {f"val/fd_{number}": distance for number, distance in enumerate(distances, 1)}
-        return found | apart | {"val/fd": math.prod(distances) ** (1 / len(distances))}
+        found |= {f"val/fd_{number}": distance for number, distance in enumerate(distances, 1)}
+        return found | {"val/fd": math.prod(distances) ** (1 / len(distances))}
 
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
-        """The measures against the test images by every judge: `sample/fd`, `second/fd`, `third/fd`, ..."""
+        """Return the measures against the test images by every judge: `judge1/fd`, `judge2/fd`, `judge3/fd`, ..."""
         return {
-            name.replace("sample/", f"{part}/"): value
-            for part, judge in zip(PARTS, self.all, strict=True)
+            f"{prefix}/{name}": value
+            for prefix, judge in zip(PREFIXES, self.all, strict=True)
             for name, value in judge.measures(images, labels).items()
         }

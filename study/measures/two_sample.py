@@ -19,7 +19,7 @@ COMPARED = 2_000  # latents whose nearest training latent is looked up
 
 
 class LatentFidelity:
-    """Measures of generated latents against held-out ones; those of real latents alone are computed once.
+    """Measures of generated latents against held-out ones; what concerns real latents alone is computed once.
 
     Args:
         train: Training latents [T, D], of variance 1 in every coordinate; all others are in the same coordinates.
@@ -31,40 +31,38 @@ class LatentFidelity:
         self._floors: dict[int, float] = {}
 
     def measures(self, generated: Tensor) -> dict[str, float]:
-        """All measures of generated latents [M, D], by their names in MLflow.
+        """Return all measures of generated latents [M, D], by their names in MLflow; the first min(M, N) are compared.
 
-        Of `generated` and `held_out` as many are taken as both have.
+        The units are the distance of training latents (`latent/sliced_wasserstein`) and the distance of held-out
+        latents to the nearest training latent (`latent/nearest`).
         """
         count = min(len(generated), len(self.held_out))
         ours, theirs = generated[:count], self.held_out[:count]
-        floor, copied = self._floor(count), self.unseen
-        distance = sliced_wasserstein(ours, theirs)
+        if count not in self._floors:
+            self._floors[count] = sliced_wasserstein(self.train[:count], theirs)
         nearest = nearest_distance(ours[:COMPARED], self.train)
         return {
             "latent/two_sample_accuracy": two_sample_accuracy(ours, theirs),
-            "latent/sliced_wasserstein": distance / floor if floor else math.nan,
-            "latent/nearest": nearest / copied if copied else math.nan,
+            "latent/sliced_wasserstein": _ratio(sliced_wasserstein(ours, theirs), self._floors[count]),
+            "latent/nearest": _ratio(nearest, self._unseen),
         }
 
-    def _floor(self, count: int) -> float:
-        """The distance of so many training latents from as many held-out ones."""
-        if count not in self._floors:
-            self._floors[count] = sliced_wasserstein(self.train[:count], self.held_out[:count])
-        return self._floors[count]
-
     @cached_property
-    def unseen(self) -> float:
-        """How far held-out latents are from the nearest training latent, in the mean: the unit of `latent/nearest`."""
+    def _unseen(self) -> float:
+        """The mean distance of held-out latents to the nearest training latent."""
         return nearest_distance(self.held_out[:COMPARED], self.train)
 
 
-def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int = 0) -> float:
-    """How often a classifier tells held-out generated points [N, D] from real ones [N, D]; 0.5: it cannot.
+def _ratio(value: float, unit: float) -> float:
+    return value / unit if unit else math.nan
 
-    The classifier two-sample test (Lopez-Paz & Oquab 2017, https://arxiv.org/abs/1610.06545). The classifier is always
-    the same small network; each half of the points is classified by one that was trained on the other half. With
-    10,000 points of both kinds, chance alone moves the result by 0.0035 (a standard deviation). NaN with fewer than
-    four points in all.
+
+def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int = 0) -> float:
+    """Return how often a classifier tells held-out generated points [N, D] from real ones [N, D]; 0.5: it cannot.
+
+    The classifier two-sample test (Lopez-Paz & Oquab 2017, https://arxiv.org/abs/1610.06545): a small network, trained
+    on each half of the points, classifies the other half. With 10,000 points of both kinds the result has a standard
+    deviation of 0.0035. NaN with fewer than four points in all.
     """
     points = torch.cat([generated, real])
     if len(points) < 2 * FOLDS:
@@ -84,7 +82,7 @@ def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int = 0) -> float
 
 @torch.enable_grad()
 def _train_classifier(points: Tensor, labels: Tensor) -> nn.Module:
-    """A classifier of points [N, D] to logits [N, 1], in evaluation mode."""
+    """Return a classifier of points [N, D] to logits [N, 1], in evaluation mode."""
     layers: list[nn.Module] = []
     for into in (points.shape[1], WIDTH):
         layers += [nn.Linear(into, WIDTH), nn.BatchNorm1d(WIDTH), nn.SiLU()]
@@ -106,7 +104,7 @@ def _train_classifier(points: Tensor, labels: Tensor) -> nn.Module:
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, seed: int = 0) -> float:
-    """The 2-Wasserstein distance of points [N, D] to others [N, D], averaged over random lines.
+    """Return the 2-Wasserstein distance of points [N, D] to others [N, D], averaged over random lines.
 
     Rabin et al. 2011, "Wasserstein barycenter and its application to texture mixing": the root of the mean of the
     squared distances on the lines, where sorting solves the transport.
@@ -118,7 +116,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, seed: int = 0) -> float:
 
 
 def _sorted(rows: Tensor) -> Tensor:
-    """Each row [L, N] in ascending order; on a processor NumPy sorts several times faster than PyTorch."""
+    """Sort each row [L, N]; on a CPU NumPy sorts several times faster than PyTorch."""
     if rows.device.type == "cpu":
         return torch.from_numpy(np.sort(rows.numpy(), axis=1))
     return rows.sort(1).values

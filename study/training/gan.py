@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from models.gan import Critic, Generator
 from study.training.loops import Report, autocast, batches, captured, check_finite, steps_per_epoch
 
-AUTOCAST_BATCH = 128  # vectors from which on a GAN's multiplications outweigh the casts to bfloat16
+AUTOCAST_BATCH = 128  # from this batch size on, bfloat16 multiplications save more time than the casts cost
 
 
 @dataclass(frozen=True)
 class GanSettings:
-    """What a latent GAN is trained with; `clip_value` None makes it a vanilla GAN, else it is a WGAN."""
+    """The settings of one training; `clip_value` None makes it a vanilla GAN, else it is a WGAN."""
 
     batch_size: int
     learning_rate: float
@@ -29,8 +30,8 @@ class GanSettings:
     width: int  # neurons of each hidden layer
     noise_dim: int
     depth: int = 2  # hidden layers of the generator
-    averaging: float = 0.0  # decay of the generator's weight average; 0: none
-    falling: bool = False  # the learning rate falls linearly to zero, else it is constant
+    ema_decay: float = 0.0  # of the moving average of the generator's weights; 0: no average
+    lr_decay: bool = False  # the learning rate falls linearly to zero; False: it is constant
     saturating: bool = False  # a vanilla generator minimises log(1 - D) (Goodfellow et al. 2014, eq. 1)
     critic_norm: bool = False  # BatchNorm in the critic or discriminator
 
@@ -45,18 +46,17 @@ et al. 2015, https://arxiv.org/abs/1511.06434)."""
 
 
 def generator_steps(settings: GanSettings, count: int, epochs: int) -> int:
-    """Steps of the generator in so many epochs over `count` latents: one to `n_critic` batches."""
+    """Return the generator's steps in `epochs` over `count` latents: one per `n_critic` batches."""
     return epochs * steps_per_epoch(count, settings.batch_size) // settings.n_critic
 
 
 def describe(settings: GanSettings) -> str:
-    """The settings in a line, for a figure's title."""
+    """Return the settings in a line, for a figure's title."""
     kind = "vanilla GAN" if settings.clip_value is None else "WGAN"
     clip = "" if settings.clip_value is None else f", clip {settings.clip_value:.3g}"
     return (
         f"{kind}: batch {settings.batch_size}, lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}, "
-        f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}"
-        f"{', averaged' if settings.averaging else ''}"
+        f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}{', EMA' * bool(settings.ema_decay)}"
     )
 
 
@@ -69,10 +69,13 @@ def train_gan(
     *,
     epochs: int,
     report: Report,
-    learner: Generator | None = None,
+    online: Generator | None = None,
 ) -> None:
     """Train a WGAN with weight clipping (Arjovsky et al. 2017, https://arxiv.org/abs/1701.07875, algorithm 1) or a
     vanilla GAN (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661).
+
+    With `ema_decay`, gradient steps move the online generator, and `generator` holds the exponential moving average of
+    its weights (Yazici et al. 2018, https://arxiv.org/abs/1806.04498).
 
     Args:
         latents: Standardised latents [N, latent_dim].
@@ -80,105 +83,108 @@ def train_gan(
         epochs: Passes over the latents; each batch is one critic step.
         report: Gets `critic/loss`, `critic/gradient_norm`, `generator/loss` (in epochs with a generator step), and of a
             WGAN `critic/wasserstein` and `critic/at_clip`.
-        learner: With `averaging`, a copy of the generator to be trained, to look at it beside its average; None: one
-            that is not kept.
-
-    With `averaging`, `generator` holds the moving average of the weights that are trained (Yazici et al. 2018,
-    https://arxiv.org/abs/1806.04498).
+        online: With `ema_decay`, a copy of the generator that becomes the online generator; None: one is made.
 
     Raises:
         FloatingPointError: A loss is not finite.
     """
-    if not settings.averaging:
-        learner = generator
-    elif learner is None:
-        learner = copy.deepcopy(generator)
-    learner.train()
-    critic.train()
-    with ExitStack() as stack:
-        vectors: dict[nn.Module, nn.Parameter] = {
-            module: stack.enter_context(one_vector(module)) for module in {critic, learner, generator}
-        }
-        _train(
-            (generator, learner, critic), vectors, latents, conditions, settings=settings, epochs=epochs, report=report
-        )
+    online = online or copy.deepcopy(generator) if settings.ema_decay else generator
+    losses = _Losses(online.train(), critic.train(), latents, conditions, settings)
+    with one_vector(critic) as critic_weights, one_vector(online) as online_weights:
+        optimizers = critic_optimizer, generator_optimizer = _optimizers(critic_weights, online_weights, settings)
+        critic_step = captured(_gradients(losses.of_critic, critic_optimizer), latents.device)
+        generator_step = captured(_gradients(losses.of_generator, generator_optimizer), latents.device)
+        critic_steps = generator_steps = 0
+        for epoch in range(1, epochs + 1):
+            if settings.lr_decay:
+                _set_rate(optimizers, settings.learning_rate * (1 - (epoch - 1) / epochs))
+            critic_losses, generator_losses = [], []
+            for index in batches(len(latents), settings.batch_size, latents.device):
+                critic_losses.append(critic_step(index))
+                critic_optimizer.step()
+                if settings.clip_value is not None:
+                    critic_weights.data.clamp_(-settings.clip_value, settings.clip_value)
+                critic_steps += 1
+                if critic_steps % settings.n_critic:
+                    continue
+                generator_losses.append(generator_step(index))
+                generator_optimizer.step()
+                generator_steps += 1
+                if settings.ema_decay:
+                    warm = (1 + generator_steps) / (10 + generator_steps)  # early weights are soon forgotten
+                    update_average(generator, online, min(settings.ema_decay, warm))
+            metrics = _epoch_metrics(critic, critic_losses, generator_losses, settings.clip_value)
+            check_finite(epoch, metrics)
+            report(epoch, metrics)
 
 
-def _train(
-    modules: tuple[Generator, Generator, Critic],
-    vectors: Mapping[nn.Module, nn.Parameter],
-    latents: Tensor,
-    conditions: Tensor,
-    *,
-    settings: GanSettings,
-    epochs: int,
-    report: Report,
-) -> None:
-    """The training itself, on the parameters of each module as one vector."""
-    generator, learner, critic = modules
-    wgan, device = settings.clip_value is not None, latents.device
-    optimizers = _optimizers(vectors[critic], vectors[learner], settings)
-    critic_optimizer, generator_optimizer = optimizers
-    averages, averaged = ([vectors[module], *_statistics(module)] for module in (generator, learner))
+@dataclass(frozen=True)
+class _Losses:
+    """The losses of both players on a batch, given by the indices [B] of its latents."""
 
-    def fakes(condition: Tensor) -> Tensor:
-        noise = torch.randn(len(condition), settings.noise_dim, device=device)
-        with _precision(len(condition), device):
-            made = learner(torch.cat([noise, condition], 1))
-        return torch.cat([made.float(), condition], 1)  # [B, latent_dim (+ classes)]
+    generator: Generator
+    critic: Critic
+    latents: Tensor
+    conditions: Tensor
+    settings: GanSettings
 
-    def critic_gradients(index: Tensor) -> Tensor:
-        condition = conditions[index]
+    def of_critic(self, index: Tensor) -> Tensor:
+        """WGAN: minus the estimate of the Wasserstein distance (up to the critic's Lipschitz constant). Vanilla GAN:
+        binary cross entropy on logits.
+        """
         with torch.no_grad():
-            fake = fakes(condition)
-        real = torch.cat([latents[index], condition], 1)
-        with _precision(len(index), device):
-            # Statistics of BatchNorm are of real or of made vectors, never of both: DCGAN's way.
-            groups = (real, fake) if settings.critic_norm else (torch.cat([real, fake]),)
-            real_scores, fake_scores = torch.cat([critic(group) for group in groups]).float().chunk(2)
-        return _gradients(critic_optimizer, _critic_loss(real_scores, fake_scores, wgan))
+            fake = self._fakes(index)
+        real = torch.cat([self.latents[index], self.conditions[index]], 1)
+        with _precision(index):
+            # BatchNorm sees batches of real or of fake vectors, never of both: DCGAN's way.
+            groups = (real, fake) if self.settings.critic_norm else (torch.cat([real, fake]),)
+            real_scores, fake_scores = torch.cat([self.critic(group) for group in groups]).float().chunk(2)
+        if self.settings.clip_value is not None:
+            return fake_scores.mean() - real_scores.mean()
+        return F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()
 
-    def generator_gradients(index: Tensor) -> Tensor:
-        critic.requires_grad_(False)  # spares the gradients of weights that do not move now
-        fake = fakes(conditions[index])
-        with _precision(len(index), device):
-            scores = critic(fake).float()
-        loss = -scores.mean() if wgan else _vanilla_generator_loss(scores, settings.saturating)
-        loss = _gradients(generator_optimizer, loss)
-        critic.requires_grad_(True)
-        return loss
+    def of_generator(self, index: Tensor) -> Tensor:
+        self.critic.requires_grad_(False)  # spares the gradients of weights that do not move now
+        fake = self._fakes(index)
+        with _precision(index):
+            scores = self.critic(fake).float()
+        self.critic.requires_grad_(True)
+        if self.settings.clip_value is not None:
+            return -scores.mean()
+        return vanilla_generator_loss(scores, self.settings.saturating)
 
-    of_critic, of_generator = (captured(each, device) for each in (critic_gradients, generator_gradients))
-    critic_steps = generator_steps = 0
-    for epoch in range(1, epochs + 1):
-        if settings.falling:
-            _set_rate(optimizers, settings.learning_rate * (1 - (epoch - 1) / epochs))
-        critic_losses, generator_losses = [], []
-        for index in batches(len(latents), settings.batch_size, device):
-            critic_losses.append(of_critic(index))
-            critic_optimizer.step()
-            if settings.clip_value is not None:
-                clip_weights(vectors[critic], settings.clip_value)
-            critic_steps += 1
-            if critic_steps % settings.n_critic:
-                continue
-            generator_losses.append(of_generator(index))
-            generator_optimizer.step()
-            generator_steps += 1
-            if settings.averaging:
-                warm = (1 + generator_steps) / (10 + generator_steps)  # early weights are soon forgotten
-                move_averages(averages, averaged, min(settings.averaging, warm))
-        metrics = _epoch_metrics(critic, critic_losses, generator_losses, settings.clip_value)
-        check_finite(epoch, metrics)
-        report(epoch, metrics)
+    def _fakes(self, index: Tensor) -> Tensor:
+        """Generated latents beside the conditions that they were asked for, [B, latent_dim (+ classes)]."""
+        condition = self.conditions[index]
+        noise = torch.randn(len(index), self.settings.noise_dim, device=index.device)
+        with _precision(index):
+            made = self.generator(torch.cat([noise, condition], 1))
+        return torch.cat([made.float(), condition], 1)
+
+
+def vanilla_generator_loss(scores: Tensor, saturating: bool) -> Tensor:
+    """log(1 - D) as in the paper's equation, or its non-saturating form -log D; D is the sigmoid of the scores."""
+    return -F.softplus(scores).mean() if saturating else F.softplus(-scores).mean()
+
+
+def _gradients(loss_of: Callable[[Tensor], Tensor], optimizer: Optimizer) -> Callable[[Tensor], Tensor]:
+    """Return a function of a batch's indices [B] that sets the gradients and returns the loss."""
+
+    def gradients(index: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=False)  # the gradients lie in one vector
+        loss = loss_of(index)
+        loss.backward()
+        return loss.detach()
+
+    return gradients
 
 
 @contextmanager
 def one_vector(module: nn.Module) -> Iterator[nn.Parameter]:
-    """All parameters of a module as one vector inside, and their gradients as another.
+    """Keep all parameters of a module in one vector, and their gradients in another, inside the context.
 
-    An optimiser, a clip or an average is then one operation in place of one a layer, with the same result to the last
-    digit; at these sizes the calls cost more than the numbers. Afterwards each parameter has memory of its own again.
+    An optimiser's step is then one operation in place of one per layer, with the same result to the last digit; at
+    these sizes the calls cost more than the arithmetic.
     """
     parameters = list(module.parameters())
     sizes = [parameter.numel() for parameter in parameters]
@@ -194,47 +200,31 @@ def one_vector(module: nn.Module) -> Iterator[nn.Parameter]:
             parameter.data, parameter.grad = parameter.data.clone(), None
 
 
-def _statistics(module: nn.Module) -> list[Tensor]:
-    """BatchNorm's running means and variances, and not its counts of batches."""
-    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-
-
-def _optimizers(
-    critic: nn.Parameter, learner: nn.Parameter, settings: GanSettings
-) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+def _optimizers(critic: nn.Parameter, generator: nn.Parameter, settings: GanSettings) -> tuple[Optimizer, Optimizer]:
     """RMSprop as in the WGAN paper's algorithm; Adam with beta_1 = 0.5 as in DCGAN (Radford et al. 2015)."""
     wgan = settings.clip_value is not None
     optimizer = torch.optim.RMSprop if wgan else partial(torch.optim.Adam, betas=(0.5, 0.999))
-    rate = settings.learning_rate
-    return optimizer([critic], lr=rate), optimizer([learner], lr=rate)
+    return optimizer([critic], lr=settings.learning_rate), optimizer([generator], lr=settings.learning_rate)
 
 
-def _set_rate(optimizers: tuple[torch.optim.Optimizer, ...], rate: float) -> None:
+def _set_rate(optimizers: tuple[Optimizer, ...], rate: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
 
 
-def _precision(batch_size: int, device: torch.device) -> AbstractContextManager[object]:
-    return autocast(device) if batch_size >= AUTOCAST_BATCH else nullcontext()
+def _precision(index: Tensor) -> AbstractContextManager[object]:
+    return autocast(index.device) if len(index) >= AUTOCAST_BATCH else nullcontext()
 
 
-def _gradients(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-    optimizer.zero_grad(set_to_none=False)  # the gradients lie in one vector
-    loss.backward()
-    return loss.detach()
-
-
-def _critic_loss(real: Tensor, fake: Tensor, wgan: bool) -> Tensor:
-    """WGAN: minus the estimate of the Wasserstein distance (up to the critic's Lipschitz constant)."""
-    if wgan:
-        return fake.mean() - real.mean()
-    return F.softplus(-real).mean() + F.softplus(fake).mean()  # binary cross entropy on logits
-
-
-def _vanilla_generator_loss(fake: Tensor, saturating: bool) -> Tensor:
-    """log(1 - D) as in the paper's equation, or its non-saturating form -log D; D is the sigmoid of the scores."""
-    return -F.softplus(fake).mean() if saturating else F.softplus(-fake).mean()
+@torch.no_grad()
+def update_average(average: nn.Module, online: nn.Module, decay: float) -> None:
+    """Move each weight and BatchNorm statistic of `average` to decay * average + (1 - decay) * online."""
+    averages, values = (
+        [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
+        for module in (average, online)
+    )
+    torch._foreach_lerp_(averages, values, 1 - decay)
 
 
 def _epoch_metrics(
@@ -242,34 +232,18 @@ def _epoch_metrics(
 ) -> dict[str, float]:
     metrics = {
         "critic/loss": float(torch.stack(critic_losses).mean()),
-        "critic/gradient_norm": gradient_norm(critic),  # of the epoch's last step
+        "critic/gradient_norm": gradient_norm(critic),  # after the epoch's last step
     }
     if generator_losses:  # with few batches an epoch and a large n_critic, not every epoch has one
         metrics["generator/loss"] = float(torch.stack(generator_losses).mean())
     if clip_value is not None:
+        weights = torch.cat([parameter.detach().flatten() for parameter in critic.parameters()])
         metrics["critic/wasserstein"] = -metrics["critic/loss"]
-        metrics["critic/at_clip"] = share_at_clip(critic, clip_value)
+        # The fraction of weights on the bound; near 1 the critic has no freedom left.
+        metrics["critic/at_clip"] = float((weights.abs() >= clip_value).float().mean())
     return metrics
 
 
-@torch.no_grad()
-def move_averages(averages: Sequence[Tensor], values: Sequence[Tensor], decay: float) -> None:
-    """Move each average to decay * average + (1 - decay) * value."""
-    torch._foreach_lerp_(list(averages), list(values), 1 - decay)
-
-
-@torch.no_grad()
-def clip_weights(weights: Tensor, clip_value: float) -> None:
-    """Put every weight back into [-clip_value, clip_value]."""
-    weights.clamp_(-clip_value, clip_value)
-
-
 def gradient_norm(module: nn.Module) -> float:
-    """Euclidean norm of the gradients of all parameters."""
+    """Return the Euclidean norm of the gradients of all parameters."""
     return float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
-
-
-def share_at_clip(critic: nn.Module, clip_value: float) -> float:
-    """Share of the parameters that lie on the bound; near 1 the critic has no freedom left."""
-    weights = torch.cat([parameter.detach().flatten() for parameter in critic.parameters()])
-    return float((weights.abs() >= clip_value).float().mean())

@@ -1,6 +1,6 @@
 """A tone curve that undoes the decoder's blur: least squares draws strokes too grey, black and white too rarely.
 
-Fitted on training images and their reconstructions, without any judge; generators and baselines use the same one.
+It is fitted on training images and their reconstructions, without a judge; generators and baselines share it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ GREYS = 256  # values of a pixel
 
 
 def fit_tone_curve(autoencoder: nn.Module, images: Tensor) -> Tensor:
-    """The levels [KNOTS] of the curve that gives reconstructions the pixel values' distribution of the images.
+    """Return levels [KNOTS] of the curve that gives reconstructions the distribution of the images' pixel values.
 
-    Histogram specification (Gonzalez & Woods, "Digital Image Processing", section 3.3): the level of a value is the
-    quantile of the images' pixels at the share of the reconstructions' pixels that are not brighter than it.
+    Histogram specification (Gonzalez & Woods, "Digital Image Processing", section 3.3).
 
     Args:
         images: uint8 [N, C, H, W].
@@ -34,13 +33,13 @@ def fit_tone_curve(autoencoder: nn.Module, images: Tensor) -> Tensor:
 
 
 def match_histograms(cells: Tensor, greys: Tensor) -> Tensor:
-    """The levels [KNOTS], float32, that turn one distribution of pixel values into another.
+    """Return levels [KNOTS], float32, that turn one distribution of pixel values into another, quantile by quantile.
 
     Args:
-        cells: How many pixels of the first lie in each of KNOTS - 1 equal cells of [0, 1].
-        greys: How many of the second have each value 0 / 255, 1 / 255, ... 1.
+        cells: Pixels of the first distribution in each of KNOTS - 1 equal cells of [0, 1].
+        greys: Pixels of the second distribution with each value 0 / 255, 1 / 255, ... 1.
     """
     below = torch.cat([cells.new_zeros(1), cells.cumsum(0)]) / cells.sum()  # [KNOTS]
-    shares = greys.cumsum(0) / greys.sum()
-    found = torch.searchsorted(shares, below.clamp(max=1 - 1e-12))
+    fractions = greys.cumsum(0) / greys.sum()
+    found = torch.searchsorted(fractions, below.clamp(max=1 - 1e-12))
     return (found / (len(greys) - 1)).clamp(max=1).float()
