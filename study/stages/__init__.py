@@ -14,8 +14,9 @@ from study.checks import UsageError
 from study.engine.stage import Stage
 from study.stages.attention.stage import ATTENTION
 from study.stages.autoencoder.stage import AUTOENCODER
-from study.stages.gan.stage import CONDITIONAL_GAN, LATENT_GAN
+from study.stages.conditional_gan import CONDITIONAL_GAN
 from study.stages.judge import JUDGE
+from study.stages.latent_gan.stage import LATENT_GAN
 from study.stages.transfer.stage import TRANSFER
 from study.stages.translation.stage import TRANSLATION
 

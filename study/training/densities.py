@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,3 +34,30 @@ def draw_mixture(
     points = fitted.means_[which] + np.einsum("nij,nj->ni", roots, random.standard_normal((count, train.shape[1])))
     loss = -float(fitted.score(held_out.double().cpu().numpy())) if len(held_out) else None
     return torch.from_numpy(points).to(train), loss
+
+
+def draw_class_mixtures(
+    train: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor],
+    components: int,
+    labels: Tensor,
+    seed_of: Callable[[int], int],
+) -> tuple[Tensor, float]:
+    """Draw for each label from a mixture fitted to the latents of that label alone.
+
+    Args:
+        train: Latents [N, D] and labels [N].
+        held_out: Latents [M, D] and labels [M].
+        labels: [count].
+        seed_of: The seed of each label's fit.
+
+    Returns:
+        Points [count, D], and the mean of the losses, weighted by the label's fraction.
+    """
+    points, mean = torch.empty(len(labels), train[0].shape[1]).to(train[0]), 0.0
+    for label in labels.unique().tolist():
+        wanted = labels == label
+        own, others = (latents[known == label] for latents, known in (train, held_out))
+        points[wanted], loss = draw_mixture(own, others, components, int(wanted.sum()), seed_of(label))
+        mean += (loss or 0.0) * int(wanted.sum()) / len(labels)
+    return points, mean

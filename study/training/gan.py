@@ -56,7 +56,8 @@ def describe(settings: GanSettings) -> str:
     clip = "" if settings.clip_value is None else f", clip {settings.clip_value:.3g}"
     return (
         f"{kind}: batch {settings.batch_size}, lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}, "
-        f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}{', EMA' * bool(settings.ema_decay)}"
+        f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}"
+        f"{', EMA' if settings.ema_decay else ''}"
     )
 
 

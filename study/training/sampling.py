@@ -1,4 +1,4 @@
-"""The inputs of generators: noise and labels."""
+"""The inputs of generators, noise and labels, and which real images are compared with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.gan import with_labels
+
 FEWEST, MOST = 1_000, 10_000
+SHEET_SEED, SHEET_ROW, SHEET_CLASSES = 0, 10, 20  # of sample sheets: images in a row, and most rows with labels
 
 
 def sample_count(real: int) -> int:
@@ -34,3 +37,39 @@ def labels_like(real: Tensor, count: int) -> Tensor:
     A conditional generator is asked for the fractions of the real images: others would count as its error.
     """
     return real[torch.arange(count, device=real.device) % len(real)]
+
+
+def generator_inputs(
+    noise_dim: int, classes: int, real: Tensor, seed: int, count: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return inputs [count, noise_dim (+ classes)], and the labels [count] that they ask for (None if `classes` is 0).
+
+    Args:
+        real: Labels [N] of real images, which give the class fractions.
+        count: None: `sample_count(N)`.
+    """
+    count = sample_count(len(real)) if count is None else count
+    vectors = noise(count, noise_dim, seed, real.device)
+    if not classes:
+        return vectors, None
+    labels = labels_like(real, count)
+    return with_labels(vectors, labels, classes), labels
+
+
+def sheet_inputs(noise_dim: int, classes: int, device: torch.device) -> Tensor:
+    """Return the inputs [M, noise_dim (+ classes)] of a sample sheet; with labels: a row a class, the same noises."""
+    vectors = noise(SHEET_ROW * SHEET_ROW, noise_dim, SHEET_SEED, device)
+    if not classes:
+        return vectors
+    rows = min(classes, SHEET_CLASSES)
+    labels = torch.arange(rows, device=device).repeat_interleave(SHEET_ROW)
+    return with_labels(vectors[:SHEET_ROW].repeat(rows, 1), labels, classes)
+
+
+def places_of(wanted: Tensor, labels: Tensor) -> Tensor:
+    """Return for wanted labels [M] their places [M] among labels [N], each place once until a class has no more."""
+    places = torch.empty_like(wanted)
+    for label in wanted.unique().tolist():
+        asked, ours = (wanted == label).nonzero()[:, 0], (labels == label).nonzero()[:, 0]
+        places[asked] = ours[torch.arange(len(asked), device=ours.device) % len(ours)]
+    return places

@@ -1,0 +1,433 @@
+"""What both GAN stages share: their inputs, one GAN trial, one baseline trial, one row of their tables."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.autoencoder import Autoencoder
+from models.classifier import Judge
+from models.gan import Critic, Generator, LatentGenerator, ToneCurve
+from study import plots
+from study.data.dataset import Dataset, Split, to_float, to_pixels
+from study.engine.search import Params, Pruned
+from study.engine.stage import Context
+from study.engine.trial import Trial
+from study.measures.judges import HOPELESS_FRACTION, Judges, collapse, real_features, weakness
+from study.measures.latents import EncodedImages, max_abs_pcc
+from study.measures.two_sample import LatentFidelity
+from study.results import Row, Table, claim
+from study.training.classifier import ClassifierSettings, classification_accuracy_score
+from study.training.densities import draw_class_mixtures, draw_mixture
+from study.training.gan import GanSettings, describe, generator_steps, train_gan
+from study.training.loops import Diverged, apply, eval_mode, seeded
+from study.training.sampling import (
+    SHEET_CLASSES,
+    SHEET_ROW,
+    generator_inputs,
+    labels_like,
+    places_of,
+    sample_count,
+    sheet_inputs,
+)
+from study.training.tone import fit_tone_curve
+from tracking.registry import Version
+
+KINDS = ("judge", "second-judge", "third-judge")  # of the models that measure: judge1, judge2, judge3
+WATCH_SEED, CHOICE_SEED, TEST_SEED = 0, 1, 2  # of the noise: at each evaluation, for the kept epoch, for the test
+SETTLED = 4  # collapse counts after the first 1 / SETTLED of the epochs: at first every generator has collapsed
+LAST_EPOCHS = 5  # of a conditional GAN; each is evaluated, to see whether the end of the training is stable
+LOSSES = ("critic/loss", "generator/loss", "val/fd")  # of the figure of losses
+REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS, MIXTURE = (
+    *("real images", "reconstructions", "reconstructions of test images"),
+    "Gaussian mixture",
+)
+"""The baselines, by their parameter `source`."""
+
+
+@dataclass(frozen=True)
+class GanInputs:
+    """The inputs of all trials of a GAN stage. Each is loaded or computed when it is first needed."""
+
+    context: Context
+
+    @property
+    def data(self) -> Dataset:
+        return self.context.dataset
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        """The frozen autoencoder."""
+        with seeded(0, self.context.device):  # building a module draws random numbers, which a trial must not miss
+            return self.context.module("autoencoder", Autoencoder)
+
+    @cached_property
+    def architecture(self) -> str:
+        return self.context.inputs["autoencoder"].config()["module"]["architecture"]
+
+    @cached_property
+    def tone(self) -> ToneCurve:
+        """The decoder's tone curve, fitted once a store."""
+
+        def fit() -> dict[str, np.ndarray]:
+            return {"tone": fit_tone_curve(self.autoencoder, self.data.train.images).cpu().numpy()}
+
+        curve = ToneCurve().to(self.context.device)
+        curve.levels.copy_(torch.from_numpy(self.context.cached_arrays("autoencoder", fit, "tone curve")["tone"]))
+        return curve
+
+    @cached_property
+    def judges(self) -> Judges:
+        """All judges; their features of the real images are cached in the store."""
+        with seeded(0, self.context.device):
+            judges = {kind: self.context.module(kind, Judge) for kind in KINDS}
+        real = [partial(self._real_features, kind, judge) for kind, judge in judges.items()]
+        return Judges(list(judges.values()), self.data, real=real)
+
+    def _real_features(self, kind: str, judge: Judge) -> Mapping[str, np.ndarray]:
+        return self.context.cached_arrays(kind, lambda: real_features(judge, self.data), "real features")
+
+    @cached_property
+    def encoded(self) -> EncodedImages:
+        """The standardised latents of the training images."""
+        return EncodedImages.encode(self.autoencoder, self.data.train)
+
+    @cached_property
+    def latents(self) -> dict[str, Tensor]:
+        """Standardised latents [N, latent_dim] of the validation and the test images."""
+        splits, encoder = {"val": self.data.val, "test": self.data.test}, self.autoencoder.encoder
+        with eval_mode(self.autoencoder):
+            return {name: self.standardised(apply(encoder, split.images)) for name, split in splits.items()}
+
+    @cached_property
+    def latent_fidelity(self) -> LatentFidelity:
+        """Measures of standardised latents against the test images' latents."""
+        return LatentFidelity(self.encoded.vectors, self.latents["test"])
+
+    def standardised(self, latents: Tensor) -> Tensor:
+        """Bring latents [N, latent_dim] from the autoencoder's scale to that of the standardised training latents."""
+        return (latents - self.encoded.mean) / self.encoded.std
+
+    def decode(self, standardised: Tensor) -> Tensor:
+        """Return images [N, C, S, S] of standardised latents, decoded as every generator and baseline does it."""
+        latents = standardised * self.encoded.std + self.encoded.mean
+        with eval_mode(self.autoencoder):
+            return apply(lambda batch: self.tone(self.autoencoder.decoder(batch)), latents)
+
+    def build(
+        self, settings: GanSettings, encoded: EncodedImages, classes: int
+    ) -> tuple[LatentGenerator, Critic, dict[str, object]]:
+        """Return an untrained generator and critic, and the generator's constructor arguments; classes 0: no labels."""
+        latent_dim = encoded.vectors.shape[1]
+        module: dict[str, object] = {
+            "input_dim": settings.noise_dim + classes,
+            "latent_dim": latent_dim,
+            "architecture": self.architecture,
+            "image_shape": list(self.data.image_shape),
+            "width": settings.width,
+            "depth": settings.depth,
+        }
+        model = LatentGenerator(**module).to(self.context.device)  # type: ignore[arg-type]
+        model.decoder.load_state_dict(self.autoencoder.decoder.state_dict())
+        model.tone.load_state_dict(self.tone.state_dict())
+        model.mean.copy_(encoded.mean)
+        model.std.copy_(encoded.std)
+        critic = Critic(latent_dim + classes, settings.width, norm=settings.critic_norm)
+        return model, critic.to(self.context.device), module
+
+    def accuracy_score(self, images: Tensor, labels: Tensor, settings: ClassifierSettings) -> dict[str, float]:
+        """Return the accuracy on real test images of a classifier trained on images [N, C, S, S] and labels [N]."""
+        data, pixels = self.data, (images * 255).round().to(torch.uint8)
+        classifier = Judge("conv", image_shape=data.image_shape, classes=len(data.classes)).to(images.device)
+        score = classification_accuracy_score(Split(pixels, labels), classifier, settings, data.val, data.test)
+        return {"classification_accuracy_score": score}
+
+
+@dataclass
+class GanTraining:
+    """One GAN in training, and what is measured and shown of its generator on the way.
+
+    Attributes:
+        encoded: The latents that it is trained on.
+        classes: 0: an unconditional GAN.
+        collapses: By evaluated epoch, in which way the generator has collapsed; None: it has not.
+    """
+
+    trial: Trial
+    inputs: GanInputs
+    settings: GanSettings
+    epochs: int
+    evaluate_every: int
+    encoded: EncodedImages
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        self.model, self.critic, self.module = self.inputs.build(self.settings, self.encoded, self.classes)
+        generator = self.model.generator
+        self.online = copy.deepcopy(generator) if self.settings.ema_decay else generator
+        self.best_epoch, self.best_distance, self.best_weights = 0, math.inf, generator.state_dict()
+        self.collapses: dict[int, str | None] = {}
+        self._shown: dict[int, np.ndarray] = {}
+        self._title = f"{'Conditional ' * bool(self.classes)}{describe(self.settings)}, {self.epochs} epochs"
+
+    def run(self) -> None:
+        """Train, and keep the weights of the evaluated epoch with the least `val/fd`.
+
+        Raises:
+            Pruned: Optuna gives the trial up, or its generator draws too few of the classes.
+            Diverged: A loss or a generated latent is not finite.
+        """
+        others = {name: value for name, value in asdict(self.settings).items() if name not in self.trial.params}
+        steps = generator_steps(self.settings, len(self.encoded.labels), self.epochs)
+        self.trial.log_params(others | {"epochs": self.epochs, "generator_steps": steps})
+        self._show(0)  # the step slider of MLflow opens at step 0
+        one_hot = F.one_hot(self.encoded.labels, len(self.inputs.data.classes)).float()
+        train_gan(
+            self.model.generator,
+            self.critic,
+            self.encoded.vectors,
+            one_hot[:, : self.classes],
+            self.settings,
+            epochs=self.epochs,
+            report=self.report,
+            online=self.online,
+        )
+
+    def report(self, epoch: int, losses: Mapping[str, float]) -> None:
+        """Report the losses of an epoch, and the validation measures if the epoch is evaluated."""
+        last = epoch > self.epochs - (LAST_EPOCHS if self.classes else 1)
+        if epoch % self.evaluate_every and not last:
+            self.trial.report(epoch, losses)
+            return
+        self._show(epoch)
+        measures = self.val_measures(self.model.generator)
+        if self.classes and last and self.settings.ema_decay:
+            measures["val/fd_online"] = self.val_measures(self.online)["val/fd"]
+        classes = len(self.inputs.data.classes)
+        self.collapses[epoch] = collapse(measures, classes)
+        self.trial.report(epoch, {**losses, **measures})
+        if measures["val/fd"] < self.best_distance:
+            self.best_epoch, self.best_distance = epoch, measures["val/fd"]
+            self.best_weights = copy.deepcopy(self.model.generator.state_dict())
+        hopeless = measures["val/modes"] < HOPELESS_FRACTION * classes and epoch * SETTLED >= self.epochs
+        if self.trial.prunable and hopeless:
+            raise Pruned(f"collapsed to {measures['val/modes']:.0f} of {classes} classes at epoch {epoch}")
+
+    def val_measures(self, generator: Generator, seed: int = WATCH_SEED) -> dict[str, float]:
+        """Return the `val/` measures of about as many samples as there are validation images."""
+        labels = self.inputs.data.val.labels
+        vectors, _ = generator_inputs(self.settings.noise_dim, self.classes, labels, seed)
+        with eval_mode(generator):
+            latents = self.inputs.standardised(generator(vectors) * self.model.std + self.model.mean)
+        if not bool(torch.isfinite(latents).all()):
+            raise Diverged("the generated latents are not finite")
+        found = self.inputs.judges.val_measures(self.inputs.decode(latents))
+        with suppress(FloatingPointError):  # the output of the generator is constant: a collapse, not an error
+            found["latent/max_abs_pcc"] = max_abs_pcc(latents)
+        return found
+
+    def collapse_measures(self) -> dict[str, float]:
+        """Return whether the generator has collapsed at the end, and at which fraction of the settled evaluations."""
+        settled = [way is not None for epoch, way in self.collapses.items() if epoch * SETTLED >= self.epochs]
+        return {"collapse/last": float(settled[-1]), "collapse/epochs": float(np.mean(settled))} if settled else {}
+
+    def log_figures(self) -> None:
+        """Log losses, distances, and samples at the end and over the training."""
+        trial, title = self.trial, self._title
+        losses = {name: trial.history[name] for name in LOSSES[:2] if name in trial.history}
+        trial.log_figure("loss", plots.curves(losses, "epoch", "loss", title))
+        judges = {"both (selecting)": "val/fd", "judge 1": "val/fd_1", "judge 2": "val/fd_2"}
+        distances = {name: trial.history[metric] for name, metric in judges.items()}
+        figure = plots.curves(distances, "epoch", "Frechet distance, validation", title, log_y=True, markers=True)
+        trial.log_figure("fd", figure)
+        more = f"; the first {SHEET_CLASSES} of {self.classes} classes" if self.classes > SHEET_CLASSES else ""
+        rows = self.inputs.data.classes[:SHEET_CLASSES] if self.classes else [""] * SHEET_ROW
+        trial.log_figure("samples", plots.labelled_grid(self._sheet(), rows, title + more))
+        epochs, images = [f"epoch {epoch}" for epoch in self._shown], np.concatenate(list(self._shown.values()))
+        trial.log_figure("samples_over_training", plots.labelled_grid(images, epochs, title))
+
+    def _sheet(self) -> np.ndarray:
+        with eval_mode(self.model):
+            return to_pixels(self.model(sheet_inputs(self.settings.noise_dim, self.classes, self.model.mean.device)))
+
+    def _show(self, epoch: int) -> None:
+        """Log the sample sheet for the step slider."""
+        images = self._sheet()
+        self.trial.log_image("samples", plots.grid(images, SHEET_ROW), step=epoch)
+        diagonal = [row * SHEET_ROW + row % SHEET_ROW for row in range(len(images) // SHEET_ROW)]
+        self._shown[epoch] = images[diagonal] if self.classes else images[:SHEET_ROW]  # each class with another noise
+
+
+def gan_trial(
+    trial: Trial,
+    inputs: GanInputs,
+    settings: GanSettings,
+    *,
+    epochs: int,
+    evaluate_every: int,
+    score: ClassifierSettings | None = None,
+) -> tuple[float]:
+    """Train, measure and log a latent GAN. Return `val/fd`, the Frechet distance to the validation images.
+
+    The evaluated epoch with the least distance is kept, and measured again on fresh noise: the least of several
+    distances is too good by luck.
+
+    Args:
+        score: How a classifier is trained on samples, for the classification accuracy score of a conditional GAN;
+            None: the GAN is unconditional.
+    """
+    data, classes = inputs.data, len(inputs.data.classes) if score else 0
+    training = GanTraining(trial, inputs, settings, epochs, evaluate_every, inputs.encoded, classes)
+    training.run()
+    model = training.model
+    model.generator.load_state_dict(training.best_weights)
+    chosen = training.val_measures(model.generator, CHOICE_SEED)
+    trial.log(chosen, step=epochs)
+    measures = {"val/best_epoch": float(training.best_epoch), **training.collapse_measures()}
+    measures["generator/steps"] = float(generator_steps(settings, len(data.train), epochs))
+    vectors, labels = generator_inputs(settings.noise_dim, classes, data.test.labels, TEST_SEED)
+    with eval_mode(model):
+        images, latents = apply(model, vectors), inputs.standardised(apply(model.latents, vectors))
+    measures |= inputs.judges.measures(images, labels) | inputs.latent_fidelity.measures(latents)
+    if score and labels is not None:
+        measures |= _stability(trial) | _label_accuracies(trial, inputs, images, labels)
+        wanted, count = data.train.labels, len(data.train)
+        many, _ = generator_inputs(settings.noise_dim, classes, wanted, TEST_SEED + 1, count)
+        with eval_mode(model):
+            more = apply(model, many)
+        measures |= inputs.accuracy_score(more, wanted, score)
+    trial.log(measures)
+    training.log_figures()
+    trial.log_model(model, vectors[:2], {"module": training.module, "settings": asdict(settings)})
+    return (chosen["val/fd"],)
+
+
+def _stability(trial: Trial) -> dict[str, float]:
+    """Return the range of `val/fd` over the last epochs as a fraction of its minimum, with and without the EMA."""
+    found = {}
+    for metric in ("val/fd", "val/fd_online"):
+        last = trial.history.get(metric, ([], []))[1][-LAST_EPOCHS:]
+        if last:
+            found[f"{metric}_range"] = (max(last) - min(last)) / min(last) if min(last) else math.nan
+    return found
+
+
+def _label_accuracies(trial: Trial, inputs: GanInputs, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Log the confusion matrix of judge 1, and return the label accuracy of each class that was asked for."""
+    guesses, names = inputs.judges.first.probabilities(images).argmax(1), inputs.data.classes
+    fractions = confusion_matrix(labels.cpu(), guesses.cpu(), labels=range(len(names)), normalize="true")
+    title = "What judge 1 takes the samples for"
+    trial.log_figure("confusion", plots.confusion(fractions, names, "asked for", "taken for", title))
+    return {f"label_accuracy/{label}": float(fractions[label, label]) for label in labels.unique().tolist()}
+
+
+def champion_distance(version: Version, inputs: GanInputs, classes: int) -> float | None:
+    """Return the champion's `val/fd` by today's judges if other judges measured it; None: its run's value holds."""
+    today = {f"input.{kind}.weights": inputs.context.inputs[kind].weights_digest for kind in KINDS}
+    if today.items() <= version.tags.items():
+        return None
+    model = version.rebuild(LatentGenerator).to(inputs.context.device)
+    noise_dim = version.config()["settings"]["noise_dim"]
+    vectors, _ = generator_inputs(noise_dim, classes, inputs.data.val.labels, CHOICE_SEED)
+    with eval_mode(model):
+        return inputs.judges.val_measures(apply(model, vectors))["val/fd"]
+
+
+def baseline_trial(trial: Trial, inputs: GanInputs, score: ClassifierSettings | None = None) -> tuple[float]:
+    """Measure and log a baseline of latent GANs, decoded and measured as their samples are. Return `val/fd`.
+
+    Args:
+        score: As of `gan_trial`; with it, the baseline is asked for labels as a conditional GAN is.
+    """
+    data, count = inputs.data, sample_count(len(inputs.data.test))
+    labels = labels_like(data.test.labels, count) if score else None
+    images, latents, loss = _baseline_samples(trial.params, inputs, count, labels)
+    measures = {} if loss is None else {"val/loss": loss}
+    if score:
+        many, *_ = _baseline_samples(trial.params, inputs, len(data.train), data.train.labels)
+        measures |= inputs.accuracy_score(many, data.train.labels, score)
+    measures |= inputs.judges.val_measures(images[: sample_count(len(data.val))])
+    measures |= inputs.judges.measures(images, labels) | inputs.latent_fidelity.measures(latents)
+    measures["latent/max_abs_pcc"] = max_abs_pcc(latents)
+    trial.log(measures)
+    trial.log_image("samples", plots.grid(to_pixels(images[: SHEET_ROW * SHEET_ROW]), SHEET_ROW), step=0)
+    return (measures["val/fd"],)
+
+
+def _baseline_samples(
+    params: Params, inputs: GanInputs, count: int, labels: Tensor | None
+) -> tuple[Tensor, Tensor, float | None]:
+    """Return images [count, C, S, S], standardised latents [count, latent_dim], and the baseline's validation loss: of
+    reconstructions the MSE per pixel, of a mixture the mean negative log-likelihood.
+    """
+    source, data, train, val = params["source"], inputs.data, inputs.encoded, inputs.latents["val"]
+    if source == MIXTURE:
+        components, repeat, seed_for = params["components"], params["repeat"], inputs.context.seed_for
+        if labels is None:
+            latents, loss = draw_mixture(train.vectors, val, components, count, seed_for(repeat))
+        else:
+            known, held_out, classes = (train.vectors, train.labels), (val, data.val.labels), len(data.classes)
+            seed_of = lambda label: seed_for(repeat * classes + label)  # noqa: E731
+            latents, loss = draw_class_mixtures(known, held_out, components, labels, seed_of)
+        return inputs.decode(latents), latents, loss
+    if source == TEST_RECONSTRUCTIONS:
+        latents = inputs.latents["test"]
+    else:
+        places = slice(count) if labels is None else places_of(labels, train.labels)
+        latents = train.vectors[places]
+        if source == REAL:
+            return to_float(data.train.images[places]), latents, None
+    return inputs.decode(latents), latents, float(F.mse_loss(inputs.decode(val), to_float(data.val.images)))
+
+
+def row(
+    figure: str,
+    metric: str,
+    form: str,
+    ours: Table,
+    beside: Mapping[str, Table],
+    *,
+    reference: str | None = None,
+    text: str = "",
+    goal: float | None = None,
+    found: str | None = None,
+    **rule: Any,
+) -> Row:
+    """Return our figure beside those of a rival, real images (the floor) and reconstructions (the ceiling).
+
+    Args:
+        beside: The rival comes first.
+        text: A claim, if there is one: ours beats the rival, or the goal.
+        rule: Further arguments of `study.results.claim`.
+    """
+    shown = [f"{title} {cell}" for title, trials in beside.items() if (cell := trials.cell(metric, form))]
+    decided = None
+    if text:
+        rival = next(iter(beside.values())).values(metric) if goal is None else goal
+        against = shown[0] if goal is None else f"goal {form.format(goal)}"
+        decided = claim(text, ours.values(metric), rival, shown=against, **rule)
+    cell = ours.cell(metric, form) or "failed"
+    return Row(figure, cell, reference, ", ".join(shown) or None, decided, metric if text else None, found)
+
+
+def weak_judges(context: Context) -> list[Row]:
+    """Return a note on each judge whose measures say little."""
+    notes = {kind: weakness(context.inputs[kind].metrics["val/accuracy"]) for kind in KINDS}
+    return [Row(f"note: {kind}", note) for kind, note in notes.items() if note]
+
+
+def caution(context: Context) -> str:
+    """Return the end of a sentence on the third judge's measures: "" unless that judge is weak."""
+    accuracy = context.inputs[KINDS[-1]].metrics["val/accuracy"]
+    return f"; but judge 3 reads only {accuracy:.1%} of real images right" if weakness(accuracy) else ""
