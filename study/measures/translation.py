@@ -98,6 +98,5 @@ class Truth:
             short.append((1 - kept) / WORKS_LOST)
             if number == 0:
                 reach = fidelity.neighbourhood_measures(self.features[0], features, NEAREST, self.radius)
-                names = {name.rpartition("/")[2]: value for name, value in reach.items()}
-                found |= {f"{part}/{name}": names[name] for name in ("recall", "coverage")}
+                found |= {f"{part}/{name}": reach[name] for name in ("recall", "coverage")}
         return found | {"test/shortfall": max(short)}

@@ -5,7 +5,7 @@ import torch
 
 from models.classifier import Judge
 from study.data.dataset import Dataset, to_float
-from study.measures.judges import PARTS, Evaluator, Judges, collapse
+from study.measures.judges import PREFIXES, Evaluator, Judges, collapse, real_features
 from study.training.classifier import ClassifierSettings, train_judge
 from study.training.sampling import balanced_labels
 
@@ -32,7 +32,7 @@ class Brightness(Judge):
 
 @pytest.fixture
 def judges(tiny: Dataset) -> Judges:
-    return Judges([Brightness() for _ in PARTS], tiny)
+    return Judges([Brightness() for _ in PREFIXES], tiny)
 
 
 def uniform(values: torch.Tensor) -> torch.Tensor:
@@ -42,15 +42,15 @@ def uniform(values: torch.Tensor) -> torch.Tensor:
 def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: Judges) -> None:
     labels = balanced_labels(200, 10, torch.device("cpu"))
     found = judges.measures(uniform(labels.float()), labels)
-    assert found["sample/label_accuracy"] == 1
-    assert found["sample/modes"] == 10
-    assert found["sample/class_kl"] == pytest.approx(0, abs=1e-9)
-    assert found["sample/low_confidence"] == 0
-    assert found["sample/diversity"] == pytest.approx(0, abs=1e-4)  # each class always the same
-    names = {name.removeprefix("sample/") for name in found if name.startswith("sample/")}
-    assert set(found) == {f"{part}/{name}" for part in PARTS for name in names}
-    assert found["third/fd"] == found["second/fd"] == found["sample/fd"]
-    assert judges.measures(uniform(labels.float()), labels.roll(1))["sample/label_accuracy"] == 0
+    assert found["judge1/label_accuracy"] == 1
+    assert found["judge1/modes"] == 10
+    assert found["judge1/class_kl"] == pytest.approx(0, abs=1e-9)
+    assert found["judge1/low_confidence"] == 0
+    assert found["judge1/diversity"] == pytest.approx(0, abs=1e-4)  # each class always the same
+    names = {name.removeprefix("judge1/") for name in found if name.startswith("judge1/")}
+    assert set(found) == {f"{prefix}/{name}" for prefix in PREFIXES for name in names}
+    assert found["judge3/fd"] == found["judge2/fd"] == found["judge1/fd"]
+    assert judges.measures(uniform(labels.float()), labels.roll(1))["judge1/label_accuracy"] == 0
 
 
 def test_the_worst_class_counts_only_what_was_asked_for(judges: Judges) -> None:
@@ -58,14 +58,14 @@ def test_the_worst_class_counts_only_what_was_asked_for(judges: Judges) -> None:
     drawn = labels.clone()
     drawn[50:60] = 9  # ten of the 25 twos
     found = judges.measures(uniform(drawn.float()), labels)
-    assert found["sample/label_accuracy"] == pytest.approx(0.9)
-    assert found["third/label_accuracy_worst"] == found["sample/label_accuracy_worst"] == pytest.approx(0.6)
+    assert found["judge1/label_accuracy"] == pytest.approx(0.9)
+    assert found["judge3/label_accuracy_worst"] == found["judge1/label_accuracy_worst"] == pytest.approx(0.6)
 
 
 def test_test_images_are_as_near_to_the_training_images_as_themselves(judges: Judges, tiny: Dataset) -> None:
     found = judges.measures(to_float(tiny.test.images))
-    assert found["sample/nearest"] == pytest.approx(1, rel=1e-4)
-    assert found["sample/fd"] == pytest.approx(0, abs=1e-6)
+    assert found["judge1/nearest"] == pytest.approx(1, rel=1e-4)
+    assert found["judge1/fd"] == pytest.approx(0, abs=1e-6)
 
 
 def test_two_judges_select_and_the_third_only_reports(tiny: Dataset) -> None:
@@ -75,17 +75,22 @@ def test_two_judges_select_and_the_third_only_reports(tiny: Dataset) -> None:
     images = tiny.train.images[:50]
     alone = [Evaluator(judge, tiny) for judge in three]
     found = Judges(three, tiny).val_measures(images)
-    distances = [judge.val_measures(images)["val/fd"] for judge in alone]
+    distances = [judge.val_measures(images)["fd"] for judge in alone]
     assert found["val/fd"] == pytest.approx(math.sqrt(distances[0] * distances[1]))
     assert [found["val/fd_1"], found["val/fd_2"]] == pytest.approx(distances[:2])
     other_third = Judge("residual", **DIGITS, width=4).eval()
     assert Judges([*three[:2], other_third], tiny).val_measures(images) == pytest.approx(found)
-    expected = {
-        name.replace("sample/", f"{part}/"): value
-        for part, judge in zip(PARTS, alone, strict=True)
-        for name, value in judge.measures(images).items()
-    }
+    pairs = zip(PREFIXES, alone, strict=True)
+    expected = {f"{prefix}/{name}": value for prefix, judge in pairs for name, value in judge.measures(images).items()}
     assert Judges(three, tiny).measures(images) == pytest.approx(expected, nan_ok=True)
+
+
+def test_features_that_are_known_already_are_not_computed_again(tiny: Dataset) -> None:
+    judge = Judge("conv", **DIGITS, width=4).eval()
+    known = Evaluator(judge, tiny, lambda: real_features(judge, tiny))
+    assert known.measures(tiny.val.images) == Evaluator(judge, tiny).measures(tiny.val.images)
+    shifted = Evaluator(judge, tiny, lambda: {name: each + 1 for name, each in real_features(judge, tiny).items()})
+    assert shifted.val_distance(tiny.val.images) > 1
 
 
 def test_classes_are_compared_with_their_shares_of_the_test_images(make_dataset) -> None:
@@ -95,11 +100,11 @@ def test_classes_are_compared_with_their_shares_of_the_test_images(make_dataset)
     train_judge(judge, data.train, data.val, ClassifierSettings(15, 16, 1e-2), lambda *_: None)
     uneven = data.test.take(torch.tensor([0, 3, 1, 2]))  # two of class 0
     evaluator = Evaluator(judge.eval(), Dataset("uneven", data.train, data.val, uneven, classes=data.classes))
-    assert evaluator.measures(uneven.images)["sample/class_kl"] == pytest.approx(0, abs=1e-9), "two of four of class 0"
+    assert evaluator.measures(uneven.images)["class_kl"] == pytest.approx(0, abs=1e-9), "two of four of class 0"
     found = evaluator.measures(uneven.images, uneven.labels)
-    assert found["sample/label_accuracy"] == 1
-    assert found["sample/class_kl"] == pytest.approx(0, abs=1e-9)
-    assert found["sample/modes"] == 3
+    assert found["label_accuracy"] == 1
+    assert found["class_kl"] == pytest.approx(0, abs=1e-9)
+    assert found["modes"] == 3
     assert evaluator.probabilities(uneven.images).shape == (4, 3)
 
 
@@ -109,9 +114,9 @@ def test_few_images_crash_no_measure(count: int, tiny: Dataset) -> None:
     data = Dataset("few", few, few, few, classes=tiny.classes)
     evaluator = Evaluator(Judge("conv", **DIGITS, width=4).eval(), data)
     found = evaluator.measures(to_float(tiny.test.images[:count]), tiny.test.labels[:count])
-    assert math.isnan(found["sample/nearest"])  # the test images are training images
-    assert math.isfinite(found["sample/fd"])
-    assert math.isfinite(evaluator.val_measures(few.images)["val/fd"])
+    assert math.isnan(found["nearest"])  # the test images are training images
+    assert math.isfinite(found["fd"])
+    assert math.isfinite(evaluator.val_measures(few.images)["fd"])
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def _two_samples() -> dict[str, float]:
 
 CASES = {
     "n_critic 5": lambda: _gan(gans.PAPER),
-    "averaged, falling rate": lambda: _gan(replace(gans.REFERENCE, n_critic=1, depth=3, averaging=0.99, falling=True)),
+    "averaged, falling rate": lambda: _gan(replace(gans.REFERENCE, n_critic=1, depth=3, ema_decay=0.99, lr_decay=True)),
     "vanilla": lambda: _gan(replace(gans.VANILLA, batch_size=64)),
     "autoencoder": _autoencoder,
     "two samples": _two_samples,

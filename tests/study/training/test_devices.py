@@ -69,7 +69,7 @@ def _translation(method: translation.Method) -> None:
 
 CASES: dict[str, Callable[[], object]] = {
     "autoencoder": _autoencoder,
-    "WGAN": lambda: _gan(replace(gans.REFERENCE, averaging=0.99)),
+    "WGAN": lambda: _gan(replace(gans.REFERENCE, ema_decay=0.99)),
     "vanilla GAN": lambda: _gan(replace(gans.VANILLA, critic_norm=True)),
     "judge": lambda: classifiers.train_judge(_judge(), _split(), _split(), CLASSIFIER, _report, augment=nn.Identity()),
     "few labels": lambda: classifiers.train_classifier(_judge(), _split(), CLASSIFIER, _report),

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from study.training.sampling import balanced_labels, labels_like, noise, sample_count
+from study.training.sampling import (
+    balanced_labels,
+    generator_inputs,
+    labels_like,
+    noise,
+    places_of,
+    sample_count,
+    sheet_inputs,
+)
 
 CPU = torch.device("cpu")
 
@@ -12,7 +20,7 @@ def test_the_same_seed_gives_the_same_noise() -> None:
 
 
 @pytest.mark.parametrize("count", [4, 8, 6])
-def test_labels_have_the_shares_of_real_ones(count: int) -> None:
+def test_labels_have_the_fractions_of_real_ones(count: int) -> None:
     """Of an uneven set, a generator is asked for as many of each class as there are, not for as many of all."""
     real = torch.tensor([2, 0, 0, 0])
     found = labels_like(real, count)
@@ -32,3 +40,32 @@ def test_labels_are_balanced() -> None:
 
 def test_a_smaller_noise_is_the_beginning_of_a_larger_one() -> None:
     assert torch.equal(noise(7, 20, 3, CPU)[:, :10], noise(7, 10, 3, CPU))
+
+
+def test_inputs_are_noise_and_the_one_hot_labels_asked_for() -> None:
+    real = torch.tensor([2, 0, 0, 0])
+    plain, none = generator_inputs(5, 0, real, seed=1)
+    assert plain.shape == (1_000, 5)
+    assert none is None
+    inputs, labels = generator_inputs(5, 3, real, seed=1, count=8)
+    assert torch.equal(inputs[:, :5], noise(8, 5, 1, CPU))
+    assert torch.equal(inputs[:, 5:].argmax(1), labels)
+    assert labels is not None
+    assert labels.tolist() == [2, 0, 0, 0] * 2
+
+
+@pytest.mark.parametrize(("classes", "shape"), [(0, (100, 7)), (3, (30, 10)), (26, (200, 33))])
+def test_the_sample_sheet_has_a_row_a_class_with_the_same_noises(classes: int, shape: tuple[int, int]) -> None:
+    shown = sheet_inputs(7, classes, CPU)
+    assert tuple(shown.shape) == shape
+    if classes:
+        rows = shown.reshape(-1, 10, shape[1])
+        assert torch.equal(rows[:, :, :7], rows[:1, :, :7].expand(len(rows), -1, -1))
+        assert torch.equal(rows[:, :, 7:].argmax(2), torch.arange(len(rows))[:, None].expand(-1, 10))
+
+
+def test_places_are_taken_once_until_a_class_has_no_more() -> None:
+    labels, wanted = torch.tensor([0, 1, 0, 1, 1]), torch.tensor([1, 1, 0, 1, 1, 0, 0])
+    found = places_of(wanted, labels)
+    assert torch.equal(labels[found], wanted)
+    assert found.tolist() == [1, 3, 0, 4, 1, 2, 0]
