@@ -52,3 +52,67 @@ class FakeTrial:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         self.tags |= {name: str(value) for name, value in tags.items()}
+
+
+@dataclass
+class FakeRun(FakeTrial):
+    """Records what a stage logs on the parent run of its study."""
+
+    tables: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def log_table(self, name: str, columns: Mapping[str, Any]) -> None:
+        self.tables[name] = columns
+
+
+@dataclass
+class FakeStudy:
+    """Runs lists at once with fake trials, without a queue, a store or Optuna.
+
+    Attributes:
+        proposals: Parameters of the trials of a search.
+        trials: All fake trials by run id.
+    """
+
+    context: Any
+    proposals: list[dict[str, Any]] = field(default_factory=list)
+    parent: FakeRun = field(default_factory=FakeRun)
+    results: list[Any] = field(default_factory=list)
+    trials: dict[str, FakeTrial] = field(default_factory=dict)
+    candidates: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, trials: Any, objective: Any, part: str = "", *, prunable: bool = False, **_: Any) -> list[Any]:
+        import torch
+
+        from study.engine.search import Result
+
+        results = []
+        for number, params in enumerate(trials):
+            trial = FakeTrial(dict(params), part, number, prunable)
+            torch.manual_seed(self.context.seed_for(params.get("repeat", 0)))
+            run_id = f"{part} {number}"
+            results.append(Result(number, part, str(number), dict(params), objective(trial), run_id))
+            self.trials[run_id] = trial
+        self.results += results
+        return results
+
+    def enqueue(self, *args: Any, **kwargs: Any) -> Any:
+        return lambda: self.run(*args, **kwargs)
+
+    def search(self, search: Any, objective: Any, part: str = "") -> list[Any]:
+        return self.run(self.proposals[: search.trials], objective, part, prunable=True)
+
+    def table(self) -> Any:
+        from study.results import Measured, Table
+
+        return Table([Measured(**vars(each), metrics=self.trials[each.run_id].metrics) for each in self.results])
+
+    def pruned(self, part: str = "") -> list[Any]:
+        return []
+
+    def importances(self, part: str = "") -> dict[str, float]:
+        return {"learning_rate": 0.7, "width": 0.3}
+
+    def close(self, candidates: Any, finish: Any) -> Any:
+        """Return the rows."""
+        self.candidates = dict(candidates)
+        return finish({})

@@ -1,0 +1,175 @@
+"""One GAN trial and one baseline trial, as both GAN stages run them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeTrial
+from gans import context_of, inputs_of, measured
+
+from study.config import LatentGanConfig
+from study.data.dataset import Dataset
+from study.engine.search import Pruned
+from study.results import Table
+from study.stages import generators
+from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS, GanInputs, GanTraining
+from study.training.classifier import ClassifierSettings
+from study.training.gan import GanSettings
+
+WGAN = GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4)
+SCORE = ClassifierSettings(1, 64, 1e-2)
+
+
+@pytest.fixture
+def inputs(tiny: Dataset) -> GanInputs:
+    return inputs_of(context_of(tiny, LatentGanConfig()))
+
+
+def test_a_collapsed_generator_of_a_search_is_pruned_and_a_given_one_measured(inputs: GanInputs, tiny: Dataset) -> None:
+    """The others are compared with given settings: a table without them would say nothing."""
+    with pytest.raises(Pruned, match="1 of 10 classes at epoch 2"):
+        generators.gan_trial(FakeTrial(prunable=True), inputs, WGAN, epochs=4, evaluate_every=2)
+    trial = FakeTrial()
+    (value,) = generators.gan_trial(trial, inputs, WGAN, epochs=4, evaluate_every=2)
+    found = trial.metrics
+    assert value == found["val/fd"]
+    assert found["judge1/modes"] == found["judge2/modes"] == found["judge3/modes"] == 1
+    assert found["collapse/last"] == found["collapse/epochs"] == 1
+    assert found["generator/steps"] == 4 * (len(tiny.train) // 64)
+    assert found["judge1/class_kl"] == pytest.approx(np.log(10))
+    assert all(np.isfinite(each) for each in found.values())
+    assert trial.figures.keys() == {"loss", "fd", "samples", "samples_over_training"}
+    assert [step for step, _ in trial.images["samples"]] == [0, 2, 4]
+    assert trial.logged_params["ema_decay"] == 0
+
+
+def test_the_epoch_that_is_kept_is_measured_again_on_fresh_noise(inputs: GanInputs) -> None:
+    """The least of several distances is too good by luck."""
+    trial = FakeTrial()
+    (value,) = generators.gan_trial(trial, inputs, WGAN, epochs=3, evaluate_every=1)
+    seen = trial.history["val/fd"][1]
+    assert value not in seen
+    assert trial.metrics["val/best_epoch"] == 1 + int(np.argmin(seen))
+    ((model, example, config),) = trial.models
+    again = GanTraining(FakeTrial(), inputs, WGAN, 3, 1, inputs.encoded)
+    again.model.load_state_dict(model.state_dict())
+    assert again.val_measures(again.model.generator, generators.CHOICE_SEED)["val/fd"] == value
+    assert example.shape == (2, config["module"]["input_dim"])
+
+
+def test_collapse_is_looked_for_after_the_first_quarter(inputs: GanInputs) -> None:
+    training = GanTraining(FakeTrial(), inputs, WGAN, 20, 5, inputs.encoded)
+    training.collapses = {1: "1 of 10 classes", 5: None, 10: "recall 0.003", 15: None, 20: None}
+    assert training.collapse_measures() == {"collapse/last": 0, "collapse/epochs": 0.25}
+
+
+def test_a_conditional_trial_measures_what_was_asked_for_and_the_last_epochs(inputs: GanInputs) -> None:
+    trial, settings = FakeTrial(), GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4, ema_decay=0.9)
+    generators.gan_trial(trial, inputs, settings, epochs=7, evaluate_every=50, score=SCORE)
+    found, epochs = trial.metrics, [3, 4, 5, 6, 7]
+    assert trial.history["val/fd"][0] == trial.history["val/fd_online"][0] == epochs
+    for metric in ("val/fd", "val/fd_online"):
+        values = trial.history[metric][1]
+        assert found[f"{metric}_range"] == pytest.approx((max(values) - min(values)) / min(values))
+    accuracies = [found[f"label_accuracy/{label}"] for label in range(10)]
+    assert found["judge1/label_accuracy_worst"] == pytest.approx(min(accuracies))
+    assert np.mean(accuracies) == pytest.approx(found["judge1/label_accuracy"], abs=0.01)
+    assert 0 <= found["classification_accuracy_score"] <= 1
+    assert "confusion" in trial.figures
+    assert trial.models[0][2]["module"]["input_dim"] == 4 + 10
+
+
+def test_what_a_trial_loads_first_draws_none_of_its_random_numbers(tiny: Dataset) -> None:
+    """Whichever trial of a process comes first, the same seed gives the same training."""
+
+    def module(kind: str, factory: type) -> Any:
+        torch.rand(7)  # as the initial weights of a module
+        return kind
+
+    context = context_of(tiny, LatentGanConfig(), module=module)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    loaded = GanInputs(context)
+    assert loaded.autoencoder == "autoencoder"
+    assert [each.judge for each in loaded.judges.all] == list(generators.KINDS)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def measures_of(inputs: GanInputs, score: ClassifierSettings | None = None, **params: Any) -> dict[str, float]:
+    trial = FakeTrial(params)
+    (value,) = generators.baseline_trial(trial, inputs, score)
+    assert value == trial.metrics["val/fd"]
+    return trial.metrics
+
+
+def test_baselines_are_measured_as_samples_are(inputs: GanInputs) -> None:
+    real, train, test = (measures_of(inputs, source=each) for each in (REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS))
+    assert real["judge3/fd"] < train["judge3/fd"]
+    assert "val/loss" not in real
+    assert train["val/loss"] == test["val/loss"] > 0
+    assert test["latent/sliced_wasserstein"] == pytest.approx(0, abs=1e-6)
+    assert test["latent/nearest"] == pytest.approx(1)
+
+
+def test_the_draws_of_a_mixture_differ_and_each_is_the_same_again(inputs: GanInputs) -> None:
+    draws = [measures_of(inputs, source=MIXTURE, components=2, repeat=repeat) for repeat in (0, 1, 2, 0)]
+    distances = [found["latent/sliced_wasserstein"] for found in draws]
+    assert len({*distances}) == 3
+    assert distances[0] == distances[3]
+
+
+@pytest.mark.parametrize("params", [{"source": REAL}, {"source": MIXTURE, "components": 2, "repeat": 0}])
+def test_with_a_score_a_baseline_is_asked_for_labels(
+    inputs: GanInputs, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        GanInputs, "accuracy_score", lambda self, images, labels, _: trained.append(labels) or {"score": 0.5}
+    )
+    found = measures_of(inputs, SCORE, **params)
+    assert found["score"] == 0.5
+    assert torch.equal(trained[0], inputs.data.train.labels)
+    assert 0 <= found["judge3/label_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_champion_that_other_judges_measured_is_measured_again(inputs: GanInputs, other: bool) -> None:
+    trial = FakeTrial()
+    (value,) = generators.gan_trial(trial, inputs, WGAN, epochs=1, evaluate_every=1)
+    ((model, _, config),) = trial.models
+    tags = {f"input.{kind}.weights": kind for kind in generators.KINDS} | (
+        {"input.judge.weights": "x"} if other else {}
+    )
+    version: Any = SimpleNamespace(tags=tags, rebuild=lambda _: model, config=lambda: config)
+    found = generators.champion_distance(version, inputs, 0)
+    assert found == (pytest.approx(value) if other else None)
+
+
+def test_a_row_shows_rival_floor_and_ceiling_and_claims_against_the_rival_or_a_goal() -> None:
+    def table(*values: float) -> Table:
+        return Table([measured("", {"repeat": number}, m=value) for number, value in enumerate(values)])
+
+    beside = {"GMM-5": table(3.0, 3.1, 3.2), "real images": table(0.5), "reconstructions": table()}
+    row = generators.row("figure", "m", "{:.1f}", table(1.0, 1.1, 1.2), beside, text="nearer")
+    assert (row.ours, row.baseline, row.metric) == ("1.1 ± 0.1", "GMM-5 3.1 ± 0.1, real images 0.5", "m")
+    assert row.claim is not None
+    assert (row.claim.verdict, row.claim.shown, row.claim.counts) == ("supported", "GMM-5 3.1 ± 0.1", (3, 3))
+    goal = generators.row("figure", "m", "{:.1f}", table(1.0, 1.1, 1.2), beside, text="more", goal=2.0, better="more")
+    assert goal.claim is not None
+    assert (goal.claim.verdict, goal.claim.shown) == ("refuted", "goal 2.0")
+    plain = generators.row("figure", "other", "{:.1f}", table(1.0), beside)
+    assert (plain.ours, plain.baseline, plain.claim, plain.metric) == ("failed", None, None, None)
+
+
+@pytest.mark.parametrize(("accuracy", "weak"), [(0.99, False), (0.101, True)])
+def test_a_weak_judge_is_named(tiny: Dataset, accuracy: float, weak: bool) -> None:
+    """A judge at chance finds every image alike: its distances are near zero."""
+    context = context_of(tiny, LatentGanConfig())
+    context.inputs["third-judge"].metrics = {"val/accuracy": accuracy}
+    assert ("10.1%" in generators.caution(context)) == weak
+    assert [row.figure for row in generators.weak_judges(context)] == ["note: third-judge"] * weak
