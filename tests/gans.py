@@ -70,7 +70,8 @@ def fake_study(context: Any, monkeypatch: Any, **fields: Any) -> FakeStudy:
     monkeypatch.setattr("study.training.sampling.FEWEST", 20)
     context.open = lambda _: nullcontext(study)
     monkeypatch.setattr("study.stages.generators.GanInputs", lambda _: inputs)
-    monkeypatch.setattr("tracking.runs.metric_history", lambda run, metric: study.trials[run].history.get(metric, ([], [])))
+    nothing: tuple[list, list] = ([], [])
+    monkeypatch.setattr("tracking.runs.metric_history", lambda run, name: study.trials[run].history.get(name, nothing))
     return study
 
 
