@@ -19,8 +19,8 @@ def run(context: Context) -> Outcome:
     from models.autoencoder import Autoencoder
     from study.engine.study import Candidate
     from study.results import Row
-    from study.stages.attention.objectives import HEADS, OBJECTIVE, copy_encoder, first_convolution, learn_convolution
-    from study.stages.attention.outcome import log_outcome
+    from study.stages.attention.figures import log_outcome
+    from study.stages.attention.trial import HEADS, OBJECTIVE, copy_encoder, first_convolution, learn_convolution
 
     description = (
         "A copy of the autoencoder whose encoder has self-attention in place of every convolution and fully connected "

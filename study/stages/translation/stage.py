@@ -16,8 +16,8 @@ def run(context: Context) -> Outcome:
 
     from study.engine.study import Candidate
     from study.results import Row
-    from study.stages.translation.objectives import OBJECTIVE, SOURCES, HeldOut, measure_source, train_and_measure
-    from study.stages.translation.outcome import log_figures, measures_table, rows
+    from study.stages.translation.figures import log_figures, measures_table, rows
+    from study.stages.translation.trial import OBJECTIVE, SOURCES, HeldOut, measure_source, train_and_measure
     from study.training.domains import PAIRED, PAIRINGS
     from study.training.translation import METHODS
     from tracking.errors import StoreError

@@ -20,9 +20,9 @@ from study.config import AttentionConfig
 from study.data import to_float
 from study.data.dataset import Dataset
 from study.results import Measured, Row, Table
-from study.stages.attention import outcome
-from study.stages.attention.objectives import copy_encoder, first_convolution, learn_convolution
-from study.stages.attention.outcome import DRAWS, head_maps, identities, log_outcome, rows
+from study.stages.attention import figures
+from study.stages.attention.figures import DRAWS, head_maps, identities, log_outcome, rows
+from study.stages.attention.trial import copy_encoder, first_convolution, learn_convolution
 
 MODULE = {"latent_dim": 3, "architecture": "conv", "image_shape": [1, 28, 28]}
 
@@ -105,24 +105,24 @@ def test_all_identities_are_exact_and_the_figures_are_logged(context: Any, monke
         ]
     )
     stored: Any = {run: SimpleNamespace(rebuild=lambda _, run=run: trials[run].models[0][0]) for run in trials}
-    monkeypatch.setattr(outcome, "kept_model", stored.get)
-    monkeypatch.setattr(outcome, "DRAWS", 2)
-    monkeypatch.setattr(outcome, "ALPHAS", (1, 46))
-    figures, tables = {}, {}
+    monkeypatch.setattr(figures, "kept_model", stored.get)
+    monkeypatch.setattr(figures, "DRAWS", 2)
+    monkeypatch.setattr(figures, "ALPHAS", (1, 46))
+    drawn, tables = {}, {}
     parent: Any = SimpleNamespace(
-        log_figure=lambda name, figure, _: figures.update({name: figure}),
+        log_figure=lambda name, figure, _: drawn.update({name: figure}),
         log_table=lambda name, columns: tables.update({name: columns}),
     )
     conv = first_convolution(context.module("autoencoder", Autoencoder))
     found = log_outcome(parent, context, conv, table)
     assert found[0].ours == "12 of 12 exact"
-    assert figures.keys() == {"sharpness", "first_layer", "heads"}
+    assert drawn.keys() == {"sharpness", "first_layer", "heads"}
     assert len(tables["exact"]["identity"]) == 12
     assert [float(error) for error in tables["sharpness"]["float64"]][-1] < 1e-14
     stored.pop("a")  # its model was deleted: the figure of an earlier call stays
-    figures.clear()
-    outcome._log_heads(parent, context, conv, table)
-    assert not figures
+    drawn.clear()
+    figures._log_heads(parent, context, conv, table)
+    assert not drawn
 
 
 def test_maps_are_of_the_query_in_the_middle() -> None:

@@ -18,8 +18,9 @@ from models.translation import Translator
 from study.config import TranslationConfig
 from study.data.dataset import Dataset
 from study.results import Measured, Table
-from study.stages.translation import outcome
-from study.stages.translation.objectives import (
+from study.stages.translation import figures
+from study.stages.translation.figures import claims, log_figures, measures_table, rows
+from study.stages.translation.trial import (
     SHOWN,
     HeldOut,
     measure_source,
@@ -27,7 +28,6 @@ from study.stages.translation.objectives import (
     steps_to,
     train_and_measure,
 )
-from study.stages.translation.outcome import claims, log_figures, measures_table, rows
 from study.training.domains import LOOSE, PAIRED, PAIRINGS, UNPAIRED
 from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, METHODS
 
@@ -90,16 +90,16 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
 
     models = {run: trial.models[0][0] for run, trial in trials.items() if trial.models}
     stored: Any = {run: SimpleNamespace(rebuild=lambda _, model=model: model) for run, model in models.items()}
-    monkeypatch.setattr(outcome, "kept_model", stored.get)
-    monkeypatch.setattr(outcome, "metric_history", lambda run, metric: trials[run].history[metric])
-    figures: dict[str, Any] = {}
-    parent: Any = SimpleNamespace(log_figure=lambda name, figure, _: figures.update({name: figure}))
+    monkeypatch.setattr(figures, "kept_model", stored.get)
+    monkeypatch.setattr(figures, "metric_history", lambda run, metric: trials[run].history[metric])
+    drawn: dict[str, Any] = {}
+    parent: Any = SimpleNamespace(log_figure=lambda name, figure, _: drawn.update({name: figure}))
     log_figures(parent, context, held_out, table)
-    assert figures.keys() == {"matrix", "error_against_steps"}
+    assert drawn.keys() == {"matrix", "error_against_steps"}
     stored.pop(f"{GAN}, {UNPAIRED}")  # its model was deleted: the figure of an earlier call stays
-    figures.clear()
+    drawn.clear()
     log_figures(parent, context, held_out, table)
-    assert figures.keys() == {"error_against_steps"}
+    assert drawn.keys() == {"error_against_steps"}
     found = rows(context, table, f"{L1}, {PAIRED}")
     assert len(found) == 2 + 5 + 2 * 4 + 2 + 1
     assert found[-1].found
@@ -172,7 +172,7 @@ def test_each_claim_can_be_refuted(cell: tuple[str, str], shortfall: float, refu
 def test_seeds_of_which_a_cell_failed_are_left_out() -> None:
     found = verdicts(missing=(CYCLE_GAN, LOOSE))
     assert set(found) == {"supported"}
-    assert outcome.shortfalls(Table([]), [GAN], PAIRINGS, min) == []
+    assert figures.shortfalls(Table([]), [GAN], PAIRINGS, min) == []
     assert [row.ours for row in claims(Table([]))] == ["failed"] * 5
 
 

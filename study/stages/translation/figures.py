@@ -15,7 +15,7 @@ from study.engine.stage import Context
 from study.measures.judges import weakness
 from study.measures.stats import Better
 from study.results import Row, Table, claim, mean_std
-from study.stages.translation.objectives import (
+from study.stages.translation.trial import (
     OBJECTIVE,
     SHOWN,
     SOURCES,

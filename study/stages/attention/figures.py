@@ -24,7 +24,7 @@ from study.measures.attention import (
     tail,
 )
 from study.results import Row, Table, claim, mean_std
-from study.stages.attention.objectives import FIXED, HEADS, LEARNED, TYPES
+from study.stages.attention.trial import FIXED, HEADS, LEARNED, TYPES
 from tracking.runs import Run
 from tracking.stored import kept_model
 
