@@ -184,7 +184,7 @@ def growth(folder: Path, count: int) -> list[float]:
         client.set_terminated(made.run_id)
         assert queue.take(trial)
         queue.note(trial, run_id=made.run_id)
-        queue.finish(trial, "complete", [trial.params["x"]], "")
+        queue.note(trial, state="complete", values=[trial.params["x"]])
     queue.close()
     return [one, seconds(lambda: run(store, part)), seconds(lambda: run(store, listed(count + 1)))]
 

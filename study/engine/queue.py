@@ -40,12 +40,12 @@ _trials = sql.Table(
     sql.Column("part", sql.String(200), nullable=False),
     sql.Column("key", sql.Text, nullable=False),
     sql.Column("state", sql.String(10), nullable=False),
-    sql.Column("params", sql.Text, nullable=False),
+    sql.Column("params", sql.JSON, nullable=False),
     sql.Column("tries", sql.Integer, nullable=False),
     sql.Column("worker", sql.String(200)),
     sql.Column("heartbeat", sql.Float),
     sql.Column("run_id", sql.String(40)),
-    sql.Column("result", sql.Text),
+    sql.Column("values", sql.JSON),
     sql.Column("reason", sql.Text),
     sql.Column("seconds", sql.Float),
     sql.UniqueConstraint("part", "key"),
@@ -63,17 +63,18 @@ class QueuedTrial:
         values: Of a complete trial, one of each objective; of a pruned one, the last that was reported.
     """
 
-    id: int
     number: int
+    id: int
     part: str
     key: str
     state: str
     params: dict[str, Any]
     tries: int
     worker: str | None
+    heartbeat: float | None
     run_id: str | None
-    values: tuple[float, ...]
-    reason: str
+    values: list[float] | None
+    reason: str | None
     seconds: float | None
 
 
@@ -111,11 +112,8 @@ class Queue:
 
         def insert(connection: sql.Connection) -> None:
             known = set(connection.scalars(sql.select(_trials.c.key).where(_trials.c.part == part)))
-            new = [
-                {"part": part, "key": key, "state": WAITING, "params": json.dumps(params), "tries": 0}
-                for key, params in trials.items()
-                if key not in known
-            ]
+            row = {"part": part, "state": WAITING, "tries": 0}
+            new = [{**row, "key": key, "params": params} for key, params in trials.items() if key not in known]
             if new:
                 connection.execute(sql.insert(_trials), new)
 
@@ -124,51 +122,29 @@ class Queue:
 
     def trials(self, part: str) -> list[QueuedTrial]:
         """Return all trials of the part, in the order in which they were added."""
-        rows = self._transaction(
-            lambda connection: connection.execute(
-                sql.select(_trials).where(_trials.c.part == part).order_by(_trials.c.id)
-            ).all()
-        )
-        return [_trial(number, row) for number, row in enumerate(rows)]
+        query = sql.select(_trials).where(_trials.c.part == part).order_by(_trials.c.id)
+        rows = self._transaction(lambda connection: connection.execute(query).all())
+        return [QueuedTrial(number, **row._mapping) for number, row in enumerate(rows)]
 
     def take(self, trial: QueuedTrial) -> bool:
         """Take a waiting trial. Return whether this process has it now."""
-        values = {
-            "state": RUNNING,
-            "worker": self._worker,
-            "heartbeat": self._now(),
-            "tries": _trials.c.tries + 1,
-            "run_id": None,
-            "reason": None,
-        }
-        return self._update(trial, WAITING, trial.tries, values)
+        mine = {"worker": self._worker, "heartbeat": self._now(), "run_id": None, "reason": None}
+        return self._update(trial, self._unchanged(trial), state=RUNNING, tries=trial.tries + 1, **mine)
 
     def note(self, trial: QueuedTrial, **values: Any) -> None:
-        """Write into the row of a trial that this process has: its parameters, or its run.
+        """Write into the row of a trial that this process has: its parameters, its run, or its end.
 
         Raises:
             Superseded: Another process has it.
         """
-        if not self._update_own(trial, values):
+        if not self._update(trial, self._mine(values.get("state", RUNNING)), **values):
             raise Superseded
-
-    def finish(
-        self, trial: QueuedTrial, state: str, values: Sequence[float], reason: str, seconds: float | None = None
-    ) -> None:
-        """Commit the end of a trial that this process has.
-
-        Raises:
-            Superseded: Another process has it.
-        """
-        self.note(trial, state=state, result=json.dumps(list(values)), reason=reason, seconds=seconds)
 
     def put_back(self, trial: QueuedTrial, reason: str, *, counts: bool) -> None:
         """Open a trial that this process has; with `counts`, it has one try less, and after the last it is failed."""
         tries = trial.tries + counts
         state = FAILED if tries >= TRIES else WAITING
-        self._update_own(
-            trial, {"state": state, "tries": tries, "reason": f"{reason} ({tries} times)" if counts else None}
-        )
+        self._update(trial, self._mine(state), state=state, tries=tries, reason=f"{reason} ({tries} times)")
 
     def reopen_dead(self, part: str, on_death: Callable[[str], None]) -> None:
         """Open the trials whose processes died; after too many deaths a trial is failed.
@@ -177,40 +153,37 @@ class Queue:
             on_death: Called with the id of the MLflow run of each.
         """
         for trial in self.trials(part):
-            if trial.state != RUNNING or not self._has_died(trial):
-                continue
-            lost = trial.tries >= TRIES
-            values = {"state": FAILED if lost else WAITING, "reason": f"its process died ({trial.tries} times)"}
-            if self._update(trial, RUNNING, trial.tries, values) and trial.run_id:
-                on_death(trial.run_id)
+            if trial.state == RUNNING and self._has_died(trial):
+                state, reason = FAILED if trial.tries >= TRIES else WAITING, f"its process died ({trial.tries} times)"
+                if self._update(trial, self._unchanged(trial), state=state, reason=reason) and trial.run_id:
+                    on_death(trial.run_id)
 
     def reopen(self, trials: Sequence[QueuedTrial]) -> None:
         """Open finished trials again, whose runs were deleted."""
         for trial in trials:
-            self._update(trial, trial.state, trial.tries, {"state": WAITING, "tries": 0, "reason": None})
+            self._update(trial, self._unchanged(trial), state=WAITING, tries=0)
 
     @contextmanager
     def heartbeat(self, trial: QueuedTrial) -> Iterator[None]:
         """Tell a database on a server, every few seconds, that the process of this trial lives."""
-        if not self._locks.on_server:
-            yield
-            return
         stop = threading.Event()
 
         def beat() -> None:
             while not stop.wait(HEARTBEAT):
                 try:
-                    self._update_own(trial, {"heartbeat": self._now()})
+                    self._update(trial, self._mine(RUNNING), heartbeat=self._now())
                 except Exception:  # the server may come back
                     log.debug("no heartbeat of trial %d", trial.number, exc_info=True)
 
         thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
+        if self._locks.on_server:
+            thread.start()
         try:
             yield
         finally:
             stop.set()
-            thread.join(1)  # not for as long as a database is away
+            if thread.is_alive():
+                thread.join(1)  # not for as long as a database is away
 
     def _has_died(self, trial: QueuedTrial) -> bool:
         if not self._locks.on_server:
@@ -218,30 +191,29 @@ class Queue:
         silent = sql.select(_trials.c.id).where(_trials.c.id == trial.id, _trials.c.heartbeat < self._now() - GRACE)
         return self._transaction(lambda connection: connection.scalar(silent)) is not None
 
-    def _update_own(self, trial: QueuedTrial, values: Mapping[str, Any]) -> bool:
-        """Change the row of a trial that this process has; the same change twice is no error."""
-        mine = (_trials.c.worker == self._worker) & (
-            (_trials.c.state == RUNNING) | (_trials.c.state == values.get("state", RUNNING))
-        )
-        change = sql.update(_trials).where(_trials.c.id == trial.id, mine).values(**values)
-        return bool(self._transaction(lambda connection: connection.execute(change).rowcount))
+    def _unchanged(self, trial: QueuedTrial) -> Any:
+        """The condition that nobody has changed the row since it was read."""
+        return (_trials.c.state == trial.state) & (_trials.c.tries == trial.tries)
 
-    def _update(self, trial: QueuedTrial, state: str, tries: int, values: Mapping[str, Any]) -> bool:
-        """Change the row if nobody has changed it since. Return whether it was changed."""
-        before = (_trials.c.state == state) & (_trials.c.tries == tries)
-        change = sql.update(_trials).where(_trials.c.id == trial.id, before).values(**values)
+    def _mine(self, state: str) -> Any:
+        """The condition that this process has the trial; a change to this state may be repeated."""
+        return (_trials.c.worker == self._worker) & _trials.c.state.in_((RUNNING, state))
+
+    def _update(self, trial: QueuedTrial, condition: Any, **values: Any) -> bool:
+        """Change the row if the condition holds. Return whether it did."""
+        change = sql.update(_trials).where(_trials.c.id == trial.id, condition).values(**values)
         return bool(self._transaction(lambda connection: connection.execute(change).rowcount))
 
     def _transaction(self, work: Callable[[sql.Connection], ResultT]) -> ResultT:
         """Do the work in a transaction; once more if the database's server went away meanwhile."""
-        for last in (False, True):
-            try:
-                with self._engine.begin() as connection:
-                    return work(connection)
-            except OperationalError:
-                if last or not self._locks.on_server:
-                    raise
-        raise AssertionError
+        try:
+            with self._engine.begin() as connection:
+                return work(connection)
+        except OperationalError:
+            if not self._locks.on_server:
+                raise
+            with self._engine.begin() as connection:
+                return work(connection)
 
     def _now(self) -> Any:
         """Return the time as the database has it: the clocks of several machines differ."""
@@ -251,20 +223,3 @@ class Queue:
 def key_of(params: Mapping[str, Any]) -> str:
     """Return the key of a trial whose parameters are all given."""
     return json.dumps(params, sort_keys=True)
-
-
-def _trial(number: int, row: Any) -> QueuedTrial:
-    return QueuedTrial(
-        id=row.id,
-        number=number,
-        part=row.part,
-        key=row.key,
-        state=row.state,
-        params=json.loads(row.params),
-        tries=row.tries,
-        worker=row.worker,
-        run_id=row.run_id,
-        values=tuple(json.loads(row.result or "[]")),
-        reason=row.reason or "",
-        seconds=row.seconds,
-    )

@@ -6,7 +6,6 @@ another store, runs again.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -126,9 +125,8 @@ class Runner:
         trials = self._asked(part)
         complete = [trial for trial in trials if trial.state == COMPLETE]
         if not complete and not part.optional:
-            raise StoreError(
-                f"no trial of {part.name} is complete: {'; '.join(sorted({trial.reason for trial in trials}))}"
-            )
+            reasons = "; ".join(sorted({str(trial.reason) for trial in trials}))
+            raise StoreError(f"no trial of {part.name} is complete: {reasons}")
         # A search may propose the same parameters twice; the seed is the same, so the result counts once.
         first = {str(trial.params): trial for trial in reversed(complete)}
         return [_result(part, trial) for trial in sorted(first.values(), key=lambda trial: trial.number)]
@@ -212,7 +210,7 @@ class Runner:
                 if part.proposals is not None:
                     proposed = self._open_proposals(part).ask(trial)
                     params = dict(proposed.params)
-                    self._queue.note(trial, params=json.dumps(params))
+                    self._queue.note(trial, params=params)
                 tags = {SEARCH: part.name, TRIAL: trial.number, "state": "running", **self._origin.tags}
                 with trial_run(self._parent, _name(part, trial.number, params), params, tags) as run:
                     self._queue.note(trial, run_id=run.run_id)
@@ -255,7 +253,8 @@ class Runner:
 
         def finish(state: str, reason: str, values: Sequence[float] = ()) -> None:
             run.set_tags({"state": state, "reason": reason})
-            self._queue.finish(trial, state, values, reason, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self._queue.note(trial, state=state, values=list(values), reason=reason, seconds=seconds)
             if proposed is not None:
                 self._open_proposals(part).tell(proposed.number, state, values)
 
@@ -322,11 +321,11 @@ def _short(value: Any) -> str:
 
 
 def _result(part: Part, trial: QueuedTrial) -> Result:
-    return Result(trial.number, part.title, trial.key, trial.params, trial.values, trial.run_id or "")
+    return Result(trial.number, part.title, trial.key, trial.params, tuple(trial.values or ()), trial.run_id or "")
 
 
 def _best(part: Part, done: Sequence[QueuedTrial]) -> str:
-    values = [trial.values[0] for trial in done if trial.state == COMPLETE]
+    values = [trial.values[0] for trial in done if trial.state == COMPLETE and trial.values]
     if not values or len(part.objectives) > 1:
         return ""
     ((metric, direction),) = part.objectives.items()

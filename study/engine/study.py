@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from study.checks import UsageError
 from study.engine.identity import code_digest, code_state, computed_with, fingerprint, study_name
@@ -47,28 +48,16 @@ class Study:
     results: list[Result] = field(default_factory=list)
     keep: set[str] = field(default_factory=set)
 
-    def run(
-        self,
-        trials: Sequence[Params],
-        objective: Objective,
-        part: str = "",
-        *,
-        objectives: Mapping[str, Direction] = OBJECTIVES,
-        optional: bool = False,
-        keep_models: bool = False,
-    ) -> list[Result]:
+    def run(self, trials: Sequence[Params], objective: Objective, part: str = "", **options: Any) -> list[Result]:
         """Run what is missing of a list of trials with these parameters, and return the complete ones.
 
         Each trial starts from the seed of its parameter "repeat", else from the study's.
 
         Args:
             part: A name of its own for each of several parts of a study.
-            optional: Whether the stage can go on if no trial is complete.
-            keep_models: Whether the study goes on using the models, at each call.
+            options: See `enqueue`.
         """
-        return self.enqueue(
-            trials, objective, part, objectives=objectives, optional=optional, keep_models=keep_models
-        )()
+        return self.enqueue(trials, objective, part, **options)()
 
     def enqueue(
         self,
@@ -81,6 +70,11 @@ class Study:
         keep_models: bool = False,
     ) -> Callable[[], list[Result]]:
         """Name a list before its turn: processes that find nothing else to do may run its trials already.
+
+        Args:
+            objectives: The metrics that decide.
+            optional: Whether the stage can go on if no trial is complete.
+            keep_models: Whether the study goes on using the models, at each call.
 
         Returns:
             A function that runs the rest of the list, once, and returns what `run` returns.

@@ -55,7 +55,6 @@ RISKY = [
     (queue.Queue, "add"),
     (queue.Queue, "take"),
     (queue.Queue, "note"),
-    (queue.Queue, "finish"),
     (optuna.Study, "ask"),
     (optuna.Study, "tell"),
 ]

@@ -106,7 +106,7 @@ def test_who_finds_no_trial_runs_those_of_later_parts(store: Store, caplog: pyte
         first = listed(Recorder(), one, "first", optional=True)
 
         def second(trial: Trial) -> tuple[float, ...]:
-            theirs.finish(taken, "failed", [], "as the test asked")
+            theirs.note(taken, state="failed", values=[], reason="as the test asked")
             return (2.0,)
 
         later = listed(second, one, "second")

@@ -109,31 +109,33 @@ def test_a_trial_whose_process_always_dies_is_given_up(store: Store, tmp_path: P
         run(store, listed(Recorder(), GIVEN[:1]))
 
 
-def _die_in_a_call(folder: Path, name: str, after: bool) -> None:
-    call = getattr(Queue, name)
+def _die_in_a_note(folder: Path, at_the_end: bool, after: bool) -> None:
+    note = Queue.note
 
-    def dying(*args: Any, **given: Any) -> Any:
+    def dying(self: Queue, trial: Any, **values: Any) -> None:
+        if at_the_end != ("state" in values):
+            return note(self, trial, **values)
         if after:
-            call(*args, **given)
-        os.kill(os.getpid(), signal.SIGKILL)
+            note(self, trial, **values)
+        return os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(Queue, name, dying)
+    Queue.note = dying  # type: ignore[method-assign]
     run(open_store(folder), listed(lambda trial: (1.0,)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "after", "expected"),
+    ("at_the_end", "after", "expected"),
     [
-        ("finish", True, []),  # the outcome is kept, its run still open
-        ("finish", False, [("KILLED", "complete")]),
-        ("note", False, [("KILLED", "running")]),  # the trial does not know its run yet
+        (True, True, []),  # the outcome is kept, its run still open
+        (True, False, [("KILLED", "complete")]),
+        (False, False, [("KILLED", "running")]),  # the trial does not know its run yet
     ],
 )
 def test_a_process_that_died_between_two_writes(
-    store: Store, tmp_path: Path, name: str, after: bool, expected: list[tuple[str, str]]
+    store: Store, tmp_path: Path, at_the_end: bool, after: bool, expected: list[tuple[str, str]]
 ) -> None:
-    dies(_die_in_a_call, tmp_path / "store", name, after)
+    dies(_die_in_a_note, tmp_path / "store", at_the_end, after)
     assert [status for status, _ in states(store)] == ["RUNNING"]
     assert [result.params for result in run(store, listed(lambda trial: (1.0,)))] == GIVEN
     assert sorted(states(store)) == [("FINISHED", "complete")] * 2 + expected
