@@ -15,10 +15,9 @@ from models.classifier import Judge
 from study.data.dataset import to_float
 from study.measures import fidelity
 from study.measures.fidelity import Moments
-from study.measures.judges import NEAREST
+from study.measures.judges import NEAREST, PREFIXES
 from study.training.loops import EVAL_BATCH, apply
 
-PARTS = ("judge1", "judge2")  # where the names of the judges' measures begin
 WORKS_ERROR, WORKS_LOST = 0.5, 0.1
 """A translator works if its error (MAE) is at most this fraction of the untranslated input's, and by either judge at
 most this fraction of its images is not of the input's class."""
@@ -48,7 +47,7 @@ class Truth:
         a: Inputs, uint8 [N, C, S, S].
         b: Their true translations.
         labels: [N].
-        judges: At most two, trained on domain B, in evaluation mode.
+        judges: At most three, trained on domain B, in evaluation mode.
     """
 
     a: Tensor
@@ -88,15 +87,15 @@ class Truth:
         """
         found = {"test/mae": error(images, self.b)}
         short = [found["test/mae"] / (WORKS_ERROR * self.floor)] if self.floor else []
-        for number, (part, judge) in enumerate(zip(PARTS, self.judges, strict=False)):
+        for number, (prefix, judge) in enumerate(zip(PREFIXES, self.judges, strict=False)):
             features = apply(judge.features, images)
             guesses = judge.head(features).argmax(1)
             kept = float((guesses == self.labels).float().mean())
-            found[f"{part}/kept"] = kept
-            found[f"{part}/permuted"] = permuted_accuracy(guesses, self.labels, self.classes)
-            found[f"{part}/fd"] = fidelity.frechet_distance(Moments.of(features), self.moments[number])
+            found[f"{prefix}/kept"] = kept
+            found[f"{prefix}/permuted"] = permuted_accuracy(guesses, self.labels, self.classes)
+            found[f"{prefix}/fd"] = fidelity.frechet_distance(Moments.of(features), self.moments[number])
             short.append((1 - kept) / WORKS_LOST)
             if number == 0:
                 reach = fidelity.neighbourhood_measures(self.features[0], features, NEAREST, self.radius)
-                found |= {f"{part}/{name}": reach[name] for name in ("recall", "coverage")}
+                found |= {f"{prefix}/{name}": reach[name] for name in ("recall", "coverage")}
         return found | {"test/shortfall": max(short)}
