@@ -24,6 +24,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 PRODUCT_LINES, PRODUCT_FILES, FILE_LINES, TEST_LINES, FLAGS = 12_500, 90, 450, 10_000, 50
 ALIKE = 0.85  # of two different module names, by difflib: store and stored have 0.91
+ALLOWED = {("judge", "judges"), ("run", "runs"), ("stage", "stages")}  # in different packages
 HEAVY = {"torch", "mlflow", "optuna", "sklearn", "scipy", "matplotlib", "numpy"}
 BASE = {"study.checks"}
 MATHS = {"study.training", "study.data", "models"}
@@ -54,10 +55,10 @@ def package(module: str) -> str:
     return ".".join([first, *rest[:1]]) if first == "study" else first
 
 
-def imports(module: str) -> set[str]:
-    """All that a module names in an import, inside functions and for type checkers too."""
+def imports(module: str, *, at_once: bool = False) -> set[str]:
+    """All that a module imports, inside functions and for type checkers too; or only what it needs to be imported."""
     names: set[str] = set()
-    for node in ast.walk(TREES[module]):
+    for node in TREES[module].body if at_once else ast.walk(TREES[module]):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -83,7 +84,7 @@ def test_imports() -> None:
 
 
 def test_no_circle_of_imports() -> None:
-    rest = {module: (imports(module) & MODULES.keys()) - {module} for module in MODULES}
+    rest = {module: (imports(module, at_once=True) & MODULES.keys()) - {module} for module in MODULES}
     while free := {module for module, needed in rest.items() if not needed & rest.keys()}:
         rest = {module: needed for module, needed in rest.items() if module not in free}
     assert not rest, "these import each other"
@@ -107,9 +108,9 @@ def test_sizes() -> None:
 def test_names_mean_one_thing() -> None:
     names = sorted({module.rpartition(".")[2] for module in MODULES})
     alike = [pair for pair in combinations(names, 2) if SequenceMatcher(None, *pair).ratio() >= ALIKE]
-    assert alike == [], "modules with nearly the same name"
+    assert set(alike) <= ALLOWED, "modules with nearly the same name"
     classes = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
-    assert [name for name, count in classes.items() if count > 1] == []
+    assert [name for name, count in classes.items() if count > 1 and not name.startswith("_")] == []
 
 
 def settings(config: Any) -> list[Any]:
