@@ -38,11 +38,11 @@ def run(file: Path, inputs: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
-        ("latent-gan", (NOISE,)),
         ("conditional-gan@champion", (NOISE + CLASSES,)),
-        ("autoencoder/1", SHAPE),
-        ("judge", SHAPE),
-        ("translator", SHAPE),
+        pytest.param("latent-gan", (NOISE,), marks=pytest.mark.slow),
+        pytest.param("autoencoder/1", SHAPE, marks=pytest.mark.slow),
+        pytest.param("judge", SHAPE, marks=pytest.mark.slow),
+        pytest.param("translator", SHAPE, marks=pytest.mark.slow),
     ],
 )
 def test_onnxruntime_gives_what_mlflow_gives_for_any_batch_size(
@@ -67,6 +67,7 @@ def test_onnxruntime_gives_what_mlflow_gives_for_any_batch_size(
     assert (json.loads(facts["config"]), json.loads(facts["classes"])) == (logged.config(), list("0123456789"))
 
 
+@pytest.mark.slow
 def test_parts_of_an_autoencoder_one_after_the_other_are_the_whole(models_store: Path, tmp_path: Path) -> None:
     for part in ("encoder", "decoder"):
         assert write(models_store, "digits-autoencoder", tmp_path / f"{part}.onnx", "--part", part) == 0
@@ -139,6 +140,7 @@ def test_a_model_whose_file_was_changed_is_not_exported(
         assert not (tmp_path / f"a.{ending}").exists()
 
 
+@pytest.mark.slow
 def test_a_program_that_differs_is_not_written(
     models_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
