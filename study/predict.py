@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 from study.api import Part, module_of, registered
-from study.checks import check_file, expanded, replacing, writing
+from study.checks import UsageError, check_file, expanded, replacing, writing
 from study.cli import exit_code, parse, words
 
 if TYPE_CHECKING:
@@ -96,14 +96,13 @@ def _write(out: Path, arrays: dict[str, Any]) -> None:
 
 def _images(path: Path, example: Tensor) -> tuple[Tensor, list[str]]:
     """Return images as uint8 [N, C, S, S], of the example's size and colour, and the names of the files in a folder."""
-    from study.data.dataset import DataError
     from study.data.own import as_tensor, check_images, image_files, read_images, tell_of_resizing
 
     size, colour, files = example.shape[-1], example.shape[1] == 3, []
     if path.suffix.lower() == ".csv":
         pixels = _numbers(path, example[0].numel())
         if not (pixels == pixels.clip(0, 255).round()).all():  # so that NaN is refused too
-            raise DataError(f"the pixels of {path} must be whole numbers from 0 to 255, but it has others")
+            raise UsageError(f"the pixels of {path} must be whole numbers from 0 to 255, but it has others")
         images = pixels.astype(np.uint8).reshape(-1, size, size, *((3,) if colour else ()))
     elif path.suffix.lower() == ".npz":
         images = check_images(_array(path, "images"), f"images of {path}")
@@ -119,46 +118,41 @@ def _vectors(path: Path, width: int) -> Tensor:
     """Return vectors as float32 [N, width]."""
     from torch import from_numpy
 
-    from study.data.dataset import DataError
-
     vectors = _numbers(path, width) if path.suffix.lower() == ".csv" else _array(path, "inputs")
     with np.errstate(over="ignore"):
         narrow = vectors.astype(np.float32) if vectors.dtype.kind in "fiu" else np.empty(0)
     if narrow.shape[1:] != (width,) or not len(narrow) or not np.isfinite(narrow).all():
         rule = f"the inputs must be finite 32-bit numbers [N, {width}], as the model takes them"
-        raise DataError(f"{rule}, but {path} has {vectors.dtype} {list(vectors.shape)}")
+        raise UsageError(f"{rule}, but {path} has {vectors.dtype} {list(vectors.shape)}")
     return from_numpy(narrow)
 
 
 def _array(path: Path, name: str) -> np.ndarray:
     """Return the array of this name from an .npz file."""
-    from study.data.dataset import DataError, listed
     from study.data.own import read_arrays
 
     arrays = read_arrays(path, [name])
     if name not in arrays:
-        raise DataError(f"{path} must be an .npz file with the array `{name}`, but it holds {listed(arrays)}")
+        raise UsageError(f"{path} must be an .npz file with the array `{name}`, but it holds {', '.join(arrays)}")
     return arrays[name]
 
 
 def _numbers(path: Path, width: int) -> np.ndarray:
     """Return the numbers of a .csv file, float64 [N, width]; a first line with the columns' names is passed over."""
-    from study.data.dataset import DataError
-
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # as Excel writes it
             rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if row]
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if rows and (rows[0][1] == [*map(str, range(width))] or 2 * sum(map(_is_number, rows[0][1])) < len(rows[0][1])):
         del rows[0]  # pandas' 0, 1, 2, ..., or mostly no numbers
     if not rows:
-        raise DataError(f"{path} must have numbers, but has none")
+        raise UsageError(f"{path} must have numbers, but has none")
     for line, row in rows:
         wrong = [cell for cell in row if not _is_number(cell)]
         if wrong or len(row) != width:
             rule = f"line {line} of {path} must be {width} numbers with decimal points, with commas between them"
-            raise DataError(f"{rule}, but has {repr(wrong[0][:20]) if wrong else len(row)}")
+            raise UsageError(f"{rule}, but has {repr(wrong[0][:20]) if wrong else len(row)}")
     return np.array([row for _, row in rows], dtype=np.float64)
 
 

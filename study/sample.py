@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,7 +133,7 @@ def class_number(name: str, classes: Sequence[str]) -> int:
     known = [*classes, *map(str, range(len(classes)))]
     if name in known:
         return known.index(name) % len(classes)
-    names = ", ".join(classes[:30]) + (", ..." if len(classes) > 30 else "")
+    names = shorten(", ".join(classes), 200, placeholder=" ...")
     raise UsageError(f"the label must be one of {names} or a number from 0 to {len(classes) - 1}, but got {name!r}")
 
 

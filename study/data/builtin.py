@@ -11,17 +11,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from study.data.dataset import SPLIT_SEED, DataError, Dataset, Split, warn
+from study.data.dataset import SPLIT_SEED, DataError, Dataset, Split, log
 
 STALL_TIMEOUT = 15.0  # seconds that a download may take to answer or to go on
 VALIDATION_IMAGES = 5_000  # of the training images of MNIST and its like
 DIGITS_VALIDATION, DIGITS_TEST = 200, 400
 KINDS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}  # torchvision's classes and folders
 FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-
-
-class MissingError(DataError):
-    """The data set is not in its folder and cannot be downloaded."""
 
 
 def load_built_in(name: str, root: Path, fall_back: bool) -> Dataset:
@@ -36,10 +32,10 @@ def load_built_in(name: str, root: Path, fall_back: bool) -> Dataset:
         return _digits()
     try:
         return _mnist("mnist" if name == "auto" else name, root)
-    except MissingError as error:
+    except FileNotFoundError as error:
         if name != "auto" or not fall_back:
-            raise
-        warn(f"falling back to scikit-learn's 8x8 digits: {error}")
+            raise DataError(str(error)) from error
+        log.warning(f"falling back to scikit-learn's 8x8 digits: {error}")
         return _digits()
 
 
@@ -82,10 +78,9 @@ def _download(kind: type, root: Path, folder: Path, missing: list[str]) -> None:
                 Path(new, kind.__name__, "raw", file).replace(folder / file)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise MissingError(
-            f"{folder} has no {missing[0]} and {kind.__name__} cannot be downloaded ({reason}):"
-            " give torchvision's data folder by --data-dir, or use --data digits"
-        ) from error
+        help_ = "give torchvision's data folder by --data-dir, or use --data digits"
+        what = f"{folder} has no {missing[0]} and {kind.__name__} cannot be downloaded ({reason})"
+        raise FileNotFoundError(f"{what}: {help_}") from error
     finally:
         socket.setdefaulttimeout(timeout)
 

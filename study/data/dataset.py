@@ -20,6 +20,7 @@ SPLIT_SEED = 0  # of every split that the study makes itself; fixed, so that res
 FEWEST_CLASSES, MOST_CLASSES = 2, 200
 FEWEST_IMAGES, FEW_IMAGES = 2, 1_000  # of each split: a correlation of fewer is undefined; for training: warned of
 NARROWEST, NARROW = 17, 128  # ranges of pixels: narrower ones are refused, warned of
+log = logging.getLogger("study")
 
 
 class DataError(UsageError):
@@ -147,14 +148,14 @@ def check_dataset(data: Dataset) -> None:
         if bool((images == images[:1]).all()):
             raise DataError(f"images must differ, but all {len(images)} {what} are the same")
         if high - low < NARROW and split is data.train:
-            warn(f"{seen}: it may help to scale them first")
+            log.warning(f"{seen}: it may help to scale them first")
     test = len(data.test)
     if len(data.train) < FEW_IMAGES:
         # Two standard errors of the difference of two accuracies p of 85 %: 2 sqrt(2 p (1 - p) / test).
         points = f"less than about {min(100, math.ceil(100 / math.sqrt(test)))} points of accuracy"
         worth = f"differences of {points} between figures mean nothing" if data.classes else "figures are rough hints"
         sizes = f"{len(data.train)} training, {len(data.val)} validation and {test} test images"
-        warn(f"{data.name} has only {sizes}: {worth}, and batch sizes above the number of images are cut to it")
+        log.warning(f"{data.name} has only {sizes}: {worth}, and batch sizes above the number of images are cut to it")
 
 
 def check_classes(name: str, classes: Sequence[str]) -> None:
@@ -165,11 +166,6 @@ def check_classes(name: str, classes: Sequence[str]) -> None:
     for number, each in enumerate(classes):
         if each in classes[:number] or not each.strip() or not each.isprintable():
             raise DataError(f"the class names of {name} must be printable texts that differ, but one is {each!r}")
-
-
-def warn(sentence: str) -> None:
-    """Say a sentence on the error output, by the study's log."""
-    logging.getLogger("study").warning(sentence)
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

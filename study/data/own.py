@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from study.data.dataset import DataError, Dataset, Split, check_classes, listed, shuffled, stratified_split, warn
+from study.data.dataset import DataError, Dataset, Split, check_classes, listed, log, shuffled, stratified_split
 
 FRACTIONS = {"val": 0.1, "test": 0.2}  # of images that come without such a part
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -52,7 +52,7 @@ def load_folder(path: Path, name: str, image_size: int, colour: bool) -> Dataset
     if "train" not in parts:
         raise DataError(f"{path} must hold images or class folders with images, but has {out or 'no file'}{hint}")
     if left:
-        warn(f"left out of {name}: {out}{hint}")
+        log.warning(f"left out of {name}: {out}{hint}")
     classes, splits, sizes = list(parts["train"]), {}, set()
     for part, found in parts.items():
         strangers = [each or "images in no class folder" for each in found if each not in classes]
@@ -138,7 +138,9 @@ def tell_of_resizing(name: str, sizes: set[tuple[int, int]], size: int) -> None:
     """Warn that images are resized to size x size pixels, unless all these widths and heights are so."""
     if sizes != {(size, size)}:
         what = "of {}x{} pixels".format(*min(sizes)) if len(sizes) == 1 else f"of {len(sizes)} different sizes"
-        warn(f"the images of {name} are {what}: all are resized to {size}x{size}; --image-size sets another size")
+        log.warning(
+            f"the images of {name} are {what}: all are resized to {size}x{size}; --image-size sets another size"
+        )
 
 
 def endings() -> set[str]:
@@ -258,11 +260,10 @@ def read_arrays(path: Path, wanted: Collection[str]) -> dict[str, np.ndarray]:
 
 def check_images(images: np.ndarray, what: str) -> np.ndarray:
     """Return images as [N, H, W] or [N, H, W, 3]; DataError unless they are uint8, of one of the shapes."""
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
+    fits = images.ndim in (3, 4) and images.shape[3:] in ((), (1,), (3,)) and images.size
+    if images.dtype != np.uint8 or not fits:
         found = f"{images.dtype} {list(images.shape)}"
         raise DataError(f"{what} must be uint8, 0 to 255, [N, H, W], [N, H, W, 1] or [N, H, W, 3], but are {found}")
-    if not images.size:
-        raise DataError(f"{what} must not be empty, but have the shape {list(images.shape)}")
     return images[..., 0] if images.shape[3:] == (1,) else images
 
 

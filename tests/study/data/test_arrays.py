@@ -187,13 +187,6 @@ def test_what_is_no_array_file_is_named(tmp_path: Path, damage, what: str) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_a_single_array_under_the_wrong_ending(tmp_path: Path) -> None:
-    with (tmp_path / "set.npz").open("wb") as file:
-        np.save(file, IMAGES)
-    with pytest.raises(DataError, match="it is a single array without a name"):
-        data.load(str(tmp_path / "set.npz"))
-
-
 def test_arrays_without_permission(tmp_path: Path, denied) -> None:
     (tmp_path / "set.npz").touch()
     with denied(tmp_path / "set.npz"), pytest.raises(DataError, match=r"set\.npz.* cannot be read.*Permission denied"):

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 
 from study import data
 from study.data import DataError, Dataset, Split
-from study.data.own import as_tensor, endings, read_images
+from study.data.own import read_images
 
 CLASSES = ("ant", "bee", "Cat")
 RANDOM = np.random.default_rng(0)
@@ -402,18 +402,3 @@ def test_pixels_of_unknown_scale_are_refused(tmp_path: Path, pixels: np.ndarray)
     Image.fromarray(pixels).save(tmp_path / "image.tif")
     with pytest.raises(DataError, match=r"image\.tif cannot be read as an image: pixels must be whole numbers"):
         read(tmp_path / "image.tif")
-
-
-def test_endings_are_those_of_pictures() -> None:
-    assert {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm"} <= endings()
-    assert not {".pdf", ".h5", ".txt", ".npy", ".mpg", ""} & endings()
-
-
-@pytest.mark.parametrize(("channels", "colour"), [(1, False), (3, True)])
-def test_nothing_is_done_where_nothing_changes(channels: int, colour: bool, monkeypatch) -> None:
-    monkeypatch.setattr(Image, "fromarray", None)
-    images = RANDOM.integers(0, 256, (5, 28, 28, 3)[: 4 if colour else 3], dtype=np.uint8)
-    found = as_tensor(images, 28, colour)
-    assert found.shape == (5, channels, 28, 28)
-    assert found.is_contiguous()
-    assert (found.permute(0, 2, 3, 1).numpy().reshape(images.shape) == images).all()
