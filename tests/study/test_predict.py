@@ -125,7 +125,7 @@ NUMBERS = f"must be {NOISE} numbers with decimal points, with commas between the
         ("latent-gan", "a.csv", '"0,5","0,7"\n1,2\n', f"{NUMBERS} 2"),
         ("latent-gan", "a.csv", "1,2,3,4,5,inf\n", "must be finite 32-bit numbers [N, 6]"),
         ("latent-gan", "a.csv", "1,2,3,4,5,1e39\n", "must be finite 32-bit numbers [N, 6]"),
-        ("latent-gan", "a.npz", {"images": np.zeros((2, 28, 28), np.uint8)}, "`inputs`, but it holds 'images'"),
+        ("latent-gan", "a.npz", {"images": np.zeros((2, 28, 28), np.uint8)}, "`inputs`, but it holds images"),
         ("latent-gan", "a.npz", {"inputs": np.zeros((0, NOISE), np.float32)}, "but {path} has float32 [0, 6]"),
         ("latent-gan", "a.npz", {"inputs": np.array([["x"]])}, "but {path} has <U1 [1, 1]"),
         ("latent-gan", "a.npz", "version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),

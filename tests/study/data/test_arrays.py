@@ -147,7 +147,7 @@ IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
         (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 28, 28, 4\]"),
         (with_(train_images=np.zeros((60, 3, 28, 28), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 3, 28, 28\]"),
         (with_(train_images=np.zeros((60, 784), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 784\]"),
-        (with_(train_images=np.zeros((60, 0, 28), np.uint8)), r"must not be empty, but have the shape \[60, 0, 28\]"),
+        (with_(train_images=np.zeros((60, 0, 28), np.uint8)), r"but are uint8 \[60, 0, 28\]"),
         (with_(train_images=IMAGES), "pixels must use the range from 0 to 255, .* training images .* from 0 to 0"),
         (lambda a: a | {"train_images": a["train_images"] // 128}, "training images of set are from 0 to 1"),
         (lambda a: a | {"test_images": a["test_images"] // 16}, "test images of set are from 0 to 15"),
