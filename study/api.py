@@ -11,7 +11,7 @@ from study.checks import UsageError, expanded
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tracking.stored import Stored
+    from tracking.models import Stored
 
 Part = Literal["encoder", "decoder"]
 NAME = re.compile(r"(?:models:/)?([\w.-]+)(?:@([\w-]+)|/([1-9]\d{0,8}))?", re.ASCII)
@@ -34,12 +34,12 @@ def registered(name: str, store: Path = Path("mlruns"), tracking_uri: str | None
     model, alias, number = match[1], match[2] or "champion", int(match[3]) if match[3] else None
     folder = expanded(store, "--store")
     if tracking_uri is None and (number or alias == "champion"):
-        from tracking.local import find_version
+        from tracking.models import find_version
 
         found = find_version(folder, model, number)
         if found is not None:  # without MLflow, whose import takes longer than to draw with the model
             return found
-    from tracking.environment import check_environment
+    from tracking.store import check_environment
     from tracking.store import read_store
 
     check_environment()

@@ -31,7 +31,7 @@ from study.config import DEFAULT, INCIDENTAL, PRESETS, StudyConfig
 from study.engine.pipeline import Request
 from study.stages import all_stages
 from tracking.errors import StoreError, store_errors
-from tracking.servers import stop_waiting
+from tracking.locks import stop_waiting
 
 INTERRUPTED = 130
 ECHO, AGAIN = 5.0, 0.1  # seconds: of a signal that comes twice; until one that meets an import is sent again

@@ -107,8 +107,10 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
         UsageError: Data, settings and models do not fit.
         StoreError: The store cannot be written.
     """
-    from tracking.environment import check_environment
-    from tracking.store import open_store  # first: it sets MLflow's environment
+    from tracking.store import (
+        check_environment,
+        open_store,  # first: it sets MLflow's environment
+    )
 
     check_environment()
     store = open_store(expanded(config.store, "--store"), config.tracking_uri, config.storage)
@@ -140,7 +142,7 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
 
 def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str:
     """What was found, in a few lines, and where to look at it."""
-    from tracking.pages import can_show_views, local_address
+    from tracking.server import can_show_views, local_address
     from tracking.views import place_of, server
 
     claims = verdicts(outcomes)

@@ -27,6 +27,8 @@ def free_port() -> int:
 class Server:
     """A server process that can be stopped and started again on the same port, with the same data."""
 
+    stopping = signal.SIGINT
+
     def __init__(self) -> None:
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,7 +50,7 @@ class Server:
 
     def stop(self) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGINT)
+            os.killpg(self._process.pid, self.stopping)
             self._process.wait(30)
             self._process = None
 
@@ -120,3 +122,42 @@ class Postgres(Server):
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self.folder)
+
+
+class PgBouncer(Server):
+    """PgBouncer as installed, but for where it listens, in front of a PostgreSQL server."""
+
+    stopping = signal.SIGTERM
+
+    def __init__(self, behind: Postgres, mode: str) -> None:
+        super().__init__()
+        binary = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
+        if binary is None:
+            pytest.skip("PgBouncer is not installed: Debian's package is called pgbouncer")
+        self._command = [binary, str(behind.folder / f"{mode}.ini")]
+        self.url = behind.url.replace(f":{behind.port}/", f":{self.port}/")
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "auth_type": "trust",
+            "auth_file": behind.folder / "users",
+            "pool_mode": mode,
+            "unix_socket_dir": "",
+        }
+        (behind.folder / "users").write_text(f'"study" "{PASSWORD}"\n')
+        lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
+        ini = f"[databases]\nstudy = host=127.0.0.1 port={behind.port}\n[pgbouncer]\n{lines}\n"
+        Path(self._command[1]).write_text(ini)
+
+    def command(self) -> list[str]:
+        return self._command
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.url, connect_timeout=1).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def owner(self) -> dict[str, object]:
+        return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}

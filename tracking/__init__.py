@@ -1,4 +1,4 @@
-"""The only package that imports MLflow: the store, runs, figures and the model registry.
+"""The only package that imports MLflow: the store, runs, models and their registry, and MLflow's pages.
 
 `from tracking import load_model` gives users a registered model by its name.
 """
@@ -20,10 +20,9 @@ for _name, _value in {
     # A server that is away is waited for: 0 + 4 + 8 + 16 + 32 s (as a store is opened it is not, see store.py).
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",  # MLflow does without git; else it says so at length
 }.items():
     os.environ.setdefault(_name, _value)
-# Models are `pt2` archives (torch.export); a pickled one in the registry is refused, whatever the user has set.
-os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
 try:
     Path.home()
@@ -34,10 +33,10 @@ except RuntimeError:  # no HOME and no passwd entry, as in a container of any ui
 def load_model(
     name: str, version: int | str | None = None, *, store: str | Path = "mlruns", tracking_uri: str | None = None
 ) -> nn.Module:
-    """A registered model, `mnist-autoencoder` say, in evaluation mode, on the CPU; `config` holds its settings.
+    """Return a registered model, `mnist-autoencoder` say, in evaluation mode, on the CPU; `config` holds its settings.
 
-    Nothing is unpickled and no code that lies beside the model runs: only models that a study has logged, whose files
-    are as they were logged, are loaded, and only from the store itself. The store may be read-only.
+    Nothing is unpickled and no code that lies beside the model runs: only models that a study has logged, with the
+    weights that were logged, are loaded. The store may be read-only.
 
     Args:
         version: Its number, or an alias; None: the champion.
@@ -45,7 +44,7 @@ def load_model(
         tracking_uri: MLflow server in place of the folder.
 
     Raises:
-        tracking.errors.StoreError: There is no such model, or it is not to be trusted; the message says why.
+        tracking.errors.StoreError: There is no such model, or its files were changed; the message says why.
     """
     from tracking import registry
     from tracking.store import read_store

@@ -1,33 +1,42 @@
-"""Where everything is kept: MLflow's database and artifacts, Optuna's database."""
+"""Where everything is kept: MLflow's database and artifacts, and the database that the study's processes share.
+
+MLflow is imported where it is used: a command that only needs the weights of a model does without.
+"""
 
 from __future__ import annotations
 
 import atexit
+import hashlib
+import http.client
 import logging
 import os
+import shutil
 import sqlite3
+import threading
 import time
-from collections.abc import Collection
-from contextlib import closing
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from shutil import rmtree
-from tempfile import NamedTemporaryFile, mkdtemp
-from typing import Any
-from urllib.parse import urlsplit
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from sqlalchemy import Engine, event
+from tracking.errors import StoreError, causes, is_full, opened, root_of, store_errors, without_password
+from tracking.locks import LOCAL_TIMEOUT, SERVER_TIMEOUT, Locks, check_database, sqlite_url
 
-from tracking.errors import StoreError, root_of, without_password
-from tracking.locks import LOCAL_TIMEOUT, Locks
-from tracking.servers import check_database, check_tracking_server, sqlite_url
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 for _noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)  # What they say at length becomes one sentence.
 
-EXPERIMENT = "study.experiment"  # the tag of an experiment of ours: its name as we gave it
+EXPERIMENT = "study.experiment"  # the tag of an experiment of ours: the name that we gave it
+FORMAT, NUMBER = "study.format", "1"  # the tag that says how its runs are kept
 ABSOLUTE_PATHS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -36,6 +45,13 @@ ABSOLUTE_PATHS = (
     ("model_versions", "storage_location"),
 )
 """Tables and columns of MLflow's database that hold paths."""
+NOT_OURS = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_ASYNC_LOGGING")
+"""Variables that would add our metrics to somebody's model, or log them later. MLflow's client reads no run's name."""
+CUT_SHORT = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+"""What SQLite says to a reader of a database whose last writer was killed in mid-commit."""
+
+_copies: dict[Path, object] = {}  # the state in which the database of each folder was copied for reading
+_refreshing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -52,37 +68,27 @@ class Store:
         return Locks(self.optuna_url)
 
     def experiment(self, name: str, description: str = "") -> str:
-        """The id of the experiment that we made by this name, whatever it is called now; made at the first call.
+        """Return the id of the experiment that we made by this name, whatever its name is now; made at the first call.
 
         Raises:
             StoreError: It was deleted, or somebody else's experiment has the name.
         """
         from mlflow import MlflowClient
         from mlflow.entities import ViewType
-        from mlflow.exceptions import MlflowException
 
         client = MlflowClient(self.tracking_uri)
-        ours = client.search_experiments(ViewType.ALL, filter_string=f"tags.`{EXPERIMENT}` = '{name}'")
-        for found in ours:
-            if found.lifecycle_stage == "active":
-                return found.experiment_id
-        if ours:
-            raise StoreError(f"experiment {ours[0].name!r} was deleted in MLflow: restore it, or use another --store")
-        location = None if self.artifacts is None else f"{self.artifacts}/{name}"
-        # The kind makes MLflow's page show training runs, not traces of language models.
-        kind = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": description}
-        try:
-            return client.create_experiment(name, artifact_location=location, tags={EXPERIMENT: name, **kind})
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            taken = client.get_experiment_by_name(name)
-            if taken is not None and taken.tags.get(EXPERIMENT) == name:  # another process was faster
-                return taken.experiment_id
-            raise StoreError(
-                f"the experiment {name!r} in this store was not made by this version of latent-study:"
-                " rename it, or use another --store"
-            ) from error
+        with self.locks.hold("experiments"):
+            ours = client.search_experiments(ViewType.ALL, filter_string=f"tags.`{EXPERIMENT}` = '{name}'")
+            for found in ours:
+                if found.lifecycle_stage == "active":
+                    return found.experiment_id
+            wrong = "was deleted in MLflow: restore" if ours else "was not made by latent-study: rename"
+            if ours or client.get_experiment_by_name(name) is not None:
+                raise StoreError(f"the experiment {name!r} in this store {wrong} it, or use another --store")
+            location = None if self.artifacts is None else f"{self.artifacts}/{name}"
+            # The kind makes MLflow's page show training runs, not traces of language models.
+            kind = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": description}
+            return client.create_experiment(name, location, tags={EXPERIMENT: name, FORMAT: NUMBER, **kind})
 
 
 def open_store(folder: Path, tracking_uri: str | None = None, storage: str | None = None) -> Store:
@@ -93,123 +99,236 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
     Raises:
         StoreError: The folder cannot be written, a database in it is no database, or a server does not answer.
     """
+    check_environment()
     folder = folder.expanduser().absolute()
     if tracking_uri is None or storage is None:
         _check_folder(folder)
-    if tracking_uri is not None:
-        tracking_uri = check_tracking_server(tracking_uri)
-    if storage is not None:
-        storage = check_database(storage, folder / "mlflow.db")
     database = folder / "mlflow.db"
-    with Locks(storage or sqlite_url(folder / "optuna.db")).hold(
-        "opening"
-    ):  # of several processes, one makes the tables
-        try:
-            if tracking_uri is None and not database.exists():
-                _make_database(database)
-        except Exception as error:
-            raise StoreError(f"{database} cannot be made: {root_of(error)}") from error
-        store = _connect(folder, tracking_uri or sqlite_url(database), storage)
+    tracking_uri = tracking_uri and check_tracking_server(tracking_uri)
+    locks = Locks(check_database(storage, database) if storage else sqlite_url(folder / "optuna.db"))
+    with locks.hold("opening"):  # of several processes, one makes the tables
         if tracking_uri is None:
-            _follow_move(store, folder)
-    return store
+            try:
+                _make_database(database)
+            except Exception as error:
+                raise StoreError(f"{database} cannot be made: {root_of(error)}") from error
+            _follow_move(folder, locks)
+            opened.add(folder)
+        return _connect(folder, tracking_uri or sqlite_url(database), locks.database)
 
 
 def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
     """Open a store for reading, and change nothing in it: it may be on a disk that cannot be written.
 
-    What is read is a copy of the local folder's database, which knows where the store lies now, if it was moved.
+    What is read is a copy of the local folder's database, in which the paths of a store that was moved are corrected. A
+    process has one copy of each folder.
 
     Raises:
-        StoreError: There is none, or it cannot be opened.
+        StoreError: There is none, this user may not read it, or it cannot be opened.
     """
+    check_environment()
     folder = folder.expanduser().absolute()
-    if tracking_uri is None and not os.path.isfile(folder / "mlflow.db"):
-        raise StoreError(f"{folder} holds no store (no mlflow.db): run python -m study.run first, or give its --store")
     if tracking_uri is not None:
-        return _connect(folder, check_tracking_server(tracking_uri), None)
-    copy = Path(mkdtemp(prefix="study-reading-"))
-    atexit.register(rmtree, copy, ignore_errors=True)
+        return _connect(folder, check_tracking_server(tracking_uri))
+    database = folder / "mlflow.db"
     try:
-        source = sqlite3.connect(f"{(folder / 'mlflow.db').as_uri()}?mode=ro", uri=True, timeout=LOCAL_TIMEOUT)
-        with closing(source), closing(sqlite3.connect(copy / "mlflow.db")) as target:
-            source.isolation_level = None
-            source.execute("BEGIN")  # `backup` itself would wait for a locked database for ever
-            source.execute("SELECT 1 FROM sqlite_master").fetchone()
-            source.backup(target)
-    except sqlite3.Error as error:
+        database.open("rb").close()
+    except PermissionError as error:
+        raise StoreError(f"the store {folder} must be readable by this user: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # the latter: a zero in the name
+        raise StoreError(f"{folder} holds no store (no mlflow.db): run study.run first, or give its --store") from error
+    try:
+        with _refreshing:
+            copy = _temporary() / f"{hashlib.sha256(bytes(folder)).hexdigest()[:16]}.db"
+            state = _state(database)
+            if _copies.get(folder) != state:
+                with _readable(database) as source, closing(sqlite3.connect(copy)) as target:
+                    source.backup(target)
+                _correct_paths(copy, folder, _roots(copy))
+                _copies[folder] = state
+    except (sqlite3.Error, OSError) as error:
+        if is_full(error):
+            raise StoreError(f"the disk of temporary files is full: a copy of {database} must fit {copy}") from error
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-            raise StoreError(f"{folder / 'mlflow.db'} is locked by another process: wait for its end") from error
-        raise StoreError(f"{folder / 'mlflow.db'} must be an SQLite database: {error}") from error
-    _correct_paths(copy / "mlflow.db", folder, _roots(copy / "mlflow.db"))
-    return _connect(folder, sqlite_url(copy / "mlflow.db"), None, shown=sqlite_url(folder / "mlflow.db"))
+            raise StoreError(f"{database} is locked by another process: wait for its end") from error
+        raise StoreError(f"{database} must be an SQLite database: {error}") from error
+    return _connect(folder, sqlite_url(copy), shown=sqlite_url(database))
 
 
-@event.listens_for(Engine, "before_cursor_execute", retval=True)
-def _be_as_patient(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-    """MLflow gives up on a database that another process has locked after 20 s, and has no setting for it."""
-    if statement.startswith("PRAGMA busy_timeout") and str(connection.engine.url.database).endswith("mlflow.db"):
-        statement = f"PRAGMA busy_timeout = {int(1000 * LOCAL_TIMEOUT)}"
-    return statement, parameters
-
-
-def _connect(folder: Path, tracking_uri: str, storage: str | None, shown: str | None = None) -> Store:
-    """The store with these databases, after MLflow's first answer; a copy of one is told of as `shown`."""
+def client() -> MlflowClient:
+    """Return MLflow's client on the store that was opened last: one a process, since to make one takes long."""
     import mlflow
 
-    from tracking.client import ARTIFACTS
+    return _client_on(mlflow.get_tracking_uri())
 
-    on_server = not tracking_uri.startswith("sqlite")
-    store = Store(
-        tracking_uri=tracking_uri,
-        artifacts=None if on_server else (folder / "artifacts").as_uri(),
-        optuna_url=storage or sqlite_url(folder / "optuna.db"),
-    )
-    if store.artifacts is not None:
-        ARTIFACTS[tracking_uri] = store.artifacts
-    mlflow.set_tracking_uri(tracking_uri)
-    mlflow.set_registry_uri(tracking_uri)
-    retries = os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
-    try:
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-        mlflow.MlflowClient().search_experiments(max_results=1)
-    except Exception as error:  # SQLAlchemy's and MLflow's many classes, all of which mean the same here
-        raise StoreError(f"{without_password(shown or tracking_uri)} cannot be opened: {root_of(error)}") from error
-    finally:
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
-    return store
+
+def search(ask: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """Yield what one of MLflow's searches finds, from all of its pages."""
+    token = None
+    while token != "":
+        page = ask(*arguments, page_token=token, **options)
+        yield from page
+        token = page.token or ""
+
+
+def experiments() -> list[Any]:
+    """Return all experiments of ours, in the order in which they were made."""
+    found = search(client().search_experiments, filter_string=f"tags.`{EXPERIMENT}` LIKE '%'")
+    return sorted(found, key=lambda each: int(each.experiment_id))
+
+
+def path_of(address: str) -> Path:
+    """Return the path of a `file:` address."""
+    return Path(url2pathname(urlsplit(address).path))
+
+
+def read_artifact(address: str) -> bytes | None:
+    """Return the content of an artifact; None if there is no such file, which a server has to say.
+
+    Raises:
+        StoreError: The store does not answer, or this user may not read the file.
+    """
+    if address.startswith("file:"):
+        try:
+            return path_of(address).read_bytes()
+        except PermissionError as error:
+            raise StoreError(f"{error.filename} must be readable by this user: {error.strerror}") from error
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+    import mlflow.artifacts
+    import requests
+
+    with store_errors(), TemporaryDirectory() as folder:
+        try:
+            return Path(mlflow.artifacts.download_artifacts(address, dst_path=folder)).read_bytes()
+        except (mlflow.MlflowException, OSError) as error:
+            for cause in causes(error):  # files may lie elsewhere than what the server knows of them
+                status = getattr(getattr(cause, "response", None), "status_code", 0)
+                if is_full(cause) or (isinstance(cause, requests.RequestException) and status != 404):
+                    raise
+            client().search_experiments(max_results=1)
+    return None
 
 
 def served_as(store: Store, folder: Path) -> str:
-    """The address of the database that a server is to show, of a folder that was opened for reading.
-
-    Its own, where it may be written and its artifacts lie where it says; else the copy, which knows where they are.
+    """Return the address of the database that a server is to show, of a folder that was opened for reading: its own,
+    where that may be written and its artifacts lie where it says; else the copy.
     """
     database = folder / "mlflow.db"
     writable = all(os.access(path, os.W_OK) for path in (folder, database))
-    in_place = _roots(database) <= {(folder / "artifacts").as_uri()}
-    return sqlite_url(database) if writable and in_place else store.tracking_uri
+    return sqlite_url(database) if writable and _roots(database) <= {store.artifacts} else store.tracking_uri
+
+
+def check_environment() -> None:
+    """Check that MLflow can read all of its variables that are set, and forget the ones that are not for us.
+
+    Raises:
+        StoreError: MLflow cannot: else it would fail in the middle of a trial.
+    """
+    try:
+        from mlflow import environment_variables as known
+
+        for each in vars(known).values():
+            if isinstance(each, type(known.MLFLOW_RUN_ID)) and each.is_set():
+                each.get()
+    except ValueError as error:
+        raise StoreError(f"MLflow cannot use an environment variable MLFLOW_...: {error}") from error
+    for name in NOT_OURS:
+        os.environ.pop(name, None)
+
+
+def check_tracking_server(url: str) -> str:
+    """Return the server's address after a first answer; user and password go where only MLflow looks for them.
+
+    Raises:
+        StoreError: It is no http(s) address, or nothing answers there.
+    """
+    scheme, _, rest = url.partition("://")
+    if not rest or scheme.lower() not in ("http", "https"):
+        rule = "--tracking-uri must be the http(s) address of an MLflow server (a folder is given by --store)"
+        raise StoreError(f"{rule}, but got {without_password(url)!r}")
+    credentials, _, rest = rest.rpartition("@")  # at the last @: a password may contain any character
+    address = f"{scheme}://{rest}"
+    try:
+        urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=SERVER_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        pass  # It answers; whether it lets us in is for MLflow's own first call to say.
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error) or type(error).__name__
+        raise StoreError(f"the tracking server {without_password(url)} does not answer: {reason}") from error
+    if credentials:
+        user, _, password = credentials.partition(":")
+        os.environ |= {"MLFLOW_TRACKING_USERNAME": unquote(user), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
+    return address
+
+
+def _connect(folder: Path, tracking_uri: str, optuna_url: str = "", shown: str = "") -> Store:
+    """Return the store with these databases, after MLflow's first answer; a copy of one is named as `shown`."""
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_registry_uri(tracking_uri)
+    retries = os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+    place = without_password(shown or tracking_uri)
+    try:
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+        found = experiments()
+    except Exception as error:  # SQLAlchemy's and MLflow's many classes, all of which mean the same here
+        raise StoreError(f"{place} cannot be opened: {_newer(root_of(error)) or root_of(error)}") from error
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
+    if any(each.tags.get(FORMAT) != NUMBER for each in found):
+        raise StoreError(f"{place} was made by an earlier version of latent-study: use another --store")
+    artifacts = (folder / "artifacts").as_uri() if tracking_uri.startswith("sqlite") else None
+    return Store(tracking_uri, artifacts, optuna_url or sqlite_url(folder / "optuna.db"))
+
+
+def _newer(reason: str) -> str:
+    """Return what to say of a database that a newer MLflow has made; "" where something else is wrong with it."""
+    import mlflow
+
+    revision = reason.partition("(found version ")[2].partition(",")[0]
+    known = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    if not revision or any(known.glob(f"{revision}_*")):
+        return ""
+    return f"a newer MLflow made it (revision {revision}, unknown to MLflow {mlflow.__version__}): upgrade MLflow"
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that the store's folder can be written, and that the databases in it are databases."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+        for database in filter(Path.exists, (folder / "mlflow.db", folder / "optuna.db")):
+            with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
+                connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        raise StoreError(f"{database} must be a writable SQLite database: {error}") from error
+    except (OSError, ValueError) as error:  # the latter: a zero in the name
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"the store {str(folder)!r} must be a writable folder: {reason}") from error
 
 
 def _make_database(path: Path) -> None:
     """Make MLflow's tables, all or none: a process that dies half way would leave a database that never opens."""
-    from mlflow import MlflowClient
-
+    if path.exists():
+        return
     for abandoned in path.parent.glob("mlflow.db.new*"):
         abandoned.unlink()
     unfinished = path.with_name(f"mlflow.db.new-{time.time_ns()}")  # MLflow remembers files by name
-    MlflowClient(sqlite_url(unfinished)).search_experiments(max_results=1)
+    _client_on(sqlite_url(unfinished)).search_experiments(max_results=1)
     unfinished.rename(path)
 
 
-def _follow_move(store: Store, folder: Path) -> None:
-    """Write into MLflow's database where a store that was moved or copied lies now: it keeps absolute paths.
-
-    Raises:
-        StoreError: A process works on the store by another path, which this one does not see.
-    """
-    gone = {root for root in _roots(folder / "mlflow.db") if not _is_same(root, folder / "artifacts")}
-    if gone and store.locks.any_alive():
+def _follow_move(folder: Path, locks: Locks) -> None:
+    """Write into MLflow's database where a store that was moved or copied lies now: it holds absolute paths."""
+    artifacts = folder / "artifacts"
+    artifacts.mkdir(exist_ok=True)
+    roots = {root: path_of(root) for root in _roots(folder / "mlflow.db")}
+    gone = {root for root, path in roots.items() if not (path.exists() and path.samefile(artifacts))}
+    if gone and locks.any_alive():
         raise StoreError(
             f"another process works on the store {folder} by the path {min(gone)}, which is not here:"
             " wait for its end, or use the same path"
@@ -217,28 +336,18 @@ def _follow_move(store: Store, folder: Path) -> None:
     _correct_paths(folder / "mlflow.db", folder, gone)
 
 
-def _is_same(root: str, artifacts: Path) -> bool:
-    """Whether this `file:` address is another path of the same folder, a second mount, say: a new file shows it."""
-    if root == artifacts.as_uri():
-        return True
-    artifacts.mkdir(exist_ok=True)
-    with NamedTemporaryFile(dir=artifacts, prefix=".probe-") as probe:
-        return (Path(url2pathname(urlsplit(root).path)) / Path(probe.name).name).exists()
-
-
 def _roots(database: Path) -> set[str]:
-    """The folders of artifacts, as `file:` addresses, that our experiments in this database name."""
+    """Return the folders of artifacts, as `file:` addresses, that our experiments in this database name."""
     ours = (
         "SELECT tag.value, experiment.artifact_location FROM experiments experiment"
         " JOIN experiment_tags tag ON tag.experiment_id = experiment.experiment_id WHERE tag.key = ?"
     )
     with closing(sqlite3.connect(database, timeout=LOCAL_TIMEOUT)) as connection:
         try:
-            experiments = connection.execute(ours, (EXPERIMENT,)).fetchall()
+            found = connection.execute(ours, (EXPERIMENT,)).fetchall()
         except sqlite3.OperationalError:  # no tables of MLflow's: it says itself what is wrong
             return set()
-    locations = {str(path).removesuffix(f"/{name}") for name, path in experiments if str(path).endswith(f"/{name}")}
-    return {location for location in locations if location.startswith("file:")}
+    return {path.removesuffix(f"/{name}") for name, path in found if path.startswith("file:") and path.endswith(name)}
 
 
 def _correct_paths(database: Path, folder: Path, roots: Collection[str]) -> None:
@@ -253,21 +362,49 @@ def _correct_paths(database: Path, folder: Path, roots: Collection[str]) -> None
                 )
 
 
-def _check_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except (OSError, ValueError) as error:  # the latter: a zero in the name
-        reason = getattr(error, "strerror", None) or error
-        raise StoreError(f"the store {str(folder)!r} must be a writable folder: {reason}") from error
-    for name in ("mlflow.db", "optuna.db"):
-        database = folder / name
-        if not database.exists():
-            continue
+@contextmanager
+def _readable(database: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database for reading; one whose last writer was killed in mid-commit as a copy, where that is undone."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=LOCAL_TIMEOUT)) as connection:
         try:
-            with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
-                connection.execute("PRAGMA schema_version")
-        except sqlite3.Error as error:
-            raise StoreError(f"{database} must be a writable SQLite database: {error}") from error
+            connection.isolation_level = None
+            connection.execute("BEGIN")  # `backup` itself would wait for a locked database for ever
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in CUT_SHORT:
+                raise
+        else:
+            yield connection
+            return
+    with TemporaryDirectory() as folder:
+        for file in _files(database):
+            shutil.copy(file, folder)
+        with closing(sqlite3.connect(Path(folder) / database.name)) as connection:
+            yield connection
+
+
+def _files(database: Path) -> list[Path]:
+    """Return the files of an SQLite database: its own, and those of a transaction that is not finished."""
+    return [file for end in ("", "-journal", "-wal") if (file := Path(f"{database}{end}")).exists()]
+
+
+def _state(database: Path) -> object:
+    """Return what differs as soon as the database is written."""
+    found = [(file.stat().st_mtime_ns, file.stat().st_size) for file in _files(database)]
+    just_now = time.time_ns() - max(found)[0] < 10**9  # the clock of files is coarse
+    return object() if just_now else found
+
+
+@cache
+def _temporary() -> Path:
+    """Return the folder for copies of databases, which is deleted as the process ends."""
+    folder = mkdtemp(prefix="study-reading-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+@cache
+def _client_on(tracking_uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri, tracking_uri)

@@ -1,4 +1,4 @@
-"""How an experiment opens on MLflow's pages: a saved view of its trials, the figures that decide, and their charts.
+"""How studies look on MLflow's pages: a saved view of the trials of an experiment, and addresses.
 
 MLflow keeps a saved view as a tag of the experiment: everybody finds it in the page's list of views, and opens it by
 its address. It has no way to unfold nested runs, but lists them one by one as soon as a filter or an order is set.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
 import time
 import zlib
@@ -19,21 +20,20 @@ from urllib.parse import quote
 
 import mlflow
 
-from tracking.client import client
-from tracking.pages import local_address
+from tracking.errors import reason_of
 from tracking.registry import REGISTERED, Direction
-from tracking.runs import TRIAL_OF, Run, metric_history
-from tracking.store import EXPERIMENT
+from tracking.runs import NOTE, TRIAL_OF, Run, metric_history
+from tracking.server import local_address
+from tracking.store import client, experiments
 
-KEY = "trials"  # of the view in its address
-TAG = f"mlflow.sharedViewState.{KEY}"
-NOTE = "mlflow.note.content"
+KEY, TAG = "trials", "mlflow.sharedViewState.trials"  # of the view in its address, and the tag that holds it
 MOST_CHARACTERS = 5000  # of an experiment's tag, as MLflow has it
 TRAINING = "workflowType=machine_learning"  # else a browser's first visit shows the pages for language models
 WIDTHS = {"metrics": 120, "params": 100, "tags": 160}  # pixels of a column
-FRAME = {"attributes.`Run Name`": 260}  # of the columns that are always there
+FRAME = {"attributes.`Run Name`": 260}  # of the column that is always there
 WIDE = {"columns": 1, "cardHeight": 640}  # of a section whose charts show the pictures of many trials
 Chart = Mapping[str, Any]
+log = logging.getLogger("study")
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ class View:
 
 
 def scatter(x: str, y: str, *, x_is: str = "PARAM") -> Chart:
-    """A metric against a parameter, or against another metric (`x_is="METRIC"`): a point a trial."""
+    """Return a chart of a metric against a parameter, or another metric (`x_is="METRIC"`): a point a trial."""
     axes = {"xaxis": {"key": x, "type": x_is}, "yaxis": {"key": y, "type": "METRIC"}}
     return {"type": "SCATTER", "displayName": x, "runsCountToCompare": 100, **axes}
 
 
 def parallel(params: Sequence[str], metrics: Sequence[str]) -> Chart:
-    """Parallel coordinates: a line a trial."""
+    """Return a chart of parallel coordinates: a line a trial."""
     axes = {"selectedParams": list(params), "selectedMetrics": list(metrics), "showAllRuns": True}
     return {"type": "PARALLEL", "displayName": "all together", **axes}
 
 
 def curves(metric: str) -> Chart:
-    """A metric over the epochs: a curve a trial."""
+    """Return a chart of a metric over the epochs: a curve a trial."""
     axes = {"xAxisKey": "step", "xAxisScaleType": "linear", "scaleType": "linear", "yAxisKey": "metric"}
     plain = {"lineSmoothness": 0, "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True, "range": {}}
     names = {"displayName": metric, "metricKey": metric, "selectedMetricKeys": [metric], "yAxisExpressions": []}
@@ -76,69 +76,56 @@ def curves(metric: str) -> Chart:
 
 
 def pictures(name: str, step: int) -> Chart:
-    """The pictures that trials have logged by this name, with a slider over the epochs that begins at `step`."""
+    """Return a chart of the pictures of this name in trials, with a slider over the epochs that begins at `step`."""
     shown = {"imageKeys": [name], "step": step, "showRunParams": False}
     return {"type": "IMAGE", "displayName": name, "runsCountToCompare": 100, **shown}
-
-
-def logged_pictures(run_id: str) -> dict[str, int]:
-    """The pictures that a run has logged for the slider: the last step of each, by its name."""
-    found: dict[str, int] = {}
-    for file in client().list_artifacts(run_id, "images"):
-        parts = re.match(r"(.+?)[+%]step[+%](\d+)[+%]", PurePosixPath(file.path).name)  # as MLflow names them
-        if parts:
-            name, step = re.sub("[~#]", "/", parts[1]), int(parts[2])
-            found[name] = max(found.get(name, 0), step)
-    return found
-
-
-def figures_of(run_id: str) -> dict[str, str]:
-    """A run's figures by name, as Markdown for a page of MLflow's; samples and reconstructions before losses."""
-    files = sorted((PurePosixPath(file.path) for file in client().list_artifacts(run_id, "figures")), reverse=True)
-    where = "get-artifact?path={}&run_uuid={}"
-    return {file.stem: f"![{file.stem}]({where.format(quote(str(file), safe=''), run_id)})" for file in files}
-
-
-def run_address(run_id: str) -> str:
-    return f"#/experiments/{client().get_run(run_id).info.experiment_id}/runs/{run_id}"
-
-
-def page_of(run: Run) -> str:
-    """The address of MLflow's page on a run; of a store that is a folder, while `study.ui` shows it."""
-    return f"{server() or local_address()}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-
-
-def model_address(name: str, number: int) -> str:
-    return f"#/models/{quote(name, safe='')}/versions/{number}"
-
-
-def is_curve(run_id: str, metric: str) -> bool:
-    """Whether the run has logged the metric at more than one step."""
-    return len(metric_history(run_id, metric)[0]) > 1
 
 
 def save_view(experiment_id: str, view: View, question: str) -> None:
     """Keep the view with the experiment, and the way to it in its description, unless a user has changed that.
 
+    Its format is MLflow's own affair: where a server does not take it, the study goes on without a view.
+
     Args:
         question: What the experiment was described with as it was made.
     """
-    client().set_experiment_tag(experiment_id, TAG, _tag(view))
+    try:
+        client().set_experiment_tag(experiment_id, TAG, _tag(view))
+    except mlflow.MlflowException as error:
+        log.warning("MLflow does not take the saved view of the trials: %s", reason_of(error))
+        return
     if client().get_experiment(experiment_id).tags.get(NOTE, "") == question:
         table = address(experiment_id)
         ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)."
         client().set_experiment_tag(experiment_id, NOTE, f"{question} {ways}")
 
 
-def address(experiment_id: str, *, saved: bool = True) -> str:
-    """Where the view, or without a saved one the experiment, is on the pages of a server."""
-    view = f"viewStateShareKey={KEY}&" if saved else ""
-    return f"#/experiments/{experiment_id}/runs?{view}{TRAINING}"
+def is_curve(run_id: str, metric: str) -> bool:
+    """Return whether the run has logged the metric at more than one step."""
+    return len(metric_history(run_id, metric)[0]) > 1
+
+
+def logged_pictures(run_id: str) -> dict[str, int]:
+    """Return the pictures that a run has logged for the slider: the last step of each, by its name."""
+    found: dict[str, int] = {}
+    for file in client().list_artifacts(run_id, "images"):
+        parts = re.match(r"(.+?)[+%]step[+%](\d+)[+%]", PurePosixPath(file.path).name)  # as MLflow names them
+        if parts:
+            name = re.sub("[~#]", "/", parts[1])
+            found[name] = max(found.get(name, 0), int(parts[2]))
+    return found
+
+
+def figures_of(run_id: str) -> dict[str, str]:
+    """Return a run's figures by name, as Markdown for a page of MLflow's; samples before losses."""
+    files = sorted((PurePosixPath(file.path) for file in client().list_artifacts(run_id, "figures")), reverse=True)
+    where = "get-artifact?path={}&run_uuid={}"
+    return {file.stem: f"![{file.stem}]({where.format(quote(str(file), safe=''), run_id)})" for file in files}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an experiment's trials are on the pages of a server."""
+    """Where an experiment's trials are on the pages of a server: `plain` is without the saved view."""
 
     experiment: str
     experiment_id: str
@@ -146,34 +133,54 @@ class Place:
 
     @property
     def address(self) -> str:
+        """The address of the saved view, if there is one."""
         return address(self.experiment_id) if self.has_view else self.plain
 
     @property
     def plain(self) -> str:
-        """Without the saved view."""
+        """The address without the saved view."""
         return address(self.experiment_id, saved=False)
 
 
 def places() -> list[Place]:
-    """Of all experiments of ours, in the order in which they were made."""
-    found = sorted(client().search_experiments(), key=lambda each: int(each.experiment_id))
-    return [Place(each.name, each.experiment_id, TAG in each.tags) for each in found if EXPERIMENT in each.tags]
-
-
-def server() -> str | None:
-    """The address of the server that the open store is on; None: it is a folder."""
-    uri = mlflow.get_tracking_uri()
-    return uri.rstrip("/") if uri.startswith("http") else None
+    """Return where all experiments of ours are, in the order in which they were made."""
+    return [Place(each.name, each.experiment_id, TAG in each.tags) for each in experiments()]
 
 
 def place_of(run_id: str) -> Place:
-    """Of the experiment that the run belongs to."""
+    """Return where the experiment is that the run belongs to."""
     found = client().get_experiment(client().get_run(run_id).info.experiment_id)
     return Place(found.name, found.experiment_id, TAG in found.tags)
 
 
+def address(experiment_id: str, *, saved: bool = True) -> str:
+    """Return where the view, or without a saved one the experiment, is on the pages of a server."""
+    return f"#/experiments/{experiment_id}/runs?{f'viewStateShareKey={KEY}&' if saved else ''}{TRAINING}"
+
+
+def run_address(run_id: str) -> str:
+    """Return where the page of a run is on the pages of a server."""
+    return f"#/experiments/{client().get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
+def model_address(name: str, number: int) -> str:
+    """Return where the page of a version is on the pages of a server."""
+    return f"#/models/{quote(name, safe='')}/versions/{number}"
+
+
+def page_of(run: Run) -> str:
+    """Return the address of the page of a run; of a store that is a folder, while `study.ui` shows it."""
+    return f"{server() or local_address()}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
+def server() -> str | None:
+    """Return the address of the server that the open store is on; None: it is a folder."""
+    uri = mlflow.get_tracking_uri()
+    return uri.rstrip("/") if uri.startswith("http") else None
+
+
 def _tag(view: View) -> str:
-    """The tag's text; the last charts are left out where it would be too long."""
+    """Return the text of the tag; the last charts are left out where it would be too long."""
     now = int(time.time() * 1000)
     charts = [(name, chart) for name, section in view.sections.items() for chart in section]
     while True:
@@ -195,6 +202,7 @@ def _state(view: View, charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
         f"tags.`{TRIAL_OF}`",
     ]
     names = list(dict.fromkeys(name for name, _ in charts))
+    with_pictures = {name for name, chart in charts if chart["type"] == "IMAGE"}
     own = {"deleted": False, "isGenerated": False}
     return {
         "searchFilter": f"tags.`{TRIAL_OF}` LIKE '%'",
@@ -207,7 +215,7 @@ def _state(view: View, charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
         "isAccordionReordered": True,  # else MLflow sorts the sections by name
         "compareRunSections": [
             {"uuid": f"section-{number}", "name": name, "display": True, "isReordered": False, **own}
-            | (WIDE if any(chart["type"] == "IMAGE" for section, chart in charts if section == name) else {})
+            | (WIDE if name in with_pictures else {})
             for number, name in enumerate(names)
         ],
         "compareRunCharts": [

@@ -23,7 +23,6 @@ from sqlalchemy.exc import OperationalError
 
 from study.engine.progress import log
 from tracking.errors import StoreError, root_of, without_password
-from tracking.servers import wait_for_server
 from tracking.store import Store
 
 HEARTBEAT, GRACE = 5, 60  # seconds between two signs of life, and without one until a trial counts as dead
@@ -93,7 +92,6 @@ class Queue:
         self._locks = store.locks
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         self._engine = sql.create_engine(store.optuna_url, **self._locks.engine_options())
-        wait_for_server(self._engine)
         try:
             with self._locks.hold("opening"):  # of several processes, one makes the table
                 _metadata.create_all(self._engine)

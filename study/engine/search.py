@@ -21,7 +21,6 @@ from optuna.trial import TrialState
 from study.engine.queue import COMPLETE, PRUNED, QueuedTrial, key_of
 from tracking.errors import StoreError, root_of, without_password
 from tracking.registry import Direction
-from tracking.servers import wait_for_server
 
 if TYPE_CHECKING:
     from tracking.store import Store
@@ -219,6 +218,4 @@ def pareto_front(results: Sequence[Result]) -> list[Result]:
 
 def _storage(store: Store) -> optuna.storages.RDBStorage:
     url = store.optuna_url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=store.locks.engine_options())
-    wait_for_server(storage.engine)
-    return storage
+    return optuna.storages.RDBStorage(url, engine_kwargs=store.locks.engine_options())

@@ -213,14 +213,14 @@ class Context:
         Args:
             others: What else they follow from, if anything.
         """
-        from tracking.arrays import kept_arrays
+        from tracking.models import cached_arrays
 
         version, digest = self.inputs[kind], self.dataset.digest
         name = f"{version.weights_digest[:16]}-{digest}-{self.stage.version}"
         if others:
             name = f"{name}-{fingerprint(others)}"
         with self.session.store.locks.hold(f"{version.uri}/{name}"):
-            return kept_arrays(version.run_id, name, make)
+            return cached_arrays(version.run_id, name, make)
 
     def identity(self) -> dict[str, Any]:
         """All that decides what a trial of this stage computes, beside the trial's own parameters."""

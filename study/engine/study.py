@@ -12,17 +12,16 @@ from typing import Any
 
 from study.checks import UsageError
 from study.engine.identity import code_digest, code_state, computed_with, fingerprint, study_name
-from study.engine.model_page import model_page
+from study.engine.pages import model_page, trials_view
 from study.engine.queue import Queue, key_of
 from study.engine.runner import Objective, Origin, Part, Runner
 from study.engine.search import PAGE, RUN_ID, Params, Proposals, Result, Search, importances
 from study.engine.stage import Candidate, Context, Outcome
-from study.engine.view import trials_view
 from study.results import Measured, Row, Table
 from tracking import registry
+from tracking.models import delete_model, logged_model
 from tracking.registry import Direction, Version
 from tracking.runs import Inputs, Run, created, study_run, trial_metrics
-from tracking.stored import delete_model, logged_model
 from tracking.views import page_of, save_view
 
 OBJECTIVES: Mapping[str, Direction] = {"val/fd": "minimize"}
@@ -177,7 +176,7 @@ class Study:
             rival = registry.champion(name, version.protocol)
             if candidate.measure_again is not None and rival is not None and rival.number != version.number:
                 value = candidate.measure_again(rival) if rival.metrics else None
-            registry.promote(version, metric, candidate.direction, champions_value=value, insist=candidate.force)
+            registry.promote(version, metric, candidate.direction, champions_value=value, force=candidate.force)
         return version
 
     def _cached_rows(self, made: Mapping[str, Version]) -> tuple[Row, ...] | None:

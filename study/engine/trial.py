@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from study.engine.search import Params, Pruned
-from tracking.stored import log_model
+from tracking.models import log_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ class Trial:
 
     def log_model(self, module: nn.Module, example: Tensor, config: Mapping[str, Any]) -> None:
         """Log the module; `config["module"]` are its constructor's arguments, `example` inputs [N, ...] with N >= 2."""
-        log_model(module, example, config, self._facts)
+        log_model(self._open, module, example, config, self._facts)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the run."""

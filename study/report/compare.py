@@ -13,7 +13,7 @@ from study.report.page import Page, Section, SideBySide
 from study.results import Row, mean_std
 
 if TYPE_CHECKING:
-    from tracking.reading import Record
+    from tracking.runs import Record
 
 REPEATED = ("repeat", "draw")  # parameters that number the repeats of a trial
 ROWS = ("stage", "figure", "here", "there", "verdict")
@@ -93,7 +93,7 @@ def _measures(section: Section, other: Record, metrics: Collection[str]) -> list
 
 def _values(parent: Record, metrics: Collection[str]) -> Mapping[tuple[str, str], list[float]]:
     """Return the values of finished trials by their parameters, without the repeat, and by metric."""
-    from tracking import reading
+    from tracking import runs as reading
 
     found: dict[tuple[str, str], list[float]] = {}
     for trial in reading.trials(parent):

@@ -12,7 +12,7 @@ from studies import ALL, FAST, TRIALS, Studies, copied, figures_of
 
 from tracking import load_model
 from tracking.errors import StoreError
-from tracking.stored import logged_model
+from tracking.models import logged_model
 
 
 def collect_garbage(store: Path) -> None:

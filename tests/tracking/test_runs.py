@@ -1,9 +1,15 @@
+"""Runs: true statuses, one parent a study, and nothing of the environment in them."""
+
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from io import BytesIO
 from typing import Any
 
 import mlflow
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from tracking.errors import StoreError
 from tracking.runs import (
@@ -11,12 +17,14 @@ from tracking.runs import (
     correct_statuses,
     end_killed,
     is_deleted,
+    parents,
     study_run,
     trial_ids,
     trial_metrics,
     trial_run,
+    trials,
 )
-from tracking.store import Store
+from tracking.store import Store, check_environment
 
 STUDY = "tiny/judge/0123"
 
@@ -117,7 +125,7 @@ def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store:
 
 def test_trials_are_nested_with_their_last_metrics(store: Store) -> None:
     with open_study(store) as parent:
-        with trial_run(parent, "trial 0", {"latent_dim": 3}, {"optuna.trial": 0}) as trial:
+        with trial_run(parent, "trial 0", {"latent_dim": 3}, {"trial.number": 0}) as trial:
             trial.log({"val/loss": 2.0, "train/loss": 3.0}, step=1)
             trial.log({"val/loss": 1.0}, step=2)
             trial.log_image("samples", np.zeros((8, 8), np.uint8), step=2)
@@ -143,7 +151,7 @@ def test_the_runs_of_a_process_that_died_are_corrected(store: Store) -> None:
     with open_study(store) as parent:
         runs = {}
         for number in range(4):
-            with trial_run(parent, f"trial {number}", {}, {"optuna.study": "a", "optuna.trial": number}) as trial:
+            with trial_run(parent, f"trial {number}", {}, {"trial.part": "a", "trial.number": number}) as trial:
                 runs[number] = trial
         for number in (0, 1, 3):
             mlflow.MlflowClient().update_run(runs[number].run_id, status="RUNNING")
@@ -197,7 +205,7 @@ def test_a_parent_that_is_deleted_under_way_is_told_in_one_sentence(store: Store
             with trial_run(parent, "trial", {}, {}):
                 raise AssertionError
 
-    with pytest.raises(StoreError, match="was deleted in MLflow while it was under way: give the same command again"):
+    with pytest.raises(StoreError, match="was deleted in MLflow while it was under way: the same command"):
         deleted_under_way()
     with study_run(store, experiment, "tiny/judge/9", **about) as again, trial_run(again, "trial", {}, {}):
         assert mlflow.MlflowClient().get_run(again.run_id).info.lifecycle_stage == "active"
@@ -218,3 +226,77 @@ def test_a_stop_as_the_parent_is_made_leaves_it_not_open(store: Store, monkeypat
         before = mlflow.MlflowClient().search_runs([parent.experiment_id])
         assert [run.info.status for run in before] == ["KILLED"]
         assert parent.run_id == before[0].info.run_id
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLFLOW_RUN_ID", "<a run that is there>"),
+        ("MLFLOW_RUN_ID", "no id"),
+        ("MLFLOW_EXPERIMENT_ID", "4711"),
+        ("MLFLOW_EXPERIMENT_NAME", "nobody's"),
+        ("_MLFLOW_ACTIVE_MODEL_ID", "m-0123"),
+        ("MLFLOW_RUN_CONTEXT", '{"study": "theirs", "trial.study": "theirs", "mlflow.parentRunId": "0123"}'),
+        ("MLFLOW_ENABLE_ASYNC_LOGGING", "true"),
+        ("SERVERLESS_GPU_COMPUTE_ASSOCIATED_JOB_RUN_ID", "77"),
+    ],
+)
+def test_no_name_in_the_environment_reaches_a_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    client = mlflow.MlflowClient()
+    foreign = client.create_run(client.create_experiment("theirs")).info.run_id
+    before = client.get_run(foreign).to_dictionary()
+    monkeypatch.setenv(name, foreign if value.startswith("<") else value)
+    check_environment()
+
+    def work() -> tuple[Run, Run]:
+        with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1}, {}) as trial:
+            trial.log({"val/loss": 2.0})
+            assert trial_metrics(parent) == {trial.run_id: {"val/loss": 2.0}}, "at once"
+        return parent, trial
+
+    with ThreadPoolExecutor(1) as pool:  # MLflow reads some variables once a thread
+        parent, trial = pool.submit(work).result()
+    assert (status(parent), status(trial)) == ("FINISHED", "FINISHED")
+    assert (tags(parent)["study"], tags(trial)["trial.study"]) == (STUDY, STUDY)
+    assert "mlflow.parentRunId" not in tags(parent)
+    assert tags(trial)["mlflow.parentRunId"] == parent.run_id
+    assert info(trial).experiment_id == parent.experiment_id
+    assert client.get_run(foreign).to_dictionary() == before
+
+
+def test_a_run_of_the_calling_program_is_no_parent(store: Store) -> None:
+    with mlflow.start_run(experiment_id=store.experiment("caller")) as callers:
+        with open_study(store) as parent:
+            with trial_run(parent, "trial 0", {"x": 1}, {}) as trial:
+                pass
+            active = mlflow.active_run()
+            assert active is not None
+            assert active.info.run_id == callers.info.run_id
+        assert tags(trial)["mlflow.parentRunId"] == parent.run_id
+    assert mlflow.MlflowClient().get_run(callers.info.run_id).data.params == {}
+
+
+def test_what_studies_have_left_is_read(store: Store) -> None:
+    with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1}, {"mine": "yes"}) as trial:
+        trial.log({"val/loss": 2.0})
+        trial.log_table("numbers", {"a": ["1", "2"], "b, c": ["x", "y"]})
+        figure = Figure(label="A title")
+        trial.log_figure("one", figure, "What it \udcff shows.")
+    (found,) = parents("tiny/judge")
+    assert (found.run_id, found.study, found.description, found.status) == (
+        parent.run_id,
+        STUDY,
+        "What it is.",
+        "FINISHED",
+    )
+    (record,) = trials(found)
+    assert (record.name, record.params, record.metrics) == ("trial 0", {"x": "1"}, {"val/loss": 2.0})
+    assert record.started <= record.ended
+    assert record.files("tables", ".csv") == ["tables/numbers.csv"]
+    assert record.read("tables/numbers.csv").decode().split() == ['a,"b,', 'c"', "1,x", "2,y"]
+    texts = Image.open(BytesIO(record.read("figures/one.png"))).text
+    assert (texts["Title"], texts["Description"]) == ("A title", "What it ? shows.")
+    with pytest.raises(StoreError, match=r"none\.png of run .* is missing"):
+        record.read("figures/none.png")

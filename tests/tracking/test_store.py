@@ -1,68 +1,229 @@
+"""The store: wherever it lies, whoever may enter it, whatever was done to it."""
+
+from __future__ import annotations
+
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import mlflow
+import optuna
 import pytest
-import torch
-from conftest import ROOT
+from conftest import ROOT, no_hang
 
-from tracking import registry
+from tracking import runs, views
+from tracking import store as stores
 from tracking.errors import StoreError
-from tracking.runs import study_run, trial_run
-from tracking.store import Store, open_store, read_store
-from tracking.stored import log_model
+from tracking.locks import sqlite_path, sqlite_url
+from tracking.runs import Run, study_run
+from tracking.store import Store, open_store, read_store, served_as
+
+NAMES = ["a b", "a%20b", "a%2Fb", "a?b", "a#b", "a'b\"c", "a;b", "a\\b", "ä{x}", "$HOME"]
+
+
+def log_note(store: Store) -> tuple[Run, Path]:
+    """A run with an artifact, and where the file lies."""
+    about = {"title": "", "description": "", "tags": {}}
+    with study_run(store, store.experiment("mnist/judge"), "mnist/judge/0", **about) as run:
+        return run, Path(run.log_text("note.txt", "kept"))
+
+
+def sql(folder: Path, command: str, *values: object) -> list[tuple]:
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
+        return connection.execute(command, values).fetchall()
+
+
+def locations(folder: Path) -> set[str]:
+    return {path for (path,) in sql(folder, "SELECT artifact_uri FROM runs")}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in folder.rglob("*")
+    }
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Inside, this process is another user."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few megabytes."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes up all there is left."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1):
+            while True:
+                try:
+                    file.write(bytes(size))
+                except OSError:
+                    break
+    return ballast
+
+
+# Where it lies
 
 
 def test_a_fresh_store_is_made_and_opens_again(tmp_path: Path) -> None:
     first, second = open_store(tmp_path / "a" / "b"), open_store(tmp_path / "a" / "b")
     assert first == second
     assert first.experiment("mnist/judge") == second.experiment("mnist/judge")
-    assert (tmp_path / "a" / "b" / "mlflow.db").is_file()
 
 
-def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_store_lies_where_its_path_says(tmp_path: Path, empty_store: Path, name: str) -> None:
+    folder = tmp_path / "home" / name
+    shutil.copytree(empty_store, folder)
+    store = open_store(folder)
+    run, place = log_note(store)
+    assert place.read_text() == "kept", "what is printed is a path as it is"
+    url = store.optuna_url.replace("{", "{{").replace("}", "}}")
+    optuna.storages.RDBStorage(url).engine.dispose()
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [name], "nothing is made elsewhere"
+    assert {"mlflow.db", "optuna.db", "locks", "artifacts"} <= {path.name for path in folder.iterdir()}
+    assert sqlite_path(sqlite_url(folder)) == folder
+    read = read_store(folder)
+    assert (read.artifacts, run.read("note.txt")) == (store.artifacts, b"kept")
+    assert served_as(read, folder) == store.tracking_uri, "the store itself, not a copy"
+
+
+@pytest.mark.parametrize("name", ["file", "/proc/study", "a" * 300, "a\0b"])
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="must be a writable folder"):
-        open_store(tmp_path / "file")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(StoreError, match="must be a writable folder"):
-        open_store(tmp_path)
-
-
-def test_a_folder_that_cannot_be_made_is_refused() -> None:
-    with pytest.raises(StoreError, match="must be a writable folder"):
-        open_store(Path("/proc/study"))
-
-
-@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
-def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match="must be a writable folder"):
         open_store(tmp_path / name)
     with pytest.raises(StoreError, match="holds no store"):
         read_store(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("sqlite://", "must name a file that all processes share"),
+        ("sqlite:///:memory:", "must name a file that all processes share"),
+        ("sqlite:///{store}/../store/mlflow.db", "must be another file than MLflow's"),
+        ("sqlite:////no/folder/x.db", "cannot be opened"),
+        ("mysql://h/d", "must be a postgresql:// or sqlite:/// URL"),
+        ("http://h:port/x", "must be a postgresql:// or sqlite:/// URL"),
+    ],
+)
+def test_a_storage_that_cannot_be_shared_is_refused(store: Store, tmp_path: Path, storage: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        open_store(tmp_path / "store", None, storage.format(store=tmp_path / "store"))
+
+
+def test_a_moved_store_is_read_as_it_is_and_corrected_as_it_is_opened(store: Store, tmp_path: Path) -> None:
+    run, _ = log_note(store)
+    theirs = mlflow.create_experiment("theirs", "file:///elsewhere/artifacts/theirs")
+    before = dict(mlflow.get_experiment(theirs))
+    moved = tmp_path / "else where" / "moved"
+    moved.parent.mkdir()
+    (tmp_path / "store").rename(moved)
+    kept = snapshot(moved)
+    read = read_store(moved)
+    assert run.read("note.txt") == b"kept"
+    assert served_as(read, moved) == read.tracking_uri, "the copy, which knows where the files are"
+    assert snapshot(moved) == kept, "to read changes nothing"
+    store = open_store(moved)
+    assert locations(moved) == {f"{(moved / 'artifacts').as_uri()}/mnist/judge/{run.run_id}/artifacts"}
+    assert run.read("note.txt") == b"kept"
+    assert store.experiment("mnist/judge") == run.experiment_id
+    assert dict(mlflow.get_experiment(theirs)) == before, "somebody else's paths stay"
+
+
+def test_a_copy_leaves_the_original_alone_and_a_second_path_rewrites_nothing(store: Store, tmp_path: Path) -> None:
+    log_note(store)
+    before = locations(tmp_path / "store")
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    open_store(tmp_path / "copy")
+    assert all(path.startswith((tmp_path / "copy").as_uri()) for path in locations(tmp_path / "copy"))
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    open_store(tmp_path / "link")
+    assert locations(tmp_path / "store") == before
+
+
+def test_paths_are_not_changed_under_a_process_that_works(store: Store, tmp_path: Path) -> None:
+    log_note(store)
+    before = locations(tmp_path / "store")
+    moved = (tmp_path / "store").rename(tmp_path / "moved")
+    locks = Store("", None, sqlite_url(moved / "optuna.db")).locks
+    with locks.alive("a worker"), pytest.raises(StoreError, match="another process works on the store"):
+        open_store(moved)
+    assert locations(moved) == before
+    open_store(moved)
+    assert locations(moved) != before
+
+
+def test_a_process_has_one_copy_of_a_store_that_it_reads(store: Store, tmp_path: Path) -> None:
+    log_note(store)
+    uris = {read_store(tmp_path / "store").tracking_uri for _ in range(5)}
+    assert len(uris) == 1
+    open_store(tmp_path / "store").experiment("mnist/later")
+    assert {read_store(tmp_path / "store").tracking_uri} == uris
+    assert runs.names() == ["mnist/judge", "mnist/later"], "the copy is that of today"
+    assert len(list(stores._temporary().glob("*"))) == len(stores._copies)
+
+
+# Who may enter it
+
+
+def test_a_store_that_this_user_may_not_enter_is_told(store: Store, tmp_path: Path) -> None:
+    _, place = log_note(store)
+    with as_nobody(), pytest.raises(StoreError, match=r"store must be readable by this user: Permission denied"):
+        read_store(tmp_path / "store")
+    with tempfile.TemporaryDirectory() as open_to_all:  # pytest's own folders are closed to others
+        Path(open_to_all).chmod(0o755)
+        folder = Path(shutil.copytree(tmp_path / "store", f"{open_to_all}/store"))
+        (folder / "mlflow.db").chmod(0o600)
+        place = folder / place.relative_to(tmp_path / "store")
+        with as_nobody():
+            with pytest.raises(StoreError, match="must be readable by this user"):
+                read_store(folder)
+            with pytest.raises(StoreError, match="must be a writable folder: Permission denied"):
+                open_store(folder)
+        read_store(folder)
+        place.chmod(0)
+        with as_nobody(), pytest.raises(StoreError, match=r"note\.txt must be readable by this user"):
+            stores.read_artifact(place.as_uri())
 
 
 AS_ANOTHER = """
 import os, sys
 from pathlib import Path
-from tracking.store import open_store
-folder = Path(sys.argv[1])
-open_store(folder)
-for path in (folder, *folder.rglob("*")):
-    if path.parent.name != "locks":
-        path.chmod(0o777)
+from tracking.locks import Locks, sqlite_url
+locks = Locks(sqlite_url(Path(sys.argv[1]) / "optuna.db"))
+with locks.hold("opening"): pass
+Path(sys.argv[1]).chmod(0o777)
 os.setuid(65534)
 try:
-    open_store(folder)
+    with locks.hold("opening"): pass
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -70,108 +231,204 @@ except Exception as error:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_the_locks_of_another_user_are_told() -> None:
-    with TemporaryDirectory() as temporary:  # pytest's own folders are closed to others
-        Path(temporary).chmod(0o777)
-        done = subprocess.run(
-            [sys.executable, "-c", AS_ANOTHER, f"{temporary}/store"], cwd=ROOT, capture_output=True, text=True
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", AS_ANOTHER, folder]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("StoreError this user must be able to write"), done.stderr
+
+
+# What was done to it
 
 
 def test_a_database_that_is_none_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("my diary " * 100)
     with pytest.raises(StoreError, match="must be a writable SQLite database"):
         open_store(tmp_path)
+    with pytest.raises(StoreError, match="file is not a database"):
+        read_store(tmp_path)
     assert (tmp_path / "mlflow.db").read_text().startswith("my diary")
 
 
-def test_reading_needs_a_store_and_makes_none(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="holds no store"):
-        read_store(tmp_path / "nothing")
-    assert not (tmp_path / "nothing").exists()
+def test_a_store_of_an_earlier_version_is_refused(store: Store, tmp_path: Path) -> None:
+    store.experiment("mnist/judge")
+    sql(tmp_path / "store", "DELETE FROM experiment_tags WHERE key = 'study.format'")
+    for use in (open_store, read_store):
+        with pytest.raises(StoreError, match=r"store/mlflow.db was made by an earlier version .* another --store"):
+            use(tmp_path / "store")
 
 
-def test_a_deleted_experiment_is_told(store: Store) -> None:
-    mlflow.delete_experiment(store.experiment("mnist/judge"))
+def test_a_database_of_a_newer_mlflow_is_told_with_what_wrote_it(store: Store, tmp_path: Path) -> None:
+    sql(tmp_path / "store", "UPDATE alembic_version SET version_num = 'ffff01234567'")
+    for use in (open_store, read_store):
+        stores._client_on.cache_clear()
+        shutil.copytree(tmp_path / "store", tmp_path / use.__name__)  # MLflow looks once a process at each file
+        with pytest.raises(StoreError, match=rf"newer MLflow .*ffff01234567.*{mlflow.__version__}") as told:
+            use(tmp_path / use.__name__)
+        assert "db upgrade" not in str(told.value)
+
+
+@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
+def test_a_store_whose_writer_was_killed_in_mid_commit_is_read(store: Store, tmp_path: Path, journal: str) -> None:
+    run, _ = log_note(store)
+    folder = tmp_path / "killed"
+    with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db", isolation_level=None)) as writer:
+        writer.execute(f"PRAGMA journal_mode = {journal}")
+        writer.execute("PRAGMA cache_size = 1")  # so that half of the transaction is in the file already
+        writer.execute("BEGIN")
+        many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+        writer.execute(f"{many} INSERT INTO tags SELECT 'tag' || i, hex(randomblob(50)), ? FROM n", (run.run_id,))
+        shutil.copytree(tmp_path / "store", folder)
+        writer.execute("ROLLBACK")
+    assert (folder / "mlflow.db-journal").exists() or journal == "WAL"
+    before = {name: content for name, (_, content) in snapshot(folder).items() if not name.endswith("-shm")}
+    read_store(folder)
+    assert [parent.run_id for parent in runs.parents("mnist/judge")] == [run.run_id]
+    assert not [tag for tag in runs.parents("mnist/judge")[0].tags if tag.startswith("tag")]
+    after = {name: content for name, (_, content) in snapshot(folder).items() if not name.endswith("-shm")}
+    assert after == before
+
+
+def test_a_database_that_stays_locked_is_told_to_who_only_reads(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracking.store.LOCAL_TIMEOUT", 0.5)
+    with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with no_hang(), pytest.raises(StoreError, match=r"mlflow\.db is locked by another process"):
+            read_store(tmp_path / "store")
+        other.rollback()
+    read_store(tmp_path / "store")
+
+
+def test_more_experiments_than_a_page_hide_no_study(store: Store, tmp_path: Path) -> None:
+    run, _ = log_note(store)
+    rows = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1100) INSERT INTO experiments"
+        " (experiment_id, name, artifact_location, lifecycle_stage, creation_time, last_update_time, workspace)"
+        " SELECT 100 + i, 'theirs' || i, 'file:///x', 'active', 9e12 + i, 9e12 + i, 'default' FROM n"
+    )
+    sql(tmp_path / "store", rows)
+    read_store(tmp_path / "store")
+    assert runs.names() == ["mnist/judge"]
+    assert [parent.run_id for parent in runs.parents("mnist/judge")] == [run.run_id]
+    assert [place.experiment for place in views.places()] == ["mnist/judge"]
+
+
+def test_every_search_reads_all_pages() -> None:
+    class Page(list):
+        token: str | None = None
+
+    def ask(condition: str, page_token: str | None = None) -> Page:
+        page = Page([f"{condition} {page_token}"])
+        page.token = {None: "b", "b": "c"}.get(page_token)
+        return page
+
+    assert list(stores.search(ask, "x")) == ["x None", "x b", "x c"]
+    calls = [
+        line.strip()
+        for path in (ROOT / "tracking").glob("*.py")
+        for line in path.read_text().splitlines()
+        if "client().search_" in line and "search(client()" not in line and "token" not in line
+    ]
+    one = ("max_results=1", "run_id = ", "name = '{name}'")  # there is one
+    assert [call for call in calls if not any(words in call for words in one)] == []
+
+
+def test_a_deleted_experiment_is_told_and_a_renamed_one_found_again(store: Store) -> None:
+    ours = store.experiment("mnist/judge")
+    mlflow.MlflowClient().rename_experiment(ours, "Judges, for the talk")
+    assert store.experiment("mnist/judge") == ours
+    mlflow.delete_experiment(ours)
     with pytest.raises(StoreError, match="was deleted"):
         store.experiment("mnist/judge")
 
 
-def test_an_experiment_that_was_renamed_is_found_again(store: Store) -> None:
-    ours = store.experiment("mnist/judge")
-    mlflow.MlflowClient().rename_experiment(ours, "Judges, for the talk")
-    assert store.experiment("mnist/judge") == ours
-    assert mlflow.get_experiment(ours).name == "Judges, for the talk"
-    assert [each.name for each in mlflow.search_experiments()] == ["Judges, for the talk", "Default"]
-
-
-def test_somebody_else_s_experiment_of_our_name_is_refused_and_left_alone(store: Store) -> None:
+def test_somebody_else_s_experiment_of_our_name_is_refused_and_left_alone(store: Store, tmp_path: Path) -> None:
     theirs = mlflow.create_experiment("mnist/judge", "file:///elsewhere/artifacts/mnist/judge", {"owner": "them"})
     before = dict(mlflow.get_experiment(theirs))
     with pytest.raises(StoreError, match=r"'mnist/judge' .* was not made by .*: rename it, or use another --store$"):
         store.experiment("mnist/judge")
-    open_store(Path(store.tracking_uri.removeprefix("sqlite:///")).parent)
+    open_store(tmp_path / "store")
     assert dict(mlflow.get_experiment(theirs)) == before
-    mlflow.MlflowClient().rename_experiment(theirs, "theirs")
-    assert store.experiment("mnist/judge") != theirs
 
 
-def test_a_moved_store_knows_its_artifacts(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "else where" / "new"
-    store = open_store(old)
-    experiment = store.experiment("mnist/judge")
-    about = {"title": "", "description": "", "tags": {}}
-    with (
-        study_run(store, experiment, "mnist/judge/0", **about) as parent,
-        trial_run(parent, "trial 0", {}, {}) as run,
-    ):
-        run.log_text("note.txt", "kept")
-        run.log({"val/accuracy": 1.0})
-        log_model(torch.nn.Linear(2, 1), torch.zeros(2, 2), {"width": 2}, {})
-    registry.promote(registry.register("mnist-judge", run.run_id, "", {}), "val/accuracy", "maximize")
-    new.parent.mkdir()
-    old.rename(new)
-    store = open_store(new)
-    assert str(old) not in _dump(new / "mlflow.db")
-    assert mlflow.artifacts.load_text(f"{mlflow.get_run(run.run_id).info.artifact_uri}/note.txt") == "kept"
-    version = registry.require_version("mnist-judge", None)
-    assert version.config() == {"width": 2}
-    assert version.state_dict()["weight"].shape == (1, 2)
-    assert store.experiment("mnist/judge") == experiment
-    before = _dump(new / "mlflow.db")
-    open_store(new)
-    assert _dump(new / "mlflow.db") == before
+# Disks and environment
 
 
-def test_a_moved_store_leaves_the_paths_of_other_people_s_experiments_alone(tmp_path: Path) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    ours = open_store(old).experiment("mnist/judge")
-    place = "file:///elsewhere/artifacts/theirs"
-    theirs = mlflow.create_experiment("theirs", place)
-    with mlflow.start_run(experiment_id=theirs) as run:
-        pass
-    old.rename(new)
-    open_store(new)
-    assert mlflow.get_experiment(ours).artifact_location == f"{(new / 'artifacts').as_uri()}/mnist/judge"
-    assert mlflow.get_experiment(theirs).artifact_location == place
-    assert mlflow.get_run(run.info.run_id).info.artifact_uri.startswith(f"{place}/")
+def test_a_disk_that_cannot_be_written_is_read(store: Store, small_disk: Path, tmp_path: Path) -> None:
+    run, _ = log_note(store)
+    shutil.copytree(tmp_path / "store", small_disk / "store")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    read_store(small_disk / "store")
+    assert run.read("note.txt") == b"kept"
+    with pytest.raises(StoreError, match="must be a writable folder: Read-only file system"):
+        open_store(small_disk / "store")
 
 
-def _dump(database: Path) -> str:
-    with closing(sqlite3.connect(database)) as connection:
-        return "\n".join(connection.iterdump())
+def test_a_full_disk_is_told_as_a_store_is_made(small_disk: Path) -> None:
+    ballast = fill(small_disk)
+    with pytest.raises(StoreError, match=r"full|No space left"):
+        open_store(small_disk / "store")
+    ballast.unlink()
+    open_store(small_disk / "store").experiment("mnist/judge")
 
 
+def test_a_full_disk_of_temporary_files_is_named(
+    store: Store, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = log_note(store)
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    monkeypatch.setattr(stores, "_temporary", lambda: small_disk)
+    fill(small_disk)
+    with pytest.raises(StoreError, match=rf"full: .*{small_disk}"):
+        read_store(tmp_path / "store")
+    with pytest.raises(StoreError, match=rf"the disk of {small_disk} is full"), stores.store_errors():
+        run.log_text("note.txt", "again " * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MLFLOW_HTTP_REQUEST_TIMEOUT", "soon"), ("MLFLOW_ENABLE_ASYNC_LOGGING", "on")]
+)
+def test_a_variable_that_mlflow_cannot_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    for use in (open_store, read_store):
+        with pytest.raises(StoreError, match=f"MLflow cannot use an environment variable.*{name}.*{value}"):
+            use(tmp_path)
+
+
+def test_addresses_in_the_environment_do_not_count(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    log_note(open_store(tmp_path / "store"))
+    read_store(tmp_path / "store")
+    assert runs.names() == ["mnist/judge"]
+
+
+@pytest.mark.slow
 def test_several_processes_open_a_fresh_store_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tracking.store import open_store\n"
-        "store = open_store(Path(sys.argv[1])); store.experiment('mnist/judge')\n"
-        "import optuna\n"
-        "with store.locks.hold('opening'): optuna.storages.RDBStorage(store.optuna_url)"
+        "open_store(Path(sys.argv[1])).experiment('mnist/judge')"
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, tmp_path / "s"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
+    command = [sys.executable, "-c", code, tmp_path / "s"]
+    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     errors = [process.communicate(timeout=600)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
+
+
+@pytest.mark.slow
+def test_without_git_mlflow_says_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tracking.store import open_store\n"
+        "from tracking.runs import study_run; store = open_store(Path(sys.argv[1]))\n"
+        "with study_run(store, store.experiment('a'), 'b', title='', description='', tags={}): pass\n"
+        "import mlflow; mlflow.start_run(); mlflow.end_run()"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "s"]
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,18 +1,27 @@
-"""The tag by which MLflow keeps a view (that its page opens it, test_browser.py shows), and what a user has changed."""
+"""The tag by which MLflow keeps a view (that its page opens it, test_browser.py shows), and the server of study.ui."""
 
 from __future__ import annotations
 
 import base64
 import json
+import logging
+import socket
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import mlflow
 import numpy as np
 import pytest
+from servers import free_port
 
 from tracking import views
+from tracking.errors import StoreError
 from tracking.runs import study_run, trial_run
+from tracking.server import HOST, can_show_views, check_port, served
 from tracking.store import Store
 from tracking.views import View
 
@@ -38,7 +47,8 @@ def state_of(tag: str) -> dict[str, Any]:
 
 
 def test_a_view_lists_trials_by_the_deciding_metric_with_a_section_for_each_group_of_charts(experiment: str) -> None:
-    views.save_view(experiment, VIEW, QUESTION)
+    for _ in range(2):
+        views.save_view(experiment, VIEW, QUESTION)
     state = state_of(tags(experiment)[views.TAG])
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/loss`", True)
     assert state["searchFilter"] == "tags.`trial.study` LIKE '%'"
@@ -47,11 +57,6 @@ def test_a_view_lists_trials_by_the_deciding_metric_with_a_section_for_each_grou
     shown = [(sections[chart["metricSectionId"]], chart["type"]) for chart in state["compareRunCharts"]]
     assert shown == [("One", "SCATTER"), ("Two", "LINE"), ("Two", "IMAGE")]
     assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == 3
-
-
-def test_the_description_leads_to_the_view_once(experiment: str) -> None:
-    for _ in range(2):
-        views.save_view(experiment, VIEW, QUESTION)
     note = tags(experiment)["mlflow.note.content"]
     assert note.startswith(f"{QUESTION} [The trials](#/experiments/{experiment}/runs?viewStateShareKey=trials&")
     assert note.count("[The trials]") == 1
@@ -67,9 +72,7 @@ def test_a_users_own_description_and_views_stay(experiment: str) -> None:
 
 
 def test_a_view_of_very_many_charts_still_fits_a_tag(experiment: str) -> None:
-    names = [
-        f"{number}{''.join(map(chr, np.random.default_rng(number).integers(97, 123, 60)))}" for number in range(99)
-    ]
+    names = [f"{number}{bytes(np.random.default_rng(number).integers(97, 123, 60)).decode()}" for number in range(99)]
     many = View(VIEW.order_by, ["val/loss"], [], [], {"many": [views.curves(name) for name in names]})
     views.save_view(experiment, many, QUESTION)
     tag = tags(experiment)[views.TAG]
@@ -79,14 +82,23 @@ def test_a_view_of_very_many_charts_still_fits_a_tag(experiment: str) -> None:
     assert kept == names[: len(kept)], "the last ones are left out"
 
 
+def test_without_a_view_the_study_goes_on(
+    experiment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(views, "MOST_CHARACTERS", 10**6)
+    long = View(VIEW.order_by, [f"{number}" * 99 for number in range(2000)], [], [], {})
+    with caplog.at_level(logging.WARNING, "study"):
+        views.save_view(experiment, long, QUESTION)
+    assert "does not take the saved view" in caplog.text
+    assert tags(experiment)["mlflow.note.content"] == QUESTION
+
+
 def test_places_are_ours_in_the_order_in_which_they_were_made(store: Store, experiment: str) -> None:
     mlflow.MlflowClient().create_experiment("somebody else's")
     second = store.experiment("tiny/second")
     views.save_view(second, VIEW, "")
-    assert [(place.experiment, place.has_view) for place in views.places()] == [
-        ("tiny/test", False),
-        ("tiny/second", True),
-    ]
+    found = [(place.experiment, place.has_view) for place in views.places()]
+    assert found == [("tiny/test", False), ("tiny/second", True)]
     assert views.places()[0].address == f"#/experiments/{experiment}/runs?workflowType=machine_learning"
 
 
@@ -100,3 +112,45 @@ def test_pictures_are_found_by_name_with_their_last_step(store: Store, experimen
         run.log({"val/loss": 0.5}, step=1)
     assert views.logged_pictures(run.run_id) == {"some/samples": 12, "mistakes": 0}
     assert [views.is_curve(run.run_id, name) for name in ("val/loss", "once", "never")] == [True, False, False]
+
+
+@contextmanager
+def server_that_says(version: bytes | None) -> Iterator[str]:
+    """The address of a server whose version is this; None: it does not say."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404 if version is None else 200)
+            self.end_headers()
+            self.wfile.write(version or b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer((HOST, 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{HOST}:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"),
+    [(b"3.17.2", True), (b"3.16.0rc1", True), (b"3.14.0", False), (b"2.22.5", False), (None, True), (b"<html>", True)],
+)
+def test_an_old_server_cannot_show_views(version: bytes | None, shown: bool) -> None:
+    with server_that_says(version) as address:
+        assert can_show_views(address) == shown
+
+
+def test_a_taken_port_is_refused_and_a_free_one_is_not() -> None:
+    check_port(free_port())
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StoreError, match=rf"--port must be free on {HOST}, but got {port} \(.*in use"):
+            check_port(port)
+
+
+@pytest.mark.server
+def test_a_server_that_cannot_start_says_why_in_a_sentence() -> None:
+    with pytest.raises(StoreError, match=r"server does not start: .+"), served("nonsense://nowhere", free_port()):
+        pass

@@ -18,8 +18,8 @@ from study.results import Measured, Row, Table, claim, mean_std
 from study.stages.autoencoder.stage import KNEE
 from study.stages.autoencoder.trial import Comparison
 from study.training.autoencoder import correlations, reconstruction_pairs, rotate_to_principal_axes
+from tracking.models import kept_model
 from tracking.runs import metric_history
-from tracking.stored import kept_model
 
 REFERENCE_LOSS = {"conv": 0.03, "conv+fc": 0.01}  # the reference's, at its latent size
 MAX_PCC, ROTATED, MEAN_PCC = "latent/max_abs_pcc", "latent/max_abs_pcc_rotated", "latent/mean_abs_pcc"

@@ -35,7 +35,7 @@ from study.stages.latent_gan.objectives import COLLAPSED, KINDS, settings_of
 from study.training.loops import apply, eval_mode
 from study.training.sampling import SHEET_ROW, noise, sheet_inputs
 from tracking.runs import metric_history
-from tracking.stored import kept_model, logged_model
+from tracking.models import kept_model, logged_model
 
 BEST, REFERENCE, PAPER, VANILLA = (
     *("WGAN, best settings", "WGAN, reference settings", "WGAN, paper settings"),

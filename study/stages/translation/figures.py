@@ -28,8 +28,8 @@ from study.stages.translation.trial import (
 from study.training.domains import LEVEL, LOOSE, PAIRED, PAIRINGS, UNPAIRED, misalign
 from study.training.loops import seeded
 from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, METHODS
+from tracking.models import kept_model
 from tracking.runs import Run, metric_history
-from tracking.stored import kept_model
 
 MAE, KEPT, SHORTFALL = "test/mae", "judge1/kept", "test/shortfall"
 MEASURES = (

@@ -1,0 +1,362 @@
+"""Models: a round trip by name without pickle, and what is refused: other weights, strangers' models, other folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from servers import MlflowServer
+
+from models.autoencoder import Autoencoder
+from models.classifier import Judge
+from models.gan import LatentGenerator
+from tracking import load_model, registry
+from tracking.errors import StoreError
+from tracking.models import (
+    cached_arrays,
+    delete_model,
+    find_version,
+    kept_model,
+    log_model,
+    logged_model,
+    weights_digest,
+)
+from tracking.registry import Version
+from tracking.runs import Run, study_run, trial_run
+from tracking.store import Store, open_store, read_store
+
+NAME = "tiny-autoencoder"
+MODULE = {"latent_dim": 4, "architecture": "conv", "image_shape": [1, 16, 16], "channels": [2, 4]}
+GENERATOR = {
+    "input_dim": 5,
+    "latent_dim": 4,
+    "architecture": "conv",
+    "image_shape": [1, 28, 28],
+    "width": 8,
+    "depth": 2,
+}
+EXAMPLE = torch.rand(2, 1, 16, 16)
+IMAGES = torch.rand(5, 1, 16, 16)  # another batch size than the example's
+
+
+def log(store: Store, module: torch.nn.Module, config: dict | None = None, example: torch.Tensor = EXAMPLE) -> Run:
+    """The run of a trial that has logged this model."""
+    about = {"title": "", "description": "", "tags": {}}
+    with (
+        study_run(store, store.experiment("tiny/autoencoder"), "tiny/autoencoder/0", **about) as parent,
+        trial_run(parent, "trial", {}, {"input.judge": "models:/tiny-judge/1"}) as run,
+    ):
+        run.log({"val/loss": 1.0})
+        log_model(run, module, example, {"module": MODULE} if config is None else config, {"seed": 7})
+    return run
+
+
+def champion(store: Store, module: torch.nn.Module | None = None, **config: dict) -> Version:
+    run = log(store, module or Autoencoder(**MODULE), **config)
+    registry.promote(registry.register(NAME, run.run_id, "", {}), "val/loss", "minimize")
+    return registry.require_version(NAME)
+
+
+def folder_of(store: Store) -> Path:
+    (found,) = Path(store.optuna_url.removeprefix("sqlite:///")).parent.rglob("model.json")
+    return found.parent
+
+
+def test_a_round_trip_by_name_without_pickle(store: Store, tmp_path: Path) -> None:
+    model = Autoencoder(**MODULE)
+    state = torch.random.get_rng_state()
+    run = log(store, model)
+    assert torch.random.get_rng_state().equal(state)
+    assert model.training, "logging leaves the mode alone"
+    assert not list((tmp_path / "store").rglob("*.pt2")), "exported only as it is registered"
+    registry.promote(registry.register(NAME, run.run_id, "text", {}), "val/loss", "minimize")
+    expected = model.eval()(IMAGES).detach()
+    for flavor in (mlflow.pytorch, mlflow.pyfunc):
+        loaded = flavor.load_model(f"models:/{NAME}@champion")
+        found = loaded(IMAGES) if flavor is mlflow.pytorch else torch.from_numpy(loaded.predict(IMAGES.numpy()))
+        torch.testing.assert_close(found.detach(), expected)
+    assert loaded.metadata.metadata == {"config": {"module": MODULE}, "seed": 7}
+    version = registry.require_version(NAME)
+    assert version.config() == {"module": MODULE}
+    assert version.tags["input.judge"] == "models:/tiny-judge/1"
+    assert version.example().equal(EXAMPLE)
+    for found in (version.load(), version.rebuild(Autoencoder), load_model(NAME, store=tmp_path / "store")):
+        assert isinstance(found, Autoencoder)
+        assert not found.training
+        assert found(IMAGES).equal(model(IMAGES))
+    assert found.config == {"module": MODULE}
+    endings = {path.suffix for path in (tmp_path / "store" / "artifacts").rglob("*") if path.is_file()}
+    assert {".pt2", ".safetensors", ".json"} <= endings
+    assert not endings & {".pkl", ".pth", ".pickle", ".pt"}
+
+
+class Odd(torch.nn.Module):
+    """Weights of every kind that modules could have, of a class that is not ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.arange(6.0).view(3, 2))
+        self.same = self.weight
+        self.register_buffer("counts", torch.tensor([[3, -4]]))
+        self.register_buffer("scalar", torch.tensor(2.5, dtype=torch.float64))
+        self.register_buffer("flags", torch.tensor([True, False]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.counts.sum() + self.scalar.float()
+
+
+def test_a_model_of_another_class_is_loaded_as_the_program_that_was_logged(store: Store) -> None:
+    module, example = Odd(), torch.rand(2, 3)
+    version = champion(store, module, config={"module": {}}, example=example)
+    x = torch.rand(7, 3)
+    assert version.load()(x).equal(module(x))
+    weights = version.state_dict()
+    assert weights.keys() == module.state_dict().keys()
+    for name, value in module.state_dict().items():
+        assert weights[name].dtype == value.dtype
+        assert weights[name].equal(value)
+    file = folder_of(store) / "data" / "model.pt2"
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(StoreError, match=r"model\.pt2 of models:/tiny-autoencoder/1 was changed"):
+        registry.require_version(NAME).load()
+
+
+@pytest.mark.parametrize(
+    ("build", "config", "named"),
+    [
+        (lambda: Judge("conv", image_shape=[3, 28, 28], classes=4), ("conv", [3, 28, 28]), None),  # no keywords
+        (lambda: Autoencoder(**MODULE), {**MODULE, "latent_dim": 5}, None),  # other weights
+        (lambda: Autoencoder(**MODULE).to(memory_format=torch.channels_last), MODULE, "models.autoencoder:Autoencoder"),
+        (
+            lambda: LatentGenerator(5, 4, architecture="conv", image_shape=[1, 28, 28], width=8, depth=2),
+            {
+                "input_dim": 5,
+                "latent_dim": 4,
+                "architecture": "conv",
+                "image_shape": [1, 28, 28],
+                "width": 8,
+                "depth": 2,
+            },
+            "models.gan:LatentGenerator",
+        ),
+    ],
+)
+def test_only_what_the_config_rebuilds_waits_with_its_program(
+    store: Store, build: Callable[[], torch.nn.Module], config: object, named: str | None
+) -> None:
+    module = build()
+    shape = (2, 5) if named == "models.gan:LatentGenerator" else (2, 3, 28, 28) if isinstance(module, Judge) else None
+    run = log(store, module, {"module": config}, EXAMPLE if shape is None else torch.rand(shape))
+    assert json.loads((folder_of(store) / "model.json").read_text())["class"] == named
+    assert (folder_of(store) / "data" / "model.pt2").exists() == (named is None)
+    if named is not None:
+        kwargs = logged_model(run.run_id).config()["module"]
+        assert weights_digest(type(module)(**kwargs).state_dict()) != logged_model(run.run_id).weights_digest
+        assert weights_digest(logged_model(run.run_id).load().state_dict()) == weights_digest(module.state_dict())
+
+
+def test_the_digest_is_that_of_names_types_shapes_and_values(store: Store) -> None:
+    layer = torch.nn.Linear(2, 1)
+    plain = hashlib.sha256()
+    for name in ("bias", "weight"):
+        value = layer.state_dict()[name].numpy()
+        plain.update(f"{name} torch.float32 {value.shape}\n".encode() + value.tobytes())
+    assert weights_digest(layer.state_dict()) == plain.hexdigest()
+    model = Autoencoder(**MODULE)
+    digests = [logged_model(log(store, model).run_id).weights_digest for _ in range(2)]
+    with torch.no_grad():
+        model.decoder[-2].bias[0] += 1e-3
+    digests.append(logged_model(log(store, model).run_id).weights_digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def _other_weights(folder: Path) -> None:
+    weights = load_file(folder / "weights.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, folder / "weights.safetensors")
+
+
+def _pickled_weights(folder: Path) -> None:
+    torch.save(Autoencoder(**MODULE), folder / "weights.safetensors")
+
+
+def _a_class_of_others(folder: Path) -> None:
+    about = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(about | {"class": "torch.nn:Linear"}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (_other_weights, r"weights\.safetensors of {} was changed since it was logged: it is not loaded"),
+        (_pickled_weights, r"weights\.safetensors of {} was changed"),
+        (lambda folder: (folder / "model.json").write_text("[]"), r"model\.json of {} was changed"),
+        (_a_class_of_others, r"torch\.nn:Linear is not loaded: it is none of the package `models`"),
+        (lambda folder: (folder / "weights.safetensors").unlink(), r"weights\.safetensors of {} is missing"),
+        (shutil.rmtree, r"model\.json of {} is missing: .*runs again$"),
+    ],
+)
+def test_a_model_that_was_changed_is_told_and_not_loaded(
+    store: Store, harm: Callable[[Path], None], message: str
+) -> None:
+    run = log(store, Autoencoder(**MODULE))
+    model = logged_model(run.run_id)
+    harm(folder_of(store))
+    with pytest.raises(StoreError, match=message.format(model.uri)):
+        model.load()
+
+
+def test_litter_and_code_beside_a_model_change_nothing(store: Store) -> None:
+    version = champion(store)
+    folder = folder_of(store)
+    (folder / ".DS_Store").write_bytes(b"litter")
+    (folder / "MLmodel").write_text((folder / "MLmodel").read_text().replace("code: null", "code: code"))
+    (folder / "code").mkdir()
+    (folder / "code" / "models.py").write_text("raise AssertionError")
+    assert isinstance(version.load(), Autoencoder)
+
+
+@pytest.mark.parametrize("form", ["pickle", "pt2"])
+def test_a_model_that_somebody_else_has_logged_is_refused(store: Store, form: str) -> None:
+    with mlflow.start_run(experiment_id=store.experiment("tiny/x")) as run:
+        options = {"serialization_format": form, "pip_requirements": ["torch"]}
+        example = torch.zeros(2, 1).numpy()
+        made = mlflow.pytorch.log_model(torch.nn.Linear(1, 1), name="model", input_example=example, **options)
+    client = mlflow.MlflowClient()
+    client.create_registered_model("foreign")
+    client.create_model_version("foreign", made.artifact_path, run.info.run_id, model_id=made.model_id)
+    version = registry.require_version("foreign", 1)
+    for use in (version.load, version.config, version.state_dict, lambda: version.weights_digest):
+        with pytest.raises(StoreError, match="was not logged by this study"):
+            use()
+
+
+def test_the_address_of_a_version_is_not_followed(store: Store) -> None:
+    """Anybody who may register could send us, and our password, elsewhere."""
+    version = champion(store)
+    client = mlflow.MlflowClient()
+    made = client.create_model_version(NAME, "http://127.0.0.1:9/model", run_id=version.run_id)
+    assert isinstance(registry.version(NAME, int(made.version)).load(), Autoencoder)
+
+
+def test_a_deleted_model_is_gone_with_its_files_but_never_a_folder_elsewhere(store: Store, tmp_path: Path) -> None:
+    run, other = log(store, Autoencoder(**MODULE)), log(store, Autoencoder(**MODULE))
+    delete_model(run.run_id)
+    assert kept_model(run.run_id) is None
+    folder_of(store)
+    delete_model(run.run_id)
+    victim = Path(shutil.copytree(folder_of(store), tmp_path / "victim"))
+    for address in (victim.as_uri(), f"{store.artifacts}/a/%2e%2e/../../../victim"):
+        with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as connection, connection:
+            connection.execute("UPDATE logged_models SET artifact_location = ?", (address,))
+        with pytest.raises(StoreError, match="are outside the store"):
+            delete_model(other.run_id)
+    assert (victim / "model.json").is_file()
+
+
+# A registered version of a local store, found without MLflow
+
+
+def test_a_version_is_found_without_mlflow(store: Store, tmp_path: Path) -> None:
+    expected, folder = champion(store), tmp_path / "store"
+    for number in (None, 1):
+        found = find_version(folder, NAME, number)
+        assert found is not None
+        assert (found.uri, found.location, found.tags) == (expected.uri, expected.location, expected.tags)
+    again = registry.register(NAME, log(store, Autoencoder(**MODULE)).run_id, "", {})
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias(NAME, "champion", str(again.number))
+    assert find_version(folder, NAME, None).uri == f"models:/{NAME}/2"
+    client.delete_model_version(NAME, "2")
+    for name, number in ((NAME, 2), (NAME, None), (NAME, 7), ("none", None)):
+        assert find_version(folder, name, number) is None
+    assert find_version(tmp_path / "nowhere", NAME, 1) is None
+    assert not (tmp_path / "nowhere").exists()
+    moved = folder.rename(tmp_path / "a b%20c")
+    assert find_version(moved, NAME, 1) is None, "MLflow has to be asked"
+    weights = load_model(NAME, 1, store=moved).state_dict()
+    open_store(moved)
+    assert weights_digest(find_version(moved, NAME, 1).state_dict()) == weights_digest(weights)
+    with closing(sqlite3.connect(moved / "mlflow.db")) as connection, connection:
+        connection.execute("ALTER TABLE registered_model_aliases RENAME TO aliases")
+    assert find_version(moved, NAME, 1) is None
+
+
+def test_what_is_not_there_is_told(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no model is registered as tiny-autoencoder/7"):
+        load_model(NAME, 7, store=tmp_path / "store")
+    with pytest.raises(StoreError, match="holds no store"):
+        load_model(NAME, store=tmp_path)
+    read_store(tmp_path / "store")
+
+
+@pytest.mark.server
+def test_on_a_server_a_file_that_is_away_is_not_missing_and_no_copy_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = MlflowServer(tmp_path)
+    server.start()
+    try:
+        (tmp_path / "scratch").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        version = champion(open_store(tmp_path / "store", server.url))
+        assert isinstance(version.load(), Autoencoder)
+        assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
+        run = Run(version.run_id, "1", "")
+        run.log_json("kept", {"a": 1})
+        assert (run.read_json("kept"), run.read_json("never written")) == ({"a": 1}, None)
+        download = mlflow.artifacts.download_artifacts
+
+        def after_it_went(*given: Any, **named: Any) -> str:
+            server.stop()
+            return download(*given, **named)
+
+        monkeypatch.setattr(mlflow.artifacts, "download_artifacts", after_it_went)
+        for read in (lambda: run.read_json("kept"), registry.version(NAME, 1).load):
+            with pytest.raises(StoreError, match="the store was lost"):
+                read()
+            server.start()
+        monkeypatch.undo()
+        delete_model(version.run_id)
+        assert not list(tmp_path.rglob("model.json"))
+    finally:
+        server.stop()
+
+
+# Arrays beside a run
+
+
+def test_arrays_are_made_once_and_a_changed_file_is_not_believed(store: Store, tmp_path: Path) -> None:
+    run_id, calls = mlflow.MlflowClient().create_run(store.experiment("tiny/judge")).info.run_id, []
+
+    def make() -> dict[str, np.ndarray]:
+        calls.append(1)
+        return {"train": np.arange(6, dtype=np.float32).reshape(2, 3), "test": np.zeros(0)}
+
+    for _ in range(2):
+        found = cached_arrays(run_id, "abc-1.2", make)
+        for name, values in make().items():
+            np.testing.assert_array_equal(found[name], values)
+            assert found[name].dtype == values.dtype
+    assert len(calls) == 1 + 2
+    cached_arrays(run_id, "another", make)
+    (file,) = (tmp_path / "store" / "artifacts").rglob("abc-1.2.npz")
+    for harm in (
+        lambda: np.savez(file, train=np.full(3, 7.0)),
+        file.unlink,
+        lambda: np.savez(file, train=np.array([{}], dtype=object)),  # a pickle
+    ):
+        harm()
+        assert cached_arrays(run_id, "abc-1.2", make)["train"].tolist() == make()["train"].tolist()

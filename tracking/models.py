@@ -1,0 +1,310 @@
+"""Models in the store: weights as safetensors, the config beside them; a registered one as a torch.export program too.
+
+Nothing is unpickled, and nothing from a store runs as code: a model is rebuilt as one of the classes in the package
+`models`; the program of a model of another class is read only if it is the one that was logged. MLflow is imported
+where it is used: a command that only needs weights does without.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import logging
+import shutil
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor, nn
+
+from tracking.errors import StoreError, opened
+from tracking.locks import LOCAL_TIMEOUT
+from tracking.store import FORMAT, NUMBER, client, path_of, read_artifact
+
+if TYPE_CHECKING:
+    from tracking.runs import Run
+
+WEIGHTS, EXAMPLE, ABOUT, PROGRAM = "weights.safetensors", "example.safetensors", "model.json", "data/model.pt2"
+WEIGHTS_DIGEST, PROGRAM_DIGEST = "weights.sha256", "program.sha256"  # tags of the run
+AGAIN = "it is not loaded; restore it, or delete its run in MLflow, so that it runs again"
+CACHE = "cache"  # the folder among the artifacts of a run, and the start of its tags
+VERSION = """
+    SELECT version.version, version.run_id, model.artifact_location
+    FROM model_versions version
+    JOIN logged_models model ON model.source_run_id = version.run_id AND model.lifecycle_stage = 'active'
+    JOIN experiment_tags tag ON tag.experiment_id = model.experiment_id AND tag.key = :format AND tag.value = :number
+    WHERE version.name = :name AND version.current_stage != 'Deleted_Internal' AND version.version = coalesce(
+        :wanted, (SELECT version FROM registered_model_aliases WHERE name = :name AND alias = 'champion')
+    )
+"""
+"""In the tables of MLflow 3."""
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class NoModelError(StoreError):
+    """The run has no model: it has logged none, or it was deleted."""
+
+
+class Stored:
+    """A model in the store."""
+
+    uri: str
+    location: str  # the address of its files
+    tags: Mapping[str, str]  # of its run
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Its config, data set, class names, seed."""
+        return self._about["metadata"]
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments of its constructor, `config["module"]`, and the settings that it was trained with."""
+        return dict(self.metadata["config"])
+
+    @property
+    def weights_digest(self) -> str:
+        """The digest of the weights: the same for the same training, whatever the number of the version."""
+        if WEIGHTS_DIGEST not in self.tags:
+            raise StoreError(
+                f"{self.uri} was not logged by this study, or its run was deleted for good: it is not loaded"
+            )
+        return self.tags[WEIGHTS_DIGEST]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights; a StoreError if they are missing, or were changed since they were logged."""
+        with suppress(SafetensorError):
+            weights = load(self._read(WEIGHTS))
+            if weights_digest(weights) == self.weights_digest:
+                return weights
+        raise StoreError(f"the file {WEIGHTS} of {self.uri} was changed since it was logged: {AGAIN}")
+
+    def rebuild(self, factory: type[ModuleT]) -> ModuleT:
+        """Return a module of this class with the weights, in evaluation mode; it can be trained."""
+        module = factory(**self.config()["module"])
+        module.load_state_dict(self.state_dict())
+        return module.eval()
+
+    def load(self) -> nn.Module:
+        """Return the module in evaluation mode; one of a class that is not ours as a program with `forward` only."""
+        if self._about["class"]:
+            with torch.random.fork_rng(devices=[]):
+                return self.rebuild(_class(self._about["class"]))
+        program = self._read(PROGRAM)
+        if hashlib.sha256(program).hexdigest() != self.tags.get(PROGRAM_DIGEST):
+            raise StoreError(f"the file {PROGRAM} of {self.uri} was changed since it was logged: {AGAIN}")
+        return torch.export.load(io.BytesIO(program)).module()
+
+    def example(self) -> Tensor:
+        """Return the inputs that the model was logged with, float32 [N, ...] with N >= 2."""
+        return load(self._read(EXAMPLE))["inputs"]
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        with suppress(ValueError, TypeError):
+            found = json.loads(self._read(ABOUT))
+            return {name: found[name] for name in ("class", "metadata")}
+        raise StoreError(f"the file {ABOUT} of {self.uri} was changed since it was logged: {AGAIN}")
+
+    def _read(self, name: str) -> bytes:
+        """Return the content of one of the files of a model that this study has logged."""
+        content = read_artifact(f"{self.location}/{name}") if self.weights_digest else None
+        if content is None:
+            raise StoreError(f"the file {name} of {self.uri} is missing: {AGAIN}")
+        return content
+
+
+@dataclass(frozen=True)
+class LoggedModel(Stored):
+    """The model of a run, registered or not."""
+
+    uri: str
+    location: str
+    tags: Mapping[str, str]
+
+
+def log_model(
+    run: Run, module: nn.Module, example: Tensor, config: Mapping[str, Any], facts: Mapping[str, Any]
+) -> None:
+    """Log the module with the run. The digest of its weights becomes a tag of the run.
+
+    Args:
+        module: Takes one tensor. If `config["module"]` does not rebuild it as a class of the package `models`, it is
+            exported at once, in evaluation mode; else as it is registered, since that takes long.
+        example: An input [N, ...] with N >= 2.
+        facts: Data set, class names, seed, git commit, kept beside the config.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    about: dict[str, Any] = {"class": _rebuilt_as(module, config), "metadata": {"config": dict(config), **facts}}
+    tags = {WEIGHTS_DIGEST: weights_digest(weights)}
+    model_id = client().create_logged_model(run.experiment_id, "model", run.run_id).model_id
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        if about["class"] is None:
+            _export(module, example, about["metadata"], folder)
+            tags[PROGRAM_DIGEST] = hashlib.sha256((folder / PROGRAM).read_bytes()).hexdigest()
+        folder.mkdir(exist_ok=True)
+        save_file(weights, folder / WEIGHTS)
+        save_file({"inputs": example.cpu().contiguous()}, folder / EXAMPLE)
+        (folder / ABOUT).write_text(json.dumps(about))
+        client().log_model_artifacts(model_id, str(folder))
+    client().finalize_logged_model(model_id, "READY")
+    client().log_outputs(run.run_id, [LoggedModelOutput(model_id, 0)])
+    run.set_tags(tags)
+
+
+def complete(model: LoggedModel) -> None:
+    """Add to a logged model what MLflow needs to load it, if that is not there: its torch.export program."""
+    if model._about["class"] is not None:
+        with TemporaryDirectory() as temporary:
+            _export(model.load(), model.example(), model.metadata, Path(temporary) / "model")
+            client().log_model_artifacts(model.uri.removeprefix("models:/"), str(Path(temporary) / "model"))
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the names, types, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def logged_model(run_id: str) -> LoggedModel:
+    """Return the model that the run has logged; a NoModelError if it has logged none, or the model was deleted."""
+    from mlflow import MlflowException
+
+    run = client().get_run(run_id)
+    if run.outputs is None or not run.outputs.model_outputs:
+        raise NoModelError(f"run {run_id} has logged no model")
+    model_id = run.outputs.model_outputs[0].model_id
+    try:
+        location = client().get_logged_model(model_id).artifact_location
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise NoModelError(
+            f"the model of run {run_id} was deleted: delete the run in MLflow too, so that it runs again"
+        ) from error
+    return LoggedModel(f"models:/{model_id}", location, dict(run.data.tags))
+
+
+def kept_model(run_id: str) -> LoggedModel | None:
+    """Return the model that the run has logged, None if there is none, or it was deleted (see `delete_model`)."""
+    try:
+        return logged_model(run_id)
+    except NoModelError:
+        return None
+
+
+def delete_model(run_id: str) -> None:
+    """Delete the model that the run has logged, with its files; nothing where there is none.
+
+    Files outside the store are a StoreError.
+    """
+    from mlflow import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    model = kept_model(run_id)
+    if model is None:
+        return
+    if model.location.startswith("file:"):
+        folder = path_of(model.location).resolve()
+        if not any(folder.is_relative_to(store.resolve()) for store in opened):
+            raise StoreError(f"the files of {model.uri} are outside the store, at {folder}: they are not deleted")
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        with suppress(MlflowException, OSError):  # a process may have stopped half way: the files are gone already
+            get_artifact_repository(model.location).delete_artifacts()
+    client().delete_logged_model(model.uri.removeprefix("models:/"))
+
+
+def find_version(folder: Path, name: str, number: int | None) -> LoggedModel | None:
+    """Return the version of this number in a local store, None: the champion, without MLflow, whose import takes longer
+    than to draw with the model.
+
+    None is returned where MLflow has to say what is wrong: there is no such version, its run was deleted for good, the
+    store was moved, its tables are of another version of MLflow.
+    """
+    folder = folder.absolute()
+    asked = {"name": name, "wanted": number, "format": FORMAT, "number": NUMBER}
+    try:
+        database = f"{(folder / 'mlflow.db').as_uri()}?mode=ro"
+        with closing(sqlite3.connect(database, uri=True, timeout=LOCAL_TIMEOUT)) as connection:
+            ((version, run_id, location),) = connection.execute(VERSION, asked).fetchall()
+            tags = dict(connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run_id,)).fetchall())
+    except (sqlite3.Error, ValueError):
+        return None
+    here = location.startswith((folder / "artifacts").as_uri())
+    return LoggedModel(f"models:/{name}/{version}", location, tags) if here else None
+
+
+def cached_arrays(run_id: str, name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the arrays that are cached beside the run; made anew where their file is missing, or was changed.
+
+    The name, of letters, digits, "-" and ".", should contain the digests of all that the arrays are made from.
+    """
+    from mlflow import MlflowException
+
+    run, tag, file = client().get_run(run_id), f"{CACHE}.{name}", f"{name}.npz"
+    content = read_artifact(f"{run.info.artifact_uri}/{CACHE}/{file}") if tag in run.data.tags else None
+    if content is not None and hashlib.sha256(content).hexdigest() == run.data.tags[tag]:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return dict(arrays)
+    made = dict(make())
+    with TemporaryDirectory() as folder, suppress(MlflowException):  # a run that was deleted: nothing is cached
+        path = Path(folder) / file
+        np.savez(path, **made)  # type: ignore[arg-type]
+        client().log_artifact(run_id, str(path), CACHE)
+        client().set_tag(run_id, tag, hashlib.sha256(path.read_bytes()).hexdigest())
+    return made
+
+
+def _export(module: nn.Module, example: Tensor, metadata: Mapping[str, Any], folder: Path) -> None:
+    """Write the module, in evaluation mode, as MLflow loads it: a torch.export program of any batch size."""
+    import mlflow.pytorch
+
+    # torch.export would pickle weights that are laid out in another order.
+    plain = copy.deepcopy(module).cpu().eval().to(memory_format=torch.contiguous_format)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    mlflow.pytorch.save_model(
+        plain,
+        folder,
+        input_example=example.cpu().numpy(),
+        pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}", f"mlflow=={mlflow.__version__}"],
+        metadata=dict(metadata),
+        serialization_format="pt2",
+    )
+
+
+def _rebuilt_as(module: nn.Module, config: Mapping[str, Any]) -> str | None:
+    """Return the name of the module's class, None if the config does not rebuild it as one of ours."""
+    name = f"{type(module).__module__}:{type(module).__qualname__}"
+    with suppress(Exception), torch.random.fork_rng(devices=[]), torch.device("meta"):  # no weights are made
+        again = _class(name)(**config["module"]).state_dict()
+        own = module.state_dict()
+        if {key: value.shape for key, value in again.items()} == {key: value.shape for key, value in own.items()}:
+            return name
+    return None
+
+
+def _class(name: str) -> type[nn.Module]:
+    """Return the class of this name, `models.gan:LatentGenerator` say, which must be one of ours."""
+    module, _, kind = name.partition(":")
+    found = getattr(import_module(module), kind, None) if module.startswith("models.") else None
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise StoreError(f"a model of the class {name} is not loaded: it is none of the package `models`")
+    return found
