@@ -21,7 +21,7 @@ from study.cli import exit_code, parse, words
 if TYPE_CHECKING:
     from torch import nn
 
-    from tracking.stored import Stored
+    from tracking.models import Stored
 
 
 @dataclass(frozen=True)

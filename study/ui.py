@@ -39,9 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     config = parse(UiConfig, arguments, "ui")
-    from tracking.environment import check_environment
-    from tracking.pages import check_port, local_address, served, wait_for_end
-    from tracking.store import read_store, served_as
+    from tracking.server import check_port, local_address, served, wait_for_end
+    from tracking.store import check_environment, read_store, served_as
 
     check_environment()
     if config.tracking_uri is not None:
@@ -62,7 +61,7 @@ def _run(arguments: Sequence[str]) -> None:
 
 def show(server: str, open_browser: bool) -> None:
     """Print where the trials of each experiment are on a server's pages, and open the first in a browser."""
-    from tracking.pages import can_show_views
+    from tracking.server import can_show_views
     from tracking.views import TRAINING, places
 
     server, known, views = server.rstrip("/"), places(), can_show_views(server)

@@ -12,9 +12,9 @@ from models.classifier import Judge
 from models.gan import LatentGenerator
 from models.translation import Translator
 from tracking import registry
+from tracking.models import log_model
 from tracking.runs import study_run, trial_run
 from tracking.store import open_store
-from tracking.models import log_model
 
 SHAPE, CLASSES, NOISE = [1, 28, 28], 10, 6
 FACTS = {"dataset": "digits", "data_digest": "0123", "classes": [str(label) for label in range(CLASSES)], "seed": 0}

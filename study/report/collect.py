@@ -19,7 +19,7 @@ from tracking.errors import reason_of
 
 if TYPE_CHECKING:
     from study.engine.stage import Outcome, Stage
-    from tracking.reading import Record
+    from tracking.runs import Record
 
 T = TypeVar("T")
 METRICS = ("val/", "test/", "judge1/", "judge2/", "judge3/", "latent/")
@@ -37,9 +37,9 @@ def studies(dataset: str | None, seed: int | None = None) -> tuple[str, dict[str
     Raises:
         UsageError: The store has none; the message says what it has.
     """
-    from tracking import reading
+    from tracking import runs as reading
 
-    names = [name.partition("/") for name in reading.experiments()]
+    names = [name.partition("/") for name in reading.names()]
     stages = [stage.name for stage in all_stages()]
     wanted = {(data, stage) for data, _, stage in names if stage in stages and dataset in (None, data)}
     every = {each: reading.parents("/".join(each)) for each in wanted}
@@ -91,8 +91,8 @@ def rows_of(parent: Record) -> list[Row] | None:
 
 
 def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Section:
-    from tracking import reading
-    from tracking.pages import local_address
+    from tracking import runs as reading
+    from tracking.server import local_address
     from tracking.views import place_of, server
 
     notes: list[str] = []

@@ -14,7 +14,7 @@ from study.measures.stats import Verdict
 from study.results import Claim, Row
 
 if TYPE_CHECKING:
-    from tracking.reading import Record
+    from tracking.runs import Record
 
 Cells = Sequence[Sequence[str]]
 """A table: the first row has the columns' names."""

@@ -25,8 +25,8 @@ from study.measures.attention import (
 )
 from study.results import Row, Table, claim, mean_std
 from study.stages.attention.trial import FIXED, HEADS, LEARNED, TYPES
+from tracking.models import kept_model
 from tracking.runs import Run
-from tracking.stored import kept_model
 
 ALPHAS = (1, 2, 5, 10, 15, 20, 25, 30, 35, 40, 46)
 DRAWS = 5  # random layers and noise images

@@ -34,8 +34,8 @@ from study.stages.generators import (
 from study.stages.latent_gan.objectives import COLLAPSED, KINDS, settings_of
 from study.training.loops import apply, eval_mode
 from study.training.sampling import SHEET_ROW, noise, sheet_inputs
-from tracking.runs import metric_history
 from tracking.models import kept_model, logged_model
+from tracking.runs import metric_history
 
 BEST, REFERENCE, PAPER, VANILLA = (
     *("WGAN, best settings", "WGAN, reference settings", "WGAN, paper settings"),
