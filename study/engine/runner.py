@@ -154,10 +154,9 @@ class Runner:
                 self._looked = time.monotonic()
                 self._queue.reopen_dead(part.name, end_killed)
                 done = [trial for trial in self._asked(part) if trial.state in FINISHED]
-                for trial in done:
-                    if trial.number not in shown:
-                        shown.add(trial.number)
-                        progress.finished(len(done), _line(trial), _best(part, done))
+                for trial in [each for each in done if each.number not in shown]:
+                    shown.add(trial.number)
+                    progress.finished(len(done), _line(trial), _best(part, done))
                 return len(done) == len(part.trials)
 
             def show(where: str, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -312,16 +311,14 @@ class _BrokenDown(Exception):
 
 def _name(part: Part, number: int, params: Params) -> str:
     """Return the name of a trial's run: its part and number, and the parameters by name."""
-    shown = ", ".join(f"{name} {_short(value)}" for name, value in list(params.items())[:MOST_NAMED])
+    values = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in params.items()}
+    shown = ", ".join(f"{name} {value}" for name, value in list(values.items())[:MOST_NAMED])
     return f"{part.title or 'trial'} {number}{shown and ': '}{shown}"
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _result(part: Part, trial: QueuedTrial) -> Result:
-    return Result(trial.number, part.title, trial.key, trial.params, tuple(trial.values or ()), trial.run_id or "")
+    values = tuple(trial.values or ())
+    return Result(trial.number, part.title, trial.key, trial.params, values, trial.run_id or "")
 
 
 def _best(part: Part, done: Sequence[QueuedTrial]) -> str:

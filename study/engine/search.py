@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STARTUP = 4  # random trials before the sampler learns from what it has seen
 PROPOSALS = 20  # for a trial, until one is new
-RUN_ID, PAGE, SAMPLER, KNOWN = "mlflow.run_id", "mlflow.page", "sampler", "known"  # user attributes of Optuna's trials
+RUN_ID, PAGE, SAMPLER, KEY = "mlflow.run_id", "mlflow.page", "sampler", "key"  # user attributes of Optuna's trials
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -125,18 +125,14 @@ class Proposals:
             pruner = optuna.pruners.MedianPruner(STARTUP, search.prune_after)
         try:
             with store.locks.hold("opening"):  # of several processes, one makes the tables
+                self._storage, directions = _storage(store), list(search.objectives.values())
                 self._study = optuna.create_study(
-                    study_name=name,
-                    storage=_storage(store),
-                    pruner=pruner,
-                    directions=list(search.objectives.values()),
-                    load_if_exists=True,
+                    study_name=name, storage=self._storage, pruner=pruner, directions=directions, load_if_exists=True
                 )
-                if self._study.metric_names != list(search.objectives):
+                if self._study.metric_names is None:
                     self._study.set_metric_names(list(search.objectives))
                 for key, value in about.items():
-                    if self._study.user_attrs.get(key) != value:
-                        self._study.set_user_attr(key, value)
+                    self._study.set_user_attr(key, value)
         except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
             raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
 
@@ -144,54 +140,44 @@ class Proposals:
         """Return a new trial of Optuna's: with the queued trial's parameters if it was taken before, else new ones."""
         with self._store.locks.hold(self._name):  # each proposal knows of all others
             before = self._study.get_trials(deepcopy=False)
-            self._tell_known({each.user_attrs.get(KNOWN) for each in before})
-            seen = {key_of(each.params) for each in before} | {
-                key_of(self._own(each.params)) for each in self._search.known
-            }
-            for last in (False,) * (PROPOSALS - 1) + (True,):
+            self._add_known({each.user_attrs.get(RUN_ID) for each in before})
+            for each in before:
+                if each.user_attrs.get(KEY) == trial.key and not each.state.is_finished():  # its process died
+                    self._study.tell(each.number, state=TrialState.FAIL)
+            seen = {key_of(each.params) for each in self._study.get_trials(deepcopy=False)}
+            startup = len(self._search.known) + STARTUP
+            for left in reversed(range(PROPOSALS)):
                 number = len(self._study.get_trials(deepcopy=False)) + 1
-                startup = len(self._search.known) + STARTUP
                 # A sampler for each trial: what it proposes depends on the trials before, not on the process.
-                sampler = optuna.samplers.TPESampler(n_startup_trials=startup, seed=self._seed + number)
-                self._study.sampler = (
-                    optuna.samplers.PartialFixedSampler(trial.params, sampler) if trial.params else sampler
-                )
+                sampler: Any = optuna.samplers.TPESampler(n_startup_trials=startup, seed=self._seed + number)
+                if trial.params:
+                    sampler = optuna.samplers.PartialFixedSampler(trial.params, sampler)
+                self._study.sampler = sampler
                 found = self._study.ask(dict(self._search.space))
-                if last or trial.params or key_of(found.params) not in seen:
-                    found.set_user_attr(SAMPLER, "random" if number <= startup else "TPE")
-                    return found
+                if not left or trial.params or key_of(found.params) not in seen:
+                    break
                 self._study.tell(found, state=TrialState.FAIL)
-        raise AssertionError
+            found.set_user_attr(KEY, trial.key)
+            found.set_user_attr(SAMPLER, "random" if number <= startup else "TPE")
+            return found
 
     def tell(self, number: int, state: str, values: Sequence[float]) -> None:
         """Say what became of a trial; a state that is neither complete nor pruned counts as failed."""
-        self._study.tell(
-            number,
-            list(values) if state == COMPLETE else None,
-            STATES.get(state, TrialState.FAIL),
-            skip_if_finished=True,
-        )
+        told = list(values) if state == COMPLETE else None
+        self._study.tell(number, told, STATES.get(state, TrialState.FAIL), skip_if_finished=True)
 
     def close(self) -> None:
         """Let go of the database."""
-        storage: Any = self._study._storage
-        storage.remove_session()
-        getattr(storage, "_backend", storage).engine.dispose()
+        self._storage.remove_session()
+        self._storage.engine.dispose()
 
-    def _tell_known(self, told: set[Any]) -> None:
+    def _add_known(self, there: set[Any]) -> None:
+        space = dict(self._search.space)
         for result in self._search.known:
-            if result.run_id not in told:
-                self._study.add_trial(
-                    optuna.create_trial(
-                        params=self._own(result.params),
-                        distributions=dict(self._search.space),
-                        values=list(result.values),
-                        user_attrs={KNOWN: result.run_id, RUN_ID: result.run_id},
-                    )
-                )
-
-    def _own(self, params: Mapping[str, Any]) -> Params:
-        return {name: params[name] for name in self._search.space}
+            if result.run_id not in there:
+                own = {name: result.params[name] for name in space}
+                about: dict[str, Any] = {"distributions": space, "user_attrs": {RUN_ID: result.run_id}}
+                self._study.add_trial(optuna.create_trial(params=own, values=list(result.values), **about))
 
 
 def importances(name: str, store: Store) -> dict[str, float]:

@@ -121,5 +121,19 @@ def test_who_finds_no_trial_runs_those_of_later_parts(store: Store, caplog: pyte
         del other
 
 
+def test_optuna_s_trial_of_a_dead_process_is_failed(store: Store) -> None:
+    with runner(store) as found:
+        part = searched(Recorder(), store, 1)
+        found.enqueue(part)
+        dead = Queue(store)
+        (trial,) = dead.trials(part.name)
+        assert dead.take(trial)
+        found._open_proposals(part).ask(trial)
+        dead.close()  # as its process lets go of its lock when it dies
+        assert len(found.finish(part)) == 1
+    trials = optuna.load_study(study_name=f"{NAME}/s", storage=store.optuna_url).trials
+    assert [each.state.name for each in trials] == ["FAIL", "COMPLETE"]
+
+
 def test_integers_are_a_range() -> None:
     assert integer(1, 3) == optuna.distributions.IntDistribution(1, 3)
