@@ -1,4 +1,4 @@
-"""optuna-dashboard on the study's database, as far as its API answers: names, the front, importance, ways to MLflow."""
+"""optuna-dashboard on the study's database, as far as its API answers: names, importances, ways to MLflow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from typing import Any
 import mlflow
 import pytest
 from conftest import no_hang
-from searches import FIXED, Recorder, run, search
+from searches import NAME, Recorder, parent_of, run, searched
 from servers import PASSWORD, Postgres, free_port
 
-from tracking.store import Store, open_store, read_store
+from tracking.store import Store, open_store
 
-pytestmark = pytest.mark.skipif(
-    find_spec("optuna_dashboard") is None, reason="optuna-dashboard is not installed: pip install optuna-dashboard"
-)
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(find_spec("optuna_dashboard") is None, reason="pip install optuna-dashboard"),
+]
 
 
 @contextmanager
@@ -66,46 +67,37 @@ def study_called(address: str, start: str) -> dict[str, Any]:
     return summary | get(f"{address}/api/studies/{summary['study_id']}")
 
 
-def test_a_studys_front_and_importance_show_and_lead_to_mlflow(smoke_store: Path) -> None:
-    read_store(smoke_store)
-    client = mlflow.MlflowClient()
-    with dashboard(f"sqlite:///{smoke_store}/optuna.db") as address:
-        study = study_called(address, "digits/autoencoder/")
-        assert study["objective_names"] == ["val/loss", "latent/max_abs_pcc"]
-        assert study["directions"] == ["minimize", "minimize"]
-        assert len(study["best_trials"]) >= 1
+def test_a_search_shows_and_leads_to_mlflow(store: Store) -> None:
+    run(store, searched(Recorder(lambda trial: trial.params["x"]), store, 6))
+    with dashboard(store.optuna_url) as address:
+        study = study_called(address, NAME)
         importance = get(f"{address}/api/studies/{study['study_id']}/param_importances")["param_importances"]
-    parent = client.get_run(attributes(study)["mlflow.run_id"])
-    assert parent.data.tags["study"] == study["name"].rpartition("/")[0]
-    assert attributes(study)["mlflow.page"].endswith(
-        f"/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
-    )
-    assert len(study["trials"]) == 5
+    assert study["objective_names"] == ["loss"]
+    assert study["directions"] == ["minimize"]
+    parent = parent_of(store)
+    assert len(study["trials"]) == 6
     for trial in study["trials"]:
-        found = client.get_run(attributes(trial)["mlflow.run_id"])
-        assert found.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert found.data.metrics["val/loss"] == pytest.approx(trial["values"][0])
-        assert attributes(trial)["mlflow.page"].endswith(f"/runs/{found.info.run_id}")
+        about = attributes(trial)
+        found = mlflow.MlflowClient().get_run(about["mlflow.run_id"])
+        assert found.data.tags["mlflow.parentRunId"] == parent.run_id
+        assert float(found.data.params["x"]) == pytest.approx(trial["values"][0])
+        assert about["mlflow.page"].endswith(f"/runs/{found.info.run_id}")
+        assert about["sampler"] in ("random", "TPE")
     for objective in importance:
-        shares = {each["name"]: each["importance"] for each in objective}
-        assert set(shares) == {"latent_dim", "architecture"}
-        assert sum(shares.values()) == pytest.approx(1)
+        fractions = {each["name"]: each["importance"] for each in objective}
+        assert set(fractions) == {"x", "n", "c"}
 
 
-def test_it_shows_a_study_on_postgresql(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_shows_a_search_on_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Postgres()
     try:
         on_server = open_store(tmp_path / "store", None, server.url)
-        run(on_server, search(), Recorder(lambda trial: trial.params["x"]))
+        seen = Recorder(lambda trial: trial.params["x"])
+        run(on_server, searched(seen, on_server, 3))
         monkeypatch.setenv("PGPASSWORD", PASSWORD)
         url = f"postgresql+psycopg://study@127.0.0.1:{server.port}/study"  # without the password, as processes are seen
         with dashboard(url) as address:
-            (summary,) = get(f"{address}/api/studies")["study_summaries"]
-            study = study_called(address, summary["study_name"])
-        assert [trial["values"] for trial in study["trials"]] == [[params["x"]] for params in FIXED]
-        assert study["objective_names"] == ["loss"]
-        assert {attributes(trial)["mlflow.run_id"] for trial in study["trials"]} == {
-            each.info.run_id for each in mlflow.MlflowClient().search_runs(["1"], "tags.`optuna.trial` != ''")
-        }
+            study = study_called(address, NAME)
+        assert [trial["values"] for trial in study["trials"]] == [[params["x"]] for params in seen.ran]
     finally:
         server.remove()
