@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +107,7 @@ def _images(path: Path, example: Tensor) -> tuple[Tensor, list[str]]:
         images = check_images(_array(path, "images"), f"images of {path}")
         tell_of_resizing(path.name, {images.shape[2:0:-1]}, size)
     else:
-        files = image_files(path, Counter()) if path.is_dir() else []
+        files = image_files(path)[0] if path.is_dir() else []
         images, sizes = read_images(files or [path], size, colour)
         tell_of_resizing(path.name, sizes, size)
     return as_tensor(images, size, colour), [str(file.relative_to(path)) for file in files]

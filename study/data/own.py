@@ -45,14 +45,7 @@ def load_folder(path: Path, name: str, image_size: int, colour: bool) -> Dataset
     Raises:
         DataError: A class or a part is missing or too small, or an image cannot be read; the message names it.
     """
-    left: Counter[str] = Counter()
-    parts = _parts(path, image_files(path, left), left)
-    out = ", ".join(f"{count} {what}" for what, count in left.most_common())
-    hint = "; `pip install pillow-heif` reads .heic" if {".heic", ".heif"} & left.keys() else ""
-    if "train" not in parts:
-        raise DataError(f"{path} must hold images or class folders with images, but has {out or 'no file'}{hint}")
-    if left:
-        log.warning(f"left out of {name}: {out}{hint}")
+    parts = _parts(path, *image_files(path))
     classes, splits, sizes = list(parts["train"]), {}, set()
     for part, found in parts.items():
         strangers = [each or "images in no class folder" for each in found if each not in classes]
@@ -65,12 +58,16 @@ def load_folder(path: Path, name: str, image_size: int, colour: bool) -> Dataset
     return _dataset(name, splits, classes if classes != [""] else [], path, sizes)
 
 
-def image_files(path: Path, left: Counter[str]) -> list[Path]:
-    """Return the image files below a folder in sorted order; count the other files by their ending.
+def image_files(path: Path) -> tuple[list[Path], list[Path]]:
+    """Return the image files below a folder in sorted order, and its folders; warn of other files, counted by ending.
 
     Links are followed, but each real folder is read once: no loop, and no image in two parts or classes.
+
+    Raises:
+        DataError: A folder cannot be read, or there is no image.
     """
     known, found, folders, seen = endings(), [], [path], {os.path.realpath(path)}
+    left: Counter[str] = Counter()
     for folder in folders:  # which grows meanwhile, level by level
         try:
             names = sorted(name for name in os.listdir(folder) if not name.startswith(".") and name not in LITTER)
@@ -87,7 +84,14 @@ def image_files(path: Path, left: Counter[str]) -> list[Path]:
                 found.append(each)  # also a link that leads nowhere, so that reading it says so
             elif ending not in NOTES:
                 left[ending or "without ending"] += 1
-    return sorted(found, key=lambda file: [*((1, _nfc(each)) for each in file.parts[:-1]), (0, _nfc(file.name))])
+    out = ", ".join(f"{count} {what}" for what, count in left.most_common())
+    out += "; `pip install pillow-heif` reads .heic" if {".heic", ".heif"} & left.keys() else ""
+    if not found:
+        raise DataError(f"{path} must hold images or class folders with images, but has {out or 'no file'}")
+    if left:
+        log.warning(f"left out of {path}: {out}")
+    found.sort(key=lambda file: [*((1, _nfc(each)) for each in file.parts[:-1]), (0, _nfc(file.name))])
+    return found, folders
 
 
 def _nfc(name: str) -> str:
@@ -95,26 +99,37 @@ def _nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _parts(path: Path, files: Sequence[Path], left: Counter[str]) -> dict[str, dict[str, list[Path]]]:
+def _parts(path: Path, files: Sequence[Path], folders: Sequence[Path]) -> dict[str, dict[str, list[Path]]]:
     """Return image files by part and class: all are "train" in a folder of one level, and "" is no class."""
-    places = [file.relative_to(path).parts[:-1] for file in files]
-    tops = {PARTS.get(place[0].lower(), place[0]) for place in places if place}
+    inner = [folder.relative_to(path).parts for folder in folders[1:]]
+    tops = {PARTS.get(names[0].lower(), names[0]) for names in inner}
     only = tops & {"train", "test"}
     # "train" may be a class beside "car" and "bus"; with class folders in it, or beside none, it is a part.
-    if len(only) == 1 and (tops <= {*PARTS} or any(place[0].lower() in only for place in places if len(place) > 1)):
+    if len(only) == 1 and (tops <= {*PARTS} or any(names[0].lower() in only for names in inner if len(names) > 1)):
         raise DataError(f"{path} must have both train/ and test/, or class folders, but has only {only.pop()}/")
+
+    def place(folder: Path) -> tuple[str, str]:
+        names = ("train", *folder.relative_to(path).parts)[len(only) == 2 :]
+        return PARTS.get(names[0].lower(), "") if names else "", _nfc(names[1]) if len(names) > 1 else ""
+
     found: dict[str, dict[str, list[Path]]] = {}
-    for file, place in zip(files, places, strict=True):
-        part = "train"
-        if len(only) == 2:
-            part, place = PARTS.get(place[0].lower(), "") if place else "", place[1:]
-        if part:
-            found.setdefault(part, {}).setdefault(_nfc(place[0]) if place else "", []).append(file)
+    for part, name in sorted(map(place, folders)):
+        found.setdefault(part, {}).setdefault(name, [])
+    for file in files:
+        part, name = place(file.parent)
+        found[part][name].append(file)
+    beside = sum(map(len, found.pop("", {}).values()))
+    for part, classes in found.items():
+        loose, empty = classes.pop("", []), listed(name for name, inside in classes.items() if not inside)
+        if loose and not any(classes.values()):
+            found[part] = {"": loose}
+        elif empty or not classes:
+            where = f"{part}/ of {path}" if len(only) == 2 else path
+            raise DataError(f"{where} must hold images in every class folder, but has none{empty and f' in {empty}'}")
         else:
-            left["images beside train/ and test/"] += 1
-    for classes in found.values():
-        if len(classes) > 1 and "" in classes:
-            left["images beside the class folders"] += len(classes.pop(""))
+            beside += len(loose)
+    if beside:
+        log.warning(f"{beside} images beside the parts or class folders of {path} are left out")
     return found
 
 
