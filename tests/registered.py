@@ -50,7 +50,7 @@ def store_of_models(folder: Path) -> Path:
         for kind, (module, example, config) in models().items():
             with trial_run(parent, kind, {}, {}) as run:
                 run.log({"val/loss": 1.0})
-                log_model(module, example, config, FACTS)
+                log_model(run, module, example, config, FACTS)
             version = registry.register(f"digits-{kind}", run.run_id, "", {})
             registry.promote(version, "val/loss", "minimize")
     return folder
