@@ -6,14 +6,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from models.autoencoder import Autoencoder
 from study.api import registered
 from study.data import to_float, to_pixels
 from study.data.own import as_tensor, read_images
 from study.plots import grid
 
 data, store, picture = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-autoencoder = registered(f"{data}-autoencoder", store).rebuild(Autoencoder)  # a torch module with its parts
+autoencoder = registered(f"{data}-autoencoder", store).load()  # a torch module with its parts
 drawing = registered(f"{data}-latent-gan", store)
 with torch.no_grad():
     noise = torch.randn(15, drawing.config()["settings"]["noise_dim"])

@@ -54,13 +54,11 @@ def module_of(version: Stored, part: Part | None = None) -> tuple[nn.Module, Ten
     Raises:
         UsageError: The model has no such part.
     """
-    inputs = version.example()
+    module, inputs = version.load(), version.example()
     if part is None:
-        return version.load(), inputs
+        return module, inputs
     from models.autoencoder import Autoencoder
 
-    try:
-        whole = version.rebuild(Autoencoder)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # built from other settings, or other weights
-        raise UsageError(f"--part can be given of an autoencoder only, but got {version.uri}") from error
-    return (whole.encoder, inputs) if part == "encoder" else (whole.decoder, whole.encoder(inputs).detach())
+    if not isinstance(module, Autoencoder):
+        raise UsageError(f"--part can be given of an autoencoder only, but got {version.uri}")
+    return (module.encoder, inputs) if part == "encoder" else (module.decoder, module.encoder(inputs).detach())

@@ -19,8 +19,6 @@ from study.checks import UsageError, at_least, at_most, check_file, check_folder
 from study.cli import exit_code, parse, words
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from tracking.models import Stored
 
 
@@ -77,7 +75,6 @@ def _run(arguments: Sequence[str]) -> None:
         raise UsageError(f"the folder --out must be new or empty, but got {out}")
     import torch
 
-    from models.gan import LatentGenerator
     from study.data import data_name, to_pixels
     from study.training.loops import apply
 
@@ -86,12 +83,8 @@ def _run(arguments: Sequence[str]) -> None:
     version = registered(name, config.store, config.tracking_uri)
     columns = config.count if config.strip else ceil(sqrt(config.count))
     arrays = _inputs(version, config.count, columns, config.seed, classes)
-    try:
-        module: nn.Module = version.rebuild(LatentGenerator)
-    except (KeyError, TypeError, RuntimeError):  # another class
-        module = version.load()
     with torch.no_grad():
-        images = to_pixels(apply(module, arrays["inputs"]))
+        images = to_pixels(apply(version.load(), arrays["inputs"]))
     with writing(out, "--out"):
         _write(out, {"images": images, **{name: values.numpy() for name, values in arrays.items()}}, columns)
     print(f"{out}: {config.count} images from {version.uri}")
