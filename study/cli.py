@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
 import logging
@@ -21,39 +20,29 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from traceback import walk_stack, walk_tb
-from types import FrameType
 from typing import Any, Literal, get_type_hints
 
 import tyro
 
 from study.checks import UsageError, expanded
 from study.config import DEFAULT, INCIDENTAL, PRESETS, StudyConfig
-from study.engine.pipeline import Request
 from study.stages import all_stages
 from tracking.errors import StoreError, store_errors
 from tracking.locks import stop_waiting
 
 INTERRUPTED = 130
-ECHO, AGAIN = 5.0, 0.1  # seconds: of a signal that comes twice; until one that meets an import is sent again
 NARROWEST = 40  # columns that the help is formatted for: in fewer, it takes minutes
-COLLECT_AFTER = 100_000  # new objects; Python's own number is 700
 
 
 def words(arguments: Sequence[str] | None) -> list[str]:
-    """Return the command line's words; None: those of this process.
-
-    Raises:
-        UsageError: One of them, or the current folder, has bytes that no database can keep.
-    """
+    """Return the command line's words, checked; None: those of this process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        here = os.getcwd()
+        "".join((*given, os.getcwd())).encode()
     except FileNotFoundError as error:
         raise UsageError("the current folder was deleted: run from another one") from error
-    for text in (*given, here):
-        if not text.isascii() and "\\ud" in ascii(text):  # how Python keeps bytes that it cannot read
-            encoding = sys.getfilesystemencoding()
-            raise UsageError(f"{text!a} cannot be read as {encoding}: set PYTHONUTF8=1, or rename it")
+    except UnicodeEncodeError as error:  # bytes that no database can keep
+        raise UsageError(f"{error.object!a} cannot be read as UTF-8: set PYTHONUTF8=1, or rename it") from error
     return given
 
 
@@ -65,12 +54,9 @@ def parse(kind: type[Any], arguments: Sequence[str], prog: str, **options: Any) 
 
 
 def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
-    """Return the name and the settings that `[PRESET | FILE.toml] [flags]` ask for.
+    """Return the name and the settings that `[PRESET | FILE.toml] [flags]` ask for; flags win.
 
-    A TOML file has the flags' names, nested as the flags are, and optionally `preset`, on which it builds; flags win.
-
-    Raises:
-        UsageError: There is no such preset, or the file is not valid.
+    A TOML file has the flags' names, nested as the flags are, and optionally `preset`, on which it builds.
     """
     name, flags = DEFAULT, list(arguments)
     if flags and not flags[0].startswith("-"):
@@ -80,11 +66,7 @@ def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
 
 
 def preset(name: str) -> StudyConfig:
-    """Return the settings of this preset.
-
-    Raises:
-        UsageError: There is none of this name.
-    """
+    """Return the settings of this preset; a UsageError says which there are."""
     if name not in PRESETS:
         raise UsageError(f"the preset must be one of {', '.join(PRESETS)} or a .toml file, but got {name!r}")
     parts: dict[str, Any] = {stage.key: stage.preset(name) for stage in all_stages()}
@@ -94,15 +76,14 @@ def preset(name: str) -> StudyConfig:
 @cache
 def config_type() -> type[StudyConfig]:
     """Return `StudyConfig` with a field for each stage's settings."""
-    known = all_stages()
+    known, about = all_stages(), {"__doc__": StudyConfig.__doc__}
     for stage in known:
         if hasattr(StudyConfig, stage.key):
             raise UsageError(f"a stage cannot be called {stage.name}: the study has a setting of that name")
     names = tuple(stage.name for stage in known)
     parts = [(stage.key, stage.settings, field(default=stage.preset(DEFAULT))) for stage in known]
-    stages = ("stages", tuple[Literal[names], ...], field(default=names))  # type: ignore[valid-type]
-    about = {"__doc__": StudyConfig.__doc__}
-    return make_dataclass("StudyConfig", [stages, *parts], bases=(StudyConfig,), frozen=True, namespace=about)
+    parts.insert(0, ("stages", tuple[Literal[names], ...], field(default=names)))  # type: ignore[valid-type]
+    return make_dataclass("StudyConfig", parts, bases=(StudyConfig,), frozen=True, namespace=about)
 
 
 def _read_toml(path: Path) -> StudyConfig:
@@ -118,10 +99,8 @@ def _read_toml(path: Path) -> StudyConfig:
 def with_table(config: Any, table: Mapping[str, Any], file: str, prefix: str = "") -> Any:
     """Return the settings, an instance of a dataclass, with a TOML table's in place of their own.
 
-    A value keeps its type: "3" is no integer. The string "None" is None, which TOML lacks.
-
-    Raises:
-        UsageError: There is no such setting, or it cannot have such a value; the message has its full name.
+    A value keeps its type: "3" is no integer. The string "None" is None, which TOML lacks. A UsageError has the full
+    name of a setting that does not exist, or that cannot have such a value.
     """
     from pydantic import TypeAdapter, ValidationError  # comes with MLflow
 
@@ -130,15 +109,15 @@ def with_table(config: Any, table: Mapping[str, Any], file: str, prefix: str = "
     for key, value in table.items():
         name, shown = key.replace("-", "_"), f"{prefix}{key}"
         if name not in hints:
-            close = get_close_matches(name, hints, n=1)
-            hint = f"; did you mean --{prefix}{close[0].replace('_', '-')}?" if close else ""
+            close = [each.replace("_", "-") for each in get_close_matches(name, hints, n=1)]
+            hint = "".join(f"; did you mean --{prefix}{each}?" for each in close)
             raise UsageError(f"{file}: there is no setting --{shown}{hint}")
         if is_dataclass(getattr(config, name)) and isinstance(value, dict):
             given[name] = with_table(getattr(config, name), value, file, f"{shown}.")
             continue
         try:
-            text = json.dumps(None if value == "None" else value, default=str)
-            given[name] = TypeAdapter(hints[name]).validate_json(text, strict=True)
+            plain = json.dumps(None if value == "None" else value, default=str)
+            given[name] = TypeAdapter(hints[name]).validate_json(plain, strict=True)
         except ValidationError as error:
             rule = error.errors()[0]["msg"].removeprefix("Input should be ")
             raise UsageError(f"{file}: `{shown}` must be {rule}, but got {value!r}") from None
@@ -149,10 +128,7 @@ def with_table(config: Any, table: Mapping[str, Any], file: str, prefix: str = "
 
 
 def command_of(name: str, config: StudyConfig) -> str:
-    """Return the command line that gives these settings, without those that only say where things lie and how to work.
-
-    A TOML file's settings are spelled out as flags, so that nothing but the command is needed; no URL is in it.
-    """
+    """Return the command line that gives these settings, a TOML file's too, without places, URLs and ways to work."""
     return shlex.join(["python", "-m", "study.run", *arguments_of(name, config, INCIDENTAL)])
 
 
@@ -176,27 +152,7 @@ def _flags(config: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "")
         elif isinstance(value, tuple | list):
             yield from (f"--{flag}", *map(str, value))
         else:
-            yield from ((f"--{flag}={value}",) if str(value).startswith("-") else (f"--{flag}", str(value)))
-
-
-def request_of(config: StudyConfig) -> Request:
-    """Return the stages to run, the settings of all, and the versions of models to build on, by kind.
-
-    Raises:
-        UsageError: No stage has such a kind of model.
-    """
-    known = all_stages()
-    kinds = {kind for stage in known for kind in (*stage.outputs, *stage.inputs)}
-    versions = {kind: int(number) for kind, _, number in (each.partition("=") for each in config.inputs)}
-    for kind in versions.keys() - kinds:
-        raise UsageError(f"--inputs must name kinds of {', '.join(sorted(kinds))}, but got {kind!r}")
-    settings = {stage.name: getattr(config, stage.key) for stage in known}
-    return Request(tuple(stage for stage in known if stage.name in config.stages), settings, versions)
-
-
-def with_inputs(config: StudyConfig, versions: Mapping[str, int]) -> StudyConfig:
-    """Return the settings with exact versions to build on, by kind of model."""
-    return replace(config, inputs=tuple(f"{kind}={number}" for kind, number in versions.items()))
+            yield from [f"--{flag}={value}"] if str(value).startswith("-") else [f"--{flag}", str(value)]
 
 
 def exit_code(command: Callable[[], None]) -> int:
@@ -208,7 +164,7 @@ def exit_code(command: Callable[[], None]) -> int:
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     threshold = gc.get_threshold()
-    gc.set_threshold(COLLECT_AFTER, *threshold[1:])  # reading many rows otherwise spends half its time in the collector
+    gc.set_threshold(100_000, *threshold[1:])  # reading many rows otherwise spends half its time in the collector
     try:
         with _stopped_by_signals():
             return _code_of(command)
@@ -234,10 +190,9 @@ def _code_of(command: Callable[[], None]) -> int:
         return 0
     except Exception as error:
         importing = any(frame.f_code.co_name == "<module>" for frame, _ in walk_tb(error.__traceback__))
-        if not (importing or isinstance(error, ImportError | MemoryError)):
+        if not (importing or isinstance(error, ImportError)):
             raise
-        what = "a package cannot be imported" if importing or isinstance(error, ImportError) else "out of memory"
-        return _refused(f"error: {what}: {type(error).__name__}: {error}".splitlines()[0])
+        return _refused(f"error: a package cannot be loaded: {type(error).__name__}: {error}".splitlines()[0])
     return 0
 
 
@@ -254,31 +209,31 @@ def _flush() -> None:
             stream.flush()
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            if not isinstance(error, BrokenPipeError):
                 _refused(f"warning: the output could not be written: {error.strerror}")
 
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt in the main thread at the first signal that asks for the end; other threads get none."""
+    """Raise KeyboardInterrupt in the main thread at the first signal that asks for the end, but as nohup has it."""
     stopped = float("-inf")
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: Any) -> None:
         nonlocal stopped
         stop_waiting()
         if any("importlib._bootstrap" in each.f_code.co_filename for each, _ in walk_stack(frame)):
-            again = threading.Timer(AGAIN, os.kill, (os.getpid(), number))  # an import would swallow or garble it
+            again = threading.Timer(0.1, os.kill, (os.getpid(), number))  # an import would swallow or garble it
             again.daemon = True
             again.start()
-        elif time.monotonic() - stopped > ECHO:  # a worker gets Ctrl-C through the command that started it too
+        elif time.monotonic() - stopped > 5:  # a worker gets Ctrl-C through the command that started it too
             stopped = time.monotonic()
             raise KeyboardInterrupt
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in {getattr(signal, name, signal.SIGINT) for name in ("SIGINT", "SIGTERM", "SIGHUP")}:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-                before[number] = signal.signal(number, stop)
+    main = threading.current_thread() is threading.main_thread()
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if main and hasattr(signal, name)]
+    before = {
+        each: signal.signal(each, stop) for each in known if signal.getsignal(each) is not signal.SIG_IGN
+    }  # nohup
     try:
         yield
     finally:
@@ -289,7 +244,8 @@ def _stopped_by_signals() -> Iterator[None]:
 def set_log_level(level: str) -> None:
     """Report what is at least as important as this on stderr; a program's or notebook's own handlers stay."""
     log, debug = logging.getLogger("study"), level == "debug"
-    log.handlers = [] if debug else [logging.StreamHandler()]
-    log.setLevel(level.upper())
     if debug:  # of Optuna, MLflow and SQLAlchemy too
         logging.basicConfig(level=logging.DEBUG, format="%(message)s")
+    log.propagate = bool(logging.getLogger().handlers)
+    log.handlers = [] if debug else [logging.StreamHandler()]
+    log.setLevel(level.upper())

@@ -59,34 +59,22 @@ BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK = COLOURS = (
     *("#E69F00", "#56B4E9", "#000000"),
 )
 GREY = "#7F7F7F"
-COLOUR_OF = {
-    "conv+fc": VERMILION,
-    "conv": BLUE,
-    "frozen": BLUE,
-    "fine-tuned": VERMILION,
-    "scratch": GREEN,
-    "self-training": PURPLE,
-    "raw pixels": ORANGE,
-    "PCA": SKY,
-    "nearest neighbour": BLACK,
-    "generator": BLUE,
-    "critic": VERMILION,
-    "paper": ORANGE,
-    "searched": BLUE,
-    "vanilla": PURPLE,
-    "GMM": SKY,
-    "baseline": SKY,
-    "reference": GREY,
-    "chosen": BLACK,
+WORDS = {
+    VERMILION: ("conv+fc", "fine-tuned", "critic"),
+    BLUE: ("conv", "frozen", "generator", "searched"),
+    GREEN: ("scratch",),
+    PURPLE: ("self-training", "vanilla"),
+    ORANGE: ("raw pixels", "paper"),
+    SKY: ("PCA", "GMM", "baseline"),
+    BLACK: ("nearest neighbour",),
+    GREY: ("reference",),
 }
+COLOUR_OF = {word: colour for colour, words in WORDS.items() for word in words}
 """By the first of these words that a label has; other labels take COLOURS in turn."""
 DASHES_OF = {", training": "--", "rotated": ":", "mean": "-."}
 MARKERS = ("o", "s", "^", "D", "v", "X")
 BESIDE: dict[str, Any] = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": SMALL}
-RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "linestyle": "none"}
 STAR: dict[str, Any] = {"marker": "*", "markersize": 13, "markeredgecolor": "white", "linestyle": "none"}
-STYLE_OF = {"reference": STAR, "chosen": RING}
-"""By the word that a curve's label begins with: those are single points."""
 
 
 def curves(
@@ -102,7 +90,7 @@ def curves(
 ) -> Figure:
     """Plot curves over a common x, with a dotted line at each reference value.
 
-    A curve whose label begins with "reference" is drawn as stars, one with "chosen" as rings.
+    A curve whose label begins with "reference" is drawn as stars.
     """
     with _figure(title, 6, 4 + _below(series)) as figure:
         ax = figure.subplots()
@@ -373,7 +361,7 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers:
         dashes = next((dash for dash in (own, "-", "--", ":", "-.") if (colour, dash) not in taken), own)
         taken.add((colour, dashes))
         style: Any = {"linestyle": dashes, "marker": "o" if len(xs) == 1 else next(marks), "markersize": 5}
-        style |= next((style for word, style in STYLE_OF.items() if str(label).startswith(word)), {})
+        style |= STAR if str(label).startswith("reference") else {}
         ax.plot(xs, ys, label=_entry(label), color=colour, **style)
         if errors and any(errors[0]):
             ax.errorbar(xs, ys, errors[0], fmt="none", color=colour, capsize=3)

@@ -127,9 +127,10 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
         data = load(config.data, config.data_dir, image_size=config.image_size, colour=config.colour)
     except DataError as error:
         raise UsageError(str(error)) from error
-    request, inputs = resolve(cli.request_of(config), data, all_stages())
+    request, inputs = resolve(request_of(config), data, all_stages())
     exact = replace(
-        cli.with_inputs(config, {kind: version.number for kind, version in inputs.items()}),
+        config,
+        inputs=tuple(f"{kind}={version.number}" for kind, version in inputs.items()),
         data=data.source,
         data_dir=config.data_dir and expanded(config.data_dir, "--data-dir").absolute(),
         stages=tuple(stage.name for stage in request.stages),
@@ -138,6 +139,17 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
     session = Session(data.to(device), store, device, config.seed, preset, command, config.keep_models)
     arguments = cli.arguments_of(preset, exact, ("workers", "launcher", "launcher_options", "detach"))
     return Prepared(request, session, inputs, arguments)
+
+
+def request_of(config: StudyConfig) -> Request:
+    """Return the stages to run, the settings of all, and the versions to build on; UsageError: of an unknown kind."""
+    known = all_stages()
+    kinds = {kind for stage in known for kind in (*stage.outputs, *stage.inputs)}
+    versions = {kind: int(number) for kind, _, number in (each.partition("=") for each in config.inputs)}
+    for kind in versions.keys() - kinds:
+        raise UsageError(f"--inputs must name kinds of {', '.join(sorted(kinds))}, but got {kind!r}")
+    settings = {stage.name: getattr(config, stage.key) for stage in known}
+    return Request(tuple(stage for stage in known if stage.name in config.stages), settings, versions)
 
 
 def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str:
@@ -165,7 +177,7 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
 
 def plan(preset: str, config: StudyConfig, count: int) -> str:
     """Return what would run: the data, the store, and each stage's question and settings."""
-    store, request = without_password(config.tracking_uri or str(config.store)), cli.request_of(config)
+    store, request = without_password(config.tracking_uri or str(config.store)), request_of(config)
     lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}", f"workers: {count}"]
     for stage in request.stages:
         settings = asdict(request.settings[stage.name])

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 import pytest
 from commands import MAINS, call
 
+from study import run
 from study.checks import UsageError
-from study.cli import arguments_of, command_of, parse_study, preset, request_of, with_inputs, with_table
+from study.cli import arguments_of, command_of, parse_study, preset, with_table
 from study.config import INCIDENTAL
 from study.stages import all_stages
 
@@ -87,12 +88,11 @@ def test_the_recorded_command_needs_no_file_and_names_no_place(tmp_path: Path) -
 
 def test_inputs_are_versions_by_kind() -> None:
     config = parse_study(["smoke", "--stages", "transfer", "--inputs", "autoencoder=3", "judge=12"])[1]
-    request = request_of(config)
+    request = run.request_of(config)
     assert [stage.name for stage in request.stages] == ["transfer"]
     assert request.versions == {"autoencoder": 3, "judge": 12}
-    assert request_of(with_inputs(config, {"judge": 4})).versions == {"judge": 4}
     with pytest.raises(UsageError, match=r"judge.*but got 'gan'"):
-        request_of(replace(config, inputs=("gan=1",)))
+        run.request_of(replace(config, inputs=("gan=1",)))
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_a_users_mistake_a_bug_and_what_cannot_be_imported(
     ):
         (tmp_path / f"broken{number}.py").write_text(f"raise {error}\n")
         assert exit_code(lambda number=number: __import__(f"broken{number}")) == 2
-        assert "error: a package cannot be imported: " in capsys.readouterr().err
+        assert "error: a package cannot be loaded: " in capsys.readouterr().err
 
     def fail(error: Exception) -> None:
         raise error
