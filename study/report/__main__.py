@@ -69,7 +69,8 @@ def _run(arguments: Sequence[str]) -> None:
     if config.compare is not None:
         if other is not None:
             read_store(other)
-        page = replace(page, comparison=compare(page, f"seed {seed}" if other is None else str(other), seed))
+        there = collect(page.dataset, seed=seed)
+        page = replace(page, comparison=compare(page, there, f"seed {seed}" if other is None else str(other)))
     print(f"{page.dataset}: {', '.join(section.stage for section in page.sections)}")
     if page.comparison is not None:
         print(f"beside {page.comparison.other}: {page.comparison.summary}")

@@ -27,50 +27,39 @@ METRICS = ("val/", "test/", "judge1/", "judge2/", "judge3/", "latent/")
 UNKNOWN = "not recorded"
 
 
-def studies(dataset: str | None, seed: int | None = None) -> tuple[str, dict[str, list[Record]]]:
-    """Return the data set and the parent runs of all its studies in the open store, by stage.
+def collect(dataset: str | None, runs: Sequence[str] = (), seed: int | None = None) -> Page:
+    """Read the open store: of each stage the study with one of these parent runs, else the newest (finished) one.
 
     Args:
         dataset: None: the one that the store was last used for.
-        seed: None: any.
+        seed: Of the studies; None: any.
 
     Raises:
-        UsageError: The store has none; the message says what it has.
+        UsageError: The store has no such study; the message says what it has.
     """
     from tracking import runs as reading
 
-    names = [name.partition("/") for name in reading.names()]
-    stages = [stage.name for stage in all_stages()]
-    wanted = {(data, stage) for data, _, stage in names if stage in stages and dataset in (None, data)}
-    every = {each: reading.parents("/".join(each)) for each in wanted}
-    found = {
-        each: [run for run in runs if seed is None or run.tags.get("seed") == str(seed)] for each, runs in every.items()
-    }
-    found = {each: runs for each, runs in found.items() if runs}
+    stages = {stage.name: stage for stage in all_stages()}
+    names = [(data, stage) for data, _, stage in (name.partition("/") for name in reading.names()) if stage in stages]
+    every = {each: reading.parents("/".join(each)) for each in names if dataset in (None, each[0])}
+    found: dict[tuple[str, str], list[Record]] = {}
+    for each, parents in every.items():
+        chosen = [parent for parent in parents if seed is None or parent.tags.get("seed") == str(seed)]
+        found |= {each: chosen} if chosen else {}
     if not found:
-        seeds = sorted({run.tags.get("seed", "") for runs in every.values() for run in runs})
-        has = f"seeds {', '.join(seeds)}" if seeds else ", ".join(sorted({data for data, *_ in names})) or "none"
+        seeds = sorted({parent.tags.get("seed", "") for parents in every.values() for parent in parents})
+        has = f"seeds {', '.join(seeds)}" if seeds else ", ".join(sorted({data for data, _ in names})) or "none"
         what = f"{dataset or 'any data set'}{'' if seed is None else f' with seed {seed}'}"
         raise UsageError(f"no study of {what} is in this store (it has: {has})")
-    last, _ = max(found, key=lambda each: max(map(age, found[each])))
-    return last, {stage: found[last, stage] for stage in stages if (last, stage) in found}
+    last, _ = max(found, key=lambda each: max(map(_age, found[each])))
+    sections = [_section(stages[name], found[last, name], runs) for name in stages if (last, name) in found]
+    missing = [name for name in stages if (last, name) not in found]
+    return Page(last, _minute(datetime.now(UTC)), sections, missing)
 
 
-def age(record: Record) -> tuple[bool, datetime]:
+def _age(record: Record) -> tuple[bool, datetime]:
     """Return what is larger for a newer study; a finished one is always newer."""
     return record.status == "FINISHED", record.ended or record.started
-
-
-def collect(dataset: str | None, runs: Sequence[str] = ()) -> Page:
-    """Read the open store: of each stage the study with one of these parent runs, else the newest (finished) one.
-
-    Raises:
-        UsageError: The store holds no study of the data set.
-    """
-    last, found = studies(dataset)
-    sections = [_section(stage, found[stage.name], runs) for stage in all_stages() if stage.name in found]
-    missing = [stage.name for stage in all_stages() if stage.name not in found]
-    return Page(last, _minute(datetime.now(UTC)), sections, missing)
 
 
 def keep(dataset: str, outcomes: Sequence[Outcome]) -> str:
@@ -78,16 +67,6 @@ def keep(dataset: str, outcomes: Sequence[Outcome]) -> str:
     page = collect(dataset, [outcome.run_id for outcome in outcomes])
     parent = next(section.parent for section in page.sections if section.stage == outcomes[-1].stage)
     return parent.log_text("report.html", html(page))
-
-
-def rows_of(parent: Record) -> list[Row] | None:
-    """Return the rows that a finished study has kept; None of an open one.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: Somebody has changed the file.
-    """
-    kept = parent.read_json("outcome")
-    return None if kept is None else [Row(**row) for row in kept["rows"]]
 
 
 def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Section:
@@ -110,10 +89,10 @@ def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Sect
         read = [attempt(path, partial(_picture, record, path)) for path in paths]
         return sorted(filter(None, read), key=lambda picture: (picture.made, picture.name))
 
-    parent = next((study for study in found if study.run_id in runs), None) or max(found, key=age)
+    parent = next((study for study in found if study.run_id in runs), None) or max(found, key=_age)
     trials = reading.trials(parent)
     best = next((trial for trial in trials if trial.run_id == parent.tags.get("best.run_id")), None)
-    columns, same = _trial_table(trials, parent.tags.get("best.metric", ""))
+    table, same = _trial_table(trials, parent.tags.get("best.metric", ""))
     own, bests = pictures(parent), pictures(best) if best else []
     named = {picture.name: picture for picture in own} | {f"best/{picture.name}": picture for picture in bests}
     paths = attempt("what is in tables/", lambda: parent.files("tables", ".csv")) or []
@@ -124,19 +103,25 @@ def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Sect
         about=[text for text in parent.description.split("\n\n") if text != stage.question],
         parent=parent,
         champion=_version(parent.tags.get("best.version", "")),
-        rows=attempt("the table", lambda: rows_of(parent)),
+        rows=attempt("the table", lambda: _rows(parent)),
         headline=named.get(stage.headline),
         pictures=own,
         tables={name: table for name, table in tables.items() if table},
         best=best.name if best else "",
         best_pictures=bests,
-        trials=columns,
+        trials=trials,
+        table=table,
         same=same,
         made=_made(parent, trials),
         others=len(found) - 1,
         notes=notes,
         trials_at=f"{server() or local_address()}/{place_of(parent.run_id).address}",
     )
+
+
+def _rows(parent: Record) -> list[Row] | None:
+    kept = parent.read_json("outcome")
+    return None if kept is None else [Row(**row) for row in kept["rows"]]
 
 
 def _table(record: Record, path: str) -> list[list[str]]:

@@ -54,13 +54,14 @@ class Section:
     about: Sequence[str]  # paragraphs
     parent: Record
     champion: str  # the registered version, "" before there is one
-    rows: Sequence[Row] | None  # of the final table; None: not recorded
+    rows: Sequence[Row] | None  # None: the study has not come to its end
     headline: Picture | None  # that of its pictures which stands for it
     pictures: Sequence[Picture]
     tables: Mapping[str, Cells]
     best: str  # the name of the study's best trial
     best_pictures: Sequence[Picture]
-    trials: Cells
+    trials: Sequence[Record]
+    table: Cells  # of the trials
     same: str  # the parameters that all trials share
     made: Mapping[str, str]  # how its numbers were made
     others: int  # further studies of this stage in the store
