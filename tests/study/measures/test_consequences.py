@@ -94,7 +94,7 @@ def test_a_trained_autoencoders_latents_allow_more(tiny: Dataset) -> None:
     with torch.no_grad():
         model(to_float(tiny.train.images[:200]))  # BatchNorm's statistics
     before = consequences(model, tiny, distance)
-    train_autoencoder(model, tiny.train.images, tiny.val.images, AutoencoderSettings(6, 32, 1e-2), lambda *_: None)
+    train_autoencoder(model, tiny.train.images, tiny.val.images, AutoencoderSettings(4, 32, 1e-2), lambda *_: None)
     state = torch.random.get_rng_state()
     after = consequences(model, tiny, distance)
     assert after.keys() == {FD, TWO_SAMPLE, FEW_LABELS}

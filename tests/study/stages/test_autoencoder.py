@@ -54,12 +54,9 @@ def test_a_given_size_takes_the_least_loss_of_that_size() -> None:
     tried = [result(0, 15, 3.0), result(1, 15, 2.0), result(2, 3, 1.0)]
     best, metric = choose(tried, {}, 15)
     assert (best.number, metric) == (1, "val/loss")
+    assert AutoencoderConfig(latent_dims=(20, 3), latent_dim=7).sizes == [3, 7, 20], "it is tried too"
     with pytest.raises(StoreError, match="size 16"):
         choose(tried, {}, 16)
-
-
-def test_a_given_size_is_tried_too() -> None:
-    assert AutoencoderConfig(latent_dims=(20, 3), latent_dim=7).sizes == [3, 7, 20]
 
 
 @pytest.mark.parametrize(

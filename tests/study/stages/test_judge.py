@@ -14,11 +14,11 @@ from study.data.dataset import Dataset
 from study.stages.judge import KINDS, rows, train
 
 
-@pytest.mark.parametrize("kind", KINDS.values())
+@pytest.mark.parametrize("kind", ["conv", "residual"])
 def test_a_judge_is_trained_measured_and_logged(kind: str, tiny: Dataset) -> None:
     torch.manual_seed(0)
     trial = FakeTrial({"kind": kind})
-    context = SimpleNamespace(dataset=tiny, settings=JudgeConfig(epochs=3), device=torch.device("cpu"))
+    context = SimpleNamespace(dataset=tiny, settings=JudgeConfig(epochs=2), device=torch.device("cpu"))
     (value,) = train(trial, context)  # type: ignore[arg-type]
     ((judge, _, config),) = trial.models
     judge.eval()
@@ -28,7 +28,7 @@ def test_a_judge_is_trained_measured_and_logged(kind: str, tiny: Dataset) -> Non
     pcc = np.abs(np.corrcoef(features.double().numpy().T)) - np.eye(64)
     assert trial.metrics["latent/max_abs_pcc"] == pytest.approx(pcc.max(), abs=1e-4)
     assert type(judge)(**config["module"]).load_state_dict(judge.state_dict())
-    assert trial.history["train/loss"][0] == [1, 2, 3]
+    assert trial.history["train/loss"][0] == [1, 2]
     assert ("mistakes" in trial.figures) == ("mistakes" in trial.images) == (value < 1)
 
 

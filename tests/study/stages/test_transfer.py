@@ -50,20 +50,22 @@ def test_the_default_gives_way_to_small_classes_with_a_warning(
         TRANSFER.check(TransferConfig(labels_per_class=8), few)
 
 
-def test_numbers_for_the_figure_give_way(few: Dataset, caplog: pytest.LogCaptureFixture) -> None:
-    config = TransferConfig(labels_per_class=5, draws=6, label_counts=(2, 30, 100))
-    assert list(label_counts(config, few).items()) == [(2, 2), (5, 6)]
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        (TransferConfig(labels_per_class=5, draws=6, label_counts=(2, 30, 100)), [(2, 2), (5, 6)]),
+        (TransferConfig(labels_per_class=5, label_counts=(5, 2, 7)), [(2, 1), (7, 1), (5, 3)]),  # the main one is last
+        (TransferConfig(label_counts=(7, 5)), [(5, 1), (7, 3)]),  # 10 gives way to 7
+    ],
+)
+def test_numbers_for_the_figure_give_way(
+    settings: TransferConfig, counts: list[tuple[int, int]], few: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert list(label_counts(settings, few).items()) == counts
     assert TRANSFER.check is not None
     with caplog.at_level(logging.WARNING, "study"):
-        TRANSFER.check(config, few)
-    assert "30, 100 labels a class" in caplog.text
-
-
-def test_the_main_number_among_those_for_the_figure_stays_the_main_one(few: Dataset) -> None:
-    config = TransferConfig(labels_per_class=5, label_counts=(5, 2, 7))
-    assert list(label_counts(config, few).items()) == [(2, 1), (7, 1), (5, 3)]
-    config = TransferConfig(label_counts=(7, 5))  # 10 gives way to 7
-    assert list(label_counts(config, few).items()) == [(5, 1), (7, 3)]
+        TRANSFER.check(settings, few)
+    assert ("30, 100 labels a class" in caplog.text) == (100 in settings.label_counts)
 
 
 @pytest.mark.parametrize(

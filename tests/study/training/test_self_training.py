@@ -4,7 +4,6 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
-from models.classifier import TransferClassifier
 from study.data.dataset import Dataset
 from study.training import self_training
 from study.training.classifier import ClassifierSettings, accuracy
@@ -147,20 +146,3 @@ def test_few_points_are_all_neighbours(count: int) -> None:
     assert graph.weights.shape == (count, count)
     spread = graph.spread(torch.tensor([0]), torch.tensor([2]), 3)
     assert spread.argmax(1).tolist() == [2] * count
-
-
-def test_few_images_of_other_shape_and_classes_are_one_batch(make_dataset) -> None:
-    data = make_dataset((3, 32, 32), 3, 2)
-    model, reported = TransferClassifier(4, "conv", image_shape=(3, 32, 32), classes=3), {}
-    known = torch.arange(3)
-    graph = NeighbourGraph.of(torch.randn(6, 4))
-    probabilities = graph.spread(known, data.train.labels[known], 3)
-    self_training.train_on_spread_labels(
-        model,
-        data.train.images,
-        probabilities,
-        known,
-        settings=ClassifierSettings(4, 256, 1e-2),
-        report=reported.__setitem__,
-    )
-    assert list(reported) == [1, 2, 3, 4]
