@@ -94,8 +94,6 @@ class JudgeConfig:
 
     epochs: int = 5
     """Passes over the training images."""
-    batch_size: int = 256
-    learning_rate: float = 1e-2
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs)

@@ -31,6 +31,7 @@ RUN_ID, PAGE, SAMPLER, KEY = "mlflow.run_id", "mlflow.page", "sampler", "key"  #
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
 
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 Params = dict[str, Any]
 Distribution = BaseDistribution
 Space = Mapping[str, Distribution]
@@ -118,7 +119,6 @@ class Proposals:
     """
 
     def __init__(self, name: str, search: Search, store: Store, seed: int, about: Mapping[str, str]) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._name, self._search, self._store, self._seed = name, search, store, seed
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.prune_on:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,11 +15,12 @@ from study.data.dataset import Dataset
 from study.measures.fidelity import Moments, frechet_distance
 from study.measures.two_sample import two_sample_accuracy
 from study.training.classifier import draw_labelled
-from study.training.few_labels import SVM_PENALTY, score
+from study.training.densities import draw_mixture
+from study.training.few_labels import svm_accuracy
 from study.training.loops import apply, eval_mode
 from study.training.tone import fit_tone_curve
 
-COMPONENTS, STEPS = 50, 5  # of the mixture; few steps of its fit, for the sake of large latent sizes
+COMPONENTS = 50  # of the mixture
 FITTED, TONED = 20_000, 5_000  # training images that the mixture and the tone curve are fitted to
 DRAWN, TIMES = 5_000, 10  # images drawn from the mixture: 5,000, but at most 10 times the validation images
 LABELS_PER_CLASS, DRAWS = 10, 5
@@ -46,7 +46,7 @@ def consequences(autoencoder: Autoencoder, data: Dataset, distance: Distance | N
     fitted = data.train.images[order.to(data.train.images.device)]
     with eval_mode(autoencoder):
         train, val = (apply(autoencoder.encoder, images) for images in (fitted, data.val.images))
-    drawn = draw_mixture(train, min(DRAWN, TIMES * len(val)), seed=0)
+    drawn, _ = draw_mixture(train, val[:0], COMPONENTS, min(DRAWN, TIMES * len(val)), seed=0, quick=True)
     count = min(len(drawn), len(val))
     found = {TWO_SAMPLE: two_sample_accuracy(drawn[:count], val[:count]) if count > 3 else math.nan}
     if distance is None:
@@ -58,37 +58,11 @@ def consequences(autoencoder: Autoencoder, data: Dataset, distance: Distance | N
     return found | {FEW_LABELS: few_label_accuracy(autoencoder, data, val)}
 
 
-def draw_mixture(latents: Tensor, count: int, seed: int) -> Tensor:
-    """Return `count` samples of 50 Gaussians with full covariances, fitted to latents [N, D] by five steps of EM.
-
-    There are at most as many Gaussians as latents. The fit is in single precision: at a size of 100, half the time.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    wanted = min(COMPONENTS, len(latents))
-    mixture = GaussianMixture(wanted, random_state=seed, max_iter=STEPS, tol=1e-2, reg_covar=1e-4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is stopped on purpose
-        mixture.fit(latents.float().cpu().numpy())
-    fitted = (mixture.weights_, mixture.means_, mixture.covariances_)
-    weights, means, covariances = (torch.from_numpy(each).double() for each in fitted)
-    generator = torch.Generator().manual_seed(seed)
-    which = torch.multinomial(weights, count, replacement=True, generator=generator)
-    points = torch.randn(count, latents.shape[1], generator=generator, dtype=torch.float64)
-    roots = torch.linalg.cholesky(covariances)
-    for component, (mean, root) in enumerate(zip(means, roots, strict=True)):
-        points[which == component] = mean + points[which == component] @ root.T
-    return points.to(latents)
-
-
 def few_label_accuracy(autoencoder: Autoencoder, data: Dataset, val: Tensor) -> float:
     """Return the mean accuracy on validation latents [N, D] of classifiers fitted to five draws of 10 images a class.
 
     With smaller classes each draw takes as many images a class as the smallest has.
     """
-    from sklearn.svm import SVC
-
     counts, found = torch.bincount(data.train.labels), []
     for draw in range(DRAWS):
         most = min(LABELS_PER_CLASS, int(counts.min()))
@@ -96,7 +70,7 @@ def few_label_accuracy(autoencoder: Autoencoder, data: Dataset, val: Tensor) -> 
         with eval_mode(autoencoder):
             points = apply(autoencoder.encoder, few.images)
         rows = (each.cpu().numpy() for each in (points, few.labels, val, data.val.labels))
-        found.append(score(SVC(C=SVM_PENALTY), *rows))
+        found.append(svm_accuracy(*rows))
     return sum(found) / len(found)
 
 

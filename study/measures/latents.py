@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,14 @@ def pcc_noise_floor(count: int, dims: int, draws: int = 5, seed: int = 0) -> flo
 def principal_axes(latents: Tensor) -> Tensor:
     """Return the eigenvectors of the covariance of latents [N, D] as orthonormal columns [D, D]."""
     return torch.linalg.eigh(torch.atleast_2d(torch.cov(latents.double().T))).eigenvectors
+
+
+def rotate_to_principal_axes(model: Autoencoder, images: Tensor) -> Autoencoder:
+    """Return a copy of the model with the same reconstructions and uncorrelated latents of these images."""
+    rotated = copy.deepcopy(model)
+    with eval_mode(rotated):
+        rotated.rotate_latents(principal_axes(apply(rotated.encoder, images)))
+    return rotated
 
 
 def effective_rank(latents: Tensor) -> float:

@@ -28,7 +28,7 @@ from study.measures.judges import HOPELESS_FRACTION, Judges, collapse, real_feat
 from study.measures.latents import EncodedImages, max_abs_pcc
 from study.measures.two_sample import LatentFidelity
 from study.results import Row, Table, claim
-from study.training.classifier import ClassifierSettings, classification_accuracy_score
+from study.training.classifier import ClassifierSettings, accuracy, train_judge
 from study.training.densities import draw_class_mixtures, draw_mixture
 from study.training.gan import GanSettings, describe, generator_steps, train_gan
 from study.training.loops import Diverged, apply, eval_mode, seeded
@@ -147,11 +147,14 @@ class GanInputs:
         return model, critic.to(self.context.device), module
 
     def accuracy_score(self, images: Tensor, labels: Tensor, settings: ClassifierSettings) -> dict[str, float]:
-        """Return the accuracy on real test images of a classifier trained on images [N, C, S, S] and labels [N]."""
+        """Return the accuracy on real test images of a classifier trained on images [N, C, S, S] and labels [N].
+
+        Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887.
+        """
         data, pixels = self.data, (images * 255).round().to(torch.uint8)
         classifier = Judge("conv", image_shape=data.image_shape, classes=len(data.classes)).to(images.device)
-        score = classification_accuracy_score(Split(pixels, labels), classifier, settings, data.val, data.test)
-        return {"classification_accuracy_score": score}
+        train_judge(classifier, Split(pixels, labels), data.val, settings, lambda *_: None)
+        return {"classification_accuracy_score": accuracy(classifier, data.test)}
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from math import hypot
 from typing import TYPE_CHECKING
@@ -14,11 +13,9 @@ from torch.nn import functional as F
 
 from models.autoencoder import Autoencoder
 from study.data.dataset import to_float
-from study.measures.latents import pcc_matrix, principal_axes
 from study.training.loops import (
     EVAL_BATCH,
     Report,
-    apply,
     autocast,
     batches,
     captured,
@@ -88,20 +85,6 @@ def reconstruction_pairs(model: Autoencoder, images: Tensor) -> Tensor:
     with eval_mode(model):
         originals = to_float(images)
         return torch.cat([originals, model(originals)])
-
-
-def rotate_to_principal_axes(model: Autoencoder, images: Tensor) -> Autoencoder:
-    """Return a copy of the model with the same reconstructions and uncorrelated latents of these images."""
-    rotated = copy.deepcopy(model)
-    with eval_mode(rotated):
-        rotated.rotate_latents(principal_axes(apply(rotated.encoder, images)))
-    return rotated
-
-
-def correlations(model: Autoencoder, images: Tensor) -> np.ndarray:
-    """Return the Pearson correlations [D, D] of the latents of these images (see `pcc_matrix`)."""
-    with eval_mode(model):
-        return pcc_matrix(apply(model.encoder, images)).cpu().numpy()
 
 
 def knee_distance(loss: float, worst_loss: float, max_pcc: float) -> float:

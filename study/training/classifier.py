@@ -70,13 +70,7 @@ def train_judge(
 
 
 def jitter(
-    images: Tensor,
-    degrees: float = 15,
-    pixels: float = 2.5,
-    scale: float = 0.15,
-    *,
-    shear: float = 0.0,
-    ratio: float = 0.0,
+    images: Tensor, degrees: float = 15, pixels: float = 2.5, scale: float = 0.15, *, shear: float = 0, ratio: float = 0
 ) -> Tensor:
     """Return images [N, C, H, W], each rotated, shifted and scaled at random, up to these amounts in both directions.
 
@@ -183,14 +177,3 @@ def draw_labelled(labels: Tensor, per_class: int, seed: int, *, classes: int) ->
     if min(map(len, chosen)) < per_class:
         raise ValueError(f"`labels_per_class <= images of each class` must hold, but got {per_class}")
     return torch.cat(chosen)
-
-
-def classification_accuracy_score(
-    draw: Split, judge: Judge, settings: ClassifierSettings, val: Split, test: Split
-) -> float:
-    """Return the accuracy on real test images of a judge trained here on generated uint8 images and wanted labels only.
-
-    Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887.
-    """
-    train_judge(judge, draw, val, settings, lambda *_: None)
-    return accuracy(judge, test)

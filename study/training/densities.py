@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -10,24 +11,29 @@ from torch import Tensor
 
 
 def draw_mixture(
-    train: Tensor, held_out: Tensor, components: int, count: int, seed: int
+    train: Tensor, held_out: Tensor, components: int, count: int, seed: int, *, quick: bool = False
 ) -> tuple[Tensor, float | None]:
     """Fit a Gaussian mixture with full covariances to latents and draw from it, in random order.
 
     Args:
         train: Latents [N, D]; the mixture has at most N components.
         held_out: Latents [M, D].
+        quick: Fit in five steps of single precision: a fifth of the time at large sizes.
 
     Returns:
         Points [count, D], and the mean negative log-likelihood of a held-out point in nats (None if M is 0).
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     components = min(components, len(train))
     if len(train) == 1:
         train = train.expand(2, -1)  # scikit-learn wants two
-    fitted = GaussianMixture(components, random_state=seed, max_iter=50, tol=1e-2, reg_covar=1e-4)
-    fitted.fit(train.double().cpu().numpy())
+    steps, precision = (5, torch.float32) if quick else (50, torch.float64)
+    fitted = GaussianMixture(components, random_state=seed, max_iter=steps, tol=1e-2, reg_covar=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is stopped on purpose
+        fitted.fit(train.to(precision).cpu().numpy())
     random = np.random.default_rng(seed)  # `GaussianMixture.sample` would sort the points by component
     which = random.choice(components, count, p=fitted.weights_)
     roots = np.linalg.cholesky(fitted.covariances_)[which]  # [count, D, D]

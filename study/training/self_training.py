@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -38,42 +37,37 @@ RENEWED = 50  # batches from which BatchNorm statistics are recomputed
 CHUNK = 1000  # points at a time, which bounds the memory of their distances
 
 
-@dataclass(frozen=True)
-class NeighbourGraph:
-    """Nearest neighbours among latents [N, D]: symmetric, normalised weights as a sparse matrix [N, N].
+def neighbour_graph(latents: Tensor) -> sparse.csr_matrix:
+    """Return symmetric, normalised weights [N, N] between each of the latents [N, D] and its 10 nearest (or all).
 
-    scikit-learn's `LabelSpreading(kernel="knn")` knows no weights by distance, with which spreading is more accurate.
+    A tie weighs exp(-4 d^2 / d_max^2), d_max to the farthest of them (`LabelSpreading` of scikit-learn weighs all
+    neighbours alike).
     """
+    distances, neighbours = _nearest(latents, min(NEIGHBOURS, len(latents) - 1))
+    count, k = neighbours.shape
+    ties = np.exp(-4 * distances / distances[:, -1:].clip(1e-12))
+    places = (neighbours.ravel(), k * np.arange(count + 1))
+    weights = sparse.csr_matrix((ties.ravel(), *places), shape=(count, count))
+    weights = weights + weights.T
+    degrees = np.asarray(weights.sum(1)).ravel().clip(1e-12)  # 0 if there is only one point
+    scale = sparse.diags(1 / np.sqrt(degrees))
+    return (scale @ weights @ scale).tocsr().astype(np.float32)
 
-    weights: sparse.csr_matrix
 
-    @classmethod
-    def of(cls, latents: Tensor) -> NeighbourGraph:
-        """Tie each point to its 10 nearest (or all) others with weight exp(-4 d^2 / d_max^2), d_max the farthest."""
-        distances, neighbours = _nearest(latents, min(NEIGHBOURS, len(latents) - 1))
-        count, k = neighbours.shape
-        ties = np.exp(-4 * distances / distances[:, -1:].clip(1e-12))
-        places = (neighbours.ravel(), k * np.arange(count + 1))
-        weights = sparse.csr_matrix((ties.ravel(), *places), shape=(count, count))
-        weights = weights + weights.T
-        degrees = np.asarray(weights.sum(1)).ravel().clip(1e-12)  # 0 if there is only one point
-        scale = sparse.diags(1 / np.sqrt(degrees))
-        return cls((scale @ weights @ scale).tocsr().astype(np.float32))
+def spread_labels(graph: sparse.csr_matrix, known: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return class probabilities [N, classes] of all points from the labels [M] of the points `known` [M].
 
-    def spread(self, known: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """Return class probabilities [N, classes] of all points from the labels [M] of the points `known` [M].
-
-        Label spreading (Zhou et al. 2004, "Learning with local and global consistency"): F <- a S F + (1 - a) Y. The
-        known labels are restored at the end.
-        """
-        start = np.zeros((self.weights.shape[0], classes), np.float32)
-        start[known.cpu(), labels.cpu()] = 1
-        scores = start
-        for _ in range(ITERATIONS):
-            scores = ALPHA * (self.weights @ scores) + (1 - ALPHA) * start
-        found = torch.from_numpy(scores).to(known.device) + 1e-12  # a point that no label reaches: all alike
-        found[known] = F.one_hot(labels, classes).float()
-        return found / found.sum(1, keepdim=True)
+    Label spreading (Zhou et al. 2004, "Learning with local and global consistency"): F <- a S F + (1 - a) Y. The known
+    labels are restored at the end.
+    """
+    start = np.zeros((graph.shape[0], classes), np.float32)
+    start[known.cpu(), labels.cpu()] = 1
+    scores = start
+    for _ in range(ITERATIONS):
+        scores = ALPHA * (graph @ scores) + (1 - ALPHA) * start
+    found = torch.from_numpy(scores).to(known.device) + 1e-12  # a point that no label reaches: all alike
+    found[known] = F.one_hot(labels, classes).float()
+    return found / found.sum(1, keepdim=True)
 
 
 class SpreadClassifier(nn.Module):
@@ -121,7 +115,7 @@ def train_on_spread_labels(
     Args:
         model: Images to logits [N, classes].
         images: uint8 [N, C, H, W].
-        probabilities: From `NeighbourGraph.spread`, [N, classes].
+        probabilities: From `spread_labels`, [N, classes].
         known: Indices of the labelled images, whose targets never move.
         features: A part of the model, images to features [N, D]; None: labels are not spread again.
     """
@@ -179,8 +173,8 @@ def _spread_on(features: nn.Module, images: Tensor, known: Tensor, truth: Tensor
     renew_statistics(features, images)
     with eval_mode(features):
         found = apply(features, images)
-    graph = NeighbourGraph.of(F.normalize(found - found.mean(0), dim=1))
-    return graph.spread(known, truth.argmax(1), truth.shape[1])
+    graph = neighbour_graph(F.normalize(found - found.mean(0), dim=1))
+    return spread_labels(graph, known, truth.argmax(1), truth.shape[1])
 
 
 def _nearest(points: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -70,7 +70,7 @@ def test_settings_of_another_stage_that_are_read_count_too(
     given = ("smoke", "--data", "digits", "--stages", "conditional-gan")
     studies.run(*given)
     assert len(studies.trials("conditional-gan")) == 4, "a training and three baselines"
-    studies.run(*given, "--judge.learning-rate", "0.3", "--conditional-gan.epochs", "4")
+    studies.run(*given, "--judge.epochs", "3", "--conditional-gan.epochs", "4")
     assert len(studies.trials("conditional-gan")) == 8, "it trains the classifier of its accuracy score otherwise"
     studies.run(*given, "--autoencoder.epochs", "9")
     assert len(studies.trials("conditional-gan")) == 8, "these it does not read"

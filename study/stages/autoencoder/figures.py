@@ -14,10 +14,12 @@ from study.engine.search import Result, pareto_front
 from study.engine.stage import Context
 from study.engine.study import Study
 from study.measures.consequences import FD, FEW_LABELS, TWO_SAMPLE
+from study.measures.latents import pcc_matrix, rotate_to_principal_axes
 from study.results import Measured, Row, Table, claim, mean_std
 from study.stages.autoencoder.stage import KNEE
 from study.stages.autoencoder.trial import Comparison
-from study.training.autoencoder import correlations, reconstruction_pairs, rotate_to_principal_axes
+from study.training.autoencoder import reconstruction_pairs
+from study.training.loops import apply, eval_mode
 from tracking.models import kept_model
 from tracking.runs import metric_history
 
@@ -144,7 +146,8 @@ def _log_model_figures(study: Study, comparison: Comparison, table: Table) -> No
                 to_pixels(reconstruction_pairs(model, comparison.shown)), 2
             )
         models.append(rotate_to_principal_axes(models[-1], train))
-        matrices[size] = [correlations(model, val) for model in models]
+        with eval_mode(*models):
+            matrices[size] = [pcc_matrix(apply(model.encoder, val)).cpu().numpy() for model in models]
     if not sheets:
         return
     study.parent.log_figure(

@@ -17,15 +17,13 @@ from study.data.dataset import to_float, to_pixels
 from study.engine.stage import Context
 from study.engine.trial import Trial
 from study.measures.consequences import Distance, consequences, judged_distance
-from study.measures.latents import latent_measures
+from study.measures.latents import latent_measures, pcc_matrix, rotate_to_principal_axes
 from study.training.autoencoder import (
     AutoencoderSettings,
-    correlations,
     knee_distance,
     pca_losses,
     reconstruction_loss,
     reconstruction_pairs,
-    rotate_to_principal_axes,
     train_autoencoder,
 )
 from study.training.loops import apply, eval_mode, fitting_batch
@@ -84,7 +82,8 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
     val_loss = trial.history["val/loss"][1][-1]
     rotated = rotate_to_principal_axes(model, data.train.images)
     with eval_mode(model, rotated):
-        measures = latent_measures(*(apply(each.encoder, data.val.images) for each in (model, rotated)))
+        latents = [apply(each.encoder, data.val.images) for each in (model, rotated)]
+    measures = latent_measures(*latents)
     max_pcc = measures["latent/max_abs_pcc"]
     pca_val, pca_test = comparison.pca
     measures |= {
@@ -94,18 +93,14 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
         "baseline/pca_val_loss": pca_val[latent_dim - 1],
     }
     trial.log(measures | consequences(model, data, comparison.distance))
-    _log_figures(trial, model, rotated, comparison)
-    trial.log_model(model, to_float(data.val.images[:2]), {"module": module})
-    return val_loss, max_pcc
-
-
-def _log_figures(trial: Trial, model: Autoencoder, rotated: Autoencoder, comparison: Comparison) -> None:
-    what = f"latent size {trial.params['latent_dim']}, {trial.params['architecture']}"
+    what = f"latent size {latent_dim}, {architecture}"
     history = {"training": trial.history["train/loss"], "validation": trial.history["val/loss"]}
     trial.log_figure("loss", plots.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True))
-    matrices = [correlations(each, comparison.context.dataset.val.images) for each in (model, rotated)]
+    matrices = [pcc_matrix(each).cpu().numpy() for each in latents]
     title = "Correlation of validation latents"
     trial.log_figure("pcc", plots.heat_maps([matrices], [what], ["as trained", "rotated"], title))
     images = to_pixels(reconstruction_pairs(model, comparison.shown))
-    rows = ["original", "reconstruction"]
-    trial.log_figure("reconstructions", plots.labelled_grid(images, rows, f"Autoencoder, {what}"))
+    sheet = plots.labelled_grid(images, ["original", "reconstruction"], f"Autoencoder, {what}")
+    trial.log_figure("reconstructions", sheet)
+    trial.log_model(model, to_float(data.val.images[:2]), {"module": module})
+    return val_loss, max_pcc

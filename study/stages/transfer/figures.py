@@ -32,10 +32,8 @@ PUBLISHED = 0.991
 """Of MNIST with 100 labels: an error of 0.91 ± 0.58 %, Triple-GAN (Li et al. 2017, https://arxiv.org/abs/1703.02291)."""
 LATENTS_SVM, PIXELS_SVM = "baseline/latents_jittered_svm", "baseline/raw_pixels_jittered_svm"
 BASELINES = {
-    "baseline/raw_pixels_svm": "raw pixels, RBF SVM",
     PIXELS_SVM: "raw pixels, jittered copies, RBF SVM",
     "baseline/pca_svm": "PCA, RBF SVM (*)",
-    "baseline/latents_1nn": "latents, nearest neighbour (*)",
     LATENTS_SVM: "latents, jittered copies, RBF SVM (*)",
 }
 TITLES = {

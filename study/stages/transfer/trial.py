@@ -19,7 +19,7 @@ from study.measures.latents import max_abs_pcc
 from study.training.classifier import ClassifierSettings, draw_labelled, jitter, train_classifier, train_head
 from study.training.few_labels import EncodedDataset, baselines
 from study.training.loops import Report, apply, eval_mode
-from study.training.self_training import SpreadClassifier, train_on_spread_labels
+from study.training.self_training import SpreadClassifier, spread_labels, train_on_spread_labels
 
 FROZEN, FINE_TUNED, SCRATCH, SEMI = MODES = ("frozen", "fine-tuned", "from scratch", "semi-supervised")
 SPREADING = "label spreading"  # a baseline with trials of its own
@@ -89,7 +89,7 @@ def spread(trial: Trial, *, context: Context, encoded: EncodedDataset) -> tuple[
     """
     data = context.dataset
     known, few, _ = _labelled(trial, context)
-    probabilities = encoded.graph.spread(known, few.labels, len(data.classes))
+    probabilities = spread_labels(encoded.graph, known, few.labels, len(data.classes))
     classifier = SpreadClassifier(encoded.encoder, encoded.latents[0], probabilities)
     found = {**_measure(classifier, data.val, "val"), **_measure(classifier, data.test, "test")}
     found[SPREAD_ACCURACY] = float((probabilities.argmax(1) == data.train.labels).float().mean())
@@ -120,7 +120,7 @@ def _self_train(
 ) -> dict[str, float]:
     """Train on labels that are spread from these training images. Return how many of them are right."""
     images, labels = encoded.data.train.images, encoded.data.train.labels
-    probabilities = encoded.graph.spread(known, labels[known], len(encoded.data.classes))
+    probabilities = spread_labels(encoded.graph, known, labels[known], len(encoded.data.classes))
     train_on_spread_labels(
         *(classifier, images, probabilities, known),
         settings=settings,

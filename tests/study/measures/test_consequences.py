@@ -17,7 +17,6 @@ from study.measures.consequences import (
     FEW_LABELS,
     TWO_SAMPLE,
     consequences,
-    draw_mixture,
     few_label_accuracy,
     judged_distance,
 )
@@ -51,21 +50,6 @@ def test_the_distance_is_the_geometric_mean_of_the_judges(tiny: Dataset) -> None
     both = judged_distance([judge(1.0), judge(3.0)], tiny.val.images)  # the second one's is 9 times as large
     assert both(images) == pytest.approx(3 * alone, rel=1e-3)
     assert both(to_float(tiny.val.images)) == pytest.approx(0, abs=1e-7)
-
-
-def test_draws_of_the_mixture_have_the_moments_of_the_latents() -> None:
-    torch.manual_seed(0)
-    places = torch.tensor([[-4.0, 0.0, 0.0], [4.0, 2.0, 0.0]])
-    latents = places[torch.randint(2, (6000,))] + torch.randn(6000, 3) * torch.tensor([0.3, 1.0, 2.0])
-    drawn = draw_mixture(latents, 5000, seed=0)
-    assert drawn.shape == (5000, 3)
-    assert drawn.dtype == latents.dtype
-    torch.testing.assert_close(drawn.mean(0), latents.mean(0), atol=0.15, rtol=0)
-    torch.testing.assert_close(drawn.T.cov(), latents.T.cov(), atol=0.4, rtol=0)
-    assert float((drawn[:, 0].abs() < 2).float().mean()) < 0.01, "nothing lies between the two heaps"
-    assert torch.equal(drawn, draw_mixture(latents, 5000, seed=0))
-    assert float((drawn[1:, 0].sign() != drawn[:-1, 0].sign()).float().mean()) > 0.4, "in no order"
-    assert draw_mixture(latents[:4], 7, seed=0).shape == (7, 3), "fewer latents than components"
 
 
 @pytest.mark.parametrize("smallest", [64, 4])

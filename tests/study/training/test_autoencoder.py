@@ -7,7 +7,7 @@ from torch import nn
 from models.autoencoder import ARCHITECTURES, Autoencoder
 from study.data import load
 from study.data.dataset import Dataset, to_float
-from study.measures.latents import max_abs_pcc, pcc_noise_floor
+from study.measures.latents import max_abs_pcc, pcc_noise_floor, rotate_to_principal_axes
 from study.training import autoencoder as autoencoders
 from study.training.autoencoder import AutoencoderSettings, train_autoencoder
 from study.training.loops import apply, eval_mode
@@ -64,7 +64,7 @@ def test_five_images_are_one_batch(architecture: str, tiny: Dataset) -> None:
     model, reported, few = Autoencoder(8, architecture, DIGITS, SMALL), {}, tiny.train.images[:5]
     train_autoencoder(model, few, few, SETTINGS, reported.__setitem__)
     assert len(reported) == 4
-    rotated = autoencoders.rotate_to_principal_axes(model, few)
+    rotated = rotate_to_principal_axes(model, few)
     with eval_mode(model, rotated):
         torch.testing.assert_close(apply(model, few), apply(rotated, few), atol=1e-5, rtol=0)
 
@@ -111,7 +111,7 @@ def test_rotation_of_a_trained_autoencoder(mnist_dir: Path, architecture: str) -
     torch.manual_seed(0)
     model = Autoencoder(15, architecture, DIGITS)
     train_autoencoder(model, train, mnist.val.images[:10], AutoencoderSettings(1, 256, 4e-3), lambda *_: None)
-    rotated = autoencoders.rotate_to_principal_axes(model, train)
+    rotated = rotate_to_principal_axes(model, train)
     with eval_mode(model, rotated):
         before, after = (apply(each, test) for each in (model, rotated))
         fitted, held_out = (apply(rotated.encoder, images) for images in (train, test))

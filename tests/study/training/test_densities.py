@@ -11,8 +11,9 @@ def clusters(count: int, seed: int) -> torch.Tensor:
     return torch.randn(count, 3, generator=generator) + 6 * (torch.arange(count) % 2)[:, None]
 
 
-def test_a_mixture_draws_from_the_clusters_and_knows_their_density() -> None:
-    points, loss = draw_mixture(clusters(600, 0), clusters(400, 1), 2, 500, seed=0)
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_mixture_draws_from_the_clusters_and_knows_their_density(quick: bool) -> None:
+    points, loss = draw_mixture(clusters(600, 0), clusters(400, 1), 2, 500, seed=0, quick=quick)
     assert points.shape == (500, 3)
     right = (points.mean(1) > 3).float()
     assert 0.4 < float(right.mean()) < 0.6

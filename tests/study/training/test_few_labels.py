@@ -26,13 +26,9 @@ def test_baselines_solve_easy_classes(tiny: Dataset) -> None:
     encoded = EncodedDataset(tiny, Encoder(10, "conv+fc", (1, 28, 28)).eval(), as_they_are)
     known = draw_labelled(tiny.train.labels, 10, 0, classes=10)
     found = baselines(encoded, known)
-    assert found["baseline/raw_pixels_svm"] == 1.0
+    assert found["baseline/raw_pixels_jittered_svm"] == 1.0
     assert found["baseline/pca_svm"] == 1.0
-    # An untrained encoder's latents by a nearest neighbour of our own.
     train, test = encoded.latents
-    nearest = known[torch.cdist(test, train[known]).argmin(1)]
-    expected = float((tiny.train.labels[nearest] == tiny.test.labels).float().mean())
-    assert found["baseline/latents_1nn"] == pytest.approx(expected)
     # Copies that are no different, in their number, are the same as so much larger a penalty.
     several = SVC(C=few_labels.SVM_PENALTY * (1 + few_labels.SVM_LATENTS // 100))
     several.fit(train[known].numpy(), tiny.train.labels[known].numpy())
@@ -50,7 +46,7 @@ def test_jittered_copies_teach_a_baseline_what_the_test_images_do(tiny: Dataset)
     ]
     assert found[1]["baseline/raw_pixels_jittered_svm"] == 1.0
     assert found[0]["baseline/raw_pixels_jittered_svm"] < 0.9
-    assert found[1]["baseline/raw_pixels_svm"] == found[0]["baseline/raw_pixels_svm"], "it sees no copies"
+    assert found[1]["baseline/pca_svm"] == found[0]["baseline/pca_svm"], "it sees no copies"
 
 
 def test_copies_are_latents_of_moved_images(tiny: Dataset) -> None:
@@ -66,5 +62,5 @@ def test_one_label_a_class_of_other_images(make_dataset) -> None:
     data = make_dataset((1, 16, 16), 26, 2)
     encoded = EncodedDataset(data, Encoder(15, "conv", (1, 16, 16)), as_they_are)
     found = baselines(encoded, draw_labelled(data.train.labels, 1, 0, classes=26))
-    assert len(found) == 5
-    assert found["baseline/raw_pixels_svm"] > 0.9
+    assert len(found) == 3
+    assert found["baseline/raw_pixels_jittered_svm"] > 0.9

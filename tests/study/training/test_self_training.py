@@ -7,7 +7,7 @@ from torch import nn
 from study.data.dataset import Dataset
 from study.training import self_training
 from study.training.classifier import ClassifierSettings, accuracy
-from study.training.self_training import NeighbourGraph
+from study.training.self_training import neighbour_graph, spread_labels
 
 
 def moons() -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +28,7 @@ def test_neighbours_are_those_of_scikit_learn() -> None:
 def test_one_label_a_moon_spreads_over_it() -> None:
     points, labels = moons()
     known = torch.stack([(labels == side).nonzero()[0, 0] for side in (0, 1)])
-    spread = NeighbourGraph.of(points).spread(known, labels[known], 10)
+    spread = spread_labels(neighbour_graph(points), known, labels[known], 10)
     assert float((spread[:, :2].argmax(1) == labels).float().mean()) > 0.98
     torch.testing.assert_close(spread.sum(1), torch.ones(600))
     assert spread[known].argmax(1).tolist() == [0, 1]
@@ -38,12 +38,12 @@ def test_one_label_a_moon_spreads_over_it() -> None:
 def test_spreading_is_the_closed_form() -> None:
     """F = (1 - a) (1 - a S)^-1 Y, the limit of the iteration."""
     points, labels = moons()
-    graph, known = NeighbourGraph.of(points[:60]), torch.arange(6)
+    graph, known = neighbour_graph(points[:60]), torch.arange(6)
     start = np.zeros((60, 10))
     start[known, labels[known]] = 1
     a = self_training.ALPHA
-    limit = np.linalg.solve(np.eye(60) - a * graph.weights.toarray(), (1 - a) * start)
-    iterated = graph.spread(known, labels[known], 10)[6:]
+    limit = np.linalg.solve(np.eye(60) - a * graph.toarray(), (1 - a) * start)
+    iterated = spread_labels(graph, known, labels[known], 10)[6:]
     limit = limit[6:] / limit[6:].sum(1, keepdims=True)
     assert np.abs(iterated.numpy() - limit).mean() < 0.1  # 100 iterations are on the way there
     assert (iterated.numpy().argmax(1) == limit.argmax(1)).mean() > 0.9
@@ -51,7 +51,7 @@ def test_spreading_is_the_closed_form() -> None:
 
 def test_a_point_that_no_label_reaches_is_of_no_class() -> None:
     islands = torch.cat([torch.randn(30, 2), torch.randn(30, 2) + 1000])
-    spread = NeighbourGraph.of(islands).spread(torch.tensor([0]), torch.tensor([3]), 10)
+    spread = spread_labels(neighbour_graph(islands), torch.tensor([0]), torch.tensor([3]), 10)
     assert (spread[:30].argmax(1) == 3).all()
     torch.testing.assert_close(spread[30:], torch.full((30, 10), 0.1))
 
@@ -142,7 +142,7 @@ def test_statistics_are_renewed_from_the_images_as_they_are(tiny: Dataset) -> No
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_points_are_all_neighbours(count: int) -> None:
     points = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
-    graph = NeighbourGraph.of(points)
-    assert graph.weights.shape == (count, count)
-    spread = graph.spread(torch.tensor([0]), torch.tensor([2]), 3)
+    graph = neighbour_graph(points)
+    assert graph.shape == (count, count)
+    spread = spread_labels(graph, torch.tensor([0]), torch.tensor([2]), 3)
     assert spread.argmax(1).tolist() == [2] * count
