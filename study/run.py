@@ -117,16 +117,13 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
 
     import torch
 
-    from study.data import DataError, load
+    from study.data import load
     from study.engine.stage import Session
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device must be one that PyTorch sees, but got 'cuda', and it sees no GPU")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    try:
-        data = load(config.data, config.data_dir, image_size=config.image_size, colour=config.colour)
-    except DataError as error:
-        raise UsageError(str(error)) from error
+    data = load(config.data, config.data_dir, image_size=config.image_size, colour=config.colour)
     request, inputs = resolve(request_of(config), data, all_stages())
     exact = replace(
         config,

@@ -57,15 +57,12 @@ def _run(arguments: Sequence[str]) -> None:
     check_environment()
     read_store(expanded(config.store, "--store"), config.tracking_uri)
 
-    from study.data import DataError, data_name
+    from study.data import data_name
     from study.report.collect import collect
     from study.report.compare import compare
     from study.report.page import html, markdown
 
-    try:
-        page = collect(None if config.data is None else data_name(config.data))
-    except DataError as error:
-        raise UsageError(str(error)) from error
+    page = collect(None if config.data is None else data_name(config.data))
     if config.compare is not None:
         if other is not None:
             read_store(other)
