@@ -186,11 +186,7 @@ def stop_waiting() -> None:
 def check_database(url: str, mlflow_db: Path) -> str:
     """Return the URL of a database with the driver that we bring, after a first connection.
 
-    Args:
-        mlflow_db: MLflow's own file, which cannot be the study's too.
-
-    Raises:
-        StoreError: It is no URL of PostgreSQL or SQLite, its driver is missing, or it cannot be opened.
+    It must be PostgreSQL, or an SQLite file other than MLflow's own; a StoreError says what is wrong.
     """
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError

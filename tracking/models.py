@@ -58,11 +58,11 @@ class NoModelError(StoreError):
 
 
 class Stored:
-    """A model in the store."""
+    """A model in the store: its address, the address of its files, the tags of its run."""
 
     uri: str
-    location: str  # the address of its files
-    tags: Mapping[str, str]  # of its run
+    location: str
+    tags: Mapping[str, str]
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -76,11 +76,9 @@ class Stored:
     @property
     def weights_digest(self) -> str:
         """The digest of the weights: the same for the same training, whatever the number of the version."""
-        if WEIGHTS_DIGEST not in self.tags:
-            raise StoreError(
-                f"{self.uri} was not logged by this study, or its run was deleted for good: it is not loaded"
-            )
-        return self.tags[WEIGHTS_DIGEST]
+        if WEIGHTS_DIGEST in self.tags:
+            return self.tags[WEIGHTS_DIGEST]
+        raise StoreError(f"{self.uri} was not logged by this study, or its run was deleted for good: it is not loaded")
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights; a StoreError if they are missing, or were changed since they were logged."""
@@ -120,9 +118,9 @@ class Stored:
     def _read(self, name: str) -> bytes:
         """Return the content of one of the files of a model that this study has logged."""
         content = read_artifact(f"{self.location}/{name}") if self.weights_digest else None
-        if content is None:
-            raise StoreError(f"the file {name} of {self.uri} is missing: {AGAIN}")
-        return content
+        if content is not None:
+            return content
+        raise StoreError(f"the file {name} of {self.uri} is missing: {AGAIN}")
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ def logged_model(run_id: str) -> LoggedModel:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise NoModelError(
-            f"the model of run {run_id} was deleted: delete the run in MLflow too, so that it runs again"
+            f"the model of run {run_id} was deleted: delete the run too, so that it runs again"
         ) from error
     return LoggedModel(f"models:/{model_id}", location, dict(run.data.tags))
 
@@ -266,8 +264,7 @@ def cached_arrays(run_id: str, name: str, make: Callable[[], Mapping[str, np.nda
             return dict(arrays)
     made = dict(make())
     with TemporaryDirectory() as folder, suppress(MlflowException):  # a run that was deleted: nothing is cached
-        path = Path(folder) / file
-        np.savez(path, **made)  # type: ignore[arg-type]
+        np.savez(path := Path(folder) / file, **made)  # type: ignore[arg-type]
         client().log_artifact(run_id, str(path), CACHE)
         client().set_tag(run_id, tag, hashlib.sha256(path.read_bytes()).hexdigest())
     return made

@@ -49,11 +49,7 @@ def can_show_views(address: str) -> bool:
 
 
 def check_port(port: int) -> None:
-    """Check that a server can be started there.
-
-    Raises:
-        StoreError: It cannot, since the port is taken, say.
-    """
+    """Check that a server can be started there; a port that is taken is a StoreError."""
     with socket.socket() as probe:
         if os.name == "posix":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was stopped just now is no reason
@@ -65,11 +61,7 @@ def check_port(port: int) -> None:
 
 @contextmanager
 def served(tracking_uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run MLflow's server on a store; all its processes end with the block.
-
-    Raises:
-        StoreError: It does not start.
-    """
+    """Run MLflow's server on a store; all its processes end with the block. A StoreError says why it does not start."""
     where = ["--host", HOST, "--port", str(port), "--workers", "1"]
     where += ["--backend-store-uri", tracking_uri, "--registry-store-uri", tracking_uri]
     kept = {name: value for name, value in os.environ.items() if name not in FOREIGN}

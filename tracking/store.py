@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -38,11 +38,8 @@ for _noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
 EXPERIMENT = "study.experiment"  # the tag of an experiment of ours: the name that we gave it
 FORMAT, NUMBER = "study.format", "1"  # the tag that says how its runs are kept
 ABSOLUTE_PATHS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
+    *("experiments.artifact_location", "runs.artifact_uri", "logged_models.artifact_location"),
+    *("model_versions.source", "model_versions.storage_location"),
 )
 """Tables and columns of MLflow's database that hold paths."""
 NOT_OURS = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_ASYNC_LOGGING")
@@ -50,8 +47,7 @@ NOT_OURS = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_
 CUT_SHORT = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 """What SQLite says to a reader of a database whose last writer was killed in mid-commit."""
 
-_copies: dict[Path, object] = {}  # the state in which the database of each folder was copied for reading
-_refreshing = threading.Lock()
+_copying = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,7 @@ class Store:
     def experiment(self, name: str, description: str = "") -> str:
         """Return the id of the experiment that we made by this name, whatever its name is now; made at the first call.
 
-        Raises:
-            StoreError: It was deleted, or somebody else's experiment has the name.
+        It is a StoreError that the experiment was deleted, or that somebody else's has the name.
         """
         from mlflow import MlflowClient
         from mlflow.entities import ViewType
@@ -138,14 +133,10 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
     except (OSError, ValueError) as error:  # the latter: a zero in the name
         raise StoreError(f"{folder} holds no store (no mlflow.db): run study.run first, or give its --store") from error
     try:
-        with _refreshing:
-            copy = _temporary() / f"{hashlib.sha256(bytes(folder)).hexdigest()[:16]}.db"
-            state = _state(database)
-            if _copies.get(folder) != state:
-                with _readable(database) as source, closing(sqlite3.connect(copy)) as target:
-                    source.backup(target)
-                _correct_paths(copy, folder, _roots(copy))
-                _copies[folder] = state
+        copy = _temporary() / f"{hashlib.sha256(bytes(folder)).hexdigest()[:16]}.db"
+        with _copying, _readable(database) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+        _correct_paths(copy, folder, _roots(copy))
     except (sqlite3.Error, OSError) as error:
         if is_full(error):
             raise StoreError(f"the disk of temporary files is full: a copy of {database} must fit {copy}") from error
@@ -183,11 +174,7 @@ def path_of(address: str) -> Path:
 
 
 def read_artifact(address: str) -> bytes | None:
-    """Return the content of an artifact; None if there is no such file, which a server has to say.
-
-    Raises:
-        StoreError: The store does not answer, or this user may not read the file.
-    """
+    """Return the content of an artifact; None if there is no such file: a server that is away is a StoreError."""
     if address.startswith("file:"):
         try:
             return path_of(address).read_bytes()
@@ -220,11 +207,7 @@ def served_as(store: Store, folder: Path) -> str:
 
 
 def check_environment() -> None:
-    """Check that MLflow can read all of its variables that are set, and forget the ones that are not for us.
-
-    Raises:
-        StoreError: MLflow cannot: else it would fail in the middle of a trial.
-    """
+    """Check that MLflow can read all of its variables, lest it fails in mid-trial; forget those that are not for us."""
     try:
         from mlflow import environment_variables as known
 
@@ -238,11 +221,7 @@ def check_environment() -> None:
 
 
 def check_tracking_server(url: str) -> str:
-    """Return the server's address after a first answer; user and password go where only MLflow looks for them.
-
-    Raises:
-        StoreError: It is no http(s) address, or nothing answers there.
-    """
+    """Return the server's address after a first answer; user and password go where only MLflow looks for them."""
     scheme, _, rest = url.partition("://")
     if not rest or scheme.lower() not in ("http", "https"):
         rule = "--tracking-uri must be the http(s) address of an MLflow server (a folder is given by --store)"
@@ -329,24 +308,17 @@ def _follow_move(folder: Path, locks: Locks) -> None:
     roots = {root: path_of(root) for root in _roots(folder / "mlflow.db")}
     gone = {root for root, path in roots.items() if not (path.exists() and path.samefile(artifacts))}
     if gone and locks.any_alive():
-        raise StoreError(
-            f"another process works on the store {folder} by the path {min(gone)}, which is not here:"
-            " wait for its end, or use the same path"
-        )
+        rule = "must be used by one path while a process works on it"
+        raise StoreError(f"the store {folder} {rule}, but that process has {min(gone)}, which is not here")
     _correct_paths(folder / "mlflow.db", folder, gone)
 
 
 def _roots(database: Path) -> set[str]:
     """Return the folders of artifacts, as `file:` addresses, that our experiments in this database name."""
-    ours = (
-        "SELECT tag.value, experiment.artifact_location FROM experiments experiment"
-        " JOIN experiment_tags tag ON tag.experiment_id = experiment.experiment_id WHERE tag.key = ?"
-    )
-    with closing(sqlite3.connect(database, timeout=LOCAL_TIMEOUT)) as connection:
-        try:
-            found = connection.execute(ours, (EXPERIMENT,)).fetchall()
-        except sqlite3.OperationalError:  # no tables of MLflow's: it says itself what is wrong
-            return set()
+    ours = "SELECT value, artifact_location FROM experiments JOIN experiment_tags USING (experiment_id) WHERE key = ?"
+    found: list[tuple[str, str]] = []
+    with closing(sqlite3.connect(database, timeout=LOCAL_TIMEOUT)) as connection, suppress(sqlite3.OperationalError):
+        found = connection.execute(ours, (EXPERIMENT,)).fetchall()  # without tables: MLflow says what is wrong
     return {path.removesuffix(f"/{name}") for name, path in found if path.startswith("file:") and path.endswith(name)}
 
 
@@ -355,11 +327,9 @@ def _correct_paths(database: Path, folder: Path, roots: Collection[str]) -> None
     now = (folder / "artifacts").as_uri()
     with closing(sqlite3.connect(database, timeout=LOCAL_TIMEOUT)) as connection, connection:
         for before in set(roots) - {now}:
-            for table, column in ABSOLUTE_PATHS:
-                connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                    (now, len(before) + 1, len(before) + 1, f"{before}/"),
-                )
+            for table, column in (name.split(".") for name in ABSOLUTE_PATHS):
+                change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                connection.execute(change, (now, len(before) + 1, len(before) + 1, f"{before}/"))
 
 
 @contextmanager
@@ -377,22 +347,10 @@ def _readable(database: Path) -> Iterator[sqlite3.Connection]:
             yield connection
             return
     with TemporaryDirectory() as folder:
-        for file in _files(database):
+        for file in database.parent.glob("mlflow.db*"):  # with the journal
             shutil.copy(file, folder)
         with closing(sqlite3.connect(Path(folder) / database.name)) as connection:
             yield connection
-
-
-def _files(database: Path) -> list[Path]:
-    """Return the files of an SQLite database: its own, and those of a transaction that is not finished."""
-    return [file for end in ("", "-journal", "-wal") if (file := Path(f"{database}{end}")).exists()]
-
-
-def _state(database: Path) -> object:
-    """Return what differs as soon as the database is written."""
-    found = [(file.stat().st_mtime_ns, file.stat().st_size) for file in _files(database)]
-    just_now = time.time_ns() - max(found)[0] < 10**9  # the clock of files is coarse
-    return object() if just_now else found
 
 
 @cache

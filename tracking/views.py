@@ -38,14 +38,8 @@ log = logging.getLogger("study")
 
 @dataclass(frozen=True)
 class View:
-    """What the view shows of every trial, best first.
-
-    Attributes:
-        order_by: The metric that decides, and which of its values are the better ones.
-        deciding: Metrics, the first columns.
-        params: Parameters, the columns after those.
-        others: Metrics, the columns after those.
-        sections: Charts, by the title above them.
+    """What the view shows of every trial, best first by `order_by`: a column each for the metrics that decide, the
+    parameters, the other metrics; charts in sections, by the title above them.
     """
 
     order_by: tuple[str, Direction]
@@ -82,12 +76,9 @@ def pictures(name: str, step: int) -> Chart:
 
 
 def save_view(experiment_id: str, view: View, question: str) -> None:
-    """Keep the view with the experiment, and the way to it in its description, unless a user has changed that.
+    """Keep the view with the experiment, and the way to it in its description, if that is still the question.
 
     Its format is MLflow's own affair: where a server does not take it, the study goes on without a view.
-
-    Args:
-        question: What the experiment was described with as it was made.
     """
     try:
         client().set_experiment_tag(experiment_id, TAG, _tag(view))
@@ -95,7 +86,7 @@ def save_view(experiment_id: str, view: View, question: str) -> None:
         log.warning("MLflow does not take the saved view of the trials: %s", reason_of(error))
         return
     if client().get_experiment(experiment_id).tags.get(NOTE, "") == question:
-        table = address(experiment_id)
+        table = _address(experiment_id, f"viewStateShareKey={KEY}&")
         ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)."
         client().set_experiment_tag(experiment_id, NOTE, f"{question} {ways}")
 
@@ -125,37 +116,21 @@ def figures_of(run_id: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an experiment's trials are on the pages of a server: `plain` is without the saved view."""
+    """Where an experiment is on the pages of a server; `plain` is without the saved view, if there is one."""
 
     experiment: str
-    experiment_id: str
-    has_view: bool
-
-    @property
-    def address(self) -> str:
-        """The address of the saved view, if there is one."""
-        return address(self.experiment_id) if self.has_view else self.plain
-
-    @property
-    def plain(self) -> str:
-        """The address without the saved view."""
-        return address(self.experiment_id, saved=False)
+    address: str
+    plain: str
 
 
 def places() -> list[Place]:
     """Return where all experiments of ours are, in the order in which they were made."""
-    return [Place(each.name, each.experiment_id, TAG in each.tags) for each in experiments()]
+    return [_place(each) for each in experiments()]
 
 
 def place_of(run_id: str) -> Place:
-    """Return where the experiment is that the run belongs to."""
-    found = client().get_experiment(client().get_run(run_id).info.experiment_id)
-    return Place(found.name, found.experiment_id, TAG in found.tags)
-
-
-def address(experiment_id: str, *, saved: bool = True) -> str:
-    """Return where the view, or without a saved one the experiment, is on the pages of a server."""
-    return f"#/experiments/{experiment_id}/runs?{f'viewStateShareKey={KEY}&' if saved else ''}{TRAINING}"
+    """Return where the experiment of the run is."""
+    return _place(client().get_experiment(client().get_run(run_id).info.experiment_id))
 
 
 def run_address(run_id: str) -> str:
@@ -179,6 +154,16 @@ def server() -> str | None:
     return uri.rstrip("/") if uri.startswith("http") else None
 
 
+def _place(experiment: Any) -> Place:
+    view = f"viewStateShareKey={KEY}&" if TAG in experiment.tags else ""
+    number = experiment.experiment_id
+    return Place(experiment.name, _address(number, view), _address(number))
+
+
+def _address(experiment_id: str, view: str = "") -> str:
+    return f"#/experiments/{experiment_id}/runs?{view}{TRAINING}"
+
+
 def _tag(view: View) -> str:
     """Return the text of the tag; the last charts are left out where it would be too long."""
     now = int(time.time() * 1000)
@@ -193,21 +178,16 @@ def _tag(view: View) -> str:
 
 
 def _state(view: View, charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
-    metric, direction = view.order_by
-    columns = [
-        f"tags.`{REGISTERED}`",
-        *(f"metrics.`{name}`" for name in view.deciding),
-        *(f"params.`{name}`" for name in view.params),
-        *(f"metrics.`{name}`" for name in view.others),
-        f"tags.`{TRIAL_OF}`",
-    ]
+    deciding, others = ([f"metrics.`{name}`" for name in names] for names in (view.deciding, view.others))
+    params = [f"params.`{name}`" for name in view.params]
+    columns = [f"tags.`{REGISTERED}`", *deciding, *params, *others, f"tags.`{TRIAL_OF}`"]
     names = list(dict.fromkeys(name for name, _ in charts))
     with_pictures = {name for name, chart in charts if chart["type"] == "IMAGE"}
     own = {"deleted": False, "isGenerated": False}
     return {
         "searchFilter": f"tags.`{TRIAL_OF}` LIKE '%'",
-        "orderByKey": f"metrics.`{metric}`",
-        "orderByAsc": direction == "minimize",
+        "orderByKey": f"metrics.`{view.order_by[0]}`",
+        "orderByAsc": view.order_by[1] == "minimize",
         "selectedColumns": columns,
         "columnOrder": [*FRAME, *columns],
         "columnWidths": FRAME | {name: WIDTHS[name.partition(".")[0]] for name in columns},
