@@ -93,7 +93,8 @@ def register(name: str, run_id: str, description: str, protocol: Mapping[str, An
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    found = of_run(name, run_id)
+    known = client().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    found = _version(known[0]) if known else None
     if found is None:
         model = logged_model(run_id)
         complete(model)
@@ -105,12 +106,6 @@ def register(name: str, run_id: str, description: str, protocol: Mapping[str, An
     if found.tags and REGISTERED not in found.tags:
         client().set_tag(run_id, REGISTERED, shown[REGISTERED])
     return replace(found, protocol=text, tags=shown)
-
-
-def of_run(name: str, run_id: str) -> Version | None:
-    """Return the version of this name that holds the model of this run, None if there is none."""
-    found = client().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    return _version(found[0]) if found else None
 
 
 def registered_runs() -> set[str]:
@@ -129,16 +124,13 @@ def describe(version: Version, text: str) -> None:
 def promote(
     version: Version, metric: str, direction: Direction, *, champions_value: float | None = None, force: bool = False
 ) -> None:
-    """Move the alias `champion` to this version if it is better than today's champion on one metric.
+    """Move the alias `champion` to this version if it is better than today's champion on one metric, or by force.
 
     Versions compete within one protocol, whose best has an alias of its own (`champion-` and a fingerprint). `champion`
     is the best of the protocol that had it first. A tie keeps today's. Both values are kept as tags of the version. A
     champion that cannot be compared gives way: its run was deleted for good, or it lacks the metric.
 
-    Args:
-        champions_value: The value of the protocol's champion, where the value in its run was measured otherwise (by
-            another judge, say) and had to be measured anew.
-        force: Move the aliases in any case.
+    `champions_value` is that of the protocol's champion, where it had to be measured anew (by another judge, say).
     """
     current, overall = champion(version.name, version.protocol), champion(version.name)
     best = version

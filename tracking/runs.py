@@ -41,11 +41,11 @@ Measured = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is made from: a data set, and models of other runs by their `models:/` addresses."""
+    """What a run is made from: a data set with its training images, and models by their `models:/` addresses."""
 
     dataset: str
     digest: str
-    images: int  # for training
+    images: int
     models: tuple[str, ...] = ()
 
 
@@ -272,23 +272,15 @@ def trials(parent: Record) -> list[Record]:
 
 
 def _records(experiment_id: str, condition: str) -> list[Record]:
-    found = search(client().search_runs, [experiment_id], condition, order_by=OLDEST)
-    return [_record(run.info, run.data) for run in found]
-
-
-def _record(info: Any, data: Any) -> Record:
-    return Record(
-        run_id=info.run_id,
-        experiment_id=info.experiment_id,
-        study=data.tags.get(STUDY, data.tags.get(TRIAL_OF, "")),
-        name=info.run_name,
-        status=info.status,
-        started=datetime.fromtimestamp(info.start_time / 1000, UTC),
-        ended=datetime.fromtimestamp(info.end_time / 1000, UTC) if info.end_time else None,
-        params=dict(data.params),
-        metrics=dict(data.metrics),
-        tags=dict(data.tags),
-    )
+    found = []
+    for run in search(client().search_runs, [experiment_id], condition, order_by=OLDEST):
+        info, data = run.info, run.data
+        study = data.tags.get(STUDY, data.tags.get(TRIAL_OF, ""))
+        started = datetime.fromtimestamp(info.start_time / 1000, UTC)
+        ended = datetime.fromtimestamp(info.end_time / 1000, UTC) if info.end_time else None
+        about = (info.run_name, info.status, started, ended, data.params, data.metrics, data.tags)
+        found.append(Record(info.run_id, experiment_id, study, *about))
+    return found
 
 
 def _parent(experiment_id: str, study: str) -> Run | None:

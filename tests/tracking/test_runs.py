@@ -17,6 +17,7 @@ from tracking.runs import (
     correct_statuses,
     end_killed,
     is_deleted,
+    metric_history,
     parents,
     study_run,
     trial_ids,
@@ -63,17 +64,7 @@ def test_the_status_of_a_trial_is_true(store: Store, error: BaseException | None
     assert status(parent) == "FINISHED"
 
 
-def test_the_same_study_finds_its_parent_run_again(store: Store) -> None:
-    with open_study(store) as first:
-        pass
-    with open_study(store) as again:
-        assert again == first
-        with trial_run(again, "trial 0", {}, {}):
-            assert status(again) == "RUNNING"
-    assert status(first) == "FINISHED"
-
-
-def test_what_a_user_has_edited_stays(store: Store) -> None:
+def test_the_same_study_finds_its_parent_run_again_as_a_user_has_edited_it(store: Store) -> None:
     with open_study(store) as run:
         assert info(run).run_name == "smoke, seed 0"
     client = mlflow.MlflowClient()
@@ -82,8 +73,8 @@ def test_what_a_user_has_edited_stays(store: Store) -> None:
     for name, value in edited.items():
         client.set_tag(run.run_id, name, value)
     with open_study(store, "Another text.", "other") as again, trial_run(again, "trial 0", {}, {}):
-        pass
-    assert again == run
+        assert status(again) == "RUNNING"
+    assert (again, status(run)) == (run, "FINISHED")
     assert info(run).run_name == "my best study"
     assert tags(run) | edited == tags(run)
 
@@ -103,29 +94,27 @@ def test_a_finished_study_in_which_nothing_runs_keeps_its_end(store: Store) -> N
 def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store: Store) -> None:
     with open_study(store) as first:
         for number in range(2):
-            with trial_run(first, f"trial {number}", {}, {}) as trial:
-                trial.log({"val/loss": float(number)})
-    trials = trial_ids(first)
-    assert trial_ids(first, {*trials, "0" * 32}) == trials
-    assert trial_ids(first, set()) == set()
-    mlflow.MlflowClient().delete_run(first.run_id)
-    with open_study(store) as second:
-        assert trial_ids(second) == trials
-        with trial_run(second, "trial 2", {}, {}) as third:
-            pass
+            with trial_run(first, f"trial {number}", {}, {}):
+                pass
+        trials = trial_ids(first)
+        assert trial_ids(first, {*trials, "0" * 32}) == trials
+        assert trial_ids(first, set()) == set()
+        mlflow.MlflowClient().delete_run(first.run_id)
+        with pytest.raises(StoreError, match="was deleted in MLflow while it was under way: the same command"):
+            trial_run(first, "trial", {}, {}).__enter__()
+    with open_study(store) as second, trial_run(second, "trial 2", {}, {}) as third:
+        assert trial_ids(second) == trials | {third.run_id}
     assert second.run_id != first.run_id
-    under_it = mlflow.MlflowClient().search_runs(
-        [second.experiment_id], f"tags.`mlflow.parentRunId` = '{second.run_id}'"
-    )
-    assert {run.info.run_id for run in under_it} == trials | {third.run_id}
-    assert status(second) == "FINISHED"
+    under_it = f"tags.`mlflow.parentRunId` = '{second.run_id}'"
+    found = mlflow.MlflowClient().search_runs([second.experiment_id], under_it)
+    assert {run.info.run_id for run in found} == trials | {third.run_id}
     with open_study(store) as again:
         assert again == second
 
 
 def test_trials_are_nested_with_their_last_metrics(store: Store) -> None:
     with open_study(store) as parent:
-        with trial_run(parent, "trial 0", {"latent_dim": 3}, {"trial.number": 0}) as trial:
+        with trial_run(parent, "trial 0", {"latent_dim": 3, "none": None}, {"trial.number": 0}) as trial:
             trial.log({"val/loss": 2.0, "train/loss": 3.0}, step=1)
             trial.log({"val/loss": 1.0}, step=2)
             trial.log_image("samples", np.zeros((8, 8), np.uint8), step=2)
@@ -133,8 +122,7 @@ def test_trials_are_nested_with_their_last_metrics(store: Store) -> None:
     found = mlflow.MlflowClient().get_run(trial.run_id)
     assert found.data.tags["mlflow.parentRunId"] == parent.run_id
     assert found.data.params == {"latent_dim": "3"}
-    history = mlflow.MlflowClient().get_metric_history(trial.run_id, "val/loss")
-    assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)]
+    assert metric_history(trial.run_id, "val/loss") == ([1, 2], [2.0, 1.0])
     assert [a.path for a in mlflow.MlflowClient().list_artifacts(trial.run_id)] == ["images"]
 
 
@@ -192,23 +180,6 @@ def test_a_parent_is_ended_only_if_no_other_process_works_under_it(store: Store)
 
     assert stopped(other_works=True) == "RUNNING"
     assert stopped(other_works=False) == "KILLED"
-
-
-def test_a_parent_that_is_deleted_under_way_is_told_in_one_sentence(store: Store) -> None:
-    """It is told as the next trial begins; the same command then makes the parent anew."""
-    about: dict = {"title": "", "description": "", "tags": {}}
-    experiment = store.experiment("tiny/judge")
-
-    def deleted_under_way() -> None:
-        with study_run(store, experiment, "tiny/judge/9", **about) as parent:
-            mlflow.MlflowClient().delete_run(parent.run_id)
-            with trial_run(parent, "trial", {}, {}):
-                raise AssertionError
-
-    with pytest.raises(StoreError, match="was deleted in MLflow while it was under way: the same command"):
-        deleted_under_way()
-    with study_run(store, experiment, "tiny/judge/9", **about) as again, trial_run(again, "trial", {}, {}):
-        assert mlflow.MlflowClient().get_run(again.run_id).info.lifecycle_stage == "active"
 
 
 def test_a_stop_as_the_parent_is_made_leaves_it_not_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
