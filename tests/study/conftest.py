@@ -16,18 +16,28 @@ from study.data.dataset import Dataset, Split
 
 
 @pytest.fixture(scope="session")
-def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def letters(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
     """Four letters, an .npz file in a folder whose name has a space."""
-    return arrays_of_letters(tmp_path_factory.mktemp("some data") / "abcd.npz", 30, 10, "ABCD")
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        arrays_of_letters(folder / "abcd.npz", 30, 10, "ABCD")
+
+    return once("some data", make) / "abcd.npz"
 
 
 @pytest.fixture(scope="session")
-def finished(letters: Path, command: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(letters: Path, command: Command, once: Callable[[str, Callable[[Path], None]], Path]) -> tuple[Path, str]:
     """A store in which the fast study has run with one thread, and the table that it printed; to be read only."""
-    store = tmp_path_factory.mktemp("finished") / "store"
-    done = command("study.run", *FAST, "--data", letters, *ALL, "--store", store, env={"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    return store, done.stdout.strip().partition("\n\n")[0]
+
+    def make(folder: Path) -> None:
+        given = [*FAST, "--data", letters, *ALL, "--store", folder / "store"]
+        done = command("study.run", *given, env={"OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        (folder / "store" / "table.txt").write_text(done.stdout.strip().partition("\n\n")[0])
+
+    store = once("finished", make) / "store"
+    return store, (store / "table.txt").read_text()
 
 
 @pytest.fixture

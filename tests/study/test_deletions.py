@@ -14,6 +14,8 @@ from tracking import load_model
 from tracking.errors import StoreError
 from tracking.models import logged_model
 
+pytestmark = pytest.mark.slow
+
 
 def collect_garbage(store: Path) -> None:
     """Delete for good what was deleted."""
@@ -24,7 +26,7 @@ def collect_garbage(store: Path) -> None:
 
 
 def trial_of(studies: Studies, stage: str, number: int) -> Run:
-    return next(run for run in studies.trials(stage).values() if run.data.tags["optuna.trial"] == str(number))
+    return next(run for run in studies.trials(stage).values() if run.data.tags["trial.number"] == str(number))
 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["deleted", "deleted for good"])

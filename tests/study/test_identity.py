@@ -10,6 +10,7 @@ from conftest import Command
 from pictures import arrays_of_letters
 from studies import ALL, FAST, TRIALS, Studies, copied, figures_of
 
+pytestmark = pytest.mark.slow
 COMPUTED_WITH = ("git_commit", "git_dirty", "versions", "device", "threads")
 
 
