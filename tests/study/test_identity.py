@@ -117,7 +117,7 @@ def test_the_recorded_commands_of_all_five_stages_find_their_trials(
     assert all(line in whole for line in (smoke_store / "output.txt").read_text().split("\n\n")[0].splitlines())
     given = ("smoke", "--data", "digits", "--stages", "latent-gan", "conditional-gan")
     part = studies.run(*given).table
-    inputs = "--inputs.judge 1 --inputs.second-judge 1 --inputs.third-judge 1 --inputs.autoencoder 1"
+    inputs = "--inputs judge=1 second-judge=1 third-judge=1 autoencoder=1"
     assert replay(studies, f"python -m study.run {shlex.join(given)} {inputs}") == part
 
 
@@ -127,7 +127,7 @@ def test_recorded_commands_of_booleans_empty_tuples_and_paths_with_spaces(
     letters = arrays_of_letters(tmp_path / "a b's" / "some letters.npz", 20, 5, "ABC")
     studies = Studies(tmp_path / "store", capsys)
     given = (*FAST, "--data", letters, "--colour", "--image-size", "16", "--stages", "judge")
-    flags = ("--latent-gan.ablations", "--latent-gan.mixture-components", "--transfer.label-counts", "2", "5")
+    flags = ("--latent-gan.mixture-components", "--transfer.label-counts", "2", "5")
     done = studies.run(*given, *flags)
     (parent,) = studies.parents("judge")
     command = parent.data.tags["command"]
@@ -140,7 +140,7 @@ def test_a_stage_alone_takes_the_champion_and_its_command_keeps_the_version(stud
     given = (*FAST, "--data", letters)
     alone = studies.run(*given, "--stages", "transfer", "--transfer.epochs", "2")
     parent = studies.parents("transfer")[-1]
-    assert "--inputs.autoencoder 1" in parent.data.tags["command"]
+    assert "--inputs autoencoder=1" in parent.data.tags["command"]
     assert parent.data.tags["input.autoencoder"] == "models:/abcd-autoencoder/1"
     studies.run(*given, "--stages", "autoencoder", "--seed", "1")
     studies.crown("abcd-autoencoder", 2)
@@ -168,9 +168,9 @@ def test_numbers_of_labels_are_not_compared(studies: Studies, letters: Path, fin
 def test_versions_that_are_not_there_or_not_used_are_refused(studies: Studies, letters: Path) -> None:
     given = (*FAST, "--data", letters)
     for flags, sentence in {
-        ("--stages", "transfer", "--inputs.autoencoder", "7"): "no model is registered as abcd-autoencoder/7",
-        ("--stages", "judge", "--inputs.autoencoder", "1"): "--inputs.autoencoder 1 is used by none of the stages",
-        (*ALL, "--inputs.autoencoder", "1"): "cannot be used together with the stage autoencoder, which makes one",
+        ("--stages", "transfer", "--inputs", "autoencoder=7"): "abcd-autoencoder/7",
+        ("--stages", "judge", "--inputs", "autoencoder=1"): "--inputs autoencoder=1 must be an input of --stages",
+        (*ALL, "--inputs", "autoencoder=1"): "--inputs autoencoder=1 must be an input of --stages",
     }.items():
         assert sentence in studies.call(*given, *flags).error
     assert len(studies.trials()) == sum(TRIALS.values())
