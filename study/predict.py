@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,7 +103,7 @@ def _images(path: Path, example: Tensor) -> tuple[Tensor, list[str]]:
         pixels = _numbers(path, example[0].numel())
         if not (pixels == pixels.clip(0, 255).round()).all():  # so that NaN is refused too
             raise UsageError(f"the pixels of {path} must be whole numbers from 0 to 255, but it has others")
-        images = pixels.astype(np.uint8).reshape(-1, size, size, *((3,) if colour else ()))
+        images = pixels.astype(np.uint8).reshape(-1, size, size, *example.shape[1:2] if colour else ())
     elif path.suffix.lower() == ".npz":
         images = check_images(_array(path, "images"), f"images of {path}")
         tell_of_resizing(path.name, {images.shape[2:0:-1]}, size)
@@ -120,7 +121,7 @@ def _vectors(path: Path, width: int) -> Tensor:
     vectors = _numbers(path, width) if path.suffix.lower() == ".csv" else _array(path, "inputs")
     with np.errstate(over="ignore"):
         narrow = vectors.astype(np.float32) if vectors.dtype.kind in "fiu" else np.empty(0)
-    if narrow.shape[1:] != (width,) or not len(narrow) or not np.isfinite(narrow).all():
+    if narrow.shape[1:] != (width,) or not narrow.size or not np.isfinite(narrow).all():
         rule = f"the inputs must be finite 32-bit numbers [N, {width}], as the model takes them"
         raise UsageError(f"{rule}, but {path} has {vectors.dtype} {list(vectors.shape)}")
     return from_numpy(narrow)
@@ -140,27 +141,25 @@ def _numbers(path: Path, width: int) -> np.ndarray:
     """Return the numbers of a .csv file, float64 [N, width]; a first line with the columns' names is passed over."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # as Excel writes it
-            rows = [(line, row) for line, row in enumerate(csv.reader(file), 1) if row]
+            rows = {line: row for line, row in enumerate(csv.reader(file), 1) if row}
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if rows and (rows[0][1] == [*map(str, range(width))] or 2 * sum(map(_is_number, rows[0][1])) < len(rows[0][1])):
-        del rows[0]  # pandas' 0, 1, 2, ..., or mostly no numbers
+    words = {line: [cell for cell in row if not _is_number(cell)] for line, row in rows.items()}
+    if 1 in rows and (rows[1] == [*map(str, range(width))] or 2 * len(words[1]) > len(rows[1])):
+        del rows[1]  # pandas' 0, 1, 2, ..., or mostly no numbers
+    for line, row in rows.items():
+        if words[line] or len(row) != width:
+            rule = f"line {line} of {path} must be {width} numbers with decimal points, with commas between them"
+            raise UsageError(f"{rule}, but has {repr(words[line][0][:20]) if words[line] else len(row)}")
     if not rows:
         raise UsageError(f"{path} must have numbers, but has none")
-    for line, row in rows:
-        wrong = [cell for cell in row if not _is_number(cell)]
-        if wrong or len(row) != width:
-            rule = f"line {line} of {path} must be {width} numbers with decimal points, with commas between them"
-            raise UsageError(f"{rule}, but has {repr(wrong[0][:20]) if wrong else len(row)}")
-    return np.array([row for _, row in rows], dtype=np.float64)
+    return np.array([*rows.values()], dtype=np.float64)
 
 
 def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    with suppress(ValueError):
+        return float(cell) is not None
+    return False
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import socket
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -52,7 +51,7 @@ def _mnist(name: str, root: Path) -> Dataset:
     kind = getattr(datasets, KINDS[name])
     missing = [file for file in FILES if file not in there]
     if missing:
-        _download(kind, root, folder, missing)
+        _download(kind, root, f"{folder} has no {missing[0]}")
     try:
         parts = [kind(root, train=train) for train in (True, False)]
     except Exception as error:  # torchvision raises nearly everything on damaged files
@@ -65,22 +64,17 @@ def _mnist(name: str, root: Path) -> Dataset:
     return Dataset(name, rest, val, test, classes=classes, source=name)
 
 
-def _download(kind: type, root: Path, folder: Path, missing: list[str]) -> None:
-    """Download the missing files elsewhere first: a download that is stopped leaves nothing that looks like data."""
+def _download(kind: type, root: Path, why: str) -> None:
+    """Download a data set; a FileNotFoundError if that fails. One that was stopped goes on with the next call."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_TIMEOUT)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".download-", dir=root) as new, redirect_stdout(sys.stderr):
-            kind(new, download=True)
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in missing:
-                Path(new, kind.__name__, "raw", file).replace(folder / file)
+        with redirect_stdout(sys.stderr):
+            kind(root, download=True)
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         help_ = "give torchvision's data folder by --data-dir, or use --data digits"
-        what = f"{folder} has no {missing[0]} and {kind.__name__} cannot be downloaded ({reason})"
-        raise FileNotFoundError(f"{what}: {help_}") from error
+        raise FileNotFoundError(f"{why} and {kind.__name__} cannot be downloaded ({reason}): {help_}") from error
     finally:
         socket.setdefaulttimeout(timeout)
 

@@ -131,15 +131,22 @@ def check_dataset(data: Dataset) -> None:
     Raises:
         DataError: A split lacks a class, a label is out of range, or pixels or images hardly differ.
     """
+    classes, count = data.classes, len(data.classes)
+    if classes and not FEWEST_CLASSES <= count <= MOST_CLASSES:
+        rule = f"{data.name} must have from {FEWEST_CLASSES} to {MOST_CLASSES} classes"
+        raise DataError(f"{rule}, but has {count}: {listed(classes)}")
+    for number, each in enumerate(classes):
+        if each in classes[:number] or not each.strip() or not each.isprintable():
+            raise DataError(f"class names of {data.name} must be printable texts that differ, but one is {each!r}")
     for part, split in (("training", data.train), ("validation", data.val), ("test", data.test)):
         images, labels, what = split.images, split.labels.unique().tolist(), f"{part} images of {data.name}"
         if len(images) < FEWEST_IMAGES:
             raise DataError(f"there must be at least {FEWEST_IMAGES} {what}, but there are {len(images)}")
-        if labels[0] < 0 or labels[-1] >= max(len(data.classes), 1):
-            wrong = labels[0] if labels[0] < 0 else labels[-1]
-            raise DataError(f"labels of the {what} must be from 0 to {len(data.classes) - 1}, but one is {wrong}")
-        if data.classes and len(labels) < len(data.classes):
-            absent = [name for label, name in enumerate(data.classes) if label not in labels]
+        wrong = [label for label in labels if not 0 <= label < max(count, 1)]
+        if wrong:
+            raise DataError(f"labels of the {what} must be from 0 to {count - 1}, but one is {wrong[0]}")
+        absent = [name for label, name in enumerate(classes) if label not in labels]
+        if absent:
             raise DataError(f"every class must be among the {what}, but there is no {listed(absent)}")
         low, high = int(images.min()), int(images.max())
         seen = f"pixels must use the range from 0 to 255, but those of the {what} are from {low} to {high}"
@@ -149,23 +156,13 @@ def check_dataset(data: Dataset) -> None:
             raise DataError(f"images must differ, but all {len(images)} {what} are the same")
         if high - low < NARROW and split is data.train:
             log.warning(f"{seen}: it may help to scale them first")
-    test = len(data.test)
-    if len(data.train) < FEW_IMAGES:
+    train, val, test = len(data.train), len(data.val), len(data.test)
+    if train < FEW_IMAGES:
         # Two standard errors of the difference of two accuracies p of 85 %: 2 sqrt(2 p (1 - p) / test).
         points = f"less than about {min(100, math.ceil(100 / math.sqrt(test)))} points of accuracy"
-        worth = f"differences of {points} between figures mean nothing" if data.classes else "figures are rough hints"
-        sizes = f"{len(data.train)} training, {len(data.val)} validation and {test} test images"
+        worth = f"differences of {points} between figures mean nothing" if classes else "figures are rough hints"
+        sizes = f"{train} training, {val} validation and {test} test images"
         log.warning(f"{data.name} has only {sizes}: {worth}, and batch sizes above the number of images are cut to it")
-
-
-def check_classes(name: str, classes: Sequence[str]) -> None:
-    """Raise DataError unless there are 2 to 200 classes with printable names that differ."""
-    if not FEWEST_CLASSES <= len(classes) <= MOST_CLASSES:
-        rule = f"{name} must have from {FEWEST_CLASSES} to {MOST_CLASSES} classes"
-        raise DataError(f"{rule}, but has {len(classes)}: {listed(classes)}")
-    for number, each in enumerate(classes):
-        if each in classes[:number] or not each.strip() or not each.isprintable():
-            raise DataError(f"the class names of {name} must be printable texts that differ, but one is {each!r}")
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from study.data.dataset import DataError, Dataset, Split, check_classes, listed, log, shuffled, stratified_split
+from study.data.dataset import DataError, Dataset, Split, listed, log, shuffled, stratified_split
 
 FRACTIONS = {"val": 0.1, "test": 0.2}  # of images that come without such a part
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -33,6 +34,8 @@ SIGNS = {
     b"\x93NUMPY": "a single array without a name (.npy)",
     b"\x80": "a pickle of Python objects",
 }  # what a file is by its first bytes
+
+_nfc = partial(unicodedata.normalize, "NFC")  # one spelling of accents: file systems differ, and the order must not
 
 
 def load_folder(path: Path, name: str, image_size: int, colour: bool) -> Dataset:
@@ -66,8 +69,13 @@ def image_files(path: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         DataError: A folder cannot be read, or there is no image.
     """
-    known, found, folders, seen = endings(), [], [path], {os.path.realpath(path)}
-    left: Counter[str] = Counter()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    kinds = Image.registered_extensions().items()
+    known = {ending for ending, kind in kinds if kind in Image.OPEN and kind not in NOT_DRAWN}
+    found, folders, seen, left = [], [path], {os.path.realpath(path)}, Counter[str]()
     for folder in folders:  # which grows meanwhile, level by level
         try:
             names = sorted(name for name in os.listdir(folder) if not name.startswith(".") and name not in LITTER)
@@ -92,11 +100,6 @@ def image_files(path: Path) -> tuple[list[Path], list[Path]]:
         log.warning(f"left out of {path}: {out}")
     found.sort(key=lambda file: [*((1, _nfc(each)) for each in file.parts[:-1]), (0, _nfc(file.name))])
     return found, folders
-
-
-def _nfc(name: str) -> str:
-    """Return a name in one spelling of accents: file systems differ in theirs, and the order must not."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _parts(path: Path, files: Sequence[Path], folders: Sequence[Path]) -> dict[str, dict[str, list[Path]]]:
@@ -137,8 +140,6 @@ def _dataset(
     name: str, splits: Mapping[str, Split], classes: Sequence[str], path: Path, sizes: set[tuple[int, int]]
 ) -> Dataset:
     """Return the data set of these splits; validation and test images that are not there are taken from train."""
-    if classes:
-        check_classes(name, classes)
     train = splits["train"]
     tell_of_resizing(name, sizes, train.images.shape[-1])
     absent = {part: fraction for part, fraction in FRACTIONS.items() if part not in splits}
@@ -156,16 +157,6 @@ def tell_of_resizing(name: str, sizes: set[tuple[int, int]], size: int) -> None:
         log.warning(
             f"the images of {name} are {what}: all are resized to {size}x{size}; --image-size sets another size"
         )
-
-
-def endings() -> set[str]:
-    """Return the endings of the image files that Pillow reads, in lower case with the dot."""
-    with suppress(ImportError):
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
-    known = Image.registered_extensions()
-    return {ending for ending, kind in known.items() if kind in Image.OPEN and kind not in NOT_DRAWN}
 
 
 def read_images(files: Sequence[Path], image_size: int, colour: bool) -> tuple[np.ndarray, set[tuple[int, int]]]:
@@ -200,7 +191,8 @@ def _read_image(path: Path, image_size: int, colour: bool) -> tuple[np.ndarray, 
                 upright = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
             return _resized(upright, image_size, colour), upright.size, int(high)
     except Exception as error:  # Pillow's readers raise nearly everything on damaged files
-        what = _kind_of(path) if isinstance(error, UnidentifiedImageError) else _reason(error)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        what = _kind_of(path) if isinstance(error, UnidentifiedImageError) else reason
         raise DataError(f"{path} cannot be read as an image: {what}") from error
 
 
@@ -269,7 +261,7 @@ def read_arrays(path: Path, wanted: Collection[str]) -> dict[str, np.ndarray]:
             return {name: np.asarray(file[name]) if name in wanted else np.empty(0) for name in file.files}
     except Exception as error:  # zipfile, zlib and NumPy raise nearly everything on damaged files
         objects = "Object arrays" in str(error) and "it holds Python objects (a pickle), not numbers"
-        what = objects or (_reason(error) if isinstance(error, OSError) else _kind_of(path))
+        what = objects or getattr(error, "strerror", None) or _kind_of(path)
         raise DataError(f"{path} cannot be read as .npz without pickles: {what}") from error
 
 
@@ -301,7 +293,3 @@ def _kind_of(path: Path) -> str:
         head = stream.read(30).lstrip()
     text = f"a text that begins with {head.decode()!r}" if head.isascii() else "of another format"
     return "it is " + next((kind for sign, kind in SIGNS.items() if head.startswith(sign)), text if head else "empty")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

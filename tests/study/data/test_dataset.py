@@ -16,7 +16,7 @@ import torch
 
 from study import data
 from study.data import DataError, Dataset, Split
-from study.data.dataset import check_classes, check_dataset, stratified_split
+from study.data.dataset import check_dataset, stratified_split
 
 ROOT = Path(__file__).parents[3]
 
@@ -129,9 +129,9 @@ def test_a_narrow_range_of_pixels_is_warned_of(small: Dataset, high: int, caplog
         (["a", "one\ntwo"], r"printable texts .* one is 'one\\ntwo'"),
     ],
 )
-def test_class_names_that_break_a_rule(names: list[str], rule: str) -> None:
+def test_class_names_that_break_a_rule(small: Dataset, names: list[str], rule: str) -> None:
     with pytest.raises(DataError, match=rule):
-        check_classes("set", names)
+        check_dataset(replace(small, classes=tuple(names)))
 
 
 @pytest.mark.parametrize(
