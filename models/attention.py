@@ -50,9 +50,8 @@ class Positions:
         if conv.dilation != (1, 1) or conv.groups != 1:
             raise ValueError(f"`dilation == groups == 1` must hold, but got {conv.dilation} and {conv.groups}")
         pads = [int(pad) for pad in conv.padding]
-        free = [
-            side + 2 * pad - size for side, pad, size in zip(image_size, pads, conv.kernel_size, strict=True)
-        ]  # positions of the kernel, less one
+        # Positions of the kernel, less one.
+        free = [side + 2 * pad - size for side, pad, size in zip(image_size, pads, conv.kernel_size, strict=True)]
         if min(free) < 0:
             raise ValueError(f"`kernel <= padded image` must hold, but got {conv.kernel_size} on {tuple(image_size)}")
         height, width = (left // step + 1 for left, step in zip(free, conv.stride, strict=True))

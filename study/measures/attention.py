@@ -16,7 +16,7 @@ from models.attention_forms import conv_as_attention, linear_as_attention, linea
 from study.data.dataset import to_float
 from study.training.loops import EVAL_BATCH, eval_mode
 
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
+LayerT = TypeVar("LayerT", nn.Conv2d, nn.Linear)
 CHANNELS, KERNEL, SIDE = (3, 5), 3, 28  # of the random convolution; height and width of its image
 OUTPUTS = 10  # of the random FC layer
 INPUTS = 64  # random images
@@ -28,13 +28,10 @@ def tail(alpha: float) -> float:
     return 4 * torch.tensor(-alpha, dtype=torch.float64).exp().item()
 
 
-def random_layer(layer: ModuleT, generator: torch.Generator) -> ModuleT:
-    """Return the layer in float64 with normal weights, so that outputs have the variance of the inputs; no bias."""
-    layer = layer.double()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            fan_in = prod(parameter.shape[1:])
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / fan_in**0.5)
+def random_layer(layer: LayerT, generator: torch.Generator) -> LayerT:
+    """Return a layer without bias in float64 with normal weights, so that outputs have the variance of the inputs."""
+    weight = torch.randn(layer.weight.shape, generator=generator, dtype=torch.float64)
+    layer.weight = nn.Parameter(weight / prod(weight.shape[1:]) ** 0.5)
     return layer
 
 
@@ -56,9 +53,8 @@ def alpha_errors(alphas: Sequence[float], dtype: torch.dtype, seed: int) -> list
     generator = torch.Generator().manual_seed(seed)
     conv = random_layer(nn.Conv2d(*CHANNELS, KERNEL, padding=1, bias=False), generator)
     images = torch.randn(1, CHANNELS[0], SIDE, SIDE, generator=generator, dtype=torch.float64)
-    return [
-        largest_error(conv, conv_as_attention(conv, (SIDE, SIDE), alpha=alpha).to(dtype), images) for alpha in alphas
-    ]
+    copies = (conv_as_attention(conv, (SIDE, SIDE), alpha=alpha).to(dtype) for alpha in alphas)
+    return [largest_error(conv, copy, images) for copy in copies]
 
 
 @torch.no_grad()
@@ -72,22 +68,17 @@ def border_errors(conv: nn.Conv2d, images: Tensor) -> dict[str, float]:
     size = images.shape[2:]
     bare = deepcopy(conv)
     bare.padding_mode = "replicate"  # what attention without the ring is
-    wanted = conv(images)
-    pixels, ring = (
-        (conv_as_attention(each, size)(images) - wanted).abs().amax((0, 1)).flatten() for each in (bare, conv)
-    )
+    copies = (conv_as_attention(each, size)(images) for each in (bare, conv))
+    pixels, ring = ((copy - conv(images)).abs().amax((0, 1)).flatten() for copy in copies)
     border = reaches_out(conv, size)
     return {"inside": float(pixels[~border].max()), "border": float(pixels[border].max()), "ring": float(ring.max())}
 
 
 def reaches_out(conv: nn.Conv2d, size: Sequence[int]) -> Tensor:
     """Return which outputs [Q] of a convolution depend on padding, found with an image of ones."""
-    probe = deepcopy(conv)
-    with torch.no_grad():
-        for parameter in probe.parameters():
-            parameter.fill_(0.0)
-        probe.weight.fill_(1.0)
-        sums = probe(torch.ones(1, conv.in_channels, *size).to(conv.weight))[0, 0].flatten()
+    probe = deepcopy(conv).requires_grad_(False)
+    probe.weight.fill_(1.0)
+    sums = probe(torch.ones(1, conv.in_channels, *size).to(conv.weight))[0, 0].flatten()
     return sums < sums.max() - 0.5
 
 

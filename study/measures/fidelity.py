@@ -6,7 +6,7 @@ All take torch tensors and return floats; a measure that is undefined for so few
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,9 +50,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     return max(float(distance), 0.0)
 
 
-def neighbourhood_measures(
-    real: Tensor, fake: Tensor, k: int = 5, real_radius: Tensor | None = None
-) -> dict[str, float]:
+def neighbourhood_measures(real: Tensor, fake: Tensor, k: int, real_radius: Tensor) -> dict[str, float]:
     """Return `precision`, `recall`, `density` and `coverage` of fake features [M, D] against real features [N, D].
 
     Precision and recall: Kynkaanniemi et al. 2019 (https://arxiv.org/abs/1904.06991), eq. 1-2. Density and
@@ -60,10 +58,8 @@ def neighbourhood_measures(
 
     Args:
         k: Neighbours that span a neighbourhood; all others, where there are fewer.
-        real_radius: `kth_neighbour(real, k)`, if it is known already.
+        real_radius: `kth_neighbour(real, k)`, [N].
     """
-    if real_radius is None:
-        real_radius = kth_neighbour(real, k)  # [N]
     fake_radius = kth_neighbour(fake, k)  # [M]
     within = torch.zeros(len(fake), device=fake.device)  # real neighbourhoods around each fake point
     recalled = torch.zeros(len(real), dtype=torch.bool, device=real.device)
@@ -84,8 +80,8 @@ def neighbourhood_measures(
 def kth_neighbour(points: Tensor, k: int) -> Tensor:
     """Return the distance of each point [N, D] to its k-th nearest other point (the farthest, if N <= k), [N]."""
     found = min(k + 1, len(points))  # each point is its own nearest
-    nearest = [torch.cdist(rows, points).topk(found, dim=1, largest=False).values[:, -1] for rows in points.split(ROWS)]
-    return torch.cat(nearest)
+    nearest = (torch.cdist(rows, points).topk(found, largest=False) for rows in points.split(ROWS))
+    return torch.cat([each.values[:, -1] for each in nearest])
 
 
 def nearest_distance(points: Tensor, others: Tensor) -> float:
@@ -93,56 +89,54 @@ def nearest_distance(points: Tensor, others: Tensor) -> float:
     return float(torch.cat([torch.cdist(rows, others).amin(1) for rows in points.split(ROWS)]).mean())
 
 
-def class_measures(logits: Tensor, expected: Tensor | None = None) -> dict[str, float]:
+def class_measures(logits: Tensor, expected: Tensor) -> dict[str, float]:
     """Return from logits [N, classes]: `modes` (classes with at least MODE_FRACTION of their expected fraction),
-    `class_kl` (KL of the class histogram to the expected one, in nats), mean `confidence`, and `low_confidence` (the
-    fraction of images below SURE, which are of no class).
+    `class_kl` (KL of the class histogram to the expected one, in nats), and `low_confidence` (the fraction of images
+    whose confidence is below SURE, which are of no class).
 
     Args:
-        expected: Fraction of each class [classes] among real images; None: all alike.
+        expected: Fraction of each class [classes] among real images, in double precision.
     """
-    classes = logits.shape[1]
     confidence, guesses = logits.softmax(1).max(1)
-    fractions = torch.bincount(guesses, minlength=classes).double() / len(guesses)
-    expected = torch.full_like(fractions, 1 / classes) if expected is None else expected.to(fractions)
+    fractions = torch.bincount(guesses, minlength=len(expected)).double() / len(guesses)
     # A class that is generated but not expected costs much, but not infinitely much.
     ratios = fractions / expected.clamp(min=1e-12)
     return {
         "modes": float((fractions >= MODE_FRACTION * expected).sum()),
         "class_kl": float((fractions * ratios.clamp(min=1e-12).log()).sum()),
-        "confidence": float(confidence.mean()),
         "low_confidence": float((confidence < SURE).float().mean()),
     }
 
 
-Pairs = Iterable[tuple[Tensor, Tensor]]
-"""Fake features [N, D] and real features [M, D] of each class, N and M at least 2 (see `pairs_by_class`)."""
+def within_classes(
+    measure: Callable[[Tensor, Tensor], float], fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor
+) -> float:
+    """Return the mean over the classes of a measure of fake features [n, D] and real features [m, D] of one class.
 
-
-def pairs_by_class(fake: Tensor, fake_labels: Tensor, real: Tensor, real_labels: Tensor, classes: int) -> Pairs:
-    """Yield the fake and the real features of each class that has two images of both kinds."""
-    for each in range(classes):
-        ours, theirs = fake[fake_labels == each], real[real_labels == each]
+    Left out are classes of fewer than two images of either kind, and those whose measure is NaN; NaN if none is left.
+    """
+    found = []
+    for label in real_labels.unique().tolist():
+        ours, theirs = fake[fake_labels == label], real[real_labels == label]
         if min(len(ours), len(theirs)) > 1:
-            yield ours, theirs
+            found.append(measure(ours, theirs))
+    kept = [value for value in found if not math.isnan(value)]
+    return ratio(sum(kept), len(kept))
 
 
-def intra_class_distance(pairs: Pairs) -> float:
-    """Return the Frechet distance within a class, averaged over the classes (Miyato & Koyama 2018,
-    https://arxiv.org/abs/1802.05637, section 5.1); NaN if there are none.
+def feature_distance(fake: Tensor, real: Tensor) -> float:
+    """Return the Frechet distance of features [N, D] from others [M, D].
+
+    Its mean over classes is Miyato & Koyama's of 2018, https://arxiv.org/abs/1802.05637, section 5.1.
     """
-    return _mean([frechet_distance(Moments.of(ours), Moments.of(theirs)) for ours, theirs in pairs])
+    return frechet_distance(Moments.of(fake), Moments.of(real))
 
 
-def diversity(pairs: Pairs) -> float:
-    """Return the mean pairwise distance within a class over that of real images, averaged over the classes.
-
-    1: samples of a class differ as much as real ones; 0: they are all the same. NaN if no class has different real
-    images.
-    """
-    means = ((torch.pdist(ours).mean(), torch.pdist(theirs).mean()) for ours, theirs in pairs)
-    return _mean([float(mean / real_mean) for mean, real_mean in means if real_mean > 0])
+def diversity(fake: Tensor, real: Tensor) -> float:
+    """Return the mean pairwise distance of fake features over that of real ones; 0: all are the same."""
+    return ratio(torch.pdist(fake).mean(), torch.pdist(real).mean())
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+def ratio(value: float | Tensor, unit: float | Tensor) -> float:
+    """Return value / unit, NaN where the unit is 0."""
+    return float(value / unit) if unit else math.nan

@@ -26,19 +26,14 @@ class Interpolation:
 
     Attributes:
         images: [P, STEPS, C, H, W], in [0, 1], the ends included.
-        of_paths: Values [P] of each measure, of the steps between the ends: `confidence`, their mean; `no_class`, the
-            fraction whose confidence is below SURE; `third_class`, 1 if a step of at least that confidence is of
-            neither of the two classes, else 0; `smoothness`, see `path_smoothness`. A path that jumps from one class
-            to the other has the best `no_class` and `third_class`, and the worst smoothness.
+        measures: Of the steps between the ends, means over the paths: `no_class`, the fraction whose confidence is
+            below SURE; `third_class`, the fraction of paths with a step of at least that confidence of neither of the
+            two classes; `smoothness`, see `path_smoothness`, of paths that move. A path that jumps from one class to
+            the other has the best `no_class` and `third_class`, and the worst smoothness.
     """
 
     images: Tensor
-    of_paths: Mapping[str, Tensor]
-
-    @property
-    def measures(self) -> dict[str, float]:
-        """The means over the paths; paths that do not move have no smoothness."""
-        return {name: float(values.nanmean()) for name, values in self.of_paths.items()}
+    measures: Mapping[str, float]
 
 
 def slerp(starts: Tensor, ends: Tensor, fraction: Tensor) -> Tensor:
@@ -92,15 +87,12 @@ def interpolate(
     confidence, classes = evaluator.probabilities(images).max(1)
     inner = confidence.unflatten(0, paths)[:, 1:-1]  # the ends are confident by choice
     of_ends = (classes.unflatten(0, paths)[:, 1:-1, None] == wanted.to(classes.device)[:, None]).any(2)
-    return Interpolation(
-        images.unflatten(0, paths),
-        {
-            "confidence": inner.mean(1),
-            "no_class": (inner < SURE).float().mean(1),
-            "third_class": ((inner >= SURE) & ~of_ends).any(1).float(),
-            "smoothness": path_smoothness(evaluator.features(images).unflatten(0, paths)),
-        },
-    )
+    measures = {
+        "no_class": (inner < SURE).float().mean(1),
+        "third_class": ((inner >= SURE) & ~of_ends).any(1).float(),
+        "smoothness": path_smoothness(evaluator.features(images).unflatten(0, paths)),
+    }
+    return Interpolation(images.unflatten(0, paths), {name: float(of.nanmean()) for name, of in measures.items()})
 
 
 def path_smoothness(features: Tensor) -> Tensor:

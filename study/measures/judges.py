@@ -127,21 +127,17 @@ class Evaluator:
         guesses = logits.argmax(1)
         classes = guesses if labels is None else labels
         few = min(DIVERSITY_SAMPLES, len(features), len(real))
-        first = (features[:few], classes[:few], real[:few], real_labels[:few])
+        points = (features, classes, real, real_labels)
         nearest = fidelity.nearest_distance(features[:MEMORY_SAMPLES], self.real["train"])
         found = self._measures(features, logits, "test", real_labels if labels is None else labels) | {
-            "diversity": fidelity.diversity(fidelity.pairs_by_class(*first, self.classes)),
-            "intra_fd": fidelity.intra_class_distance(
-                fidelity.pairs_by_class(features, classes, real, real_labels, self.classes)
-            ),
-            "nearest": nearest / self.test_nearest if self.test_nearest else math.nan,
+            "diversity": fidelity.within_classes(fidelity.diversity, *(each[:few] for each in points)),
+            "intra_fd": fidelity.within_classes(fidelity.feature_distance, *points),
+            "nearest": fidelity.ratio(nearest, self.test_nearest),
         }
         if labels is not None:
-            wanted, right = (
-                torch.bincount(each, minlength=self.classes) for each in (labels, labels[guesses == labels])
-            )
+            right = guesses == labels
             found["label_accuracy"] = float(right.sum() / len(labels))
-            found["label_accuracy_worst"] = float((right / wanted)[wanted > 0].min())
+            found["label_accuracy_worst"] = min(float(right[labels == each].float().mean()) for each in labels.unique())
         return found
 
     def _measures(self, features: Tensor, logits: Tensor, split: str, expected: Tensor) -> dict[str, float]:

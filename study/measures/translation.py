@@ -14,7 +14,6 @@ from torch import Tensor
 from models.classifier import Judge
 from study.data.dataset import to_float
 from study.measures import fidelity
-from study.measures.fidelity import Moments
 from study.measures.judges import NEAREST, PREFIXES
 from study.training.loops import EVAL_BATCH, apply
 
@@ -68,10 +67,6 @@ class Truth:
             return [apply(judge.features, self.b) for judge in self.judges]
 
     @cached_property
-    def moments(self) -> list[Moments]:
-        return [Moments.of(features) for features in self.features]
-
-    @cached_property
     def radius(self) -> Tensor:
         """The distance of each true image to its fifth neighbour, by the first judge, [N]."""
         return fidelity.kth_neighbour(self.features[0], NEAREST)
@@ -87,15 +82,14 @@ class Truth:
         """
         found = {"test/mae": error(images, self.b)}
         short = [found["test/mae"] / (WORKS_ERROR * self.floor)] if self.floor else []
-        for number, (prefix, judge) in enumerate(zip(PREFIXES, self.judges, strict=False)):
+        for prefix, judge, real in zip(PREFIXES, self.judges, self.features, strict=False):
             features = apply(judge.features, images)
             guesses = judge.head(features).argmax(1)
-            kept = float((guesses == self.labels).float().mean())
-            found[f"{prefix}/kept"] = kept
+            found[f"{prefix}/kept"] = kept = float((guesses == self.labels).float().mean())
             found[f"{prefix}/permuted"] = permuted_accuracy(guesses, self.labels, self.classes)
-            found[f"{prefix}/fd"] = fidelity.frechet_distance(Moments.of(features), self.moments[number])
+            found[f"{prefix}/fd"] = fidelity.feature_distance(features, real)
             short.append((1 - kept) / WORKS_LOST)
-            if number == 0:
-                reach = fidelity.neighbourhood_measures(self.features[0], features, NEAREST, self.radius)
+            if prefix == PREFIXES[0]:
+                reach = fidelity.neighbourhood_measures(real, features, NEAREST, self.radius)
                 found |= {f"{prefix}/{name}": reach[name] for name in ("recall", "coverage")}
         return found | {"test/shortfall": max(short)}

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.measures.fidelity import nearest_distance
-from study.training.loops import batches, captured, one_cycle, seeded, steps_per_epoch
+from study.measures.fidelity import nearest_distance, ratio
+from study.training.loops import Schedule, fit, seeded
 
-FOLDS, EPOCHS, BATCH_SIZE, WIDTH, LEARNING_RATE = 2, 30, 256, 128, 5e-3  # of the classifier
+EPOCHS, BATCH_SIZE, WIDTH, LEARNING_RATE = 30, 256, 128, 5e-3  # of the classifier
 PROJECTIONS = 500
 COMPARED = 2_000  # latents whose nearest training latent is looked up
 
@@ -43,18 +43,14 @@ class LatentFidelity:
         nearest = nearest_distance(ours[:COMPARED], self.train)
         return {
             "latent/two_sample_accuracy": two_sample_accuracy(ours, theirs),
-            "latent/sliced_wasserstein": _ratio(sliced_wasserstein(ours, theirs), self._floors[count]),
-            "latent/nearest": _ratio(nearest, self._unseen),
+            "latent/sliced_wasserstein": ratio(sliced_wasserstein(ours, theirs), self._floors[count]),
+            "latent/nearest": ratio(nearest, self._unseen),
         }
 
     @cached_property
     def _unseen(self) -> float:
         """The mean distance of held-out latents to the nearest training latent."""
         return nearest_distance(self.held_out[:COMPARED], self.train)
-
-
-def _ratio(value: float, unit: float) -> float:
-    return value / unit if unit else math.nan
 
 
 def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int = 0) -> float:
@@ -65,15 +61,14 @@ def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int = 0) -> float
     deviation of 0.0035. NaN with fewer than four points in all.
     """
     points = torch.cat([generated, real])
-    if len(points) < 2 * FOLDS:
+    if len(points) < 4:
         return math.nan
     labels = torch.cat([torch.zeros(len(generated)), torch.ones(len(real))]).to(points)
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed)).to(points.device)
-    folds = order.chunk(FOLDS)
+    first, second = order.chunk(2)
     right = 0.0
     with seeded(seed, points.device):
-        for place, fold in enumerate(folds):
-            others = torch.cat([each for number, each in enumerate(folds) if number != place])
+        for fold, others in ((first, second), (second, first)):
             classifier = _train_classifier(points[others], labels[others])
             with torch.no_grad():
                 right += float(((classifier(points[fold]).flatten() > 0) == (labels[fold] > 0.5)).sum())
@@ -87,19 +82,11 @@ def _train_classifier(points: Tensor, labels: Tensor) -> nn.Module:
     for into in (points.shape[1], WIDTH):
         layers += [nn.Linear(into, WIDTH), nn.BatchNorm1d(WIDTH), nn.SiLU()]
     classifier = nn.Sequential(*layers, nn.Linear(WIDTH, 1)).to(points.device)
-    optimizer, step = one_cycle(classifier, LEARNING_RATE, EPOCHS * steps_per_epoch(len(points), BATCH_SIZE))
 
-    def gradients(index: Tensor) -> Tensor:
-        loss = F.binary_cross_entropy_with_logits(classifier(points[index]).flatten(), labels[index])
-        optimizer.zero_grad()
-        loss.backward()
-        return loss.detach()
+    def losses_of(index: Tensor) -> list[Tensor]:
+        return [F.binary_cross_entropy_with_logits(classifier(points[index]).flatten(), labels[index])]
 
-    gradients_of = captured(gradients, points.device)
-    for _ in range(EPOCHS):
-        for index in batches(len(points), BATCH_SIZE, points.device):
-            gradients_of(index)
-            step()
+    fit(classifier, losses_of, [], points, Schedule(EPOCHS, BATCH_SIZE, LEARNING_RATE), graph=True)
     return classifier.eval()
 
 
@@ -117,6 +104,4 @@ def sliced_wasserstein(a: Tensor, b: Tensor, seed: int = 0) -> float:
 
 def _sorted(rows: Tensor) -> Tensor:
     """Sort each row [L, N]; on a CPU NumPy sorts several times faster than PyTorch."""
-    if rows.device.type == "cpu":
-        return torch.from_numpy(np.sort(rows.numpy(), axis=1))
-    return rows.sort(1).values
+    return rows.sort(1).values if rows.is_cuda else torch.from_numpy(np.sort(rows.numpy(), axis=1))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.attention import LearnedAttention
 from study.data.dataset import to_float
-from study.training.loops import Report, batches, check_finite, one_cycle
+from study.training.loops import Report, Schedule, fit
 
 RATE = 0.2  # peak; the centres are in pixels
 BETA2 = 0.99
@@ -36,23 +36,14 @@ def imitate(layer: LearnedAttention, conv: nn.Conv2d, images: Tensor, epochs: in
     Raises:
         Diverged: The loss is not finite.
     """
-    steps = epochs * max(1, len(images) // BATCH_SIZE)
-    _, step = one_cycle(layer, RATE, steps, BETA2)
-    layer.train()
-    for epoch in range(1, epochs + 1):
-        losses = []
-        for index in batches(len(images), BATCH_SIZE, images.device):
-            inputs = to_float(images[index])
-            chosen = torch.randperm(len(layer.queries), device=images.device)[:QUERIES]
-            with torch.no_grad():
-                outputs = conv(inputs).flatten(2)
-                power = outputs.square().mean()
-            loss = (layer(inputs, chosen) - outputs[:, :, chosen]).square().mean() / power
-            layer.zero_grad()
-            loss.backward()
-            step()
-            losses.append(loss.detach())
-        metrics = {"train/loss": float(torch.stack(losses).mean())}
-        check_finite(epoch, metrics)
-        report(epoch, metrics)
+
+    def losses_of(index: Tensor) -> list[Tensor]:
+        inputs = to_float(images[index])
+        chosen = torch.randperm(len(layer.queries), device=images.device)[:QUERIES]
+        with torch.no_grad():
+            outputs = conv(inputs).flatten(2)
+            power = outputs.square().mean()
+        return [(layer(inputs, chosen) - outputs[:, :, chosen]).square().mean() / power]
+
+    fit(layer.train(), losses_of, ["train/loss"], images, Schedule(epochs, BATCH_SIZE, RATE), report, beta2=BETA2)
     layer.eval()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import get_total_norm, parameters_to_vector
 from torch.optim import Optimizer
 
 from models.gan import Critic, Generator
-from study.training.loops import Report, autocast, batches, captured, check_finite, steps_per_epoch
+from study.training.loops import Report, autocast, batches, check_finite, gradients_of, mean_of, steps_per_epoch
 
 AUTOCAST_BATCH = 128  # from this batch size on, bfloat16 multiplications save more time than the casts cost
 
@@ -52,8 +52,7 @@ def generator_steps(settings: GanSettings, count: int, epochs: int) -> int:
 
 def describe(settings: GanSettings) -> str:
     """Return the settings in a line, for a figure's title."""
-    kind = "vanilla GAN" if settings.clip_value is None else "WGAN"
-    clip = "" if settings.clip_value is None else f", clip {settings.clip_value:.3g}"
+    kind, clip = ("vanilla GAN", "") if settings.clip_value is None else ("WGAN", f", clip {settings.clip_value:.3g}")
     return (
         f"{kind}: batch {settings.batch_size}, lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}, "
         f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}"
@@ -90,31 +89,39 @@ def train_gan(
         FloatingPointError: A loss is not finite.
     """
     online = online or copy.deepcopy(generator) if settings.ema_decay else generator
-    losses = _Losses(online.train(), critic.train(), latents, conditions, settings)
+    losses, device = _Losses(online.train(), critic.train(), latents, conditions, settings), latents.device
     with one_vector(critic) as critic_weights, one_vector(online) as online_weights:
-        optimizers = critic_optimizer, generator_optimizer = _optimizers(critic_weights, online_weights, settings)
-        critic_step = captured(_gradients(losses.of_critic, critic_optimizer), latents.device)
-        generator_step = captured(_gradients(losses.of_generator, generator_optimizer), latents.device)
+        optimizers = of_critic, of_generator = [_optimizer(each, settings) for each in (critic_weights, online_weights)]
+        critic_gradients = gradients_of(losses.of_critic, of_critic, device, set_to_none=False)
+        generator_gradients = gradients_of(losses.of_generator, of_generator, device, set_to_none=False)
         critic_steps = generator_steps = 0
         for epoch in range(1, epochs + 1):
             if settings.lr_decay:
-                _set_rate(optimizers, settings.learning_rate * (1 - (epoch - 1) / epochs))
+                for optimizer in optimizers:
+                    optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - (epoch - 1) / epochs)
             critic_losses, generator_losses = [], []
-            for index in batches(len(latents), settings.batch_size, latents.device):
-                critic_losses.append(critic_step(index))
-                critic_optimizer.step()
+            for index in batches(len(latents), settings.batch_size, device):
+                critic_losses.append(critic_gradients(index))
+                of_critic.step()
                 if settings.clip_value is not None:
                     critic_weights.data.clamp_(-settings.clip_value, settings.clip_value)
                 critic_steps += 1
                 if critic_steps % settings.n_critic:
                     continue
-                generator_losses.append(generator_step(index))
-                generator_optimizer.step()
+                generator_losses.append(generator_gradients(index))
+                of_generator.step()
                 generator_steps += 1
                 if settings.ema_decay:
                     warm = (1 + generator_steps) / (10 + generator_steps)  # early weights are soon forgotten
                     update_average(generator, online, min(settings.ema_decay, warm))
-            metrics = _epoch_metrics(critic, critic_losses, generator_losses, settings.clip_value)
+            norm = get_total_norm([p.grad for p in critic.parameters() if p.grad is not None])  # after the last step
+            metrics = {"critic/loss": mean_of(critic_losses), "critic/gradient_norm": float(norm)}
+            if generator_losses:  # with few batches an epoch and a large n_critic, not every epoch has one
+                metrics["generator/loss"] = mean_of(generator_losses)
+            if settings.clip_value is not None:
+                metrics["critic/wasserstein"] = -metrics["critic/loss"]
+                # The fraction of weights on the bound; near 1 the critic has no freedom left.
+                metrics["critic/at_clip"] = float((critic_weights.abs() >= settings.clip_value).float().mean())
             check_finite(epoch, metrics)
             report(epoch, metrics)
 
@@ -129,55 +136,43 @@ class _Losses:
     conditions: Tensor
     settings: GanSettings
 
-    def of_critic(self, index: Tensor) -> Tensor:
+    def of_critic(self, index: Tensor) -> list[Tensor]:
         """WGAN: minus the estimate of the Wasserstein distance (up to the critic's Lipschitz constant). Vanilla GAN:
         binary cross entropy on logits.
         """
         with torch.no_grad():
             fake = self._fakes(index)
         real = torch.cat([self.latents[index], self.conditions[index]], 1)
-        with _precision(index):
-            # BatchNorm sees batches of real or of fake vectors, never of both: DCGAN's way.
-            groups = (real, fake) if self.settings.critic_norm else (torch.cat([real, fake]),)
-            real_scores, fake_scores = torch.cat([self.critic(group) for group in groups]).float().chunk(2)
+        # BatchNorm sees batches of real or of fake vectors, never of both: DCGAN's way.
+        groups = (real, fake) if self.settings.critic_norm else (torch.cat([real, fake]),)
+        real_scores, fake_scores = self._compute(self.critic, *groups).chunk(2)
         if self.settings.clip_value is not None:
-            return fake_scores.mean() - real_scores.mean()
-        return F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()
+            return [fake_scores.mean() - real_scores.mean()]
+        return [F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()]
 
-    def of_generator(self, index: Tensor) -> Tensor:
+    def of_generator(self, index: Tensor) -> list[Tensor]:
         self.critic.requires_grad_(False)  # spares the gradients of weights that do not move now
-        fake = self._fakes(index)
-        with _precision(index):
-            scores = self.critic(fake).float()
+        scores = self._compute(self.critic, self._fakes(index))
         self.critic.requires_grad_(True)
         if self.settings.clip_value is not None:
-            return -scores.mean()
-        return vanilla_generator_loss(scores, self.settings.saturating)
+            return [-scores.mean()]
+        return [vanilla_generator_loss(scores, self.settings.saturating)]
 
     def _fakes(self, index: Tensor) -> Tensor:
         """Generated latents beside the conditions that they were asked for, [B, latent_dim (+ classes)]."""
         condition = self.conditions[index]
         noise = torch.randn(len(index), self.settings.noise_dim, device=index.device)
-        with _precision(index):
-            made = self.generator(torch.cat([noise, condition], 1))
-        return torch.cat([made.float(), condition], 1)
+        return torch.cat([self._compute(self.generator, torch.cat([noise, condition], 1)), condition], 1)
+
+    def _compute(self, module: nn.Module, *groups: Tensor) -> Tensor:
+        large = min(self.settings.batch_size, len(self.latents)) >= AUTOCAST_BATCH
+        with autocast(self.latents.device, large):
+            return torch.cat([module(group) for group in groups]).float()
 
 
 def vanilla_generator_loss(scores: Tensor, saturating: bool) -> Tensor:
     """log(1 - D) as in the paper's equation, or its non-saturating form -log D; D is the sigmoid of the scores."""
     return -F.softplus(scores).mean() if saturating else F.softplus(-scores).mean()
-
-
-def _gradients(loss_of: Callable[[Tensor], Tensor], optimizer: Optimizer) -> Callable[[Tensor], Tensor]:
-    """Return a function of a batch's indices [B] that sets the gradients and returns the loss."""
-
-    def gradients(index: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none=False)  # the gradients lie in one vector
-        loss = loss_of(index)
-        loss.backward()
-        return loss.detach()
-
-    return gradients
 
 
 @contextmanager
@@ -188,9 +183,9 @@ def one_vector(module: nn.Module) -> Iterator[nn.Parameter]:
     these sizes the calls cost more than the arithmetic.
     """
     parameters = list(module.parameters())
-    sizes = [parameter.numel() for parameter in parameters]
-    vector = nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    vector = nn.Parameter(parameters_to_vector(parameters).detach())
     vector.grad = torch.zeros_like(vector)
+    sizes = [parameter.numel() for parameter in parameters]
     parts = zip(parameters, vector.detach().split(sizes), vector.grad.split(sizes), strict=True)
     for parameter, values, gradient in parts:
         parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
@@ -201,50 +196,16 @@ def one_vector(module: nn.Module) -> Iterator[nn.Parameter]:
             parameter.data, parameter.grad = parameter.data.clone(), None
 
 
-def _optimizers(critic: nn.Parameter, generator: nn.Parameter, settings: GanSettings) -> tuple[Optimizer, Optimizer]:
+def _optimizer(weights: nn.Parameter, settings: GanSettings) -> Optimizer:
     """RMSprop as in the WGAN paper's algorithm; Adam with beta_1 = 0.5 as in DCGAN (Radford et al. 2015)."""
-    wgan = settings.clip_value is not None
-    optimizer = torch.optim.RMSprop if wgan else partial(torch.optim.Adam, betas=(0.5, 0.999))
-    return optimizer([critic], lr=settings.learning_rate), optimizer([generator], lr=settings.learning_rate)
-
-
-def _set_rate(optimizers: tuple[Optimizer, ...], rate: float) -> None:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-
-def _precision(index: Tensor) -> AbstractContextManager[object]:
-    return autocast(index.device) if len(index) >= AUTOCAST_BATCH else nullcontext()
+    if settings.clip_value is not None:
+        return torch.optim.RMSprop([weights], lr=settings.learning_rate)
+    return torch.optim.Adam([weights], lr=settings.learning_rate, betas=(0.5, 0.999))
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, online: nn.Module, decay: float) -> None:
     """Move each weight and BatchNorm statistic of `average` to decay * average + (1 - decay) * online."""
-    averages, values = (
-        [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
-        for module in (average, online)
-    )
+    states = average.state_dict(), online.state_dict()
+    averages, values = ([each for each in state.values() if each.is_floating_point()] for state in states)
     torch._foreach_lerp_(averages, values, 1 - decay)
-
-
-def _epoch_metrics(
-    critic: Critic, critic_losses: list[Tensor], generator_losses: list[Tensor], clip_value: float | None
-) -> dict[str, float]:
-    metrics = {
-        "critic/loss": float(torch.stack(critic_losses).mean()),
-        "critic/gradient_norm": gradient_norm(critic),  # after the epoch's last step
-    }
-    if generator_losses:  # with few batches an epoch and a large n_critic, not every epoch has one
-        metrics["generator/loss"] = float(torch.stack(generator_losses).mean())
-    if clip_value is not None:
-        weights = torch.cat([parameter.detach().flatten() for parameter in critic.parameters()])
-        metrics["critic/wasserstein"] = -metrics["critic/loss"]
-        # The fraction of weights on the bound; near 1 the critic has no freedom left.
-        metrics["critic/at_clip"] = float((weights.abs() >= clip_value).float().mean())
-    return metrics
-
-
-def gradient_norm(module: nn.Module) -> float:
-    """Return the Euclidean norm of the gradients of all parameters."""
-    return float(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -76,48 +77,69 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Compute in bfloat16 where the processor multiplies it natively, else in float32."""
+def autocast(device: torch.device, wanted: bool = True) -> AbstractContextManager[object]:
+    """Compute in bfloat16 where the processor multiplies it natively, else (or unless `wanted`) in float32."""
     native = device.type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=bool(native))
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(native and wanted))
+
+
+def gradients_of(
+    losses_of: Callable[[Tensor], Sequence[Tensor]],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    *,
+    graph: bool = True,
+    set_to_none: bool = True,
+) -> Callable[[Tensor], Tensor]:
+    """Return a function of a batch's indices [B] that sets the gradients of the first loss and returns all losses [K].
+
+    The optimiser's step stays outside, since its learning rate changes.
+
+    Args:
+        graph: Capture it on a GPU as one CUDA graph, which launches all kernels together. The indices are then always
+            of one size, and `losses_of` reads nothing back from the device.
+        set_to_none: False where the gradients' memory must stay the same.
+    """
+
+    def gradients(index: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none)
+        losses = losses_of(index)
+        losses[0].backward()
+        return torch.stack([loss.detach() for loss in losses])
+
+    return captured(gradients, device) if graph else gradients
 
 
 def captured(gradients: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return `gradients` as one CUDA graph on a GPU, which launches all kernels together; itself on other devices.
-
-    See https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
-
-    Args:
-        gradients: Maps the indices of a batch, always of one size, to the loss; sets the gradients and reads nothing
-            back from the device. The optimiser's step stays outside, since its learning rate changes.
-    """
+    """Return `gradients` as one CUDA graph on a GPU; itself on other devices."""
     return _Captured(gradients) if device.type == "cuda" else gradients
 
 
 class _Captured:
-    """Runs the first calls as they are, which sets libraries up; then captures one call and replays it."""
+    """Runs the first calls as they are, which sets libraries up; then captures one call and replays it.
+
+    See https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
+    """
 
     def __init__(self, gradients: Callable[[Tensor], Tensor]) -> None:
-        self.gradients = gradients
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.calls = 0
+        self.gradients, self.calls = gradients, 0
         self.side = torch.cuda.Stream()  # a capture needs a stream of its own, and its warm-up the same one
 
     def __call__(self, index: Tensor) -> Tensor:
-        if self.calls < WARM_UP:
-            self.calls += 1
+        self.calls += 1
+        if self.calls <= WARM_UP:
             self.side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.side):
-                loss = self.gradients(index)
+                losses = self.gradients(index)
             torch.cuda.current_stream().wait_stream(self.side)
-            return loss
-        if self.graph is None:
+            return losses
+        if self.calls == WARM_UP + 1:
             self.index, self.graph = index.clone(), torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph, stream=self.side, capture_error_mode="thread_local"):
-                self.loss = self.gradients(self.index)
+                self.losses = self.gradients(self.index)
         self.index.copy_(index)
         self.graph.replay()
-        return self.loss.clone()
+        return self.losses.clone()
 
 
 class Diverged(FloatingPointError):
@@ -148,3 +170,55 @@ def one_cycle(
         schedule.step()
 
     return optimizer, step
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a model is trained."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float  # peak of the one-cycle schedule
+    passes: int = 1  # over the examples in an epoch
+
+
+def fit(
+    model: nn.Module,
+    losses_of: Callable[[Tensor], Sequence[Tensor]],
+    names: Sequence[str],
+    examples: Tensor,
+    schedule: Schedule,
+    report: Report = lambda *_: None,
+    *,
+    beta2: float = 0.999,
+    graph: bool = False,
+    after_step: Callable[[], None] = lambda: None,
+    after_epoch: Callable[[int], Mapping[str, float]] = lambda _: {},
+) -> None:
+    """Train a model under the one-cycle schedule (see `one_cycle`).
+
+    Args:
+        losses_of: From the indices [B] of a batch to the loss, then other numbers to watch.
+        names: Of the loss and these numbers; `report` gets the mean of each over the epoch.
+        examples: [N, ...]; only their number and device matter.
+        graph: See `gradients_of`.
+        after_epoch: Takes the epoch and returns further metrics.
+
+    Raises:
+        Diverged: A metric is not finite.
+    """
+    count, device = len(examples), examples.device
+    steps = schedule.epochs * schedule.passes * steps_per_epoch(count, schedule.batch_size)
+    optimizer, step = one_cycle(model, schedule.learning_rate, steps, beta2)
+    gradients = gradients_of(losses_of, optimizer, device, graph=graph)
+    for epoch in range(1, schedule.epochs + 1):
+        losses = []
+        for _ in range(schedule.passes):
+            for index in batches(count, schedule.batch_size, device):
+                losses.append(gradients(index))
+                step()
+                after_step()
+        means = {name: mean_of(parts) for name, parts in zip(names, zip(*losses, strict=True), strict=False)}
+        metrics = {**means, **after_epoch(epoch)}
+        check_finite(epoch, metrics)
+        report(epoch, metrics)

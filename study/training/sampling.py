@@ -48,7 +48,7 @@ def generator_inputs(
         real: Labels [N] of real images, which give the class fractions.
         count: None: `sample_count(N)`.
     """
-    count = sample_count(len(real)) if count is None else count
+    count = count or sample_count(len(real))
     vectors = noise(count, noise_dim, seed, real.device)
     if not classes:
         return vectors, None

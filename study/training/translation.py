@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from models.translation import PatchDiscriminator, Translator
 from study.training.domains import Pairs
-from study.training.loops import Report, autocast, check_finite
+from study.training.loops import Report, autocast, check_finite, mean_of
 
 Method = Literal["plain GAN", "CycleGAN", "conditional GAN", "L1 alone"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -76,14 +75,13 @@ class ImagePool:
         """Return images [B, C, S, S], each with probability 1/2 exchanged for a kept one."""
         kept = images[:0] if self._kept is None else self._kept
         new = min(self.size - len(kept), len(images))
-        kept = torch.cat([kept, images[:new]])
+        self._kept = kept = torch.cat([kept, images[:new]])
         swapped = new + (torch.rand(len(images) - new, device=images.device) < 0.5).nonzero()[:, 0]
         places = torch.randperm(len(kept), device=images.device)[: len(swapped)]
         swapped = swapped[: len(places)]
         shown = images.clone()
         shown[swapped] = kept[places]
         kept[places] = images[swapped]
-        self._kept = kept
         return shown
 
 
@@ -92,37 +90,29 @@ class _Direct:
 
     def __init__(self, translator: Translator, method: Method, channels: int, device: torch.device) -> None:
         self.translator, self.conditional = translator, method == CONDITIONAL_GAN
-        rate, self.weight = SETTINGS[method]
-        self.discriminator: PatchDiscriminator | None = None
-        self.optimizers = [_adam([translator], rate)]
-        if method != L1:
-            self.discriminator = PatchDiscriminator(channels * (1 + self.conditional)).to(device)
-            self.optimizers.append(_adam([self.discriminator], rate))
+        self.weight = SETTINGS[method].weight
+        seen = channels * (1 + self.conditional)
+        self.discriminator = None if method == L1 else PatchDiscriminator(seen).to(device)
+        self.optimizers = [_adam(method, each) for each in (translator, self.discriminator) if each is not None]
 
     def step(self, a: Tensor, b: Tensor) -> Losses:
         """Make one step of the translator, then one of the discriminator, on floats [B, C, S, S]."""
-
-        def score(images: Tensor) -> Tensor:
-            assert self.discriminator is not None
-            return _score(self.discriminator, torch.cat([a, images], 1) if self.conditional else images)
-
-        fake = translate(self.translator, a)
+        fake, given = translate(self.translator, a), [a] if self.conditional else []
         losses: Losses = {}
-        loss = fake.new_zeros(())
         if self.weight:
             losses["generator/l1"] = l1_loss(fake, b)
-            loss = loss + self.weight * losses["generator/l1"]
-        if self.discriminator is not None:
-            self.discriminator.requires_grad_(False)  # saves the gradients of weights that this step keeps
-            losses["generator/adversarial"] = log_loss(score(fake), real=True)
-            loss = loss + losses["generator/adversarial"]
-        losses["generator/loss"] = loss
-        _step(self.optimizers[0], loss)
-        if self.discriminator is not None:
-            self.discriminator.requires_grad_(True)
-            right, wrong = score(b), score(fake.detach())
-            losses["discriminator/loss"] = (log_loss(right, real=True) + log_loss(wrong, real=False)) / 2
-            _step(self.optimizers[1], losses["discriminator/loss"])
+        loss = self.weight * losses["generator/l1"] if self.weight else fake.new_zeros(())
+        if self.discriminator is None:
+            _step(self.optimizers[0], loss)
+            return losses | {"generator/loss": loss}
+        self.discriminator.requires_grad_(False)  # saves the gradients of weights that this step keeps
+        losses["generator/adversarial"] = log_loss(_score(self.discriminator, *given, fake), real=True)
+        losses["generator/loss"] = loss + losses["generator/adversarial"]
+        _step(self.optimizers[0], losses["generator/loss"])
+        self.discriminator.requires_grad_(True)
+        right, wrong = (_score(self.discriminator, *given, each) for each in (b, fake.detach()))
+        losses["discriminator/loss"] = (log_loss(right, real=True) + log_loss(wrong, real=False)) / 2
+        _step(self.optimizers[1], losses["discriminator/loss"])
         return losses
 
 
@@ -131,13 +121,13 @@ class _Cycle:
 
     def __init__(self, translator: Translator, method: Method, channels: int, device: torch.device) -> None:
         self.translator, self.back = translator, copy.deepcopy(translator)
-        rate, self.weight = SETTINGS[method]
+        self.weight = SETTINGS[method].weight
         for module in self.back.modules():  # weights of its own
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 module.reset_parameters()
         self.of_a, self.of_b = (PatchDiscriminator(channels).to(device) for _ in range(2))
         self.pools = ImagePool(), ImagePool()
-        self.optimizers = [_adam([translator, self.back], rate), _adam([self.of_a, self.of_b], rate)]
+        self.optimizers = [_adam(method, translator, self.back), _adam(method, self.of_a, self.of_b)]
 
     def step(self, a: Tensor, b: Tensor) -> Losses:
         """Make one step of both translators, then one of both discriminators, on floats [B, C, S, S]."""
@@ -179,11 +169,8 @@ def train_translator(
     for epoch in range(1, epochs + 1):
         for optimizer in training.optimizers:
             optimizer.param_groups[0]["lr"] = SETTINGS[method].learning_rate * lr_decay(epoch, epochs)
-        steps = [
-            {name: loss.detach() for name, loss in training.step(a, b).items()}
-            for a, b in pairs.batches(images, BATCH_SIZE)
-        ]
-        metrics = {name: float(torch.stack([losses[name] for losses in steps]).mean()) for name in steps[0]}
+        steps = [training.step(a, b) for a, b in pairs.batches(images, BATCH_SIZE)]
+        metrics = {name: mean_of([losses[name].detach() for losses in steps]) for name in steps[0]}
         check_finite(epoch, metrics)
         report(epoch, metrics)
 
@@ -194,15 +181,14 @@ def lr_decay(epoch: int, epochs: int) -> float:
     return 1.0 if epoch <= constant else (epochs + 1 - epoch) / (epochs + 1 - constant)
 
 
-def _adam(modules: Iterable[nn.Module], rate: float) -> torch.optim.Optimizer:
-    parameters = itertools.chain.from_iterable(module.parameters() for module in modules)
-    return torch.optim.Adam(parameters, lr=rate, betas=BETAS, fused=True)
+def _adam(method: Method, *modules: nn.Module) -> torch.optim.Optimizer:
+    parameters = nn.ModuleList(modules).parameters()
+    return torch.optim.Adam(parameters, lr=SETTINGS[method].learning_rate, betas=BETAS, fused=True)
 
 
-def _score(discriminator: PatchDiscriminator, images: Tensor) -> Tensor:
-    with autocast(images.device):
-        scores = discriminator(images)
-    return scores.float()
+def _score(discriminator: PatchDiscriminator, *images: Tensor) -> Tensor:
+    with autocast(images[0].device):
+        return discriminator(torch.cat(images, 1)).float()
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -14,12 +14,20 @@ def gaussian(count: int, dims: int, seed: int) -> torch.Tensor:
     return torch.randn(count, dims, generator=generator) @ torch.randn(dims, dims, generator=generator)
 
 
-def diversity(*features: torch.Tensor, classes: int) -> float:
-    return fidelity.diversity(fidelity.pairs_by_class(*features, classes))
+def diversity(*features: torch.Tensor) -> float:
+    return fidelity.within_classes(fidelity.diversity, *features)
 
 
-def intra_class_distance(*features: torch.Tensor, classes: int) -> float:
-    return fidelity.intra_class_distance(fidelity.pairs_by_class(*features, classes))
+def intra_class_distance(*features: torch.Tensor) -> float:
+    return fidelity.within_classes(fidelity.feature_distance, *features)
+
+
+def neighbourhood_measures(real: torch.Tensor, fake: torch.Tensor, k: int = 5) -> dict[str, float]:
+    return fidelity.neighbourhood_measures(real, fake, k, fidelity.kth_neighbour(real, k))
+
+
+def even(classes: int) -> torch.Tensor:
+    return torch.full((classes,), 1 / classes, dtype=torch.float64)
 
 
 def test_frechet_distance_equals_scipys_matrix_root() -> None:
@@ -53,36 +61,34 @@ def test_neighbourhood_measures_equal_a_plain_implementation() -> None:
         "density": np.mean([(row <= radius["real"]).sum() for row in between]) / k,
         "coverage": np.mean([column.min() <= r for column, r in zip(between.T, radius["real"], strict=True)]),
     }
-    assert fidelity.neighbourhood_measures(real, fake, k) == pytest.approx(expected, abs=1e-6)
+    assert neighbourhood_measures(real, fake, k) == pytest.approx(expected, abs=1e-6)
 
 
 def test_far_away_samples_have_no_precision_and_no_recall() -> None:
-    found = fidelity.neighbourhood_measures(gaussian(50, 3, 0), gaussian(50, 3, 1) + 1000)
+    found = neighbourhood_measures(gaussian(50, 3, 0), gaussian(50, 3, 1) + 1000)
     assert set(found.values()) == {0.0}
 
 
 def test_class_measures_of_uniform_and_collapsed_samples() -> None:
-    uniform = fidelity.class_measures(100 * torch.eye(10))
-    sure = {"modes": 10, "class_kl": 0, "confidence": 1, "low_confidence": 0}
+    uniform = fidelity.class_measures(100 * torch.eye(10), even(10))
+    sure = {"modes": 10, "class_kl": 0, "low_confidence": 0}
     assert uniform == pytest.approx(sure, abs=1e-6)
-    collapsed = fidelity.class_measures(100 * torch.eye(10)[[8] * 50])
+    collapsed = fidelity.class_measures(100 * torch.eye(10)[[8] * 50], even(10))
     assert collapsed["modes"] == 1
     assert collapsed["class_kl"] == pytest.approx(math.log(10))
 
 
 def test_diversity_is_one_for_the_same_spread_and_zero_for_copies() -> None:
     real, labels = gaussian(200, 4, 6), torch.arange(200) % 10
-    assert diversity(real + 5, labels, real, labels, classes=10) == pytest.approx(1, abs=1e-4)
-    assert diversity(2 * real, labels, real, labels, classes=10) == pytest.approx(2, rel=1e-5)
-    assert diversity(torch.ones(200, 4), labels, real, labels, classes=10) == 0
-    assert math.isnan(diversity(real, labels, real[:1], labels[:1], classes=10))
+    assert diversity(real + 5, labels, real, labels) == pytest.approx(1, abs=1e-4)
+    assert diversity(2 * real, labels, real, labels) == pytest.approx(2, rel=1e-5)
+    assert diversity(torch.ones(200, 4), labels, real, labels) == 0
+    assert math.isnan(diversity(real, labels, real[:1], labels[:1]))
 
 
 def test_low_confidence_is_the_share_of_images_under_nine_tenths() -> None:
     nine_to_one = torch.zeros(10).index_fill(0, torch.tensor([3]), math.log(9 * 9))  # 81 / (81 + 9) = 0.9
-    found = fidelity.class_measures(
-        torch.stack([nine_to_one * 1.01, nine_to_one * 0.99, nine_to_one * 0, nine_to_one * 2])
-    )
+    found = fidelity.class_measures(nine_to_one * torch.tensor([[1.01], [0.99], [0.0], [2.0]]), even(10))
     assert found["low_confidence"] == 0.5
 
 
@@ -97,21 +103,21 @@ def test_intra_class_distance_sees_what_the_distance_of_all_does_not() -> None:
     real, labels = gaussian(4000, 3, 10), torch.arange(4000) % 10
     centres = 10 * torch.eye(10)[:, :3] + torch.arange(10)[:, None]
     real = real + centres[labels]
-    swapped = intra_class_distance(real, labels.roll(1), real, labels, classes=10)
+    swapped = intra_class_distance(real, labels.roll(1), real, labels)
     expected = np.mean(
         [((real[labels == (d - 1) % 10].mean(0) - real[labels == d].mean(0)) ** 2).sum() for d in range(10)]
     )
     assert swapped == pytest.approx(expected, rel=0.01)
-    assert intra_class_distance(real, labels, real, labels, classes=10) == pytest.approx(0, abs=1e-6)
-    assert math.isnan(intra_class_distance(real, labels, real[:0], labels[:0], classes=10))
+    assert intra_class_distance(real, labels, real, labels) == pytest.approx(0, abs=1e-6)
+    assert math.isnan(intra_class_distance(real, labels, real[:0], labels[:0]))
 
 
 @pytest.mark.parametrize("classes", [3, 26])
 def test_a_class_is_a_mode_from_a_tenth_of_its_even_share_on(classes: int) -> None:
     count = 10 * classes
     one, none = [1] + [0] * (count - 1), [0] * count
-    assert fidelity.class_measures(100 * torch.eye(classes)[one])["modes"] == 2
-    assert fidelity.class_measures(100 * torch.eye(classes)[[1, *none]])["modes"] == 1
+    assert fidelity.class_measures(100 * torch.eye(classes)[one], even(classes))["modes"] == 2
+    assert fidelity.class_measures(100 * torch.eye(classes)[[1, *none]], even(classes))["modes"] == 1
 
 
 def test_class_kl_is_taken_to_the_expected_shares() -> None:
@@ -129,20 +135,20 @@ def test_few_points_crash_no_measure(count: int) -> None:
     real, fake, labels = gaussian(count, 3, 0), gaussian(count, 3, 1), torch.arange(count)
     assert fidelity.frechet_distance(Moments.of(real), Moments.of(fake)) > 0
     assert fidelity.frechet_distance(Moments.of(real), Moments.of(real)) == pytest.approx(0, abs=1e-5)
-    found = fidelity.neighbourhood_measures(real, real)
+    found = neighbourhood_measures(real, real)
     assert found | {"precision": 1, "recall": 1, "coverage": 1} == found
     assert 1 <= found["density"] <= 2
     assert fidelity.nearest_distance(fake, real) > 0
-    assert math.isnan(diversity(fake, labels, real, labels, classes=5))
-    assert math.isnan(intra_class_distance(fake, labels, real, labels, classes=5))
+    assert math.isnan(diversity(fake, labels, real, labels))
+    assert math.isnan(intra_class_distance(fake, labels, real, labels))
 
 
 def test_real_images_that_are_all_alike_have_no_diversity_to_compare_with() -> None:
     labels = torch.tensor([0, 0, 1, 1])
     real = torch.tensor([[0.0], [0.0], [1.0], [2.0]])
     fake = torch.tensor([[0.0], [7.0], [1.0], [4.0]])
-    assert diversity(fake, labels, real, labels, classes=2) == pytest.approx(3)
-    assert math.isnan(diversity(fake[:2], labels[:2], real[:2], labels[:2], classes=2))
+    assert diversity(fake, labels, real, labels) == pytest.approx(3)
+    assert math.isnan(diversity(fake[:2], labels[:2], real[:2], labels[:2]))
 
 
 def test_one_feature_has_a_covariance_too() -> None:

@@ -12,7 +12,7 @@ from models.gan import Critic, Generator
 from study.measures import two_sample as two_samples
 from study.training import autoencoder as autoencoders
 from study.training import gan as gans
-from study.training.loops import captured
+from study.training import loops
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch sees")
 COUNT, LATENT_DIM = 640, 5
@@ -22,7 +22,7 @@ def test_on_the_processor_a_step_stays_what_it_is() -> None:
     def gradients(index: Tensor) -> Tensor:
         return index
 
-    assert captured(gradients, torch.device("cpu")) is gradients
+    assert loops.captured(gradients, torch.device("cpu")) is gradients
 
 
 def _gan(settings: gans.GanSettings) -> dict[str, float]:
@@ -82,6 +82,6 @@ def test_on_a_gpu_a_graph_gives_the_numbers_of_single_steps(case: str, monkeypat
     def as_it_is(gradients: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
         return gradients
 
-    for module in (gans, autoencoders, two_samples):
+    for module in (loops, autoencoders):
         monkeypatch.setattr(module, "captured", as_it_is)
     assert found == CASES[case]()
