@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import hypot
 from typing import TYPE_CHECKING
 
@@ -13,18 +12,7 @@ from torch.nn import functional as F
 
 from models.autoencoder import Autoencoder
 from study.data.dataset import to_float
-from study.training.loops import (
-    EVAL_BATCH,
-    Report,
-    autocast,
-    batches,
-    captured,
-    check_finite,
-    eval_mode,
-    mean_of,
-    one_cycle,
-    steps_per_epoch,
-)
+from study.training.loops import EVAL_BATCH, Report, Schedule, autocast, eval_mode, fit
 
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
@@ -33,13 +21,8 @@ BETA2 = 0.95  # 0.999 takes a fifth more steps to the same loss
 EXACT_PIXELS = 1024  # pixels from which on the eigenvectors of the whole covariance take minutes
 
 
-@dataclass(frozen=True)
-class AutoencoderSettings:
+class AutoencoderSettings(Schedule):
     """What an autoencoder is trained with."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float  # peak of the one-cycle schedule
 
 
 def train_autoencoder(
@@ -49,28 +32,18 @@ def train_autoencoder(
 
     Raises `FloatingPointError` when a loss is not finite.
     """
-    steps = settings.epochs * steps_per_epoch(len(train), settings.batch_size)
-    optimizer, step = one_cycle(model, settings.learning_rate, steps, BETA2)
-    model.train()
 
-    def gradients(index: Tensor) -> Tensor:
+    def losses_of(index: Tensor) -> list[Tensor]:
         images = to_float(train[index])
         with autocast(train.device):
             reconstructions = model(images)
-        loss = F.mse_loss(reconstructions.float(), images)
-        optimizer.zero_grad()
-        loss.backward()
-        return loss.detach()
+        return [F.mse_loss(reconstructions.float(), images)]
 
-    gradients_of = captured(gradients, train.device)
-    for epoch in range(1, settings.epochs + 1):
-        losses = []
-        for index in batches(len(train), settings.batch_size, train.device):
-            losses.append(gradients_of(index))
-            step()
-        metrics = {"train/loss": mean_of(losses), "val/loss": reconstruction_loss(model, val)}
-        check_finite(epoch, metrics)
-        report(epoch, metrics)
+    def val_loss(_: int) -> dict[str, float]:
+        return {"val/loss": reconstruction_loss(model, val)}
+
+    names = ["train/loss"]
+    fit(model.train(), losses_of, names, train, settings, report, beta2=BETA2, graph=True, after_epoch=val_loss)
 
 
 def reconstruction_loss(autoencoder: Autoencoder, images: Tensor) -> float:

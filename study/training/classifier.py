@@ -6,7 +6,7 @@ A training raises `FloatingPointError` when its loss is not finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,34 +15,21 @@ from torch.nn import functional as F
 
 from models.classifier import Judge
 from study.data.dataset import Split, to_float
-from study.training.loops import (
-    Report,
-    apply,
-    autocast,
-    batches,
-    check_finite,
-    eval_mode,
-    mean_of,
-    one_cycle,
-    steps_per_epoch,
-)
+from study.training.loops import Report, Schedule, apply, autocast, eval_mode, fit
 
 Augment = Callable[[Tensor], Tensor]
 """Images [N, C, H, W] in [0, 1] to the same shape, each image moved at random."""
 
+NAMES = ["train/loss", "train/accuracy"]
 HEAD_NOISE = 0.3  # standard deviation, on latents of variance 1
 JUDGE_SHIFT = 14  # a judge's images move by up to 1/14 of their side: 2 pixels of 28
 JITTER_SIDE = 28  # side of the images that `jitter` counts its pixels on
 
 
 @dataclass(frozen=True)
-class ClassifierSettings:
+class ClassifierSettings(Schedule):
     """What a classifier is trained with."""
 
-    epochs: int
-    batch_size: int
-    learning_rate: float  # peak of the one-cycle schedule
-    passes: int = 1  # over the images in an epoch
     smoothing: float = 0.0  # fraction of the target that few labels spread over all classes
 
 
@@ -63,10 +50,11 @@ def train_judge(
         with autocast(images.device):
             return model(images)
 
-    def with_accuracy(epoch: int, metrics: Mapping[str, float]) -> None:
-        report(epoch, {"train/loss": metrics["train/loss"], "val/accuracy": accuracy(model, val)})
+    def val_accuracy(_: int) -> dict[str, float]:
+        return {"val/accuracy": accuracy(model, val)}
 
-    _train(model.train(), train.labels, logits, settings, with_accuracy)
+    losses_of = _losses(train.labels, logits, settings)
+    fit(model.train(), losses_of, NAMES[:1], train.labels, settings, report, after_epoch=val_accuracy)
 
 
 def jitter(
@@ -110,7 +98,8 @@ def train_classifier(
         model: Images to logits [N, classes]; keeps its mode, so that BatchNorm can keep its statistics.
     """
     images = to_float(few.images)
-    _train(model, few.labels, lambda index: model(augment(images[index])), settings, report)
+    losses_of = _losses(few.labels, lambda index: model(augment(images[index])), settings)
+    fit(model, losses_of, NAMES, few.labels, settings, report)
 
 
 def train_head(head: nn.Module, copies: Tensor, labels: Tensor, settings: ClassifierSettings, report: Report) -> None:
@@ -128,36 +117,23 @@ def train_head(head: nn.Module, copies: Tensor, labels: Tensor, settings: Classi
         latents = copies[torch.randint(len(copies), (len(index),), device=index.device), index]
         return head(latents + HEAD_NOISE * torch.randn_like(latents))
 
-    _train(head, labels, logits, settings, report)
+    fit(head, _losses(labels, logits, settings), NAMES, labels, settings, report)
 
 
-def _train(
-    model: nn.Module,
-    labels: Tensor,
-    logits_of: Callable[[Tensor], Tensor],
-    settings: ClassifierSettings,
-    report: Report,
-) -> None:
-    """Train a model on labels [N]; `logits_of` gives the logits of the images of these indices.
+def _losses(
+    labels: Tensor, logits_of: Callable[[Tensor], Tensor], settings: ClassifierSettings
+) -> Callable[[Tensor], list[Tensor]]:
+    """Return a function of a batch's indices [B] to cross entropy and accuracy of its logits against labels [N].
 
     Label smoothing: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567.
     """
-    steps = settings.epochs * settings.passes * steps_per_epoch(len(labels), settings.batch_size)
-    optimizer, step = one_cycle(model, settings.learning_rate, steps)
-    for epoch in range(1, settings.epochs + 1):
-        losses, right = [], []
-        for _ in range(settings.passes):
-            for index in batches(len(labels), settings.batch_size, labels.device):
-                logits = logits_of(index).float()
-                loss = F.cross_entropy(logits, labels[index], label_smoothing=settings.smoothing)
-                optimizer.zero_grad()
-                loss.backward()
-                step()
-                losses.append(loss.detach())
-                right.append((logits.argmax(1) == labels[index]).float().mean())
-        metrics = {"train/loss": mean_of(losses), "train/accuracy": mean_of(right)}
-        check_finite(epoch, metrics)
-        report(epoch, metrics)
+
+    def losses_of(index: Tensor) -> list[Tensor]:
+        logits, wanted = logits_of(index).float(), labels[index]
+        loss = F.cross_entropy(logits, wanted, label_smoothing=settings.smoothing)
+        return [loss, (logits.argmax(1) == wanted).float().mean()]
+
+    return losses_of
 
 
 def accuracy(classifier: nn.Module, split: Split) -> float:

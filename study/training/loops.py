@@ -107,12 +107,7 @@ def gradients_of(
         losses[0].backward()
         return torch.stack([loss.detach() for loss in losses])
 
-    return captured(gradients, device) if graph else gradients
-
-
-def captured(gradients: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return `gradients` as one CUDA graph on a GPU; itself on other devices."""
-    return _Captured(gradients) if device.type == "cuda" else gradients
+    return _Captured(gradients) if graph and device.type == "cuda" else gradients
 
 
 class _Captured:

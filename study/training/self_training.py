@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -13,18 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from study.data.dataset import to_float
 from study.training.classifier import Augment, ClassifierSettings, jitter
-from study.training.loops import (
-    EVAL_BATCH,
-    Report,
-    apply,
-    autocast,
-    batches,
-    check_finite,
-    eval_mode,
-    mean_of,
-    one_cycle,
-    steps_per_epoch,
-)
+from study.training.loops import EVAL_BATCH, Report, Schedule, apply, autocast, batches, eval_mode, fit, steps_per_epoch
 
 NEIGHBOURS, ALPHA, ITERATIONS = 10, 0.99, 100  # of label spreading
 SHARPENING = 3  # power of the spread labels, which then sum to 1 again
@@ -121,36 +111,34 @@ def train_on_spread_labels(
     """
     targets = _sharpened(probabilities)
     truth = targets[known].clone()
+    schedule, moving = Schedule(settings.epochs, settings.batch_size, settings.learning_rate), FIRST_MOVE == 1
     steps = settings.epochs * steps_per_epoch(len(images), settings.batch_size)
-    optimizer, step = one_cycle(model, settings.learning_rate, steps)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(1.0, AVERAGED * steps)))
-    model.train()
-    for epoch in range(1, settings.epochs + 1):
-        losses, used = [], []
-        for index in batches(len(images), settings.batch_size, images.device):
-            sure, labels = targets[index].max(1)
-            sure = (sure >= CONFIDENCE).float()
-            with autocast(images.device):
-                logits = model(augment(to_float(images[index])))
-            logits = logits.float()
-            loss = (F.cross_entropy(logits, labels, reduction="none") * sure).sum() / sure.sum().clamp(min=1)
-            optimizer.zero_grad()
-            loss.backward()
-            step()
-            averaged.update_parameters(model)
-            losses.append(loss.detach())
-            used.append(sure.mean())
-            if epoch >= FIRST_MOVE:
-                targets[index] = targets[index].lerp(logits.detach().softmax(1), 1 - MEMORY)
-                targets[known] = truth
+
+    def losses_of(index: Tensor) -> list[Tensor]:
+        sure, labels = targets[index].max(1)
+        sure = (sure >= CONFIDENCE).float()
+        with autocast(images.device):
+            logits = model(augment(to_float(images[index])))
+        logits = logits.float()
+        loss = (F.cross_entropy(logits, labels, reduction="none") * sure).sum() / sure.sum().clamp(min=1)
+        if moving:
+            targets[index] = targets[index].lerp(logits.detach().softmax(1), 1 - MEMORY)
+            targets[known] = truth
+        return [loss, sure.mean()]
+
+    def after_epoch(epoch: int) -> dict[str, float]:
+        nonlocal targets, moving
+        moving = epoch + 1 >= FIRST_MOVE
         if features is not None and epoch in SPREAD_AGAIN and epoch < settings.epochs:
             targets = _sharpened(_spread_on(features, images, known, truth))
         if epoch == settings.epochs:
             model.load_state_dict(averaged.module.state_dict())
             renew_statistics(model, images)
-        metrics = {"train/loss": mean_of(losses), "train/used": mean_of(used)}
-        check_finite(epoch, metrics)
-        report(epoch, metrics)
+        return {}
+
+    names, after_step = ["train/loss", "train/used"], partial(averaged.update_parameters, model)
+    fit(model.train(), losses_of, names, images, schedule, report, after_step=after_step, after_epoch=after_epoch)
 
 
 def renew_statistics(model: nn.Module, images: Tensor) -> None:
