@@ -15,7 +15,8 @@ from study.checks import UsageError, expanded
 from study.config import StudyConfig
 from study.engine import launchers, workers
 from study.engine.identity import fingerprint
-from study.engine.pipeline import Request, resolve, run_stages
+from study.engine.pipeline import Request, requested, resolve, run_stages
+from study.engine.stage import Outcome, Session
 from study.engine.workers import JobSpec
 from study.report.collect import keep
 from study.results import findings, printed, verdicts
@@ -23,7 +24,6 @@ from study.stages import all_stages
 from tracking.errors import StoreError, store_errors, without_password
 
 if TYPE_CHECKING:
-    from study.engine.stage import Outcome, Session
     from tracking.registry import Version
 
 
@@ -107,10 +107,7 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
         UsageError: Data, settings and models do not fit.
         StoreError: The store cannot be written.
     """
-    from tracking.store import (
-        check_environment,
-        open_store,  # first: it sets MLflow's environment
-    )
+    from tracking.store import check_environment, open_store  # first: it sets MLflow's environment
 
     check_environment()
     store = open_store(expanded(config.store, "--store"), config.tracking_uri, config.storage)
@@ -118,13 +115,12 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
     import torch
 
     from study.data import load
-    from study.engine.stage import Session
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device must be one that PyTorch sees, but got 'cuda', and it sees no GPU")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     data = load(config.data, config.data_dir, image_size=config.image_size, colour=config.colour)
-    request, inputs = resolve(request_of(config), data, all_stages())
+    request, inputs = resolve(requested(config, all_stages()), data, all_stages())
     exact = replace(
         config,
         inputs=tuple(f"{kind}={version.number}" for kind, version in inputs.items()),
@@ -138,17 +134,6 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
     return Prepared(request, session, inputs, arguments)
 
 
-def request_of(config: StudyConfig) -> Request:
-    """Return the stages to run, the settings of all, and the versions to build on; UsageError: of an unknown kind."""
-    known = all_stages()
-    kinds = {kind for stage in known for kind in (*stage.outputs, *stage.inputs)}
-    versions = {kind: int(number) for kind, _, number in (each.partition("=") for each in config.inputs)}
-    for kind in versions.keys() - kinds:
-        raise UsageError(f"--inputs must name kinds of {', '.join(sorted(kinds))}, but got {kind!r}")
-    settings = {stage.name: getattr(config, stage.key) for stage in known}
-    return Request(tuple(stage for stage in known if stage.name in config.stages), settings, versions)
-
-
 def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str:
     """What was found, in a few lines, and where to look at it."""
     from tracking.server import can_show_views, local_address
@@ -156,9 +141,8 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
 
     claims = verdicts(outcomes)
     remote = server()
-    flags = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
-    if remote is not None:
-        flags = ["--tracking-uri", remote]
+    local = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
+    flags = local if remote is None else ["--tracking-uri", remote]
     place = place_of(outcomes[0].run_id)
     address = place.address if remote is None or can_show_views(remote) else place.plain
     found = [f"what was found{f' (claims: {claims})' if claims else ''}:", *findings(outcomes)]
@@ -174,12 +158,11 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
 
 def plan(preset: str, config: StudyConfig, count: int) -> str:
     """Return what would run: the data, the store, and each stage's question and settings."""
-    store, request = without_password(config.tracking_uri or str(config.store)), request_of(config)
+    store, request = without_password(config.tracking_uri or str(config.store)), requested(config, all_stages())
     lines = [f"preset {preset}, data {config.data}, seed {config.seed}, store {store}", f"workers: {count}"]
     for stage in request.stages:
-        settings = asdict(request.settings[stage.name])
-        lines += [f"{stage.name}: {stage.question}"]
-        lines += [f"  {', '.join(f'{name} {value}' for name, value in settings.items())}"]
+        settings = (f"{name} {value}" for name, value in asdict(request.settings[stage.name]).items())
+        lines += [f"{stage.name}: {stage.question}", f"  {', '.join(settings)}"]
     return "\n".join(lines)
 
 

@@ -186,7 +186,7 @@ class Slurm:
             process.wait()
 
     def wait(self, ready: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300  # a busy machine may take long
         while not ready():
             assert time.monotonic() < deadline, f"{what} does not come, see {self.folder}"
             time.sleep(0.2)

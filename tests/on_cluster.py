@@ -77,7 +77,12 @@ class OnCluster:
         log = self.folder / f"command-{seed}-{time.time_ns()}.log"
         with log.open("w") as out:
             process = subprocess.Popen(
-                self.command(seed, *flags), cwd=ROOT, env=self.environment, stdout=out, stderr=out
+                self.command(seed, *flags),
+                cwd=ROOT,
+                env=self.environment,
+                stdout=out,
+                stderr=out,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where `&` started the tests
             )
         try:
             yield Command(process, log)

@@ -11,6 +11,7 @@ from study.checks import UsageError
 from study.engine.stage import Context, Outcome, Session, Stage, model_name
 
 if TYPE_CHECKING:
+    from study.config import StudyConfig
     from study.data.dataset import Dataset
     from tracking.registry import Version
 
@@ -31,13 +32,17 @@ class Request:
     versions: Mapping[str, int]
 
 
+def requested(config: StudyConfig, known: Sequence[Stage]) -> Request:
+    """Return what the settings of a command ask for, of all stages that there are."""
+    versions = {kind: int(number) for kind, _, number in (each.partition("=") for each in config.inputs)}
+    settings = {stage.name: getattr(config, stage.key) for stage in known}
+    return Request(tuple(stage for stage in known if stage.name in config.stages), settings, versions)
+
+
 def resolve(request: Request, data: Dataset, known: Sequence[Stage]) -> tuple[Request, dict[str, Version]]:
     """Return the request as it runs on a data set, and the versions that it builds on, all checked.
 
     The versions are those that no stage of the request makes: the numbers that the user has given, else champions.
-
-    Args:
-        known: All stages that there are.
 
     Raises:
         UsageError: Data, settings and models do not fit, or a model is missing.

@@ -52,7 +52,7 @@ def wanted(asked: int | Literal["auto"], device: str, launcher: str) -> int:
     on_gpu = device == "cuda" or (device == "auto" and not hidden and any(Path("/dev").glob("nvidia[0-9]*")))
     threads = os.environ.get(THREADS, "")
     cores = cpu_count() // (int(threads) if threads.isdecimal() and int(threads) else 1)
-    return 1 if on_gpu else max(1, int(min(cores, free_memory() // MEMORY, MOST_WORKERS)))
+    return 1 if on_gpu else max(1, int(min(cores, free_memory() / MEMORY, MOST_WORKERS)))
 
 
 def cpu_count() -> int:

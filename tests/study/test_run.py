@@ -1,8 +1,7 @@
-"""The whole study, end to end, in processes of its own."""
+"""`study.run` from end to end: two stages on digits; where marked, all stages, signals, a server, MNIST."""
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import sqlite3
@@ -10,273 +9,204 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 from conftest import ROOT, Command
+from mlflow.entities import Run
 from servers import MlflowServer
-from studies import copied
+from studies import Studies, copied
 
-from study import data
+from study import data, run
 from study.data import to_float
 from study.stages import all_stages
 from study.training.domains import TASKS
 from tracking.store import read_store
 
-STAGES = tuple(stage.name for stage in all_stages())
-SAID = ("autoencoder", "transfer", "latent-gan", "conditional-gan", "translation")  # at the end, of seven
-MODELS = (
-    *("judge", "autoencoder", "classifier", "latent-gan", "conditional-gan"),
-    *("attention-autoencoder", "translator"),
-)  # a stage each
-EVERY_TRIAL = {
-    "judge": {"val/loss", "val/accuracy", "test/accuracy"},
-    "autoencoder": {
-        "train/loss",
-        "val/loss",
-        "test/loss",
-        "latent/max_abs_pcc_rotated",
-        "latent/effective_rank",
-    },
-    "transfer": {"train/loss", "val/loss", "val/accuracy", "test/accuracy"},
-    "latent-gan": {
-        *("val/fd", "judge1/fd", "judge2/fd", "judge3/fd", "judge1/coverage", "judge1/modes", "judge1/nearest"),
-        *("latent/two_sample_accuracy", "latent/sliced_wasserstein", "latent/nearest"),
-    },
-    "conditional-gan": {
-        "critic/wasserstein",
-        "critic/at_clip",
-        "val/fd",
-        "judge1/fd",
-        "judge1/label_accuracy",
-        "judge1/label_accuracy_worst",
-        "judge1/intra_fd",
-        "classification_accuracy_score",
-        "label_accuracy/7",
-    },
-    "attention": {"val/loss", "test/loss", "test/difference_float32", "test/decisions_float64"},
-    "translation": {"val/mae", "test/mae", "judge1/kept", "judge2/kept", "judge1/fd", "generator/loss"},
-}
-LEARNED = {"train/loss", "val/error", "test/error", "noise/error"}  # of the attention that is trained
-TRAINED = {
-    *("critic/wasserstein", "critic/at_clip", "judge1/label_accuracy_worst", "label_accuracy/7", "generator/loss"),
-    "train/loss",
-}  # baselines are not
-RECIPE = {"val/fd", "val/recall", "val/class_kl", "collapse/last", "collapse/epochs"}
-TRIALS = {
-    "judge": 3,
-    "autoencoder": 5,
-    "transfer": 5,
-    "latent-gan": 12,
-    "conditional-gan": 4,
-    "attention": 12,
-    "translation": 14,
-}
+STAGES = {stage.name: stage for stage in all_stages()}
+SMALL = ("--judge.epochs", "1", "--autoencoder.latent-dims", "3", "--autoencoder.free-trials", "0")
+TWO = ("smoke", "--data", "digits", "--stages", "judge", "autoencoder", *SMALL)
 HANGING = 300.0  # seconds after which a process counts as hanging
 
 
-@pytest.fixture
-def client(smoke_store: Path) -> mlflow.MlflowClient:
-    read_store(smoke_store)
-    return mlflow.MlflowClient()
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A store in which judge and autoencoder have run, and what the command printed; to be read only."""
+    store = tmp_path_factory.mktemp("two") / "store"
+    with redirect_stdout(StringIO()) as out:
+        assert run.main([*TWO, "--store", str(store)]) == 0
+    return store, out.getvalue()
 
 
-def runs(client: mlflow.MlflowClient, stage: str) -> list:
-    experiment = client.get_experiment_by_name(f"digits/{stage}")
-    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+@pytest.fixture(params=["two", pytest.param("smoke_store", marks=pytest.mark.slow)])
+def store(request: pytest.FixtureRequest) -> Path:
+    """A store with two stages, or with all."""
+    found = request.getfixturevalue(request.param)
+    folder: Path = found if request.param == "smoke_store" else found[0]
+    read_store(folder)
+    return folder
 
 
-def test_it_ends_with_the_table_and_where_to_look(smoke_store: Path) -> None:
-    output = (smoke_store / "output.txt").read_text()
-    for stage, model in zip(STAGES, MODELS, strict=True):
-        assert f"digits-{model} v1" in output
-        assert any(line.startswith(stage) for line in output.splitlines())
-    found, _, look = output.partition("what was found (claims: ")[2].partition("\n\nwhere to look:\n")
-    assert [line.split(":")[0].strip() for line in found.splitlines()[1:]] == list(SAID)
-    assert "nan" not in found
-    assert f"python -m study.ui --store {smoke_store}\n" in look
-    assert f"python -m study.report --store {smoke_store}\n" in look
-    assert "http://127.0.0.1:5000/#/experiments/" in look
+def experiments() -> dict[str, list[Run]]:
+    """The runs of the open store, the oldest first, by stage."""
+    client = mlflow.MlflowClient()
+    found = [each for each in client.search_experiments() if each.name.startswith("digits/")]
+    order = ["attributes.start_time ASC"]
+    return {
+        each.name.partition("/")[2]: list(client.search_runs([each.experiment_id], order_by=order)) for each in found
+    }
+
+
+def test_it_ends_with_the_table_and_where_to_look(two: tuple[Path, str]) -> None:
+    store, output = two
+    for stage in ("judge", "autoencoder"):
+        assert f"digits-{stage} v1" in output
+    found, _, look = output.partition("what was found")[2].partition("\n\nwhere to look:\n")
+    assert "autoencoder: " in found
+    assert "nan" not in output
+    assert f"python -m study.ui --store {store}\n" in look
+    assert f"python -m study.report --store {store}\n" in look
     report = next(line for line in look.splitlines() if "the report: " in line).partition("the report: ")[2]
     assert Path(report).read_text().startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_trial_is_a_nested_run_with_its_figures(client: mlflow.MlflowClient, stage: str) -> None:
-    parent, *trials = runs(client, stage)
-    assert len(trials) == TRIALS[stage]
-    assert parent.info.status == "FINISHED"
-    assert parent.data.tags["dataset"] == "digits"
-    for trial in trials:
-        assert trial.info.status == "FINISHED"
-        assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert trial.data.tags["optuna.state"] == "COMPLETE"
-        params = trial.data.params
-        is_baseline = bool({"source", "bandwidth"} & params.keys()) or params.get("mode") == "label spreading"
-        wanted = EVERY_TRIAL[stage] - (TRAINED if is_baseline else set())
-        wanted |= {"latent/max_abs_pcc"} if stage != "translation" else set()  # a translator has no latents
-        if stage == "attention" and "repeat" in trial.data.params:
-            wanted = LEARNED
-        assert (RECIPE if "recipe" in trial.data.params else wanted) <= trial.data.metrics.keys()
-        assert all(np.isfinite(list(trial.data.metrics.values())))
-        figures = {artifact.path for artifact in client.list_artifacts(trial.info.run_id, "figures")}
-        assert ("figures/loss.png" in figures) != (is_baseline or stage == "attention")
-        assert client.list_artifacts(trial.info.run_id, "images")
-
-
-@pytest.mark.parametrize(
-    ("stage", "figures"),
-    [
-        (
-            "autoencoder",
-            {"loss_curves", "reconstructions", "pcc", "pcc_against_size", "loss_against_size", "pareto", "axes_choice"},
-        ),
-        ("transfer", {"curves"}),
-        (
-            "latent-gan",
-            {"loss_curves", "fd_against_learning_rate", "fd_against_clip_value", "contact_sheet", "interpolation"},
-        ),
-        ("conditional-gan", {"loss_curves", "label_accuracy"}),
-        ("attention", {"sharpness", "first_layer", "learned", "heads", "mirror", "fully_connected"}),
-        ("translation", {"matrix", "error_against_level", "error_against_steps"}),
-    ],
-)
-def test_the_parent_shows_the_study(client: mlflow.MlflowClient, stage: str, figures: set[str]) -> None:
-    parent, *_ = runs(client, stage)
-    found = {Path(artifact.path).stem for artifact in client.list_artifacts(parent.info.run_id, "figures")}
-    assert figures <= found
-
-
-def test_versions_of_the_inputs_are_tags(client: mlflow.MlflowClient) -> None:
-    parent, *trials = runs(client, "conditional-gan")
-    for kind in ("judge", "second-judge", "autoencoder", "latent-gan"):
-        assert {run.data.tags[f"input.{kind}"] for run in (parent, *trials)} == {f"models:/digits-{kind}/1"}
-
-
-def test_the_table_of_generators_has_every_kind(client: mlflow.MlflowClient, tmp_path: Path) -> None:
-    parent, *_ = runs(client, "latent-gan")
-    with open(client.download_artifacts(parent.info.run_id, "tables/generators.csv", str(tmp_path))) as file:
-        table = {row["generator"]: row for row in csv.DictReader(file)}
-    assert len(table) == 8
-    assert float(table["real images"]["judge1/fd"]) < float(table["WGAN, paper settings"]["judge1/fd"])
-    assert float(table["reconstructions of test images"]["judge1/fd"]) < float(
-        table["WGAN, paper settings"]["judge1/fd"]
-    )
-    assert float(table["WGAN, best settings"]["judge2/fd"]) > 0
-    assert 0 < parent.data.metrics["interpolation/noise linear/smoothness"] <= 1
-
-
-@pytest.mark.parametrize("kind", [*MODELS, "second-judge"])
-def test_champions_load_by_name_and_do_what_was_logged(client: mlflow.MlflowClient, kind: str) -> None:
-    found = client.get_model_version_by_alias(f"digits-{kind}", "champion")
-    model = mlflow.pyfunc.load_model(f"models:/digits-{kind}@champion")
-    metrics = client.get_run(found.run_id).data.metrics
-    test = data.load("digits").test
-    if kind in ("judge", "second-judge", "classifier"):
-        guesses = model.predict(to_float(test.images).numpy()).argmax(1)
-        assert (guesses == test.labels.numpy()).mean() == pytest.approx(metrics["test/accuracy"], abs=1e-6)
-    elif kind.endswith("autoencoder"):
-        images = to_float(test.images).numpy()
-        assert ((model.predict(images) - images) ** 2).mean() == pytest.approx(metrics["test/loss"], rel=1e-4)
-    elif kind == "translator":
-        made = model.predict(to_float(TASKS["outline"](test.images)).numpy())
-        assert np.abs(made - to_float(test.images).numpy()).mean() == pytest.approx(metrics["test/mae"], rel=1e-4)
-    else:
-        width = model.metadata.signature.inputs.inputs[0].shape[1]
-        images = model.predict(np.random.default_rng(0).standard_normal((3, width)).astype(np.float32))
-        assert images.shape == (3, 1, 28, 28)
-        assert 0 <= images.min() < images.max() <= 1
-
-
-def test_a_second_run_trains_nothing_and_moves_nothing(smoke_store: Path, command: Command, tmp_path: Path) -> None:
-    store = copied(smoke_store, tmp_path / "store")
-    done = command("study.run", "smoke", "--data", "digits", "--store", store)
-    assert done.returncode == 0, done.stderr
-    assert "trial" not in done.stderr
-    first, second = ((smoke_store / "output.txt").read_text(), done.stdout)
-    assert first.split("digits, preset")[0] == second.split("digits, preset")[0]
-    read_store(store)
+def test_every_trial_is_a_nested_run_with_its_figures(store: Path) -> None:
     client = mlflow.MlflowClient()
-    for stage in STAGES:
-        assert len(runs(client, stage)) == 1 + TRIALS[stage]
-    versions = {version.version for version in client.search_model_versions()}
-    assert {int(number) for number in versions} == {1}
+    for stage, (parent, *trials) in experiments().items():
+        assert parent.info.status == "FINISHED"
+        assert parent.data.tags["dataset"] == "digits"
+        assert client.list_artifacts(parent.info.run_id, "figures") or stage == "judge"
+        assert len(trials) > 1
+        for trial in trials:
+            assert trial.info.status == "FINISHED"
+            assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            assert trial.data.metrics.keys() & {"val/loss", "val/fd", "val/mae", "val/error", "val/accuracy"}
+            assert all(np.isfinite(list(trial.data.metrics.values())))
+        for kind in STAGES[stage].inputs:
+            assert {each.data.tags[f"input.{kind}"] for each in (parent, *trials)} == {f"models:/digits-{kind}/1"}
 
 
-def test_other_settings_start_a_study_of_their_own(smoke_store: Path, command: Command, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    file = tmp_path / "other.toml"
-    file.write_text('preset = "smoke"\ndata = "digits"\n[judge]\nepochs = 1\n')
-    done = command("study.run", file, "--stages", "judge", "--store", store)
-    assert done.returncode == 0, done.stderr
-    done = command("study.run", file, "--stages", "judge", "--store", store, "--judge.epochs", "2")
-    assert done.returncode == 0, done.stderr
-    read_store(store)
-    client = mlflow.MlflowClient()
-    found = runs(client, "judge")
-    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
-    assert len(parents) == 2
-    assert len(found) == 8  # each with three judges
-    values = {}
-    for version in client.search_model_versions("name = 'digits-judge'"):
-        values[version.version] = client.get_run(version.run_id).data.metrics["val/accuracy"]
-    champion = client.get_model_version_by_alias("digits-judge", "champion").version
-    assert values[champion] == max(values.values())
+def test_champions_load_by_name_and_do_what_was_logged(store: Path) -> None:
+    client, test = mlflow.MlflowClient(), data.load("digits").test
+    images = to_float(test.images).numpy()
+    for kind in (kind for stage in experiments() for kind in STAGES[stage].outputs):
+        found = client.get_model_version_by_alias(f"digits-{kind}", "champion")
+        model = mlflow.pyfunc.load_model(f"models:/digits-{kind}@champion")
+        metrics = client.get_run(found.run_id).data.metrics
+        if kind.endswith(("judge", "classifier")):
+            accuracy = (model.predict(images).argmax(1) == test.labels.numpy()).mean()
+            assert accuracy == pytest.approx(metrics["test/accuracy"], abs=1e-6)
+        elif kind.endswith("autoencoder"):
+            assert ((model.predict(images) - images) ** 2).mean() == pytest.approx(metrics["test/loss"], rel=1e-4)
+        elif kind == "translator":
+            made = model.predict(to_float(TASKS["outline"](test.images)).numpy())
+            assert np.abs(made - images).mean() == pytest.approx(metrics["test/mae"], rel=1e-4)
+        else:
+            width = model.metadata.signature.inputs.inputs[0].shape[1]
+            made = model.predict(np.random.default_rng(0).standard_normal((3, width)).astype(np.float32))
+            assert made.shape == (3, 1, 28, 28)
+            assert 0 <= made.min() < made.max() <= 1
 
 
-def test_the_same_seed_gives_the_same_trial(smoke_store: Path, command: Command, tmp_path: Path) -> None:
-    stages = ("--stages", "judge", "--store", tmp_path / "again")
-    assert command("study.run", "smoke", "--data", "digits", *stages).returncode == 0
-    metrics = []
-    for store in (smoke_store, tmp_path / "again"):
-        read_store(store)
-        metrics.append(runs(mlflow.MlflowClient(), "judge")[1].data.metrics)
-    assert metrics[0] == metrics[1]
-
-
-@pytest.mark.parametrize(
-    ("stage", "missing"), [("transfer", "judge autoencoder"), ("conditional-gan", "judge autoencoder")]
-)
-def test_a_missing_input_fails_before_any_training(command: Command, tmp_path: Path, stage: str, missing: str) -> None:
-    done = command("study.run", "smoke", "--data", "digits", "--store", tmp_path / "s", "--stages", stage)
-    assert done.returncode == 2
-    assert f"run with --stages {missing}" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "trial" not in done.stderr
-
-
-@pytest.mark.parametrize(("stop", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
-def test_a_signal_ends_the_runs_as_killed_and_the_same_command_goes_on(
-    tmp_path: Path, stop: signal.Signals, workers: int
+def test_a_second_run_trains_nothing_and_moves_nothing(
+    two: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = tmp_path / "store"
-    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--judge.epochs", "500"]
-    options = ["--workers", str(workers), "--store", str(store)]
+    studies = Studies(copied(two[0], tmp_path / "store"), capsys)
+    before = studies.trials()
+    done = studies.run(*TWO)
+    assert "trial" not in done.errors
+    assert two[1].split("digits, preset")[0] == done.out.split("digits, preset")[0]
+    assert studies.trials().keys() == before.keys()
+    assert {int(version.version) for version in studies.client.search_model_versions()} == {1}
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_trial_and_other_settings_a_study_of_their_own(
+    two: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = Studies(tmp_path / "store", capsys)
+    file = tmp_path / "mine.toml"
+    file.write_text('preset = "smoke"\ndata = "digits"\nstages = ["judge"]\n')
+    studies.run(file, "--judge.epochs", 1)
+    studies.run(file)
+    same = studies.runs()[1]
+    read_store(two[0])
+    assert same.data.metrics == experiments()["judge"][1].data.metrics
+    assert len(studies.parents("judge")) == 2
+    values = {
+        int(version.version): studies.client.get_run(version.run_id).data.metrics["val/accuracy"]
+        for version in studies.client.search_model_versions("name = 'digits-judge'")
+    }
+    assert len(values) == 2
+    assert values[studies.champion("digits-judge")] == max(values.values())
+
+
+def test_a_missing_input_fails_before_any_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    studies = Studies(tmp_path / "store", capsys)
+    error = studies.call("smoke", "--data", "digits", "--stages", "conditional-gan").error
+    assert "--stages judge autoencoder" in error
+    assert studies.runs() == []
+
+
+def test_ctrl_c_before_the_command_has_begun_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "tyro.py").write_text(
+        "import sys, time\nprint('importing', file=sys.stderr, flush=True)\ntime.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "study.run", "smoke"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""
+    assert process.returncode in (-signal.SIGINT, 130)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_command_ends_its_workers_and_the_same_command_goes_on(
+    tmp_path: Path, stop: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = Studies(tmp_path / "store", capsys)
+    arguments = [
+        "smoke",
+        "--data",
+        "digits",
+        "--stages",
+        "judge",
+        "--judge.epochs",
+        "500",
+        "--store",
+        str(studies.store),
+    ]
+    command = [sys.executable, "-m", "study.run", *arguments, "--workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "study.run", *arguments, *options],
+        command,
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it is ignored where `&` started the tests
     )
-    _wait_until(lambda: _training(store) == workers)
-    os.killpg(process.pid, stop)  # as a terminal does: the launcher and its workers at once
+    until(lambda: training(studies.store) == 2)
+    workers = children(process.pid)
+    os.killpg(process.pid, stop)
     _, errors = process.communicate(timeout=HANGING)
-    assert process.returncode == 130
-    assert errors.count("the same command goes on from here") == 1
+    assert process.returncode == (-stop if stop == signal.SIGKILL else 130)
+    assert errors.count("the same command goes on from here") == (stop != signal.SIGKILL)
     assert "Traceback" not in errors
-    _wait_until(lambda: not _group_lives(process.pid))
-    read_store(store)
-    killed = runs(mlflow.MlflowClient(), "judge")
-    assert [run.info.status for run in killed] == ["KILLED"] * (1 + workers)
-    epochs = [run.data.params["epochs"] for run in killed[1:]]
-    assert epochs == ["500"] * workers, "stopped long before their end"
+    until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
+    statuses = [each.info.status for each in studies.runs()]
+    assert sorted(statuses) == (["KILLED", "RUNNING", "RUNNING"] if stop == signal.SIGKILL else ["KILLED"] * 3)
+    epochs = {each.data.params["epochs"] for each in studies.trials().values()}
+    assert epochs == {"500"}, "stopped long before their end"
 
 
-def _wait_until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     """A busy machine may take long; what hangs fails."""
     deadline = time.monotonic() + HANGING
     while not condition():
@@ -284,15 +214,12 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def children(pid: int) -> list[int]:
+    """The processes that one has started."""
+    return [int(each) for file in Path(f"/proc/{pid}/task").glob("*/children") for each in file.read_text().split()]
 
 
-def _training(store: Path) -> int:
+def training(store: Path) -> int:
     """How many trials have reported their first epoch."""
     if not (store / "optuna.db").exists():  # made after mlflow.db
         return 0
@@ -302,24 +229,11 @@ def _training(store: Path) -> int:
 
 
 @pytest.mark.mnist
-def test_the_judge_learns_mnist(command: Command, mnist_dir: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    done = command(
-        "study.run",
-        "smoke",
-        "--data",
-        "mnist",
-        "--data-dir",
-        mnist_dir,
-        "--stages",
-        "judge",
-        "--store",
-        store,
-    )
-    assert done.returncode == 0, done.stderr
-    read_store(store)
-    found = mlflow.MlflowClient().get_model_version_by_alias("mnist-judge", "champion")
-    assert mlflow.MlflowClient().get_run(found.run_id).data.metrics["test/accuracy"] > 0.97
+def test_the_judge_learns_mnist(mnist_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    studies = Studies(tmp_path / "store", capsys)
+    studies.run("smoke", "--data", "mnist", "--data-dir", mnist_dir, "--stages", "judge")
+    found = studies.client.get_model_version_by_alias("mnist-judge", "champion")
+    assert studies.client.get_run(found.run_id).data.metrics["test/accuracy"] > 0.97
 
 
 @pytest.fixture
@@ -331,6 +245,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     started.stop()
 
 
+@pytest.mark.server
 def test_a_tracking_server_takes_the_place_of_the_folder(server: str, command: Command, tmp_path: Path) -> None:
     arguments = ["smoke", "--data", "digits", "--stages", "judge", "--tracking-uri", server, "--store", tmp_path / "s"]
     done = command("study.run", *arguments)
@@ -338,4 +253,3 @@ def test_a_tracking_server_takes_the_place_of_the_folder(server: str, command: C
     assert "digits-judge v1" in done.stdout
     assert f"python -m study.ui --tracking-uri {server}\n" in done.stdout
     assert not (tmp_path / "s" / "mlflow.db").exists()
-    assert list((tmp_path / "files").rglob("model.pt2"))

@@ -1,7 +1,4 @@
-"""Workers on a cluster, which Slurm or Ray keeps alive where there are cores or GPUs.
-
-The queue of trials stays in the database; the command itself only looks on.
-"""
+"""Workers on a cluster: Slurm or Ray keeps them alive, the database keeps the queue, the command only looks on."""
 
 from __future__ import annotations
 
@@ -21,8 +18,7 @@ LOOK_EVERY = 3.0  # seconds between two questions to a cluster
 
 log = logging.getLogger("study")
 
-Watch = Callable[[], str]
-"""Describes the workers on the cluster; raises a UsageError if they cannot bring the study to its end."""
+Watch = Callable[[], str]  # describes the workers; raises a UsageError if they cannot bring the study to its end
 
 
 class State(NamedTuple):
@@ -35,11 +31,7 @@ class State(NamedTuple):
 
 
 class Cluster(ABC):
-    """A cluster, and the workers that it keeps for one study.
-
-    Raises:
-        UsageError: The cluster does not answer or refuses the options, here or later.
-    """
+    """A cluster, and the workers that it keeps for one study; it may refuse them by a UsageError."""
 
     name = ""  # of the study's workers: the same command finds them again by it
     folder = Path()  # for logs, where all nodes see it
@@ -83,12 +75,14 @@ class Cluster(ABC):
             self._wait()  # they find the study finished
         except BaseException:
             if self.own:
-                with suppress(UsageError):  # the cluster is gone
-                    self.cancel(only_own=True)
-                    self._wait()  # their runs end as KILLED
+                self._stop(only_own=True)  # their runs end as KILLED
             raise
-        self.cancel(only_own=False)  # those that wait for a place
-        self._wait()
+        self._stop(only_own=False)  # those that wait for a place
+
+    def _stop(self, *, only_own: bool) -> None:
+        with suppress(UsageError):  # the cluster does not answer
+            self.cancel(only_own=only_own)
+            self._wait()
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 2 * STOPPING
@@ -97,32 +91,29 @@ class Cluster(ABC):
 
     def _look(self) -> str:
         """See `Watch`."""
-        if time.monotonic() - self._looked < LOOK_EVERY:
-            return self._shown
-        state, name, before = self.state(), type(self).__name__, self._shown
-        self._looked = time.monotonic()
-        if state is None:
-            self._shown = f"{name} does not answer; the workers go on"
-        else:
-            error = max(state.errors, key=lambda error: " refuses: " in error, default=f"see {self.folder}")
-            if " refuses: " in error:
-                raise UsageError(error)
-            # The study may be finished since the caller has looked at it: it looks again before the third time.
-            self._missing = 0 if state.running + state.waiting else self._missing + 1
-            if self._missing > 2:
-                raise UsageError(f"all workers have ended before the study was done: {error}; the same command goes on")
-            waiting = f", {state.waiting} waiting ({state.why_waiting})" if state.waiting else ""
-            self._shown = f"{name}: {state.running} running{waiting}"
-        if self._shown != before:
-            log.info("%s", self._shown)
+        if time.monotonic() - self._looked > LOOK_EVERY:
+            before, self._shown = self._shown, self._describe(self.state())
+            self._looked = time.monotonic()
+            if self._shown != before:
+                log.info("%s", self._shown)
         return self._shown
+
+    def _describe(self, state: State | None) -> str:
+        if state is None:
+            return f"{type(self).__name__} does not answer; the workers go on"
+        error = max(state.errors, key=lambda error: " refuses: " in error, default=f"see {self.folder}")
+        if " refuses: " in error:
+            raise UsageError(error)
+        # The study may be finished since the caller has looked at it: it looks again before the third time.
+        self._missing = 0 if state.running + state.waiting else self._missing + 1
+        if self._missing > 2:
+            raise UsageError(f"all workers have ended before the study was done: {error}; the same command goes on")
+        waiting = f", {state.waiting} waiting ({state.why_waiting})" if state.waiting else ""
+        return f"{type(self).__name__}: {state.running} running{waiting}"
 
 
 def connect(launcher: str, options: Sequence[str], tracking_uri: str | None, storage: str | None) -> Cluster | None:
-    """Return the cluster slurm or ray; None: the workers are local.
-
-    Args:
-        options: The words of --launcher-options: name=value, or a name alone.
+    """Return the cluster slurm or ray, given options as `name=value` or `name`; None: the workers are local.
 
     Raises:
         UsageError: A store is in files of this machine, or the cluster does not answer or refuses the options.

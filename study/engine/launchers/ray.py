@@ -1,7 +1,4 @@
-"""Workers on Ray: detached actors, one worker each, which Ray starts again where a node dies.
-
-The environment of the workers, and with it passwords, stays in the memory of Ray's head.
-"""
+"""Workers on Ray: detached actors, one worker each. Their environment, and with it passwords, stays in Ray's head."""
 
 from __future__ import annotations
 
@@ -24,11 +21,9 @@ import ray
 from study.checks import UsageError
 from study.engine.launchers import Cluster, State
 from study.engine.workers import MOST_RESTARTS, THREADS, WorkerPool
+from tracking.errors import reason_of
 
 NAMESPACE = "latent-study"
-PATIENCE = 5.0  # seconds that Ray's head has to answer
-ANSWERING = 2.0  # seconds that actors have to answer: one that waits for a place does not
-LINGERING = 15.0  # seconds that an actor stays after its worker's end, to be asked how that was
 OPTIONS = {"cpus": r"\d+", "gpus": r"\d+(\.\d+)?", "address": r".+:\d+"}
 PASSED_ON = re.compile(r"MLFLOW_|PG|STUDY_|.*(PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIAL|API_?KEY|ACCESS_?KEY)", re.I)
 
@@ -47,12 +42,11 @@ class Keeper:
         return next(iter(self._pool.codes), None), lines[-1].removeprefix("error: ") if lines else ""
 
     def stop(self) -> None:
-        """Stop the worker."""
         self._pool.stop()
 
     def _end(self, actor: Any) -> None:
         self._pool.join()
-        time.sleep(LINGERING)
+        time.sleep(15)  # to be asked how it has ended
         self._errors.unlink(missing_ok=True)
         ray.kill(actor)  # for good: after an exit, Ray would start it again
 
@@ -63,9 +57,8 @@ class Ray(Cluster):
     def __init__(self, options: Mapping[str, str]) -> None:
         super().__init__(options)
         for name, value in options.items():
-            if name not in OPTIONS or not re.fullmatch(OPTIONS[name], value):
-                rule = "cpus=NUMBER, gpus=NUMBER or address=HOST:PORT with --launcher ray"
-                raise UsageError(f"--launcher-options must be {rule}, but got {name}={value}")
+            if not re.fullmatch(OPTIONS.get(name, "(?!)"), value):
+                raise UsageError(f"--launcher-options of ray are cpus, gpus, address=HOST:PORT, but got {name}={value}")
         self._address = _connect(options.get("address") or os.environ.get("RAY_ADDRESS") or "auto")
         self._actors: dict[str, Any] = {}  # by name, whoever started them
         self._asked: dict[str, Any] = {}  # by actor, the reference to an answer that is still to come
@@ -74,8 +67,8 @@ class Ray(Cluster):
     def start(self, count: int, environment: Mapping[str, str]) -> None:
         cpus, gpus = self.options.get("cpus", "1"), self.options.get("gpus", "0")
         actor = ray.remote(num_cpus=int(cpus), num_gpus=float(gpus), max_restarts=MOST_RESTARTS)(Keeper)
-        passed_on = {name: value for name, value in os.environ.items() if PASSED_ON.match(name)}
-        given = {**passed_on, THREADS: cpus, **environment}
+        given = {name: value for name, value in os.environ.items() if PASSED_ON.match(name)}
+        given |= {THREADS: cpus, **environment}
         self.own = [f"{self.name}-{secrets.token_hex(3)}" for _ in range(count)]
         for name in self.own:
             self._actors[name] = actor.options(name=name, lifetime="detached").remote(given)
@@ -88,7 +81,7 @@ class Ray(Cluster):
                 self._actors[name] = ray.get_actor(name)
                 self._asked[name] = self._actors[name].state.remote()
         asked = list(self._asked.values())
-        ready = ray.wait(asked, num_returns=len(asked), timeout=ANSWERING)[0] if asked else []
+        ready = ray.wait(asked, num_returns=len(asked), timeout=2)[0] if asked else []  # those with a place answer
         for name in [name for name, reference in self._asked.items() if reference in ready]:
             self._said.pop(name, None)
             with suppress(ray.exceptions.RayError):  # its node has died; Ray may start it again
@@ -121,18 +114,16 @@ def _connect(address: str) -> str:
     try:
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # Ray's and gRPC's many classes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         hint = "address=HOST:PORT or $RAY_ADDRESS names the head; with a token, set RAY_AUTH_MODE=token"
-        raise UsageError(f"the Ray cluster {address} cannot be used: {reason} ({hint})") from error
+        raise UsageError(f"the Ray cluster {address} cannot be used: {reason_of(error)} ({hint})") from error
     finally:
         signal.signal(signal.SIGTERM, before)  # Ray puts its own handler in place of ours
     return str(ray.get_runtime_context().gcs_address)
 
 
 def _check_answers(address: str) -> None:
-    """Raise a UsageError unless something listens at host:port."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+        socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise UsageError(f"Ray's head {address} does not answer: start one, and the same command goes on") from error

@@ -1,7 +1,4 @@
-"""Workers on Slurm: an array of jobs, one worker each.
-
-Slurm keeps a job's environment to itself, and with it the worker's job spec. Accounting (`sacct`) is not needed.
-"""
+"""Workers on Slurm: an array of jobs, one worker each. Slurm keeps their environment, and passwords, to itself."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from study.checks import UsageError
 from study.engine.launchers import Cluster, State
 from study.engine.workers import MOST_RESTARTS, THREADS, TRY_AGAIN
 
 PATIENCE = 10.0  # seconds that Slurm's controller has to answer
-WARNED = 60  # seconds before the time limit at which a task goes back into the queue
 ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)  # what a worker writes as it ends
 
 SCRIPT = f"""\
@@ -40,22 +37,26 @@ class Slurm(Cluster):
 
     def __init__(self, options: Mapping[str, str]) -> None:
         super().__init__(options)
-        self._submit(["--test-only", "--array=1"], os.environ)
+        _call(["squeue", "--me"])
 
     def start(self, count: int, environment: Mapping[str, str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         logs = str(self.folder).replace("%", "%%")
         flags = [f"--job-name={self.name}", f"--array=1-{count}", f"--output={logs}/%A_%a.log", "--open-mode=append"]
-        flags += ["--requeue", f"--signal=B:USR1@{WARNED}", "--export=ALL"]
+        flags += ["--requeue", "--signal=B:USR1@60", "--export=ALL"]  # USR1: 60 seconds before the time limit
+        options = {"cpus-per-task" if name == "cpus" else name: value for name, value in self.options.items()}
+        flags += [f"--{name}={value}" if value else f"--{name}" for name, value in options.items()]
         given = {**os.environ, THREADS: self.options.get("cpus", "1"), **environment}
-        self.own.append(self._submit(flags, given))
+        job = _call(["sbatch", "--parsable", *flags], given, SCRIPT)
+        self.own.append(job.strip().partition(";")[0])  # then follows the cluster's name, where there are several
         print(f"Slurm job {self.own[-1]}, logs in {self.folder}", file=sys.stderr)
 
     def state(self) -> State | None:
-        found = _call(["squeue", "--me", f"--name={self.name}", "--noheader", "--array", "--format=%T|%r"])
-        if found.returncode:
+        try:
+            found = _call(["squeue", "--me", f"--name={self.name}", "--noheader", "--array", "--format=%T|%r"])
+        except UsageError:
             return None
-        tasks = [line.split("|") for line in found.stdout.splitlines()]
+        tasks = [line.split("|") for line in found.splitlines()]
         waiting = [reason for state, reason in tasks if state == "PENDING"]
         running = sum(state not in ("PENDING", "COMPLETING") for state, _ in tasks)
         logs = [file for job in self.own for file in self.folder.glob(f"{job}_*.log")]
@@ -68,24 +69,16 @@ class Slurm(Cluster):
     def stop_command(self) -> str:
         return f"scancel --me --name={self.name}"
 
-    def _submit(self, flags: list[str], environment: Mapping[str, str]) -> str:
-        """Submit the script; return the job's number."""
-        options = {"cpus-per-task" if name == "cpus" else name: value for name, value in self.options.items()}
-        flags = [*flags, *(f"--{name}={value}" if value else f"--{name}" for name, value in options.items())]
-        done = _call(["sbatch", "--parsable", *flags], environment, SCRIPT)
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if "--help" not in line]
-            raise UsageError(f"Slurm refuses the workers: {said[-1]}")
-        return done.stdout.strip().partition(";")[0]  # then follows the cluster's name, where there are several
 
-
-def _call(
-    command: list[str], environment: Mapping[str, str] | None = None, script: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run a command of Slurm's."""
+def _call(command: list[str], environment: Mapping[str, str] | None = None, script: str = "") -> str:
+    """Return what a command of Slurm's prints; raise a UsageError if it fails."""
+    options: Any = {"capture_output": True, "text": True, "check": True, "timeout": PATIENCE}
     try:
-        return subprocess.run(command, env=environment, input=script, capture_output=True, text=True, timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"no answer in {PATIENCE:.0f} s")
+        return subprocess.run(command, env=environment, input=script, **options).stdout
+    except subprocess.CalledProcessError as error:
+        said = [line for line in error.stderr.splitlines() if "--help" not in line]
+        raise UsageError(f"Slurm refuses: {said[-1]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(f"Slurm does not answer within {PATIENCE:.0f} s") from error
     except OSError as error:
         raise UsageError(f"--launcher slurm needs Slurm on this machine, but {command[0]} cannot be run") from error

@@ -27,7 +27,7 @@ SLURM, RAY = (["--launcher", name, "--workers", "2"] for name in ("slurm", "ray"
         (["--detach"], "--detach needs --launcher"),
         (["--launcher-options", "cpus=2"], "--launcher-options need --launcher"),
         (["--launcher", "lsf"], "lsf"),
-        ([*SLURM, *SERVERS], "sbatch"),
+        ([*SLURM, *SERVERS], "squeue"),
         ([*RAY, *SERVERS, "--launcher-options", "gpu=1"], "gpu=1"),
         ([*RAY, *SERVERS, "--launcher-options", "cpus=many"], "cpus=many"),
         ([*RAY, *SERVERS, "--launcher-options", "address=127.0.0.1:1"], "127.0.0.1:1 does not answer"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from conftest import no_hang
 from study import run
 from study.checks import UsageError
 from study.engine import workers
-from study.engine.workers import JobSpec, WorkerPool, free_memory, job_spec, wanted
+from study.engine.workers import JobSpec, WorkerPool, free_memory, job_spec, local_workers, wanted
 
 GIB = 2**30
 SPEC = JobSpec("smoke", ["smoke", "--data", "digits"], "0" * 16, workers.code())
@@ -24,7 +25,15 @@ SPEC = JobSpec("smoke", ["smoke", "--data", "digits"], "0" * 16, workers.code())
 
 @pytest.mark.parametrize(
     ("cores", "gib", "threads", "expected"),
-    [(2, 64, "", 2), (8, 64, "4", 2), (8, 64, "many", 8), (8, 5.5, "", 2), (8, 0.5, "", 1), (128, 1024, "", 16)],
+    [
+        (2, 64, "", 2),
+        (8, 64, "4", 2),
+        (8, 64, "many", 8),
+        (8, 5.5, "", 2),
+        (8, 0.5, "", 1),
+        (128, 1024, "", 16),
+        (4, float("inf"), "", 4),
+    ],
 )
 def test_workers_fit_cores_and_memory(
     cores: int, gib: float, threads: str, expected: int, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +105,16 @@ def test_a_worker_refuses_what_is_not_the_commands(
         run.work(spec)
 
 
+def test_a_worker_that_starts_while_the_database_is_away_is_to_be_started_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--store", str(tmp_path / "store"), "--storage", "postgresql://127.0.0.1:1/study"]
+    with no_hang(), pytest.raises(SystemExit) as ended:
+        run.work(replace(SPEC, arguments=[*SPEC.arguments, *places]))
+    assert ended.value.code == workers.TRY_AGAIN
+    assert "refused" in capsys.readouterr().err
+
+
 def pool(monkeypatch: pytest.MonkeyPatch, code: str, count: int = 1) -> WorkerPool:
     """Workers that run this code in place of a study."""
     monkeypatch.setattr(workers, "COMMAND", ["-c", code])
@@ -138,6 +157,23 @@ while True: time.sleep(0.1)
     for file in tmp_path.iterdir():
         assert file.read_text() == "x"
         assert not Path(f"/proc/{file.name}").exists()
+
+
+def test_ctrl_c_while_workers_start_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = WorkerPool._start
+
+    def interrupted(started: WorkerPool) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return start(started)
+
+    monkeypatch.setattr(WorkerPool, "_start", interrupted)
+    monkeypatch.setattr(workers, "COMMAND", ["-c", "import time; time.sleep(600)"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where `&` has started the tests
+    try:
+        with no_hang(), pytest.raises(KeyboardInterrupt), local_workers(2, {}):
+            time.sleep(600)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def until(ready: Callable[[], object]) -> None:
