@@ -391,7 +391,7 @@ def _set_scales(ax: Axes, log_x: bool, log_y: bool) -> None:
 def _name_axes(ax: Axes, x: str, y: str) -> None:
     ax.set(xlabel=wrapped(x, 44), ylabel=wrapped(y, 40))
     if x == "epoch":
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _add_legend(figure: Figure, ax: Axes) -> None:
