@@ -16,14 +16,14 @@ class Generator(nn.Sequential):
     """Inputs [N, noise_dim (+ classes)] to standardised latents [N, latent_dim].
 
     A conditional generator's input is the noise followed by the one-hot label (Mirza & Osindero 2014,
-    https://arxiv.org/abs/1411.1784): to the module it is only a wider input.
+    https://arxiv.org/abs/1411.1784).
 
     Args:
-        depth: Hidden layers. Each bends the noise once more: latents of different classes lie apart, and only a deep
-            generator passes quickly between them.
+        depth: Hidden layers, at least 1. Latents of different classes lie apart, and only a deep generator passes
+            quickly between them.
 
     Raises:
-        ValueError: There is no hidden layer.
+        ValueError: `depth` is below 1.
     """
 
     def __init__(self, input_dim: int, latent_dim: int, width: int, depth: int = 2) -> None:
@@ -36,12 +36,10 @@ class Generator(nn.Sequential):
 
 
 class Critic(nn.Sequential):
-    """Standardised latents [N, latent_dim (+ classes)] to one score each, [N, 1]; the vanilla GAN's discriminator
-    reads it as a logit.
+    """Standardised latents [N, latent_dim (+ classes)] to scores [N, 1]; a vanilla GAN takes them for logits.
 
     Args:
-        norm: BatchNorm in its hidden layers. It makes the score of one latent depend on the others in the batch, and is
-            there for comparison.
+        norm: BatchNorm in the hidden layers, for comparison: one latent's score then depends on the whole batch.
     """
 
     def __init__(self, input_dim: int, width: int, *, norm: bool = False) -> None:
@@ -52,7 +50,7 @@ class Critic(nn.Sequential):
 
 
 class ToneCurve(nn.Module):
-    """A rising map of pixel values [0, 1] to [0, 1], straight between equidistant knots; at first the identity.
+    """A map of pixel values [0, 1] to [0, 1], linear between equidistant knots; at first the identity.
 
     `levels` [KNOTS] are its values at the knots, to be filled in (see `study.training.tone`).
     """
@@ -71,11 +69,10 @@ class ToneCurve(nn.Module):
 
 
 class LatentGenerator(nn.Module):
-    """The whole way from noise to images: generator, de-standardisation, frozen decoder, tone curve.
+    """From inputs [N, noise_dim (+ classes)] to images [N, C, S, S] in [0, 1]: generator, de-standardisation, frozen
+    decoder, tone curve.
 
-    Inputs are the noise [N, noise_dim], or noise and one-hot label side by side [N, noise_dim + classes]; outputs
-    are images [N, C, S, S] in [0, 1]. `mean` and `std` [latent_dim] are those of the training latents, to be filled
-    in like the decoder's weights and the tone curve's levels.
+    The training latents' `mean` and `std` [latent_dim], the decoder's weights and the tone curve are to be filled in.
 
     Raises:
         ValueError: As `Generator` and `models.autoencoder.Decoder`.
@@ -102,7 +99,7 @@ class LatentGenerator(nn.Module):
         self.register_buffer("std", torch.ones(latent_dim))
 
     def latents(self, inputs: Tensor) -> Tensor:
-        """Latents [N, latent_dim] in the autoencoder's own scale."""
+        """Return latents [N, latent_dim] in the autoencoder's own scale."""
         return self.generator(inputs) * self.std + self.mean
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -110,5 +107,5 @@ class LatentGenerator(nn.Module):
 
 
 def with_labels(vectors: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Vectors [N, D] and labels [N] in 0..classes - 1 side by side: [N, D + classes], the labels one-hot."""
+    """Return vectors [N, D] and one-hot labels [N] side by side: [N, D + classes]."""
     return torch.cat([vectors, nn.functional.one_hot(labels, classes).to(vectors.dtype)], dim=1)

@@ -19,17 +19,16 @@ from study.training.loops import apply
 NEAREST = 5  # k of precision, recall, density, coverage
 MEMORY_SAMPLES = 2_000  # images whose nearest training image is looked up
 DIVERSITY_SAMPLES = 2_000  # images whose distances to all others of their class are taken
-
-COLLAPSED_FRACTION = 0.8
-"""A generator counts as collapsed if fewer than this fraction of the classes are modes, ..."""
-COLLAPSED_KL = 0.5
-"""... or if its class histogram's KL to that of the real images is above this (nats), ..."""
-COLLAPSED_REACH = 0.1
-"""... or if its recall or its coverage is below this: all classes, but of each the same few images."""
-HOPELESS_FRACTION = 0.5
-"""A training may be given up if fewer than this fraction of the classes are modes."""
-WEAK_ACCURACY = 0.95
-"""A judge of less accuracy than this on validation images says little about generated ones."""
+WEAK_ACCURACY = 0.95  # a judge below it on validation images says little about generated ones
+HOPELESS_FRACTION = 0.5  # a training may be given up if fewer of the classes are modes
+COLLAPSED_FRACTION, COLLAPSED_KL, COLLAPSED_REACH = 0.8, 0.5, 0.1
+"""A generator counts as collapsed if fewer than this fraction of the classes are modes, if its class histogram's KL to
+that of the real images is above this (nats), or if its recall or coverage is below this: all classes, but the same few
+images of each."""
+PREFIXES = ("judge1", "judge2", "judge3")  # of the three judges' measures: `judge3/fd`
+SELECTING, REPORTING = 2, PREFIXES[-1]
+"""The first two judges take part in choices. The third only reports: its measures of a generator that was chosen are
+not flattered by the choice."""
 
 
 def weakness(accuracy: float) -> str | None:
@@ -62,11 +61,9 @@ def real_features(judge: Judge, data: Dataset) -> dict[str, np.ndarray]:
 class Evaluator:
     """Measures generated images with one judge, against validation images (to select) and test images (to report).
 
-    What it needs of the real images is computed once, when it is first needed. Without gradients.
-
     Args:
         judge: Trained, in evaluation mode.
-        real: Returns `real_features(judge, data)`, from a cache say; None: they are computed.
+        real: Returns `real_features(judge, data)`, from a cache say, when they are first needed; None: computes them.
     """
 
     def __init__(self, judge: Judge, data: Dataset, real: Callable[[], Mapping[str, np.ndarray]] | None = None) -> None:
@@ -150,13 +147,6 @@ class Evaluator:
         }
 
 
-PREFIXES = ("judge1", "judge2", "judge3")
-"""Of the three judges' measures: `judge3/fd`."""
-SELECTING, REPORTING = 2, PREFIXES[-1]
-"""The first two judges take part in choices. The third only reports: its measures of a generator that was chosen are
-not flattered by the choice."""
-
-
 class Judges:
     """Three judges of different make. The first two select, by the geometric mean of their Frechet distances: halving
     either counts the same, whatever the scale of its features. The third only reports.
@@ -174,11 +164,7 @@ class Judges:
         real: Sequence[Callable[[], Mapping[str, np.ndarray]] | None] = (None,) * len(PREFIXES),
     ) -> None:
         self.all = [Evaluator(judge, data, features) for judge, features in zip(judges, real, strict=True)]
-
-    @property
-    def first(self) -> Evaluator:
-        """The judge that looks at single images and classes."""
-        return self.all[0]
+        self.first = self.all[0]  # it looks at single images and classes too
 
     def val_measures(self, images: Tensor) -> dict[str, float]:
         """Return the first judge's `val/` measures; `val/fd` is the geometric mean of both selecting judges'."""

@@ -415,11 +415,11 @@ def row(
         rule: Further arguments of `study.results.claim`.
     """
     shown = [f"{title} {cell}" for title, trials in beside.items() if (cell := trials.cell(metric, form))]
+    shown = shown if goal is None else [f"goal {form.format(goal)}", *shown]
     decided = None
     if text:
         rival = next(iter(beside.values())).values(metric) if goal is None else goal
-        against = shown[0] if goal is None else f"goal {form.format(goal)}"
-        decided = claim(text, ours.values(metric), rival, shown=against, **rule)
+        decided = claim(text, ours.values(metric), rival, shown=shown[0], **rule)
     cell = ours.cell(metric, form) or "failed"
     return Row(figure, cell, reference, ", ".join(shown) or None, decided, metric if text else None, found)
 

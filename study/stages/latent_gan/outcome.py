@@ -310,10 +310,13 @@ def _log_search(study: Study, trials: Table) -> None:
             study.parent.log_figure("importances", plots.bars(importance, "fraction of the variance", title), caption)
     for x, label in (("learning_rate", "learning rate"), ("clip_value", "clip value")):
         points = {
-            kind: [(getattr(settings_of(each.params), x), distance(each), str(each.number)) for each in found]
+            kind: [
+                (getattr(settings_of(each.params), x), distance(each), str(each.params.get("settings", each.number)))
+                for each in found
+            ]
             for kind, found in kinds.items()
         }
-        title, y = f"WGAN trials by number: {label}", "Frechet distance to validation images"
+        title, y = f"WGAN trials, by name or number: {label}", "Frechet distance to validation images"
         figure = plots.scatter(points, label, y, title, log_x=True, log_y=True)
         caption = "Each point is a trial; less is better. A pruned one stands where it was when it was stopped."
         study.parent.log_figure(f"fd_against_{x}", figure, caption)

@@ -25,7 +25,8 @@ SCORE = ClassifierSettings(1, 64, 1e-2)
 
 
 @pytest.fixture
-def inputs(tiny: Dataset) -> GanInputs:
+def inputs(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> GanInputs:
+    monkeypatch.setattr("study.training.sampling.FEWEST", 50)
     return inputs_of(context_of(tiny, LatentGanConfig()))
 
 
