@@ -103,9 +103,12 @@ def test_weights_build_the_model_again(models_store: Path, tmp_path: Path) -> No
     [
         ("digits-judge", "a.pt", [], "`out` must end in .onnx or .safetensors, but got"),
         ("digits-judge/0", "a.onnx", [], "must be given as NAME, NAME@ALIAS or NAME/NUMBER, but got 'digits-judge/0'"),
-        ("../judge", "a.onnx", [], "must be given as NAME, NAME@ALIAS or NAME/NUMBER, but got"),
-        ("digits-judge/9", "a.onnx", [], "no model is registered as digits-judge/9 in this store (it has: digits-"),
-        ("digits-judge@none", "a.onnx", [], "no model is registered as digits-judge@none in this store"),
+        (
+            "digits-judge@none",
+            "a.onnx",
+            [],
+            "no model is registered as digits-judge@none in this store (it has: digits-",
+        ),
         ("digits", "a.onnx", [], "no model is registered as digits@champion in this store"),
         ("digits-latent-gan", "a.onnx", ["--part", "encoder"], "--part can be given of an autoencoder only, but got"),
         ("digits-judge", "a.safetensors", ["--part", "decoder"], "--part can be given of an autoencoder only"),

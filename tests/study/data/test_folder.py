@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import random
 import struct
 import sys
 import warnings
@@ -68,8 +67,8 @@ def torchvisions(folder: Path, mode: str, size: int) -> tuple[list[str], list[tu
     )
 
 
-@pytest.mark.parametrize(("size", "colour"), [(28, True), (32, True), (16, False)])
-@pytest.mark.parametrize("val", [None, "val", "valid", "Validation"])
+@pytest.mark.parametrize(("size", "colour"), [(32, True), (16, False)])
+@pytest.mark.parametrize("val", [None, "val", "Validation"])
 def test_the_parts_are_what_image_folder_reads(tmp_path: Path, size: int, colour: bool, val: str | None) -> None:
     for part in ("train", "test", *([val] if val else [])):
         fill(tmp_path / "my set" / part, size=(28, 20), mode="RGB")
@@ -120,14 +119,8 @@ def test_the_split_is_the_one_of_earlier_results(tmp_path: Path) -> None:
 
 def test_the_order_of_the_file_system_does_not_matter(root: Path, monkeypatch) -> None:
     expected = load(root).digest
-    original, shuffle = os.listdir, random.Random(3).shuffle
-
-    def listdir(folder: Path) -> list[str]:
-        names = original(folder)
-        shuffle(names)
-        return names
-
-    monkeypatch.setattr(os, "listdir", listdir)
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: sorted(listdir(folder), reverse=True))
     assert load(root).digest == expected
 
 
@@ -155,14 +148,7 @@ def test_images_that_are_left_out_are_counted(root: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING, logger="study"):
         assert load(root).digest == expected
     told = " | ".join(record.getMessage() for record in caplog.records if "left out" in record.getMessage())
-    for part in (
-        "16 .heic",
-        "1 .svg",
-        "1 .dcm",
-        "1 without ending",
-        "1 .h5",
-        "1 .png",
-    ):
+    for part in ("16 .heic", "1 .svg", "1 .dcm", "1 without ending", "1 .h5", "1 .png"):
         assert part in told
     assert "7 images beside the parts or class folders" in told
     assert "pillow-heif" in told
