@@ -82,12 +82,13 @@ def image_files(path: Path) -> tuple[list[Path], list[Path]]:
         except OSError as error:
             raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
         for each in (folder / name for name in names):
-            ending, real = each.suffix.lower(), os.path.realpath(each)
-            if os.path.isdir(each) and real not in seen:
-                seen.add(real)
-                folders.append(each)
-            elif os.path.isdir(each):
-                left["link(s) to a folder that is read already"] += 1
+            ending = each.suffix.lower()
+            if os.path.isdir(each):
+                if (real := os.path.realpath(each)) in seen:
+                    left["links to folders that are read already"] += 1
+                else:
+                    seen.add(real)
+                    folders.append(each)
             elif ending in known and (os.path.isfile(each) or not os.path.exists(each)):
                 found.append(each)  # also a link that leads nowhere, so that reading it says so
             elif ending not in NOTES:
