@@ -11,21 +11,16 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from tracking.errors import StoreError, root_of, without_password
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
-
 LOCAL_TIMEOUT = 60.0  # seconds that a process waits for a transaction of another process in an SQLite file
 SERVER_TIMEOUT = 5  # seconds within which a server must answer as the store is opened
 TELL_AFTER = 10.0  # seconds of waiting for a lock
-LOCK_TIMEOUT = "55P03"  # PostgreSQL's code
 FOR_GOOD = re.compile("FATAL.*(password|pg_hba|does not exist|no such|startup parameter|not permitted|not supported)")
 """What a server says that refuses a connection, and will refuse it again."""
 # Heartbeats of several machines are compared. A server lets go of the locks of a lost machine within 30 seconds.
@@ -60,14 +55,12 @@ class Locks:
             with _locked(self._file(name), name=name):
                 yield
             return
-        connection, kept = self._advisory_lock(name), False
-        try:
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        kept = False
+        with closing(self._advisory_lock(key, name)) as connection:
             yield
             with suppress(Exception):
-                kept = bool(connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_key(name)})").scalar())
-        finally:
-            with suppress(Exception):
-                connection.close()
+                kept = connection.execute(f"SELECT pg_advisory_unlock({key})").fetchone()[0]
         if not kept:
             raise StoreError(f"the database server dropped the connection that held the lock {name}: run this again")
 
@@ -108,35 +101,25 @@ class Locks:
             sqlite3.connect(sqlite_path(self.database)).close()
             return
         with closing(self._connect(wait=False)) as one, closing(self._connect(wait=False)) as two:
-            sessions = []
-            for connection in (one, two, one):
-                cursor = connection.cursor()
-                cursor.execute("SELECT pg_backend_pid()")
-                sessions.append(cursor.fetchone()[0])
-                connection.commit()
-        if sessions[0] == sessions[1] or sessions[0] != sessions[2]:
+            one.autocommit = two.autocommit = True
+            pids = [each.execute("SELECT pg_backend_pid()").fetchone() for each in (one, two, one)]
+        if pids[0] == pids[1] or pids[0] != pids[2]:
             raise ConnectionError(
                 "a pooler gives several connections one session: set pool_mode = session in PgBouncer"
             )
 
     def _connect(self, wait: bool = True) -> Any:
-        """Return a new connection of the database's driver to the PostgreSQL server."""
-        from sqlalchemy import make_url
+        """Return a new connection of psycopg's to the PostgreSQL server."""
+        import psycopg
 
-        dialect = make_url(self.database).get_dialect()()
-        driver: Any = dialect.import_dbapi()
-        _, options = dialect.create_connect_args(make_url(self.database))
-        began = time.monotonic()
+        address, began = self.database.replace("+psycopg", "", 1), time.monotonic()
         while True:
-            connection = None
             try:
-                connection = driver.connect(**{"connect_timeout": SERVER_TIMEOUT, **options})
-                connection.cursor().execute(SETTINGS)  # as options of the start, PgBouncer would refuse them
-                connection.commit()
+                connection = psycopg.connect(address, connect_timeout=SERVER_TIMEOUT)
+                with connection.transaction():
+                    connection.execute(SETTINGS)  # as options of the start, PgBouncer would refuse them
                 return connection
-            except driver.OperationalError as error:
-                if connection is not None:
-                    connection.close()
+            except psycopg.OperationalError as error:
                 if not wait or FOR_GOOD.search(str(error)) or time.monotonic() - began > patience:
                     raise
                 time.sleep(1)
@@ -147,33 +130,25 @@ class Locks:
         folder.mkdir(exist_ok=True)
         return folder / f"{prefix}{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
 
-    def _advisory_lock(self, name: str) -> Connection:
-        """Return a connection to the PostgreSQL database that holds the lock of this name until it is closed."""
-        from sqlalchemy.exc import OperationalError
+    def _advisory_lock(self, key: int, name: str) -> Any:
+        """Return a connection to the PostgreSQL server that holds the lock until it is closed."""
+        import psycopg
 
         timeout = int(1000 * TELL_AFTER)
         while True:
-            connection = self._engine.connect()
+            connection = self._connect()
             try:
-                connection.exec_driver_sql(f"SET lock_timeout = {timeout}")
-                connection.exec_driver_sql(f"SELECT pg_advisory_lock({_key(name)})")
+                connection.autocommit = True
+                connection.execute(f"SET lock_timeout = {timeout}")
+                connection.execute(f"SELECT pg_advisory_lock({key})")
                 return connection
             except BaseException as error:
-                with suppress(Exception):
-                    connection.close()
-                if not isinstance(error, OperationalError):
-                    raise
-                if getattr(error.orig, "sqlstate", "") == LOCK_TIMEOUT:
+                connection.close()
+                if isinstance(error, psycopg.errors.LockNotAvailable):
                     log.info("waiting for another process that holds the lock %s on the database server", name)
                     timeout = 0
-                # Else the server went away: connecting again waits for it.
-
-    @cached_property
-    def _engine(self) -> Engine:
-        """Connections for locks: none is kept, since a lock lives as long as its connection."""
-        from sqlalchemy import NullPool, create_engine
-
-        return create_engine(self.database, creator=self._connect, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+                elif not isinstance(error, psycopg.OperationalError):  # else connecting again waits for the server
+                    raise
 
 
 def stop_waiting() -> None:
@@ -205,7 +180,7 @@ def check_database(url: str, mlflow_db: Path) -> str:
         parts = make_url(sqlite_url(file))
     elif parts.get_backend_name() != "postgresql":
         raise StoreError(f"--storage must be a postgresql:// or sqlite:/// URL, but got {shown!r}")
-    elif parts.drivername == "postgresql":
+    else:
         parts = parts.set(drivername="postgresql+psycopg")
     locks = Locks(parts.render_as_string(hide_password=False))
     try:
@@ -232,11 +207,6 @@ def sqlite_path(url: str) -> Path:
     from sqlalchemy import make_url
 
     return Path(make_url(url).database or "")
-
-
-def _key(name: str) -> int:
-    """Return the number by which PostgreSQL knows the lock of this name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 @contextmanager
