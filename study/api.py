@@ -39,9 +39,8 @@ def registered(name: str, store: Path = Path("mlruns"), tracking_uri: str | None
         found = find_version(folder, model, number)
         if found is not None:  # without MLflow, whose import takes longer than to draw with the model
             return found
-    from tracking.store import check_environment, read_store
+    from tracking.store import read_store
 
-    check_environment()
     read_store(folder, tracking_uri)
     from tracking import registry
 

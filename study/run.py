@@ -107,9 +107,8 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
         UsageError: Data, settings and models do not fit.
         StoreError: The store cannot be written.
     """
-    from tracking.store import check_environment, open_store  # first: it sets MLflow's environment
+    from tracking.store import open_store  # first: it sets MLflow's environment
 
-    check_environment()
     store = open_store(expanded(config.store, "--store"), config.tracking_uri, config.storage)
 
     import torch

@@ -40,9 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> None:
     config = parse(UiConfig, arguments, "ui")
     from tracking.server import check_port, local_address, served, wait_for_end
-    from tracking.store import check_environment, read_store, served_as
+    from tracking.store import read_store, served_as
 
-    check_environment()
     if config.tracking_uri is not None:
         show(read_store(Path(), config.tracking_uri).tracking_uri, config.open)
         return

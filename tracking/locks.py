@@ -46,10 +46,8 @@ class Locks:
     def hold(self, name: str) -> Iterator[None]:
         """Hold the lock of this name, which one process at a time has, on whatever machine; a dead one lets go of it.
 
-        The lock is a file beside the SQLite database, or an advisory lock of the PostgreSQL server.
-
-        Raises:
-            StoreError: The server dropped the connection that held the lock, so that another process may have had it.
+        It is a file beside the SQLite database, or an advisory lock of the PostgreSQL server, where it is a StoreError
+        that the server dropped the connection meanwhile: another process may have had the lock too.
         """
         if not self.on_server:
             with _locked(self._file(name), name=name):

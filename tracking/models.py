@@ -135,13 +135,11 @@ class LoggedModel(Stored):
 def log_model(
     run: Run, module: nn.Module, example: Tensor, config: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> None:
-    """Log the module with the run. The digest of its weights becomes a tag of the run.
+    """Log the module, which takes one tensor, with the run. The digest of its weights becomes a tag of the run.
 
-    Args:
-        module: Takes one tensor. If `config["module"]` does not rebuild it as a class of the package `models`, it is
-            exported at once, in evaluation mode; else as it is registered, since that takes long.
-        example: An input [N, ...] with N >= 2.
-        facts: Data set, class names, seed, git commit, kept beside the config.
+    If `config["module"]` does not rebuild it as a class of the package `models`, its program is exported at once; else
+    as it is registered, since that takes long. `example` is an input [N, ...] with N >= 2; `facts` (data set, class
+    names, seed, git commit) are kept beside the config.
     """
     from mlflow.entities import LoggedModelOutput
 
@@ -209,15 +207,11 @@ def kept_model(run_id: str) -> LoggedModel | None:
 
 
 def delete_model(run_id: str) -> None:
-    """Delete the model that the run has logged, with its files; nothing where there is none.
-
-    Files outside the store are a StoreError.
-    """
+    """Delete the model that the run has logged, if any, with its files; files outside the store are a StoreError."""
     from mlflow import MlflowException
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    model = kept_model(run_id)
-    if model is None:
+    if (model := kept_model(run_id)) is None:
         return
     if model.location.startswith("file:"):
         folder = path_of(model.location).resolve()
@@ -231,11 +225,9 @@ def delete_model(run_id: str) -> None:
 
 
 def find_version(folder: Path, name: str, number: int | None) -> LoggedModel | None:
-    """Return the version of this number in a local store, None: the champion, without MLflow, whose import takes longer
-    than to draw with the model.
+    """Return the version of this number in a local store, None: the champion, without MLflow, whose import takes long.
 
-    None is returned where MLflow has to say what is wrong: there is no such version, its run was deleted for good, the
-    store was moved, its tables are of another version of MLflow.
+    None is returned where MLflow has to say what is wrong: no such version, a store that was moved, other tables.
     """
     folder = folder.absolute()
     asked = {"name": name, "wanted": number, "format": FORMAT, "number": NUMBER}

@@ -83,10 +83,7 @@ def require_version(name: str, wanted: int | str | None = None) -> Version:
 
 
 def register(name: str, run_id: str, description: str, protocol: Mapping[str, Any]) -> Version:
-    """Return the version that holds the model of this run: found again if the store has it, else made.
-
-    The protocol is what must be equal for two versions to be compared: data, labels, and so on.
-    """
+    """Return the version with the model of this run, made if missing; versions of one protocol can be compared."""
     text = json.dumps(protocol, sort_keys=True)
     try:
         client().create_registered_model(name, description=description)

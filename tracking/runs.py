@@ -147,11 +147,9 @@ class Record(Run):
 def study_run(
     store: Store, experiment_id: str, study: str, *, title: str, description: str, tags: Mapping[str, Any]
 ) -> Iterator[Run]:
-    """Open the parent run of the study of this name: found again if the store has it, else made.
+    """Open the parent run of a study: found again as a user may have changed it, else made, with its trials under it.
 
-    Title, description and tags are written once, as it is made: what a user has changed since stays. A parent that was
-    deleted is made again, and its trials come under the new one. Several processes may work under it: one that is
-    stopped, or fails, ends it only if no other has a trial under way.
+    Several processes may work under it: one that is stopped, or fails, ends it only if no other has a trial under way.
     """
     run = None
     try:
@@ -175,10 +173,7 @@ def study_run(
 
 @contextmanager
 def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> Iterator[Run]:
-    """Open a nested run for one trial: FINISHED, FAILED on an exception, KILLED if the process is asked to stop.
-
-    Raises a StoreError if the parent was deleted meanwhile.
-    """
+    """Open a run for one trial: FINISHED, FAILED on an exception, KILLED if the process is asked to stop."""
     try:
         client().update_run(parent.run_id, status="RUNNING")
     except MlflowException as error:
@@ -217,9 +212,7 @@ def is_deleted(run_id: str) -> bool:
 def correct_statuses(parent: Run, search: str, outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
     """Correct the status of runs, of trials of this search, whose processes died before they could.
 
-    Args:
-        outcomes: The status that is wanted, by run id. Open runs of other trials become KILLED.
-        under_way: Numbers of the trials that processes are working on: their runs are left alone.
+    `outcomes` are wanted statuses by run id; other open runs become KILLED, but for numbers of trials `under_way`.
     """
     numbers = {str(number) for number in under_way}
     not_finished = {run_id for run_id, outcome in outcomes.items() if outcome != "FINISHED"}

@@ -64,10 +64,7 @@ class Store:
         return Locks(self.optuna_url)
 
     def experiment(self, name: str, description: str = "") -> str:
-        """Return the id of the experiment that we made by this name, whatever its name is now; made at the first call.
-
-        It is a StoreError that the experiment was deleted, or that somebody else's has the name.
-        """
+        """Return the id of the experiment that we made by this name, whatever its name is now; made if missing."""
         from mlflow import MlflowClient
         from mlflow.entities import ViewType
 
@@ -89,10 +86,7 @@ class Store:
 def open_store(folder: Path, tracking_uri: str | None = None, storage: str | None = None) -> Store:
     """Open the local store in `folder`, made if missing, or a tracking server and a database in its place.
 
-    What does not answer is reported within seconds; once open, work waits for a server that is away for a while.
-
-    Raises:
-        StoreError: The folder cannot be written, a database in it is no database, or a server does not answer.
+    What cannot be written, or does not answer, is a StoreError within seconds; later, work waits for a lost server.
     """
     check_environment()
     folder = folder.expanduser().absolute()
@@ -116,10 +110,7 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
     """Open a store for reading, and change nothing in it: it may be on a disk that cannot be written.
 
     What is read is a copy of the local folder's database, in which the paths of a store that was moved are corrected. A
-    process has one copy of each folder.
-
-    Raises:
-        StoreError: There is none, this user may not read it, or it cannot be opened.
+    process has one copy of each folder. A StoreError says that there is no store, or why it cannot be read.
     """
     check_environment()
     folder = folder.expanduser().absolute()
@@ -198,9 +189,7 @@ def read_artifact(address: str) -> bytes | None:
 
 
 def served_as(store: Store, folder: Path) -> str:
-    """Return the address of the database that a server is to show, of a folder that was opened for reading: its own,
-    where that may be written and its artifacts lie where it says; else the copy.
-    """
+    """Return what a server is to show of a store opened for reading: its database if in place and writable, or a copy."""
     database = folder / "mlflow.db"
     writable = all(os.access(path, os.W_OK) for path in (folder, database))
     return sqlite_url(database) if writable and _roots(database) <= {store.artifacts} else store.tracking_uri

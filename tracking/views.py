@@ -78,7 +78,7 @@ def pictures(name: str, step: int) -> Chart:
 def save_view(experiment_id: str, view: View, question: str) -> None:
     """Keep the view with the experiment, and the way to it in its description, if that is still the question.
 
-    Its format is MLflow's own affair: where a server does not take it, the study goes on without a view.
+    Where MLflow does not take it, the study goes on without a view: its format is MLflow's own affair.
     """
     try:
         client().set_experiment_tag(experiment_id, TAG, _tag(view))

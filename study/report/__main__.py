@@ -52,9 +52,8 @@ def _run(arguments: Sequence[str]) -> None:
     other = None if config.compare is None or seed is not None else expanded(Path(config.compare), "--compare")
     if other is not None and not (other / "mlflow.db").is_file():
         raise UsageError(f"--compare must be a seed or the folder of a store, but got {other}: it has no mlflow.db")
-    from tracking.store import check_environment, read_store
+    from tracking.store import read_store
 
-    check_environment()
     read_store(expanded(config.store, "--store"), config.tracking_uri)
 
     from study.data import data_name
