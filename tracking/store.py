@@ -189,7 +189,7 @@ def read_artifact(address: str) -> bytes | None:
 
 
 def served_as(store: Store, folder: Path) -> str:
-    """Return what a server is to show of a store opened for reading: its database if in place and writable, or a copy."""
+    """Return what a server shows of a store opened for reading: its database if in place and writable, or a copy."""
     database = folder / "mlflow.db"
     writable = all(os.access(path, os.W_OK) for path in (folder, database))
     return sqlite_url(database) if writable and _roots(database) <= {store.artifacts} else store.tracking_uri
