@@ -38,7 +38,8 @@ def words(arguments: Sequence[str] | None) -> list[str]:
     """Return the command line's words, checked; None: those of this process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        "".join((*given, os.getcwd())).encode()
+        for text in (*given, os.getcwd()):
+            text.encode()
     except FileNotFoundError as error:
         raise UsageError("the current folder was deleted: run from another one") from error
     except UnicodeEncodeError as error:  # bytes that no database can keep

@@ -37,7 +37,7 @@ class StudyConfig:
     tracking_uri: str | None = None
     """MLflow server in place of the store's mlflow.db, http(s)://host:port."""
     storage: str | None = None
-    """Database of Optuna in place of the store's optuna.db, as an SQLAlchemy URL."""
+    """Database of the queue and of Optuna in place of the store's optuna.db, as a postgresql:// or sqlite:/// URL."""
     seed: int = 0
     """What all randomness follows from. The same seed gives the same trial on the same machine with the same number of
     threads (OMP_NUM_THREADS, which --workers sets): sums in another order differ in their last digits."""

@@ -199,7 +199,10 @@ class Context:
 
     def module(self, kind: str, factory: type[ModuleT]) -> ModuleT:
         """An input's module with its weights, in evaluation mode; can be trained, has its submodules."""
-        return self.inputs[kind].rebuild(factory).to(self.device)
+        import torch
+
+        with torch.random.fork_rng(devices=[]):  # building a module draws numbers, which a trial must not miss
+            return self.inputs[kind].rebuild(factory).to(self.device)
 
     def open(self, description: str) -> AbstractContextManager[Study]:
         """Open the stage's study: that of an earlier call of the same identity, or a new one."""

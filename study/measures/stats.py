@@ -15,7 +15,7 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MeanDifference:
     """The difference of two means, ours less `factor` times the rival's.
 
     Attributes:
@@ -41,7 +41,7 @@ def compare(
     factor: float = 1.0,
     paired: bool = False,
     margin: float | None = None,
-) -> Comparison:
+) -> MeanDifference:
     """Test whether mean(ours) beats factor * mean(rival).
 
     A t-test at 5 %: paired where both sides share seeds or draws, else Welch's; one-sample for a rival that is a
@@ -60,13 +60,13 @@ def compare(
     counts = (len(ours), 0 if goal else len(others))
     finite = all(isfinite(value) for value in (*ours, *others))
     if not ours or not others or not finite:
-        return Comparison(nan, nan, nan, nan, counts, "inconclusive")
+        return MeanDifference(nan, nan, nan, nan, counts, "inconclusive")
     difference = mean(ours) - mean(others)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # SciPy's, of repeats that are equal up to rounding
         test = _test(ours, others, goal=goal, paired=paired)
     if test is None:
-        return Comparison(difference, nan, nan, nan, counts, "inconclusive")
+        return MeanDifference(difference, nan, nan, nan, counts, "inconclusive")
     shift = others[0] if goal else 0.0  # of one sample, SciPy gives the interval of the mean
     low, high = (float(end) - shift for end in test.confidence_interval(1 - LEVEL))
     verdict: Verdict = "inconclusive"
@@ -75,7 +75,7 @@ def compare(
     elif margin is not None:
         inner = [abs(float(end) - shift) for end in test.confidence_interval(1 - 2 * LEVEL)]
         verdict = "equivalent" if max(inner) <= margin else verdict
-    return Comparison(difference, low, high, float(test.pvalue), counts, verdict)
+    return MeanDifference(difference, low, high, float(test.pvalue), counts, verdict)
 
 
 def _test(ours: Sequence[float], others: Sequence[float], *, goal: bool, paired: bool) -> Any:

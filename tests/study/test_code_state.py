@@ -46,7 +46,7 @@ def state(code: Path, cwd: Path | None = None, **environment: str) -> tuple[str,
     command = [sys.executable, "-P", "-c", PRINT]
     done = subprocess.run(command, cwd=cwd or code, env=given, capture_output=True, text=True, check=True, timeout=120)
     place, found, dirty = done.stdout.rsplit(maxsplit=2)
-    assert Path(place) == code / "study" / "harness" / "identity.py", "another copy answered"
+    assert Path(place) == code / "study" / "engine" / "identity.py", "another copy answered"
     return found, dirty
 
 
@@ -61,7 +61,7 @@ def test_a_checkout_names_its_commit_and_whether_it_was_changed(code: Path, tmp_
     assert state(code) == (made, "false")
     assert state(code, cwd=tmp_path) == (made, "false")
 
-    new = code / "study" / "science" / "new.py"
+    new = code / "study" / "engine" / "new.py"
     new.write_text("x = 1\n")
     assert state(code) == (made, "true"), "a file that git does not know yet may be imported"
     new.unlink()

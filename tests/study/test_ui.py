@@ -136,7 +136,7 @@ def test_what_cannot_be_shown_is_refused_in_a_sentence(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for sentence, flags in {
-            f"--port must be a free one of 127.0.0.1, but got {port}": ("--store", folder, "--port", port),
+            f"--port must be free on 127.0.0.1, but got {port}": ("--store", folder, "--port", port),
             "holds no store": ("--store", tmp_path / "nothing"),
             "does not answer": ("--tracking-uri", f"http://127.0.0.1:{free_port()}"),
         }.items():

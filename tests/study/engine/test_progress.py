@@ -59,7 +59,7 @@ def test_a_log_gets_lines_only_and_quiet_shows_nothing(terminal: io.StringIO, le
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"), [(["--quiet"], ""), (["--log-level", "warning"], ""), ([], "judge ...\njudge: trial 0 complete")]
+    ("flags", "told"), [(["--log-level", "warning"], ""), ([], "judge ...\njudge: trial 0 complete")]
 )
 def test_the_flags_decide_what_is_told(command: Command, tmp_path: Path, flags: list[str], told: str) -> None:
     letters = arrays_of_letters(tmp_path / "abcd.npz", 300, 10, "ABCD")

@@ -81,15 +81,16 @@ CASES: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_an_epoch_needs_nothing_but_its_device(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Tensor] = []
+    batches = loops.batches
 
     def counted(count: int, size: int, device: torch.device) -> Iterator[Tensor]:
         assert device.type == "meta"
-        for index in loops.batches(count, size, device):
+        for index in batches(count, size, device):
             yield index
             taken.append(index)  # its step is done
 
-    for module in (autoencoders, classifiers, domains, gans, translation):
-        for name, stand_in in (("batches", counted), ("autocast", lambda device: nullcontext())):
+    for module in (autoencoders, classifiers, domains, gans, loops, translation):
+        for name, stand_in in (("batches", counted), ("autocast", lambda *_: nullcontext())):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, stand_in)
     for kind in (torch.optim.Adam, torch.optim.AdamW):  # their fused form knows no such device
