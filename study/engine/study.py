@@ -12,7 +12,7 @@ from typing import Any
 
 from study.checks import UsageError
 from study.engine.identity import code_digest, code_state, computed_with, fingerprint, study_name
-from study.engine.pages import model_page, trials_view
+from study.engine.mlflow_pages import model_page, trials_view
 from study.engine.queue import Queue, key_of
 from study.engine.runner import Objective, Origin, Part, Runner
 from study.engine.search import PAGE, RUN_ID, Params, Proposals, Result, Search, importances

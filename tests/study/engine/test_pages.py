@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from study.engine import pages
+from study.engine import mlflow_pages as pages
 from study.engine.search import Result
 from study.results import Row
 from tracking import views
