@@ -114,8 +114,12 @@ class Locks:
         while True:
             try:
                 connection = psycopg.connect(address, connect_timeout=SERVER_TIMEOUT)
-                with connection.transaction():
-                    connection.execute(SETTINGS)  # as options of the start, PgBouncer would refuse them
+                try:
+                    with connection.transaction():
+                        connection.execute(SETTINGS)  # as options of the start, PgBouncer would refuse them
+                except BaseException:
+                    connection.close()
+                    raise
                 return connection
             except psycopg.OperationalError as error:
                 if not wait or FOR_GOOD.search(str(error)) or time.monotonic() - began > patience:

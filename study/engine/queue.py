@@ -172,6 +172,7 @@ class Queue:
                     self._update(trial, self._mine(RUNNING), heartbeat=self._now())
                 except Exception:  # the server may come back
                     log.debug("no heartbeat of trial %d", trial.number, exc_info=True)
+            self._engine.dispose()  # where a lost server was waited for, the queue may be closed by now
 
         thread = threading.Thread(target=beat, daemon=True)
         if self._locks.on_server:

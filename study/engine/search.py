@@ -186,11 +186,16 @@ def importances(name: str, store: Store) -> dict[str, float]:
 
     Empty where there are too few complete trials to say: not more than parameters.
     """
-    study = optuna.load_study(study_name=name, storage=_storage(store))
-    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    if not complete or len(complete) <= len(complete[0].params):
-        return {}
-    return optuna.importance.get_param_importances(study)
+    storage = _storage(store)
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+        complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if not complete or len(complete) <= len(complete[0].params):
+            return {}
+        return optuna.importance.get_param_importances(study)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def pareto_front(results: Sequence[Result]) -> list[Result]:
