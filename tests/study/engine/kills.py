@@ -158,7 +158,7 @@ def main(folder: Path, wanted: int, seed: int, flags: list[str]) -> None:
     study.stages.all_stages.cache_clear()
     config_type.cache_clear()
     # What is imported as it is needed comes with the first study.
-    warm = run.main(f"{COMMAND} --stages one --quiet --store {folder.with_name('warm')}".split())
+    warm = run.main(f"{COMMAND} --stages one --log-level warning --store {folder.with_name('warm')}".split())
     assert warm == 0
     log = folder.with_suffix(".log")
     kills: Counter[str] = Counter()
