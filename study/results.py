@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from math import isfinite, nan
 from statistics import mean, stdev
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, get_args
 
-from study.measures.stats import Better, Verdict, compare
+from study.measures.stats import LEVEL, Better, Verdict, benjamini_hochberg, compare, holm
 
 if TYPE_CHECKING:
     from study.engine.stage import Outcome
 
 MOST_FOUND = 7
+FEWEST = 3  # repeats of either side of a claim
 WIDTHS = {"figure": 44, "ours": 26, "reference": 20, "baseline": 44, "verdict": 13}
 """Columns of the printed table, and the most characters of a line in each."""
 
@@ -96,25 +97,43 @@ class Claim:
     """A sentence that could turn out false, and the test that decides it (see `study.measures.stats`).
 
     Attributes:
-        shown: The rival's figure, as a cell.
+        better: Whether less or more is better.
         difference, low, high: Ours less the rival's, and its 95 % interval.
+        p: Two-sided p-value of the test, before any correction.
         counts: Repeats of ours and of the rival; 0 for a fixed goal.
+        equivalent: Whether the 90 % interval of the difference lies within +-`margin`.
+        detectable: The difference that these repeats would have found with a power of 80 %.
+        shown: The rival's figure, as a cell.
+        primary: Whether it is one of the few that the study was made for: those are corrected together by Holm's
+            method, the others by Benjamini and Hochberg's.
+        adjusted: The p-value after the correction for all claims that are shown with it (see `corrected`).
     """
 
     text: str
-    verdict: Verdict
+    better: Better
+    difference: float
+    low: float
+    high: float
+    p: float
+    counts: tuple[int, ...]
+    margin: float | None = None
+    equivalent: bool = False
+    detectable: float | None = None
     shown: str = ""
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    counts: tuple[int, ...] = ()
+    primary: bool = False
+    adjusted: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.text or self.verdict not in get_args(Verdict):
-            known = ", ".join(get_args(Verdict))
-            raise ValueError(f"a claim needs a text and a verdict, one of {known}, but got {self.verdict!r}")
+        if not self.text or self.better not in get_args(Better):
+            raise ValueError(f"a claim needs a text, and `better` must be 'less' or 'more', but got {self.better!r}")
         object.__setattr__(self, "counts", tuple(self.counts))  # a list, where it was read from JSON
+
+    @property
+    def verdict(self) -> Verdict:
+        """The decision at a level of 5 %."""
+        if self.difference and (self.p if self.adjusted is None else self.adjusted) < LEVEL:
+            return "supported" if (self.difference < 0) == (self.better == "less") else "refuted"
+        return "equivalent" if self.equivalent else "inconclusive"
 
 
 def claim(
@@ -127,18 +146,41 @@ def claim(
     paired: bool = False,
     margin: float | None = None,
     shown: str = "",
-) -> Claim:
-    """Return the claim that mean(ours) beats factor * mean(rival), decided by a t-test at 5 %.
+    primary: bool = False,
+) -> Claim | None:
+    """Return the claim that mean(ours) beats factor * mean(rival); None with fewer than three repeats of either side.
 
     Args:
         rival: Its repeats, or a number: a fixed goal.
+        paired: Whether both sides share seeds or draws, in this order.
         margin: A difference that counts as none.
         shown: The rival's figure, as a cell.
+        primary: See `Claim`.
     """
-    found = compare(ours, rival, better=better, factor=factor, paired=paired, margin=margin)
+    found = compare(ours, rival, factor=factor, paired=paired, margin=margin)
+    if min(found.counts[0], found.counts[1] or FEWEST) < FEWEST or not isfinite(found.p):
+        return None
     numbers = (found.difference, found.low, found.high, found.p)
-    difference, low, high, p = (value if isfinite(value) else None for value in numbers)  # JSON has no nan
-    return Claim(text, found.verdict, shown, difference, low, high, p, found.counts)
+    return Claim(text, better, *numbers, found.counts, margin, found.equivalent, found.detectable, shown, primary)
+
+
+def corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes with all their claims corrected for how many there are: primary ones, and the others."""
+    claims = [row.claim for outcome in outcomes for row in outcome.rows if row.claim]
+    adjusted: dict[int, float] = {}
+    for primary, correct in ((True, holm), (False, benjamini_hochberg)):
+        group = [each for each in claims if each.primary == primary]
+        adjusted |= dict(zip(map(id, group), correct([each.p for each in group]), strict=True))
+    return [
+        replace(
+            outcome,
+            rows=tuple(
+                replace(row, claim=replace(row.claim, adjusted=adjusted[id(row.claim)])) if row.claim else row
+                for row in outcome.rows
+            ),
+        )
+        for outcome in outcomes
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""The statistics behind a claim: t-tests by SciPy, with an interval of the difference and equivalence by two tests."""
+"""The statistics behind claims: t-tests by SciPy, intervals, equivalence by two one-sided tests, and corrections for the
+number of claims.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import Any, Literal
 Better = Literal["less", "more"]
 Verdict = Literal["supported", "refuted", "equivalent", "inconclusive"]
 LEVEL = 0.05
+POWER = 0.8  # with which a difference would be found
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,9 @@ class MeanDifference:
         low, high: Its 95 % interval; nan if there are too few repeats.
         p: Two-sided p-value; nan if there is no test.
         counts: Repeats of ours and of the rival; 0 for a fixed goal.
-        verdict: At a level of 5 %, before any correction for the number of claims.
+        equivalent: Whether the 90 % interval of the difference lies within +-margin: two one-sided tests at 5 %,
+            Schuirmann 1987, https://doi.org/10.1007/BF01068419.
+        detectable: The difference that these repeats would find with a power of 80 %, before corrections.
     """
 
     difference: float
@@ -30,52 +35,69 @@ class MeanDifference:
     high: float
     p: float
     counts: tuple[int, int]
-    verdict: Verdict
+    equivalent: bool = False
+    detectable: float = nan
 
 
 def compare(
     ours: Sequence[float],
     rival: Sequence[float] | float,
     *,
-    better: Better = "less",
     factor: float = 1.0,
     paired: bool = False,
     margin: float | None = None,
 ) -> MeanDifference:
-    """Test whether mean(ours) beats factor * mean(rival).
+    """Return the t-test of mean(ours) against factor * mean(rival).
 
-    A t-test at 5 %: paired where both sides share seeds or draws, else Welch's; one-sample for a rival that is a
-    number. Not significant, the verdict is "equivalent" if the 90 % interval of the difference lies within +-margin
-    (two one-sided tests, Schuirmann 1987, https://doi.org/10.1007/BF01068419), else "inconclusive".
+    It is paired where both sides share seeds or draws, else Welch's; one-sample for a rival that is a number.
 
     Raises:
-        ValueError: `better` or `factor` is not valid.
+        ValueError: `factor` is not valid.
     """
-    if better not in ("less", "more"):
-        raise ValueError(f"`better` must be 'less' or 'more', but got {better!r}")
     if not (isfinite(factor) and factor > 0):
         raise ValueError(f"`0 < factor < inf` must hold, but got {factor}")
     goal = isinstance(rival, int | float)
     others = [factor * rival] if isinstance(rival, int | float) else [factor * value for value in rival]
     counts = (len(ours), 0 if goal else len(others))
-    finite = all(isfinite(value) for value in (*ours, *others))
-    if not ours or not others or not finite:
-        return MeanDifference(nan, nan, nan, nan, counts, "inconclusive")
+    if not ours or not others or not all(isfinite(value) for value in (*ours, *others)):
+        return MeanDifference(nan, nan, nan, nan, counts)
     difference = mean(ours) - mean(others)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # SciPy's, of repeats that are equal up to rounding
         test = _test(ours, others, goal=goal, paired=paired)
     if test is None:
-        return MeanDifference(difference, nan, nan, nan, counts, "inconclusive")
+        return MeanDifference(difference, nan, nan, nan, counts)
+    from scipy.stats import t
+
     shift = others[0] if goal else 0.0  # of one sample, SciPy gives the interval of the mean
     low, high = (float(end) - shift for end in test.confidence_interval(1 - LEVEL))
-    verdict: Verdict = "inconclusive"
-    if test.pvalue < LEVEL and difference:
-        verdict = "supported" if (difference < 0) == (better == "less") else "refuted"
-    elif margin is not None:
-        inner = [abs(float(end) - shift) for end in test.confidence_interval(1 - 2 * LEVEL)]
-        verdict = "equivalent" if max(inner) <= margin else verdict
-    return MeanDifference(difference, low, high, float(test.pvalue), counts, verdict)
+    inner = [abs(float(end) - shift) for end in test.confidence_interval(1 - 2 * LEVEL)]
+    error = (high - low) / 2 / t.ppf(1 - LEVEL / 2, test.df)  # standard error of the difference
+    detectable = error * (t.ppf(1 - LEVEL / 2, test.df) + t.ppf(POWER, test.df))
+    equivalent = margin is not None and max(inner) <= margin
+    return MeanDifference(difference, low, high, float(test.pvalue), counts, equivalent, float(detectable))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected for the chance of any wrong decision among them.
+
+    Holm 1979, A simple sequentially rejective multiple test procedure, https://www.jstor.org/stable/4615733.
+    """
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values corrected for the fraction of wrong ones among the decisions.
+
+    Benjamini & Hochberg 1995, https://doi.org/10.1111/j.2517-6161.1995.tb02031.x.
+    """
+    from scipy.stats import false_discovery_control
+
+    return [float(p) for p in false_discovery_control(p_values)] if p_values else []
 
 
 def _test(ours: Sequence[float], others: Sequence[float], *, goal: bool, paired: bool) -> Any:
