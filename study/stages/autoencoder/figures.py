@@ -16,7 +16,7 @@ from study.engine.study import Study
 from study.measures.consequences import FD, FEW_LABELS, TWO_SAMPLE
 from study.measures.latents import pcc_matrix, rotate_to_principal_axes
 from study.results import Measured, Row, Table, claim, mean_std
-from study.stages.autoencoder.stage import KNEE
+from study.stages.autoencoder import KNEE
 from study.stages.autoencoder.trial import Comparison
 from study.training.autoencoder import reconstruction_pairs
 from study.training.loops import apply, eval_mode

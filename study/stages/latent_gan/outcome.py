@@ -8,7 +8,6 @@ from operator import ge, lt
 from statistics import mean, median
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.stats import binomtest
 
@@ -31,10 +30,10 @@ from study.stages.generators import (
     row,
     weak_judges,
 )
-from study.stages.latent_gan.objectives import COLLAPSED, KINDS, settings_of
+from study.stages.latent_gan.objectives import COLLAPSED, KINDS
 from study.training.loops import apply, eval_mode
-from study.training.sampling import SHEET_ROW, noise, sheet_inputs
-from tracking.models import kept_model, logged_model
+from study.training.sampling import noise
+from tracking.models import logged_model
 from tracking.runs import metric_history
 
 BEST, REFERENCE, PAPER, VANILLA = (
@@ -51,7 +50,6 @@ FORMS = {"modes": "{:.0f}", "class_kl": "{:.4f}"}
 COPYING = 0.95  # the least distance to the nearest training latent, in units of test latents', that is no copying
 RECALL = 0.97  # the fraction of the rival's recall that counts as no loss
 FIGURE_PATHS = 4  # paths of each kind in the interpolation figure
-MOST_SHOWN = 100  # trials on the contact sheet
 
 
 def distance(trial: Result | Measured) -> float:
@@ -74,11 +72,13 @@ def log_outcome(study: Study, inputs: GanInputs, finals: Sequence[Result]) -> li
     )
     _log_generators(study, groups)
     _log_losses(study, groups)
-    _log_search(study, Table([trial for trial in table if _competes(trial)]))
+    if study.context.settings.free_trials and (importance := study.importances()):
+        title = "What the Frechet distance of a WGAN trial depends on (PED-ANOVA)"
+        caption = "A long bar: this parameter decides most about a trial's rank, within the ranges searched."
+        parent.log_figure("importances", plots.bars(importance, "fraction of the variance", title), caption)
     _log_interpolations(study, paths)
     if len(recipes):
         parent.log_table("collapse", collapse_table(recipes))
-        _log_recipes(study, recipes)
     return rows(study.context, groups, recipes, paths)
 
 
@@ -214,23 +214,19 @@ def fraction(values: Sequence[float]) -> str:
     return f"{count} of {len(values)} ({interval.low:.0%} to {interval.high:.0%})"
 
 
-def recipe_choices(recipes: Table) -> dict[str, dict[str, Any]]:
-    """Return for each choice of a recipe the condition on its trials; numbers are halved at their median."""
-    found: dict[str, dict[str, Any]] = {"all recipes": {}}
+def collapse_table(recipes: Table) -> dict[str, list[str]]:
+    """Return how many trainings collapsed with each choice of a recipe, a column for each kind of GAN; numbers are
+    halved at their median.
+    """
+    choices: dict[str, dict[str, Any]] = {"all recipes": {}}
     for name in ("latents", "loss", "critic_norm", "learning_rate", "n_critic", "depth"):
         values, label = [trial.params[name] for trial in recipes], name.replace("_", " ")
         if isinstance(values[0], str | bool):
-            found |= {f"{label} {value}": {name: value} for value in sorted(set(values))}
+            choices |= {f"{label} {value}": {name: value} for value in sorted(set(values))}
         else:
             middle = median(values)
-            halves = {f"{label} <= {middle:.2g}": partial(ge, middle), f"{label} > {middle:.2g}": partial(lt, middle)}
-            found |= {half: {name: condition} for half, condition in halves.items()}
-    return found
-
-
-def collapse_table(recipes: Table) -> dict[str, list[str]]:
-    """Return how many trainings collapsed with each choice of a recipe, a column for each kind of GAN."""
-    choices = recipe_choices(recipes)
+            choices[f"{label} <= {middle:.2g}"] = {name: partial(ge, middle)}
+            choices[f"{label} > {middle:.2g}"] = {name: partial(lt, middle)}
     return {"choice": [*choices]} | {
         f"{kind}, collapsed": [fraction(recipes.values(COLLAPSED, kind=kind, **each)) for each in choices.values()]
         for kind in KINDS
@@ -278,63 +274,6 @@ def _log_losses(study: Study, groups: Mapping[str, Table]) -> None:
     }
     caption = "Losses of critic and generator, and the distance of the samples to the validation images, by epoch."
     study.parent.log_figure("loss_curves", plots.side_by_side(curves, "epoch", "WGAN settings compared"), caption)
-
-
-def _log_recipes(study: Study, recipes: Table) -> None:
-    """Log which choices of a recipe make a vanilla GAN collapse."""
-    values = {name: recipes.values(COLLAPSED, kind=KINDS[0], **each) for name, each in recipe_choices(recipes).items()}
-    values["all recipes, as WGANs"] = recipes.values(COLLAPSED, kind=KINDS[1])
-    fractions = {name: mean(found) for name, found in values.items() if found}
-    title = "Vanilla GANs of random recipes that end collapsed, by the recipe's choices"
-    caption = "Collapsed: too few classes, or nearly the same images of each. The table `collapse` has the intervals."
-    study.parent.log_figure("collapse", plots.bars(fractions, "fraction that collapses", title), caption)
-
-
-def _competes(trial: Measured) -> bool:
-    """Whether the trial's settings were searched, or given and as old as the search."""
-    return trial.part == "" or (trial.part == "settings" and trial.params["settings"] != "vanilla")
-
-
-def _log_search(study: Study, trials: Table) -> None:
-    """Log what the distance of searched and given settings depends on, and samples of each."""
-    kinds: dict[str, list[Any]] = {"paper": [], "reference": [], "searched": []}
-    for trial in trials:
-        name = trial.params.get("settings")
-        kinds[name if name in kinds else "searched"].append(trial)
-    if study.context.settings.free_trials:
-        kinds["pruned (when stopped)"] = study.pruned()
-        importance = study.importances()
-        if importance:
-            title = "What the Frechet distance of a WGAN trial depends on (PED-ANOVA)"
-            caption = "A long bar: this parameter decides most about a trial's rank, within the ranges searched."
-            study.parent.log_figure("importances", plots.bars(importance, "fraction of the variance", title), caption)
-    for x, label in (("learning_rate", "learning rate"), ("clip_value", "clip value")):
-        points = {
-            kind: [
-                (getattr(settings_of(each.params), x), distance(each), str(each.params.get("settings", each.number)))
-                for each in found
-            ]
-            for kind, found in kinds.items()
-        }
-        title, y = f"WGAN trials, by name or number: {label}", "Frechet distance to validation images"
-        figure = plots.scatter(points, label, y, title, log_x=True, log_y=True)
-        caption = "Each point is a trial; less is better. A pruned one stands where it was when it was stopped."
-        study.parent.log_figure(f"fd_against_{x}", figure, caption)
-    ranked = sorted(trials, key=distance)[:MOST_SHOWN]
-    models = [(trial, model) for trial in ranked if (model := kept_model(trial.run_id))]
-    if models:
-        sheets = []
-        for trial, model in models:
-            vectors = sheet_inputs(settings_of(trial.params).noise_dim, 0, torch.device("cpu"))[:SHEET_ROW]
-            with torch.no_grad():
-                sheets.append(to_pixels(model.rebuild(LatentGenerator)(vectors)))
-        names = [f"{trial.params.get('settings', trial.number)}: {distance(trial):.1f}" for trial, _ in models]
-        title = "Trials by Frechet distance to validation images, same noise"
-        caption = (
-            f"Ten samples of each complete trial, the best on top, {MOST_SHOWN} at most, and its Frechet distance."
-        )
-        figure = plots.labelled_grid(np.concatenate(sheets), names, title)
-        study.parent.log_figure("contact_sheet", figure, caption)
 
 
 def _log_interpolations(study: Study, paths: Mapping[str, Interpolation]) -> None:

@@ -20,9 +20,17 @@ from study.config import AttentionConfig
 from study.data import to_float
 from study.data.dataset import Dataset
 from study.results import Measured, Row, Table
-from study.stages.attention import figures
-from study.stages.attention.figures import DRAWS, head_maps, identities, log_outcome, rows
-from study.stages.attention.trial import copy_encoder, first_convolution, learn_convolution
+from study.stages.attention import trial as figures
+from study.stages.attention.trial import (
+    DRAWS,
+    copy_encoder,
+    first_convolution,
+    head_maps,
+    identities,
+    learn_convolution,
+    log_outcome,
+    rows,
+)
 
 MODULE = {"latent_dim": 3, "architecture": "conv", "image_shape": [1, 28, 28]}
 
@@ -116,7 +124,7 @@ def test_all_identities_are_exact_and_the_figures_are_logged(context: Any, monke
     conv = first_convolution(context.module("autoencoder", Autoencoder))
     found = log_outcome(parent, context, conv, table)
     assert found[0].ours == "12 of 12 exact"
-    assert drawn.keys() == {"sharpness", "first_layer", "heads"}
+    assert drawn.keys() == {"sharpness", "heads"}
     assert len(tables["exact"]["identity"]) == 12
     assert [float(error) for error in tables["sharpness"]["float64"]][-1] < 1e-14
     stored.pop("a")  # its model was deleted: the figure of an earlier call stays
@@ -209,4 +217,4 @@ def test_a_tiny_study_registers_the_copy(studies: Studies, letters: Path) -> Non
         torch.testing.assert_close(version.rebuild(AttentionAutoencoder)(images), wanted, atol=1e-5, rtol=0)
     (parent,) = studies.parents("attention")
     figures = {Path(each.path).stem for each in studies.client.list_artifacts(parent.info.run_id, "figures")}
-    assert figures == {"sharpness", "first_layer", "heads"}
+    assert figures == {"sharpness", "heads"}

@@ -16,8 +16,8 @@ from study.config import AutoencoderConfig
 from study.data.dataset import Dataset, Split
 from study.engine.search import Result
 from study.results import Measured, Row, Table
-from study.stages.autoencoder import figures, stage, trial
-from study.stages.autoencoder.stage import AUTOENCODER, choose
+from study.stages import autoencoder as stage
+from study.stages.autoencoder import AUTOENCODER, choose, figures, trial
 from study.training.autoencoder import knee_distance
 from tracking import registry
 from tracking.errors import StoreError

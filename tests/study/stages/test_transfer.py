@@ -18,10 +18,9 @@ from study.checks import UsageError
 from study.config import TransferConfig
 from study.data.dataset import Dataset, Split
 from study.results import Measured, Row, Table
-from study.stages.transfer import figures
-from study.stages.transfer.figures import BASELINES
-from study.stages.transfer.stage import TRANSFER, label_counts
-from study.stages.transfer.trial import MODES, SPREADING, WEAK_JITTER, spread, train
+from study.stages.transfer import TRANSFER, label_counts
+from study.stages.transfer import trial as figures
+from study.stages.transfer.trial import BASELINES, MODES, SPREADING, WEAK_JITTER, spread, train
 from study.training.classifier import draw_labelled
 from study.training.few_labels import EncodedDataset
 from study.training.self_training import renew_statistics, spread_labels

@@ -18,12 +18,15 @@ from models.translation import Translator
 from study.config import TranslationConfig
 from study.data.dataset import Dataset
 from study.results import Measured, Table
-from study.stages.translation import figures
-from study.stages.translation.figures import claims, log_figures, measures_table, rows
+from study.stages.translation import trial as figures
 from study.stages.translation.trial import (
     SHOWN,
     HeldOut,
+    claims,
+    log_figures,
     measure_source,
+    measures_table,
+    rows,
     shown_places,
     steps_to,
     train_and_measure,
