@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import isfinite, nan
@@ -201,9 +201,9 @@ def findings(outcomes: Sequence[Outcome]) -> list[str]:
     return lines[:MOST_FOUND]
 
 
-def verdicts(outcomes: Sequence[Outcome]) -> str:
+def verdicts(rows: Iterable[Row]) -> str:
     """Return how many claims have each verdict: "2 supported, 1 inconclusive"; "" if there are no claims."""
-    counted = Counter(row.claim.verdict for outcome in outcomes for row in outcome.rows if row.claim)
+    counted = Counter(row.claim.verdict for row in rows if row.claim)
     return ", ".join(f"{counted[each]} {each}" for each in get_args(Verdict) if counted[each])
 
 

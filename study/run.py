@@ -138,7 +138,7 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
     from tracking.server import can_show_views, local_address
     from tracking.views import place_of, server
 
-    claims = verdicts(outcomes)
+    claims = verdicts(row for outcome in outcomes for row in outcome.rows)
     remote = server()
     local = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
     flags = local if remote is None else ["--tracking-uri", remote]

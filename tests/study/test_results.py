@@ -98,4 +98,4 @@ def test_the_printed_table() -> None:
     assert "inconclusive" in lines[3]
     assert lines[4].startswith("    ")
     assert findings(outcomes) == ["judge: It reads 3."]
-    assert verdicts(outcomes) == "1 inconclusive"
+    assert verdicts(outcomes[0].rows) == "1 inconclusive"

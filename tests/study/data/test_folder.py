@@ -4,12 +4,10 @@ import io
 import logging
 import os
 import struct
-import sys
 import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -151,29 +149,6 @@ def test_images_that_are_left_out_are_counted(root: Path, caplog) -> None:
     for part in ("16 .heic", "1 .svg", "1 .dcm", "1 without ending", "1 .h5", "1 .png"):
         assert part in told
     assert "7 images beside the parts or class folders" in told
-    assert "pillow-heif" in told
-
-
-def test_a_folder_of_nothing_but_heic_says_so(tmp_path: Path) -> None:
-    for name in ("a/1.heic", "b/2.heic"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(b"ftypheic")
-    with pytest.raises(DataError, match=r"must hold images .* but has 2 \.heic; .*pillow-heif"):
-        load(tmp_path)
-
-
-def test_heic_is_read_with_pillow_heif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def register_heif_opener() -> None:
-        monkeypatch.setitem(Image.EXTENSION, ".heic", "PNG")  # in place of libheif
-
-    module = ModuleType("pillow_heif")
-    module.register_heif_opener = register_heif_opener  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pillow_heif", module)
-    fill(tmp_path / "set", 5)
-    expected = load(tmp_path / "set").digest
-    for file in (tmp_path / "set" / "ant").iterdir():
-        file.rename(file.with_suffix(".heic"))
-    assert load(tmp_path / "set").digest == expected
 
 
 def test_links_are_followed_and_each_folder_is_read_once(root: Path, tmp_path: Path, caplog) -> None:
