@@ -53,12 +53,9 @@ def test_mixtures_are_drawn_as_often_as_gans_are_trained_with_at_most_a_componen
     mixtures = [params for params in trials if params["source"] == MIXTURE]
     assert [(each["components"], each["repeat"]) for each in mixtures] == [(1, 0), (5, 0), (1, 1), (5, 1)]
     assert sum("repeat" not in params for params in trials) == 3
-
-
-@pytest.mark.parametrize("count", [0, 1001, 2000])
-def test_a_number_of_components_out_of_range_is_refused_by_name(count: int) -> None:
-    with pytest.raises(ValueError, match=f"mixture_components.* {count}"):
-        LatentGanConfig(mixture_components=(50, count))
+    for count in (0, 1001):
+        with pytest.raises(ValueError, match=f"mixture_components.* {count}"):
+            LatentGanConfig(mixture_components=(50, count))
 
 
 def test_each_recipe_is_tried_as_both_kinds_and_stays_the_same_among_more() -> None:
@@ -100,14 +97,13 @@ def test_a_constant_generator_and_one_that_diverges_count_as_collapsed(
     assert not second.figures
 
 
-def test_a_fraction_has_wilsons_interval() -> None:
+@pytest.mark.parametrize(("k", "n"), [(0, 5), (17, 30), (30, 30)])
+def test_a_fraction_has_wilsons_interval(k: int, n: int) -> None:
     """Wilson 1927: (p + z^2 / 2n ± z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
-    for k, n in ((0, 5), (3, 5), (17, 30), (30, 30)):
-        z, p = 1.959964, k / n
-        middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
-        assert outcome.fraction([1.0] * k + [0.0] * (n - k)) == f"{k} of {n} ({abs(low):.0%} to {high:.0%})"
-    assert outcome.fraction([]) == "0 of 0"
+    z, p = 1.959964, k / n
+    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
+    assert outcome.fraction([1.0] * k + [0.0] * (n - k)) == f"{k} of {n} ({abs(low):.0%} to {high:.0%})"
 
 
 def recipes_of(collapsed: dict[str, list[float]]) -> Table:
@@ -180,10 +176,10 @@ def test_the_best_mixture_is_the_rival_and_the_third_judge_decides(
     assert nearer.counts == (5, 5)
     assert nearer.shown.startswith("GMM-50 ")
     fd = next(row for row in rows if row.metric == "judge3/fd")
-    assert fd.baseline is not None
-    assert [part in fd.baseline for part in ("GMM-50", REAL, RECONSTRUCTIONS, "one Gaussian")] == [True] * 3 + [False]
+    beside = [part in str(fd.baseline) for part in ("GMM-50", REAL, RECONSTRUCTIONS, "one Gaussian")]
+    assert beside == [True] * 3 + [False]
     assert fd.found is not None
-    assert claims["latent/nearest"].verdict == "inconclusive" or claims["latent/nearest"].shown == "goal 0.950"
+    assert claims["latent/nearest"].shown == "goal 0.950"
     assert claims["collapsed: vanilla GANs of random recipes"].verdict == "supported"
 
 
@@ -201,8 +197,7 @@ def test_vanilla_gans_that_diverged_count_as_collapsed(tiny: Dataset) -> None:
     rows = rows_of(tiny, table, Table([]), vanilla_seeds=3)
     row = next(row for row in rows if row.figure.startswith("collapsed"))
     assert row.ours.startswith("2 of 3")
-    assert row.baseline is not None
-    assert row.baseline.startswith("WGANs 0 of 1")
+    assert str(row.baseline).startswith("WGANs 0 of 1")
 
 
 def test_a_whole_study_trains_the_best_settings_anew_and_shows_all_generators(
