@@ -240,10 +240,8 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
     # which side of the stored image is the top: the EXIF standard's table
-    upright = [
-        *(stored, stored[:, ::-1], stored[::-1, ::-1], stored[::-1]),
-        *(stored.T, np.rot90(stored, -1), stored[::-1, ::-1].T, np.rot90(stored)),
-    ]
+    upright = [stored, stored[:, ::-1], stored[::-1, ::-1], stored[::-1]]
+    upright += [stored.T, np.rot90(stored, -1), stored[::-1, ::-1].T, np.rot90(stored)]
     assert (read(tmp_path / "turned.png") == upright[orientation - 1]).all()
     Image.new("L", (50, 20)).save(tmp_path / "turned.png", exif=exif)
     assert read_images([tmp_path / "turned.png"], 32, True)[1] == {(50, 20) if orientation < 5 else (20, 50)}
@@ -273,7 +271,7 @@ def test_a_picture_of_12_bits_in_16_is_refused_before_it_becomes_black(root: Pat
         load(root)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["1", "LA", "P", "RGBA", "CMYK", "YCbCr"])
 @pytest.mark.parametrize("colour", [False, True])
 def test_every_mode_is_read_as_pillow_converts_it(tmp_path: Path, mode: str, colour: bool) -> None:
     image = Image.fromarray(RANDOM.integers(0, 256, (28, 28, 3), dtype=np.uint8)).convert(mode)

@@ -81,11 +81,6 @@ def test_a_champion_of_another_size_gives_way(tiny: Dataset, monkeypatch: pytest
         assert not stage._differs(context_of(tiny), 15)
 
 
-def test_the_judges_that_select_are_inputs_where_there_are_classes(tiny: Dataset) -> None:
-    assert AUTOENCODER.on(tiny).inputs == ("judge", "second-judge")
-    assert AUTOENCODER.on(replace(tiny, classes=())).inputs == ()
-
-
 def test_shown_are_the_first_image_of_each_class_and_without_classes_the_first_ones(tiny: Dataset) -> None:
     firsts = [tiny.val.images[tiny.val.labels == label][0] for label in range(10)]
     assert torch.equal(trial.Comparison(context_of(tiny)).shown, torch.stack(firsts))
@@ -111,6 +106,7 @@ def test_a_trial_measures_the_model_that_it_logs(tiny: Dataset, monkeypatch: pyt
     assert fake.metrics["latent/max_abs_pcc"] == pytest.approx(largest, abs=1e-4)
     assert fake.metrics["latent/max_abs_pcc_rotated"] < largest
     assert fake.metrics["mixture/two_sample_accuracy"] > 0.4
+    assert AUTOENCODER.on(context.dataset).inputs == ()
     assert "mixture/fd" not in fake.metrics, "there are no judges"
     assert 0 < fake.metrics["baseline/pca_loss"] < 0.1
     assert [step for step, _ in fake.images["reconstructions"]] == [0, 1, 2]
@@ -124,17 +120,10 @@ def measured(repeats: int = 3, sizes: tuple[int, ...] = (3, 15)) -> Table:
         for size in sizes:
             for kind in ARCHITECTURES:
                 loss, pcc = 0.1 / size / (1 + (kind == "conv+fc")) + 0.0001 * repeat, 0.02 * size + 0.001 * repeat
-                metrics = {
-                    "test/loss": loss,
-                    "baseline/pca_loss": 0.2 / size,
-                    "latent/knee_distance": 1 / size,
-                    "latent/max_abs_pcc": pcc,
-                    "latent/max_abs_pcc_rotated": 0.04 + 0.001 * repeat,
-                    "latent/mean_abs_pcc": pcc / 2,
-                    "latent/pcc_noise_floor": 0.04,
-                    "latent/effective_rank": float(size),
-                    "mixture/two_sample_accuracy": 0.6,
-                }
+                metrics = {"test/loss": loss, "baseline/pca_loss": 0.2 / size, "latent/knee_distance": 1 / size}
+                metrics |= {"latent/max_abs_pcc": pcc, "latent/mean_abs_pcc": pcc / 2, "latent/pcc_noise_floor": 0.04}
+                metrics |= {"latent/max_abs_pcc_rotated": 0.04 + 0.001 * repeat, "latent/effective_rank": float(size)}
+                metrics["mixture/two_sample_accuracy"] = 0.6
                 params = {"latent_dim": size, "architecture": kind, "repeat": repeat}
                 number = len(trials)
                 trials.append(Measured(number, "", str(number), params, (loss, pcc), f"run {number}", metrics))
