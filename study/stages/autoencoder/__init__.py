@@ -28,8 +28,7 @@ def run(context: Context) -> Outcome:
     from models.autoencoder import ARCHITECTURES
     from study.engine.search import Search, choice, integer
     from study.engine.study import Candidate
-    from study.stages.autoencoder.figures import log_figures, rows
-    from study.stages.autoencoder.trial import Comparison, train
+    from study.stages.autoencoder.trial import Comparison, log_figures, rows, train
 
     settings: AutoencoderConfig = context.settings
     comparison = Comparison(context)

@@ -17,7 +17,7 @@ from study.data.dataset import Dataset, Split
 from study.engine.search import Result
 from study.results import Measured, Row, Table
 from study.stages import autoencoder as stage
-from study.stages.autoencoder import AUTOENCODER, choose, figures, trial
+from study.stages.autoencoder import AUTOENCODER, choose, trial
 from study.training.autoencoder import knee_distance
 from tracking import registry
 from tracking.errors import StoreError
@@ -132,7 +132,7 @@ def measured(repeats: int = 3, sizes: tuple[int, ...] = (3, 15)) -> Table:
 
 def rows_of(data: Dataset, table: Table, **options: bool) -> dict[str, Row]:
     context = context_of(data, AutoencoderConfig(latent_dims=(3, 15), repeats=3), **options)
-    return {row.figure: row for row in figures.rows(context, table, table.rows[-1])}  # type: ignore[arg-type]
+    return {row.figure: row for row in trial.rows(context, table, table.rows[-1])}  # type: ignore[arg-type]
 
 
 def test_rows_have_losses_beside_principal_components_and_claims_that_could_fail(tiny: Dataset) -> None:
@@ -161,11 +161,11 @@ def test_one_size_and_one_repeat_claim_nothing_certain_and_the_reference_is_cite
 def test_every_figure_of_the_reference_is_logged(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     parent: Any = FakeRun()
     kept = SimpleNamespace(rebuild=lambda _: Autoencoder(5, "conv", (1, 28, 28), channels=(2, 4)))
-    monkeypatch.setattr(figures, "kept_model", lambda run: None if run == "run 0" else kept)
-    monkeypatch.setattr(figures, "metric_history", lambda *_: ([1, 2], [0.2, 0.1]))
+    monkeypatch.setattr(trial, "kept_model", lambda run: None if run == "run 0" else kept)
+    monkeypatch.setattr(trial, "metric_history", lambda *_: ([1, 2], [0.2, 0.1]))
     table, context = measured(), context_of(tiny)
     study = SimpleNamespace(table=lambda: table, parent=parent, context=context)
-    figures.log_figures(study, trial.Comparison(context), list(table), table.rows[2])  # type: ignore[arg-type]
+    trial.log_figures(study, trial.Comparison(context), list(table), table.rows[2])  # type: ignore[arg-type]
     logged = parent.figures
     assert logged.keys() == {
         *("pareto", "loss_against_size", "pcc_against_size", "consequences", "loss_curves", "reconstructions", "pcc")
