@@ -21,7 +21,7 @@ from study.engine.study import Study
 from study.engine.trial import Trial
 from study.measures.consequences import FD, FEW_LABELS, TWO_SAMPLE, Distance, consequences, judged_distance
 from study.measures.latents import latent_measures, pcc_matrix, rotate_to_principal_axes
-from study.results import Row, Table, claim, mean_std
+from study.results import Measured, Row, Table, claim, mean_std
 from study.stages.autoencoder import KNEE
 from study.training.autoencoder import (
     AutoencoderSettings,
@@ -107,7 +107,6 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
         "latent/knee_distance": knee_distance(val_loss, pca_val[LATENT_DIM_RANGE[0] - 1], max_pcc),
         "test/loss": reconstruction_loss(model, data.test.images),
         "baseline/pca_loss": pca_test[latent_dim - 1],
-        "baseline/pca_val_loss": pca_val[latent_dim - 1],
     }
     trial.log(measures | consequences(model, data, comparison.distance))
     what = f"latent size {latent_dim}, {architecture}"
@@ -129,82 +128,68 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
     references = study.context.references(REFERENCE_LOSS)
     log = study.parent.log_figure
     against_size = partial(plots.curves, x="latent size", log_x=True, markers=True)
-    log(
-        "pareto",
-        plots.scatter(
-            {
-                kind: [
-                    (trial.values[0], trial.values[1], str(trial.params["latent_dim"]))
-                    for trial in table.where(architecture=kind)
-                ]
-                for kind in ARCHITECTURES
-            },
-            "validation MSE per pixel",
-            "largest |off-diagonal PCC|",
-            "Latent sizes: reconstruction against correlation",
-            front=[(result.values[0], result.values[1]) for result in pareto_front(results)],
-            champion=(best.values[0], best.values[1]),
-            log_x=True,
-        ),
-        "A point per trial with its latent size. The lower left is better: little is lost, and little correlates.",
+    points = {
+        str(kind): [(*_place(each), str(each.params["latent_dim"])) for each in table.where(architecture=kind)]
+        for kind in ARCHITECTURES
+    }
+    figure = plots.scatter(
+        points,
+        "validation MSE per pixel",
+        "largest |off-diagonal PCC|",
+        "Latent sizes: reconstruction against correlation",
+        front=[_place(result) for result in pareto_front(results)],
+        champion=_place(best),
+        log_x=True,
     )
-    log(
-        "loss_against_size",
-        against_size(
-            {
-                **table.series("latent_dim", "test/loss", by="architecture"),
-                **table.series("latent_dim", "baseline/pca_loss", by=lambda _: "PCA"),
-                **{f"reference, {kind}": ([REFERENCE_SIZE], [loss]) for kind, loss in references.items()},
-            },
-            y="test MSE per pixel",
-            title="Reconstruction against latent size",
-            log_y=True,
-        ),
-        "Loss of test images that are reconstructed from as many numbers as the latent size says.",
-    )
+    caption = "A point per trial with its latent size. The lower left is better: little is lost, and little correlates."
+    log("pareto", figure, caption)
+    losses = {
+        **table.series("latent_dim", "test/loss", by="architecture"),
+        **table.series("latent_dim", "baseline/pca_loss", by=lambda _: "PCA"),
+        **{f"reference, {kind}": ([REFERENCE_SIZE], [loss]) for kind, loss in references.items()},
+    }
+    figure = against_size(losses, y="test MSE per pixel", title="Reconstruction against latent size", log_y=True)
+    caption = "Loss of test images that are reconstructed from as many numbers as the latent size says."
+    log("loss_against_size", figure, caption)
     correlation = {
         f"{name}, {kind}": series
         for metric, name in {MAX_PCC: "max |PCC|", ROTATED: "max |PCC| rotated", MEAN_PCC: "mean |PCC|"}.items()
         for kind, series in table.series("latent_dim", metric, by="architecture").items()
     }
-    log(
-        "pcc_against_size",
-        against_size(correlation, y="|PCC| of validation latents", title="Correlation against latent size"),
-        "The largest and the mean correlation of two latents, as trained, and rotated to principal axes.",
-    )
+    figure = against_size(correlation, y="|PCC| of validation latents", title="Correlation against latent size")
+    caption = "The largest and the mean correlation of two latents, as trained, and rotated to principal axes."
+    log("pcc_against_size", figure, caption)
     panels = {name: table.series("latent_dim", metric, by="architecture") for metric, (name, _) in ALLOWED.items()}
-    log(
-        "consequences",
-        plots.side_by_side(
-            {name: series for name, series in panels.items() if series},
-            "latent size",
-            "What the latents allow, on validation images",
-            log_x=True,
-            markers=True,
-            references={ALLOWED[TWO_SAMPLE][0]: {"indistinguishable": 0.5}},
-        ),
+    figure = plots.side_by_side(
+        {name: series for name, series in panels.items() if series},
+        "latent size",
+        "What the latents allow, on validation images",
+        log_x=True,
+        markers=True,
+        references={ALLOWED[TWO_SAMPLE][0]: {"indistinguishable": 0.5}},
+    )
+    caption = (
         "How far images drawn from a mixture of 50 Gaussians on the latents are from real images; how often a "
-        "classifier tells the mixture from real latents; the accuracy of a classifier on the latents with few labels.",
+        "classifier tells the mixture from real latents; the accuracy of a classifier on the latents with few labels."
     )
+    log("consequences", figure, caption)
     size = REFERENCE_SIZE if table.values("test/loss", latent_dim=REFERENCE_SIZE) else best.params["latent_dim"]
-    log(
-        "loss_curves",
-        plots.curves(
-            {
-                f"{kind}, {name}": metric_history(run_id, metric)
-                for kind in ARCHITECTURES
-                for run_id in _first_run(table, size, kind)
-                for name, metric in (("training", "train/loss"), ("validation", "val/loss"))
-            },
-            "epoch",
-            "MSE per pixel",
-            f"Autoencoders without and with FC layers, latent size {size}",
-            log_y=True,
-            references={f"reference, {kind}": loss for kind, loss in references.items() if size == REFERENCE_SIZE},
-        ),
-        "Loss on training and validation images during training.",
-    )
+    histories = {
+        f"{kind}, {name}": metric_history(run_id, metric)
+        for kind in ARCHITECTURES
+        for run_id in _first_run(table, size, kind)
+        for name, metric in (("training", "train/loss"), ("validation", "val/loss"))
+    }
+    title = f"Autoencoders without and with FC layers, latent size {size}"
+    dotted = {f"reference, {kind}": loss for kind, loss in references.items() if size == REFERENCE_SIZE}
+    figure = plots.curves(histories, "epoch", "MSE per pixel", title, log_y=True, references=dotted)
+    log("loss_curves", figure, "Loss on training and validation images during training.")
     _log_model_figures(study, comparison, table)
+
+
+def _place(trial: Result | Measured) -> tuple[float, float]:
+    loss, correlation = trial.values
+    return loss, correlation
 
 
 def _first_run(table: Table, size: int, kind: str) -> list[str]:
@@ -232,25 +217,17 @@ def _log_model_figures(study: Study, comparison: Comparison, table: Table) -> No
             matrices[size] = [pcc_matrix(apply(model.encoder, val)).cpu().numpy() for model in models]
     if not sheets:
         return
-    study.parent.log_figure(
-        "reconstructions",
-        plots.labelled_grid(
-            np.concatenate([originals, *sheets.values()]),
-            ["original", *sheets],
-            "Validation images and their reconstructions",
-        ),
-        "The same validation images, reconstructed by each autoencoder.",
+    shown = np.concatenate([originals, *sheets.values()])
+    figure = plots.labelled_grid(shown, ["original", *sheets], "Validation images and their reconstructions")
+    study.parent.log_figure("reconstructions", figure, "The same validation images, reconstructed by each autoencoder.")
+    figure = plots.heat_maps(
+        list(map(list, zip(*matrices.values(), strict=True))),
+        [*ARCHITECTURES, f"{ARCHITECTURES[-1]}, rotated"],
+        [f"latent size {size}" for size in matrices],
+        "Pearson correlation of validation latents",
     )
-    study.parent.log_figure(
-        "pcc",
-        plots.heat_maps(
-            list(map(list, zip(*matrices.values(), strict=True))),
-            [*ARCHITECTURES, f"{ARCHITECTURES[-1]}, rotated"],
-            [f"latent size {size}" for size in matrices],
-            "Pearson correlation of validation latents",
-        ),
-        "Every latent against every other; the rotated models have the same reconstructions as the row above.",
-    )
+    caption = "Every latent against every other; the rotated models have the same reconstructions as the row above."
+    study.parent.log_figure("pcc", figure, caption)
 
 
 def rows(context: Context, table: Table, best: Result) -> list[Row]:
