@@ -228,21 +228,9 @@ def printed(outcomes: Sequence[Outcome]) -> str:
 
 def _wrapped(row: Row, head: Sequence[str]) -> list[list[str]]:
     """Return the lines of each cell of a row."""
-    cells = {
-        "figure": f"  {row.figure}",
-        "ours": row.ours,
-        "reference": row.reference or "-",
-        "baseline": row.baseline or "-",
-        "verdict": row.claim.verdict if row.claim else "-",
-    }
-    indent = {"figure": "    "}
-    return [
-        wrap(
-            cells[name],
-            WIDTHS[name],
-            break_long_words=False,
-            break_on_hyphens=False,
-            subsequent_indent=indent.get(name, ""),
-        )
-        for name in head
-    ]
+    verdict = row.claim.verdict if row.claim else "-"
+    cells = dict(
+        zip(WIDTHS, (f"  {row.figure}", row.ours, row.reference or "-", row.baseline or "-", verdict), strict=True)
+    )
+    options: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return [wrap(cells[name], WIDTHS[name], subsequent_indent="    " * (name == "figure"), **options) for name in head]

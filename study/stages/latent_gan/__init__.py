@@ -19,47 +19,46 @@ def run(context: Context) -> Outcome:
     from study.engine.search import Search
     from study.engine.study import OBJECTIVES, Candidate
     from study.stages.generators import GanInputs, baseline_trial, champion_distance
-    from study.stages.latent_gan import objectives
-    from study.stages.latent_gan.outcome import distance, log_outcome
+    from study.stages.latent_gan import trial
 
     settings, inputs = context.settings, GanInputs(context)
-    objective = partial(objectives.train, inputs=inputs, epochs=settings.epochs)
+    objective = partial(trial.train, inputs=inputs, epochs=settings.epochs)
     with context.open(DESCRIPTION) as study:
         # What does not depend on the search is named first: processes that would wait for its end run these trials.
-        baselines = objectives.baseline_list(settings, len(context.dataset.train))
+        baselines = trial.baseline_list(settings, len(context.dataset.train))
         measured = study.enqueue(baselines, partial(baseline_trial, inputs=inputs), "baselines")
-        recipes = objectives.recipe_list(settings.recipes, context.session.seed)
+        recipes = trial.recipe_list(settings.recipes, context.session.seed)
         watched = study.enqueue(
             recipes,
-            partial(objectives.train_recipe, inputs=inputs),
+            partial(trial.train_recipe, inputs=inputs),
             "recipes",
-            objectives={objectives.COLLAPSED: "minimize"},
+            objectives={trial.COLLAPSED: "minimize"},
             optional=True,
         )
-        given = study.run(objectives.settings_list(settings), objective, "settings")
-        known = objectives.competitors(given)
+        given = study.run(trial.settings_list(settings), objective, "settings")
+        known = trial.competitors(given)
         search = Search(
             OBJECTIVES,
-            objectives.SPACE,
+            trial.SPACE,
             settings.free_trials,
             prune_on="val/fd",
             prune_after=settings.epochs // 4,
             optional=bool(known),
-            known=objectives.in_space(known),
+            known=trial.in_space(known),
         )
-        best = min(known + study.search(search, objective), key=distance)
+        best = min(known + study.search(search, objective), key=trial.distance)
         # The best trial was picked for its luck too: new seeds stand for its settings.
         again = [{**best.params, "repeat": repeat} for repeat in range(1, settings.repeats + 1)]
         finals = study.run(again, partial(objective, epochs=settings.final_epochs), "best", optional=True) or [best]
         measured()
         watched()
         candidate = Candidate(
-            min(finals, key=distance),
+            min(finals, key=trial.distance),
             "val/fd",
             picture="samples",
             measure_again=partial(champion_distance, inputs=inputs, classes=0),
         )
-        return study.close({"latent-gan": candidate}, lambda _: log_outcome(study, inputs, finals))
+        return study.close({"latent-gan": candidate}, lambda _: trial.log_outcome(study, inputs, finals))
 
 
 LATENT_GAN = Stage(
