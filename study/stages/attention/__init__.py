@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from study.config import ATTENTION_PRESETS, AttentionConfig
 from study.engine.stage import Context, Outcome, Stage
 
@@ -18,36 +16,27 @@ def run(context: Context) -> Outcome:
     from models.attention import ALPHA
     from models.autoencoder import Autoencoder
     from study.engine.study import Candidate
-    from study.results import Row
-    from study.stages.attention.trial import (
-        HEADS,
-        OBJECTIVE,
-        copy_encoder,
-        first_convolution,
-        learn_convolution,
-        log_outcome,
-    )
+    from study.stages.attention import trial
 
     description = (
         "A copy of the autoencoder whose encoder has self-attention in place of every convolution and fully connected "
         "layer, with the same reconstructions; and attention that learns to imitate the encoder's first convolution. "
         f"The copy is one of {context.inputs['autoencoder'].uri}."
     )
-    trials = [{"heads": heads, "repeat": repeat} for repeat in range(context.settings.repeats) for heads in HEADS]
-    conv = first_convolution(context.module("autoencoder", Autoencoder))
+    trials = [{"heads": heads, "repeat": repeat} for repeat in range(context.settings.repeats) for heads in trial.HEADS]
+    conv = trial.first_convolution(context.module("autoencoder", Autoencoder))
     with context.open(description) as study:
-        copy = study.enqueue(
-            [{"alpha": ALPHA}], partial(copy_encoder, context=context), "exact", objectives={"val/loss": "minimize"}
-        )
-        learn = partial(learn_convolution, context=context, conv=conv)
-        learned = study.enqueue(trials, learn, "learned", objectives={OBJECTIVE: "minimize"})
+        copy_encoder = partial(trial.copy_encoder, context=context)
+        copy = study.enqueue([{"alpha": ALPHA}], copy_encoder, "exact", objectives={"val/loss": "minimize"})
+        learn = partial(trial.learn_convolution, context=context, conv=conv)
+        learned = study.enqueue(trials, learn, "learned", objectives={trial.OBJECTIVE: "minimize"})
         (exact,) = copy()
         learned()
-
-        def finish(_: Mapping[str, object]) -> Sequence[Row]:
-            return log_outcome(study.parent, context, conv, study.table())
-
-        return study.close({"attention-autoencoder": Candidate(exact, "val/loss")}, finish)
+        candidate = Candidate(exact, "val/loss")
+        return study.close(
+            {"attention-autoencoder": candidate},
+            lambda _: trial.log_outcome(study.parent, context, conv, study.table()),
+        )
 
 
 ATTENTION = Stage(

@@ -16,16 +16,7 @@ def run(context: Context) -> Outcome:
 
     from study.engine.study import Candidate
     from study.results import Row
-    from study.stages.translation.trial import (
-        OBJECTIVE,
-        SOURCES,
-        HeldOut,
-        log_figures,
-        measure_source,
-        measures_table,
-        rows,
-        train_and_measure,
-    )
+    from study.stages.translation import trial
     from study.training.domains import PAIRED, PAIRINGS
     from study.training.translation import METHODS
     from tracking.errors import StoreError
@@ -43,13 +34,13 @@ def run(context: Context) -> Outcome:
         for repeat in range(settings.repeats)
         for method in METHODS
     ]
-    held_out = HeldOut.of(context, JUDGES)
-    objectives: dict[str, Direction] = {OBJECTIVE: "minimize"}
+    held_out = trial.HeldOut.of(context, JUDGES)
+    objectives: dict[str, Direction] = {trial.OBJECTIVE: "minimize"}
     with context.open(description) as study:
-        sources = [{"source": source} for source in SOURCES]
-        measure = partial(measure_source, held_out=held_out)
+        sources = [{"source": source} for source in trial.SOURCES]
+        measure = partial(trial.measure_source, held_out=held_out)
         baselines = study.enqueue(sources, measure, "baselines", objectives=objectives)
-        train = partial(train_and_measure, context=context, held_out=held_out)
+        train = partial(trial.train_and_measure, context=context, held_out=held_out)
         results = study.run(matrix, train, objectives=objectives)
         baselines()
         paired = [result for result in results if result.params["pairing"] == PAIRED]
@@ -59,12 +50,12 @@ def run(context: Context) -> Outcome:
 
         def finish(_: Mapping[str, object]) -> Sequence[Row]:
             table = study.table()
-            study.parent.log_table("translators", measures_table(table))
-            log_figures(study.parent, context, held_out, table)
-            return rows(context, table, best.run_id)
+            study.parent.log_table("translators", trial.measures_table(table))
+            trial.log_figures(study.parent, context, held_out, table)
+            return trial.rows(context, table, best.run_id)
 
-        protocol = {"task": settings.task}
-        return study.close({"translator": Candidate(best, OBJECTIVE, protocol=protocol, picture="samples")}, finish)
+        candidate = Candidate(best, trial.OBJECTIVE, protocol={"task": settings.task}, picture="samples")
+        return study.close({"translator": candidate}, finish)
 
 
 TRANSLATION = Stage(
