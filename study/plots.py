@@ -92,13 +92,8 @@ def curves(
 
     A curve whose label begins with "reference" is drawn as stars.
     """
-    with _figure(title, 6, 4 + _below(series)) as figure:
-        ax = figure.subplots()
-        ax.set_title(wrapped(title, TITLE))
-        _draw(ax, series, references or {}, markers=markers, log=(log_x, log_y))
-        _name_axes(ax, x, y)
-        _add_legend(figure, ax)
-    return figure
+    levels = {y: references or {}}
+    return side_by_side({y: series}, x, title, log_x=log_x, log_y=log_y, references=levels, markers=markers)
 
 
 def side_by_side(
@@ -107,17 +102,22 @@ def side_by_side(
     title: str,
     *,
     log_x: bool = False,
+    log_y: bool = False,
     references: Mapping[str, Mapping[str, float]] | None = None,
     markers: bool = False,
 ) -> Figure:
     """Plot curves of several quantities side by side over a common x; the y axis has the quantity's name."""
-    with _figure(title, 4.6 * len(plots), 4.2) as figure:
+    alone = len(plots) == 1
+    size = (6, 4 + _below(*plots.values())) if alone else (4.6 * len(plots), 4.2)
+    with _figure(title, *size) as figure:
         for ax, (y, series) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots.items(), strict=True):
-            _draw(ax, series, (references or {}).get(y, {}), markers=markers, log=(log_x, False))
+            _draw(ax, series, (references or {}).get(y, {}), markers=markers, log=(log_x, log_y))
             _name_axes(ax, x, y)
-            if len(series) > 1:
+            if alone:
+                _add_legend(figure, ax)
+            elif len(series) > 1:
                 ax.legend()
-        figure.suptitle(wrapped(title, 46 * len(plots)), x=0.01, ha="left")
+        figure.suptitle(wrapped(title, TITLE if alone else 46 * len(plots)), x=0.01, ha="left")
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from math import isfinite, nan
@@ -164,25 +164,6 @@ def claim(
     return Claim(text, better, *numbers, found.counts, margin, found.equivalent, found.detectable, shown, primary)
 
 
-def corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes with all their claims corrected for how many there are: primary ones, and the others."""
-    claims = [row.claim for outcome in outcomes for row in outcome.rows if row.claim]
-    adjusted: dict[int, float] = {}
-    for primary, correct in ((True, holm), (False, benjamini_hochberg)):
-        group = [each for each in claims if each.primary == primary]
-        adjusted |= dict(zip(map(id, group), correct([each.p for each in group]), strict=True))
-    return [
-        replace(
-            outcome,
-            rows=tuple(
-                replace(row, claim=replace(row.claim, adjusted=adjusted[id(row.claim)])) if row.claim else row
-                for row in outcome.rows
-            ),
-        )
-        for outcome in outcomes
-    ]
-
-
 @dataclass(frozen=True)
 class Row:
     """One line of the final table. None: there is none.
@@ -230,6 +211,20 @@ def mean_std(values: Sequence[float], form: str = "{:.3f}") -> str:
     return f"{middle} ± {form.format(std(values))}" if len(values) > 1 else middle
 
 
+def corrected(tables: Sequence[Sequence[Row]]) -> list[tuple[Row, ...]]:
+    """Return the rows of each stage with their claims corrected for how many all stages show (see `Claim`)."""
+    claims = [row.claim for rows in tables for row in rows if row.claim]
+    adjusted: dict[int, float] = {}
+    for primary, correct in ((True, holm), (False, benjamini_hochberg)):
+        group = [each for each in claims if each.primary == primary]
+        adjusted |= zip(map(id, group), correct([each.p for each in group]), strict=True)
+
+    def correct_row(row: Row) -> Row:
+        return replace(row, claim=replace(row.claim, adjusted=adjusted[id(row.claim)])) if row.claim else row
+
+    return [tuple(map(correct_row, rows)) for rows in tables]
+
+
 def findings(outcomes: Sequence[Outcome]) -> list[str]:
     """Return one line a stage: the row that says what was found, else its first row."""
     lines = []
@@ -243,9 +238,9 @@ def findings(outcomes: Sequence[Outcome]) -> list[str]:
     return lines[:MOST_FOUND]
 
 
-def verdicts(outcomes: Sequence[Outcome]) -> str:
+def verdicts(rows: Iterable[Row]) -> str:
     """Return how many claims have each verdict: "2 supported, 1 inconclusive"; "" if there are no claims."""
-    counted = Counter(row.claim.verdict for outcome in outcomes for row in outcome.rows if row.claim)
+    counted = Counter(row.claim.verdict for row in rows if row.claim)
     return ", ".join(f"{counted[each]} {each}" for each in get_args(Verdict) if counted[each])
 
 
@@ -270,21 +265,9 @@ def printed(outcomes: Sequence[Outcome]) -> str:
 
 def _wrapped(row: Row, head: Sequence[str]) -> list[list[str]]:
     """Return the lines of each cell of a row."""
-    cells = {
-        "figure": f"  {row.figure}",
-        "ours": row.ours,
-        "reference": row.reference or "-",
-        "baseline": row.baseline or "-",
-        "verdict": row.claim.verdict if row.claim else "-",
-    }
-    indent = {"figure": "    "}
-    return [
-        wrap(
-            cells[name],
-            WIDTHS[name],
-            break_long_words=False,
-            break_on_hyphens=False,
-            subsequent_indent=indent.get(name, ""),
-        )
-        for name in head
-    ]
+    verdict = row.claim.verdict if row.claim else "-"
+    cells = dict(
+        zip(WIDTHS, (f"  {row.figure}", row.ours, row.reference or "-", row.baseline or "-", verdict), strict=True)
+    )
+    options: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return [wrap(cells[name], WIDTHS[name], subsequent_indent="    " * (name == "figure"), **options) for name in head]

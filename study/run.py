@@ -19,7 +19,7 @@ from study.engine.pipeline import Request, requested, resolve, run_stages
 from study.engine.stage import Outcome, Session
 from study.engine.workers import JobSpec
 from study.report.collect import keep
-from study.results import findings, printed, verdicts
+from study.results import corrected, findings, printed, verdicts
 from study.stages import all_stages
 from tracking.errors import StoreError, store_errors, without_password
 
@@ -60,6 +60,8 @@ def run(arguments: Sequence[str]) -> None:
         beside = cluster.workers(count, job)
     with beside as watch:
         outcomes = run_stages(prepared.request, replace(session, watch=watch), prepared.inputs)
+        shown = corrected([outcome.rows for outcome in outcomes])
+        outcomes = [replace(outcome, rows=rows) for outcome, rows in zip(outcomes, shown, strict=True)]
         report = keep(session.dataset.name, outcomes)  # while the workers come to their end
     print(f"\n{printed(outcomes)}\n")
     print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s\n")
@@ -138,7 +140,7 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
     from tracking.server import can_show_views, local_address
     from tracking.views import place_of, server
 
-    claims = verdicts(outcomes)
+    claims = verdicts(row for outcome in outcomes for row in outcome.rows)
     remote = server()
     local = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
     flags = local if remote is None else ["--tracking-uri", remote]

@@ -75,7 +75,8 @@ def compare(
     error = (high - low) / 2 / t.ppf(1 - LEVEL / 2, test.df)  # standard error of the difference
     detectable = error * (t.ppf(1 - LEVEL / 2, test.df) + t.ppf(POWER, test.df))
     equivalent = margin is not None and max(inner) <= margin
-    return MeanDifference(difference, low, high, float(test.pvalue), counts, equivalent, float(detectable))
+    p = float(test.pvalue) if difference else 1.0  # 0 / 0 where all repeats are the same number
+    return MeanDifference(difference, low, high, p, counts, equivalent, float(detectable))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from study.measures.stats import Verdict
-from study.results import Claim, Row
+from study.results import Claim, Row, verdicts
 
 if TYPE_CHECKING:
     from tracking.runs import Record
@@ -25,7 +24,9 @@ MOST_COLUMNS = 6  # of a study's table that fits a page of Markdown
 SIGNS: Mapping[Verdict, str] = {"supported": "✓", "refuted": "✗", "equivalent": "=", "inconclusive": "?"}
 RULE = (
     "± is the standard deviation over seeds or draws. A claim is supported or refuted if a t-test finds a difference at"
-    " a level of 5 %, before any correction for the number of claims; else, and with one repeat, it is inconclusive."
+    " a level of 5 %, corrected for the number of claims (primary claims by Holm's method, others by Benjamini and"
+    " Hochberg's); equivalent if the 90 % interval lies within the margin; else inconclusive. With fewer than three"
+    " repeats of either side there is no claim."
 )
 
 
@@ -99,8 +100,7 @@ class Page:
     @property
     def verdicts(self) -> str:
         """How many claims have each verdict: "2 supported, 1 inconclusive"."""
-        counted = Counter(claim.verdict for *_, claim in self.claims)
-        return ", ".join(f"{counted[each]} {each}" for each in get_args(Verdict) if counted[each])
+        return verdicts(row for _, row, _ in self.claims)
 
     @property
     def headlines(self) -> list[tuple[Section, Picture]]:
