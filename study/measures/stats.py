@@ -1,6 +1,4 @@
-"""The statistics behind claims: t-tests by SciPy, intervals, equivalence by two one-sided tests, and corrections for the
-number of claims.
-"""
+"""The statistics behind claims: t-tests by SciPy, intervals, equivalence, and corrections for the number of claims."""
 
 from __future__ import annotations
 
