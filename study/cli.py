@@ -25,7 +25,7 @@ from typing import Any, Literal, get_type_hints
 import tyro
 
 from study.checks import UsageError, expanded
-from study.config import DEFAULT, INCIDENTAL, PRESETS, StudyConfig
+from study.config import DEFAULT, INCIDENTAL, PRESETS, STUDY_PRESETS, StudyConfig
 from study.stages import all_stages
 from tracking.errors import StoreError, store_errors
 from tracking.locks import stop_waiting
@@ -71,7 +71,7 @@ def preset(name: str) -> StudyConfig:
     if name not in PRESETS:
         raise UsageError(f"the preset must be one of {', '.join(PRESETS)} or a .toml file, but got {name!r}")
     parts: dict[str, Any] = {stage.key: stage.preset(name) for stage in all_stages()}
-    return replace(config_type()(), **parts)
+    return replace(config_type()(), **STUDY_PRESETS.get(name, {}), **parts)
 
 
 @cache

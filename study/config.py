@@ -41,6 +41,9 @@ class StudyConfig:
     seed: int = 0
     """What all randomness follows from. The same seed gives the same trial on the same machine with the same number of
     threads (OMP_NUM_THREADS, which --workers sets): sums in another order differ in their last digits."""
+    repeats: int = 1
+    """Seeds or draws of all that is compared, ours and its rivals alike; the figures are means over them. There are no
+    claims with fewer than three. More repeats go on from a study with fewer."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: a GPU if PyTorch sees one."""
     workers: int | Literal["auto"] = "auto"
@@ -73,7 +76,8 @@ class StudyConfig:
         at_least(0, seed=self.seed)
         if self.seed >= MOST_SEEDS:
             raise ValueError(f"`seed < {MOST_SEEDS}` must hold, but got {self.seed}")
-        at_least(1, stages=len(self.stages), workers=1 if self.workers == "auto" else self.workers)
+        at_least(1, repeats=self.repeats, stages=len(self.stages), workers=1 if self.workers == "auto" else self.workers)
+        at_most(MOST_REPEATS, repeats=self.repeats)
         if not 16 <= self.image_size <= 64 or self.image_size % 4:
             raise ValueError(f"`image_size` must be a multiple of 4 from 16 to 64, but got {self.image_size}")
         for each in self.inputs:
@@ -81,6 +85,8 @@ class StudyConfig:
                 raise ValueError(f"`inputs` must be KIND=NUMBER, autoencoder=3 say, but got {each!r}")
 
 
+STUDY_PRESETS = {"full": {"repeats": 10}}
+"""The study's own settings in the presets, where they are not the defaults."""
 INCIDENTAL = (
     *("store", "tracking_uri", "storage", "device", "workers", "launcher", "launcher_options", "detach"),
     *("keep_models", "log_level", "dry_run"),
@@ -112,8 +118,6 @@ class AutoencoderConfig:
 
     latent_dims: tuple[int, ...] = (3, 10, 15, 20, 100)
     """Latent sizes, each tried without and with FC layers (the reference's five)."""
-    repeats: int = 1
-    """Trainings of each of them, each with its own seed; the figures are means over them."""
     free_trials: int = 2
     """Trials after those, with a size and an architecture that Optuna proposes."""
     latent_dim: int | None = None
@@ -128,8 +132,8 @@ class AutoencoderConfig:
             if not low <= size <= high:
                 raise ValueError(f"`{low} <= latent_dim <= {high}` must hold, but got {size}")
         at_least(0, free_trials=self.free_trials)
-        at_least(1, repeats=self.repeats, epochs=self.epochs, latent_dims=len(self.latent_dims) + self.free_trials)
-        at_most(MOST_REPEATS, repeats=self.repeats, free_trials=self.free_trials)
+        at_least(1, epochs=self.epochs, latent_dims=len(self.latent_dims) + self.free_trials)
+        at_most(MOST_REPEATS, free_trials=self.free_trials)
 
     @property
     def sizes(self) -> list[int]:
@@ -141,7 +145,7 @@ AUTOENCODER_PRESETS = {
     "smoke": AutoencoderConfig(latent_dims=(3, 15), free_trials=1, epochs=1),
     "demo": AutoencoderConfig(latent_dims=(3, 15), epochs=2),
     "exercise": AutoencoderConfig(latent_dim=15, free_trials=1),
-    "full": AutoencoderConfig(repeats=3, free_trials=30),
+    "full": AutoencoderConfig(free_trials=30),
 }
 
 
@@ -154,11 +158,9 @@ class TransferConfig:
 
     labels_per_class: int = LABELS_PER_CLASS
     """Labelled training images of each class."""
-    draws: int = 3
-    """Random draws of these images; the figures are means over the draws."""
     label_counts: tuple[int, ...] = ()
     """Other numbers of labelled images of each class, for the figure of accuracy against labels; a third of the
-    draws."""
+    repeats, at least one."""
     epochs: int = 50
     """Epochs over the labelled images; one of the head on the frozen encoder takes each image ten times."""
     semi_epochs: int = 8
@@ -166,15 +168,14 @@ class TransferConfig:
 
     def __post_init__(self) -> None:
         at_least(1, labels_per_class=self.labels_per_class, label_counts=min(self.label_counts, default=1))
-        at_least(1, draws=self.draws, epochs=self.epochs, semi_epochs=self.semi_epochs)
-        at_most(MOST_REPEATS, draws=self.draws)
+        at_least(1, epochs=self.epochs, semi_epochs=self.semi_epochs)
 
 
 TRANSFER_PRESETS = {
-    "smoke": TransferConfig(draws=1, epochs=10, semi_epochs=2),
-    "demo": TransferConfig(draws=1, semi_epochs=2),
-    "exercise": TransferConfig(draws=5, label_counts=(1, 5, 30)),
-    "full": TransferConfig(draws=30, label_counts=(1, 2, 5, 30, 100)),
+    "smoke": TransferConfig(epochs=10, semi_epochs=2),
+    "demo": TransferConfig(semi_epochs=2),
+    "exercise": TransferConfig(label_counts=(1, 5, 30)),
+    "full": TransferConfig(label_counts=(1, 2, 5, 30, 100)),
 }
 
 
@@ -187,13 +188,9 @@ class LatentGanConfig:
 
     free_trials: int = 4
     """Trials with settings that Optuna proposes, after the paper's, the reference's and our own settings."""
-    repeats: int = 1
-    """Trainings with the best and with the reference's settings, and draws of each Gaussian mixture; the figures are
-    means over them. The best settings get new seeds: the trial that was picked as the best is not among them."""
     final_epochs: int = 20
-    """Passes in the trainings with the best settings; all others have `epochs`."""
-    vanilla_seeds: int = 1
-    """Vanilla GANs trained for comparison, each with its own seed."""
+    """Passes in the trainings with the best settings, which get new seeds: the trial that was picked as the best is not
+    among them. All other trainings have `epochs`."""
     recipes: int = 0
     """Random recipes of a vanilla GAN (latents, loss, BatchNorm, rate, steps, depth), each trained as a WGAN too: which
     of them collapse?"""
@@ -205,10 +202,9 @@ class LatentGanConfig:
     """Components of the Gaussian mixtures that are among the baselines; 1: N(0, I) on whitened latents."""
 
     def __post_init__(self) -> None:
-        at_least(0, free_trials=self.free_trials, vanilla_seeds=self.vanilla_seeds, recipes=self.recipes)
-        at_least(1, repeats=self.repeats, evaluate_every=self.evaluate_every)
-        at_least(1, epochs=self.epochs, final_epochs=self.final_epochs)
-        at_most(MOST_REPEATS, repeats=self.repeats, vanilla_seeds=self.vanilla_seeds, recipes=self.recipes)
+        at_least(0, free_trials=self.free_trials, recipes=self.recipes)
+        at_least(1, evaluate_every=self.evaluate_every, epochs=self.epochs, final_epochs=self.final_epochs)
+        at_most(MOST_REPEATS, recipes=self.recipes)
         for count in self.mixture_components:
             at_least(1, mixture_components=count)
             at_most(MOST_COMPONENTS, mixture_components=count)
@@ -218,7 +214,6 @@ LATENT_GAN_PRESETS = {
     "smoke": LatentGanConfig(
         free_trials=1,
         final_epochs=2,
-        vanilla_seeds=0,
         recipes=1,
         epochs=2,
         evaluate_every=2,
@@ -227,7 +222,6 @@ LATENT_GAN_PRESETS = {
     "demo": LatentGanConfig(free_trials=1, final_epochs=8, epochs=4, evaluate_every=4, mixture_components=(50,)),
     "exercise": LatentGanConfig(
         free_trials=2,
-        repeats=3,
         final_epochs=150,
         recipes=4,
         epochs=70,
@@ -236,9 +230,7 @@ LATENT_GAN_PRESETS = {
     ),
     "full": LatentGanConfig(
         free_trials=100,
-        repeats=5,
         final_epochs=150,
-        vanilla_seeds=10,
         recipes=40,
         epochs=70,
         evaluate_every=10,
@@ -251,21 +243,18 @@ LATENT_GAN_PRESETS = {
 class ConditionalGanConfig:
     """The WGAN that is given the label, with the settings of the best one without labels."""
 
-    repeats: int = 1
-    """Trainings, each with its own seed, and draws of the mixtures beside them; the figures are means over them."""
     epochs: int = 20
     """Passes over the training latents."""
 
     def __post_init__(self) -> None:
-        at_least(1, repeats=self.repeats, epochs=self.epochs)
-        at_most(MOST_REPEATS, repeats=self.repeats)
+        at_least(1, epochs=self.epochs)
 
 
 CONDITIONAL_GAN_PRESETS = {
     "smoke": ConditionalGanConfig(epochs=4),
     "demo": ConditionalGanConfig(epochs=8),
-    "exercise": ConditionalGanConfig(repeats=3, epochs=70),
-    "full": ConditionalGanConfig(repeats=5, epochs=150),
+    "exercise": ConditionalGanConfig(epochs=70),
+    "full": ConditionalGanConfig(epochs=150),
 }
 
 
@@ -273,23 +262,20 @@ CONDITIONAL_GAN_PRESETS = {
 class AttentionConfig:
     """Self-attention as convolutions and fully connected layers: a copy of the encoder, and layers that learn."""
 
-    repeats: int = 1
-    """Trainings of the layer that learns and of its rival, each with its own seed; the figures are means over them."""
     epochs: int = 3
     """Passes over the images, in every training."""
     images: int = 6_400
     """Training images of a pass."""
 
     def __post_init__(self) -> None:
-        at_least(1, repeats=self.repeats, epochs=self.epochs, images=self.images)
-        at_most(MOST_REPEATS, repeats=self.repeats)
+        at_least(1, epochs=self.epochs, images=self.images)
 
 
 ATTENTION_PRESETS = {
     "smoke": AttentionConfig(epochs=1, images=320),
     "demo": AttentionConfig(epochs=2, images=3_200),
-    "exercise": AttentionConfig(repeats=3, epochs=4),
-    "full": AttentionConfig(repeats=5, epochs=30),
+    "exercise": AttentionConfig(epochs=4),
+    "full": AttentionConfig(epochs=30),
 }
 
 
@@ -302,21 +288,18 @@ class TranslationConfig:
 
     task: Task = "outline"
     """What is translated back to the images: their outlines, thickened images, or images rotated by 90 degrees."""
-    repeats: int = 1
-    """Trainings of each model on images that are paired, loosely paired and unpaired, each with its own seed."""
     epochs: int = 5
     """Epochs of every training; the learning rate decays in the second half."""
     images: int = 10_000
     """Pairs an epoch, at most half of the training images: so many steps for each model and pairing."""
 
     def __post_init__(self) -> None:
-        at_least(1, repeats=self.repeats, epochs=self.epochs, images=self.images)
-        at_most(MOST_REPEATS, repeats=self.repeats)
+        at_least(1, epochs=self.epochs, images=self.images)
 
 
 TRANSLATION_PRESETS = {
     "smoke": TranslationConfig(epochs=1, images=128),
     "demo": TranslationConfig(epochs=1, images=1_000),
     "exercise": TranslationConfig(),
-    "full": TranslationConfig(repeats=3, epochs=30),
+    "full": TranslationConfig(epochs=30),
 }

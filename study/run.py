@@ -130,7 +130,7 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
         stages=tuple(stage.name for stage in request.stages),
     )
     command = cli.command_of(preset, exact)
-    session = Session(data.to(device), store, device, config.seed, preset, command, config.keep_models)
+    session = Session(data.to(device), store, device, config.seed, preset, command, config.keep_models, config.repeats)
     arguments = cli.arguments_of(preset, exact, ("workers", "launcher", "launcher_options", "detach"))
     return Prepared(request, session, inputs, arguments)
 

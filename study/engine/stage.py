@@ -153,6 +153,7 @@ class Session:
     preset: str
     command: str  # the command line that finds the same trials again
     keep_models: KeptModels = "all"
+    repeats: int = 1  # seeds or draws of all that is compared
     watch: Watch | None = None  # this process only looks on: called as it waits for workers on other machines
 
     def model_name(self, kind: str) -> str:
@@ -183,6 +184,11 @@ class Context:
     @property
     def device(self) -> torch.device:
         return self.session.device
+
+    @property
+    def repeats(self) -> range:
+        """The numbers of the seeds or draws of all that is compared."""
+        return range(self.session.repeats)
 
     def seed_for(self, number: int) -> int:
         """Seed of a repeat or a draw; those of a study of another seed are others."""

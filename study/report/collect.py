@@ -29,7 +29,6 @@ T = TypeVar("T")
 METRICS = ("val/", "test/", "judge1/", "judge2/", "judge3/", "latent/")
 """Those of the trials' tables, in this order."""
 UNKNOWN = "not recorded"
-REPEATED = ("repeat", "draw")  # parameters that number the repeats of a trial
 ROWS = ("stage", "figure", "here", "there", "verdict")  # of both studies of a comparison
 MEASURES = ("stage", "trials", "measure", "here", "there", "difference", "apart")
 
@@ -274,7 +273,7 @@ def _values(section: Section, metrics: set[str]) -> Mapping[tuple[str, str], lis
     """Return the values of finished trials by their parameters, without the repeat, and by metric."""
     found: dict[tuple[str, str], list[float]] = {}
     for trial in section.trials:
-        params = ", ".join(f"{name} {trial.params[name]}" for name in sorted(trial.params) if name not in REPEATED)
+        params = ", ".join(f"{name} {trial.params[name]}" for name in sorted(trial.params) if name != "repeat")
         for name in metrics & trial.metrics.keys() if trial.status == "FINISHED" else ():
             found.setdefault((params, name), []).append(trial.metrics[name])
     return found

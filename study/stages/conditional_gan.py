@@ -39,9 +39,9 @@ def run(context: Context) -> Outcome:
         gan_trial, inputs=inputs, settings=gan, epochs=settings.epochs, evaluate_every=EVALUATE_EVERY, score=score
     )
     with context.open(DESCRIPTION) as study:
-        baselines = baseline_list(settings.repeats)
+        baselines = baseline_list(context.repeats)
         measured = study.enqueue(baselines, partial(baseline_trial, inputs=inputs, score=score), "baselines")
-        results = study.run([{"repeat": repeat} for repeat in range(settings.repeats)], objective)
+        results = study.run([{"repeat": repeat} for repeat in context.repeats], objective)
         measured()
         candidate = Candidate(
             min(results, key=lambda result: result.values[0]),
@@ -52,11 +52,11 @@ def run(context: Context) -> Outcome:
         return study.close({"conditional-gan": candidate}, lambda _: log_outcome(study))
 
 
-def baseline_list(repeats: int) -> list[Params]:
+def baseline_list(repeats: Sequence[int]) -> list[Params]:
     """Return each class's own images, reconstructions, and mixtures, drawn as often as the GAN is trained."""
     from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS
 
-    mixtures = [{"source": MIXTURE, "components": COMPONENTS, "repeat": repeat} for repeat in range(repeats)]
+    mixtures = [{"source": MIXTURE, "components": COMPONENTS, "repeat": repeat} for repeat in repeats]
     return [{"source": REAL}, {"source": RECONSTRUCTIONS}, *mixtures]
 
 
@@ -143,7 +143,6 @@ CONDITIONAL_GAN = Stage(
     inputs=("judge", "second-judge", "third-judge", "autoencoder", "latent-gan"),
     outputs=("conditional-gan",),
     presets=CONDITIONAL_GAN_PRESETS,
-    identity_excludes=("repeats",),
     headline="best/samples",
     reads={"judge": ("epochs",)},
 )

@@ -23,7 +23,7 @@ def run(context: Context) -> Outcome:
         "layer, with the same reconstructions; and attention that learns to imitate the encoder's first convolution. "
         f"The copy is one of {context.inputs['autoencoder'].uri}."
     )
-    trials = [{"heads": heads, "repeat": repeat} for repeat in range(context.settings.repeats) for heads in trial.HEADS]
+    trials = [{"heads": heads, "repeat": repeat} for repeat in context.repeats for heads in trial.HEADS]
     conv = trial.first_convolution(context.module("autoencoder", Autoencoder))
     with context.open(description) as study:
         copy_encoder = partial(trial.copy_encoder, context=context)
@@ -49,7 +49,6 @@ ATTENTION = Stage(
     optional_inputs=("judge",),
     outputs=("attention-autoencoder",),
     presets=ATTENTION_PRESETS,
-    identity_excludes=("repeats",),
     needs_classes=False,
     headline="heads",
 )

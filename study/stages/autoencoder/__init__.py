@@ -35,7 +35,7 @@ def run(context: Context) -> Outcome:
     objective = partial(train, settings=settings, comparison=comparison)
     grid = [
         {"latent_dim": size, "architecture": kind, "repeat": repeat}
-        for repeat in range(settings.repeats)
+        for repeat in context.repeats
         for size in settings.sizes
         for kind in ARCHITECTURES
     ]
@@ -103,7 +103,7 @@ AUTOENCODER = Stage(
     optional_inputs=JUDGES,
     outputs=("autoencoder",),
     presets=AUTOENCODER_PRESETS,
-    identity_excludes=("latent_dims", "repeats", "free_trials", "latent_dim"),
+    identity_excludes=("latent_dims", "free_trials", "latent_dim"),
     needs_classes=False,
     headline="pareto",
 )

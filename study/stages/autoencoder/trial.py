@@ -257,7 +257,7 @@ def _correlations(context: Context, grid: Table) -> list[Row]:
     """Return what the reference reads off the plot of correlation against size, and whether correlation is needed."""
     if not len(grid):
         return []
-    repeats = [grid.where(repeat=repeat) for repeat in range(context.settings.repeats)]
+    repeats = [grid.where(repeat=repeat) for repeat in context.repeats]
     knees = [min(each, key=lambda trial: trial.metrics[KNEE]).params["latent_dim"] for each in repeats if len(each)]
     sizes = sorted({trial.params["latent_dim"] for trial in grid})
     smallest, largest = (grid.values(MAX_PCC, latent_dim=size) for size in (sizes[0], sizes[-1]))

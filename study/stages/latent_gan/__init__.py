@@ -25,7 +25,7 @@ def run(context: Context) -> Outcome:
     objective = partial(trial.train, inputs=inputs, epochs=settings.epochs)
     with context.open(DESCRIPTION) as study:
         # What does not depend on the search is named first: processes that would wait for its end run these trials.
-        baselines = trial.baseline_list(settings, len(context.dataset.train))
+        baselines = trial.baseline_list(context)
         measured = study.enqueue(baselines, partial(baseline_trial, inputs=inputs), "baselines")
         recipes = trial.recipe_list(settings.recipes, context.session.seed)
         watched = study.enqueue(
@@ -35,7 +35,7 @@ def run(context: Context) -> Outcome:
             objectives={trial.COLLAPSED: "minimize"},
             optional=True,
         )
-        given = study.run(trial.settings_list(settings), objective, "settings")
+        given = study.run(trial.settings_list(context.repeats), objective, "settings")
         known = trial.competitors(given)
         search = Search(
             OBJECTIVES,
@@ -48,7 +48,7 @@ def run(context: Context) -> Outcome:
         )
         best = min(known + study.search(search, objective), key=trial.distance)
         # The best trial was picked for its luck too: new seeds stand for its settings.
-        again = [{**best.params, "repeat": repeat} for repeat in range(1, settings.repeats + 1)]
+        again = [{**best.params, "repeat": repeat + 1} for repeat in context.repeats]
         finals = study.run(again, partial(objective, epochs=settings.final_epochs), "best", optional=True) or [best]
         measured()
         watched()
@@ -70,6 +70,6 @@ LATENT_GAN = Stage(
     inputs=("judge", "second-judge", "third-judge", "autoencoder"),
     outputs=("latent-gan",),
     presets=LATENT_GAN_PRESETS,
-    identity_excludes=("free_trials", "repeats", "vanilla_seeds", "recipes", "mixture_components"),
+    identity_excludes=("free_trials", "recipes", "mixture_components"),
     headline="generators",
 )

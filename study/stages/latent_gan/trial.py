@@ -86,10 +86,9 @@ RECALL = 0.97  # the fraction of the rival's recall that counts as no loss
 FIGURE_PATHS = 4  # paths of each kind in the interpolation figure
 
 
-def settings_list(config: LatentGanConfig) -> list[Params]:
-    """Return the trials with given settings; the reference's are repeated as often as the best."""
-    repeats = {"paper": 1, "reference": config.repeats, "start": 1, "vanilla": config.vanilla_seeds}
-    return [{"settings": name, "repeat": repeat} for name, count in repeats.items() for repeat in range(count)]
+def settings_list(repeats: Sequence[int]) -> list[Params]:
+    """Return the trials with given settings."""
+    return [{"settings": name, "repeat": repeat} for repeat in repeats for name in NAMED]
 
 
 def settings_of(params: Mapping[str, Any]) -> gan.GanSettings:
@@ -114,14 +113,14 @@ def train(trial: Trial, inputs: GanInputs, epochs: int) -> tuple[float]:
     return gan_trial(trial, inputs, settings_of(trial.params), epochs=epochs, evaluate_every=every)
 
 
-def baseline_list(config: LatentGanConfig, latents: int) -> list[Params]:
+def baseline_list(context: Context) -> list[Params]:
     """Return real images, reconstructions, and mixtures of at most as many components as there are latents; fits and
     draws of a mixture are repeated as often as trainings.
     """
-    counts = [count for count in config.mixture_components if count <= latents]
+    counts = [count for count in context.settings.mixture_components if count <= len(context.dataset.train)]
     mixtures: list[Params] = [
         {"source": MIXTURE, "components": count, "repeat": repeat}
-        for repeat in range(config.repeats)
+        for repeat in context.repeats
         for count in counts
     ]
     return [{"source": source} for source in (REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS)] + mixtures
@@ -287,21 +286,19 @@ def _other_rows(context: Context, groups: Mapping[str, Table]) -> list[Row]:
         steps = groups[title].values("generator/steps")
         return f"{groups[title].cell(f'{REPORTING}/fd')} ({steps[0]:,.0f} generator steps)" if steps else "failed"
 
-    asked = [title for title in OTHERS if title != VANILLA or context.settings.vanilla_seeds]
     said = {REFERENCE: "best by hand", PAPER: "poor", VANILLA: "collapses"} if context.has_reference else {}
     return [
-        Row(f"FD, judge 3, {title}", cell(title), said.get(title), f"best settings {cell(BEST)}") for title in asked
+        Row(f"FD, judge 3, {title}", cell(title), said.get(title), f"best settings {cell(BEST)}") for title in OTHERS
     ]
 
 
 def _collapse_rows(context: Context, groups: Mapping[str, Table], recipes: Table) -> list[Row]:
     """Return how many vanilla GANs collapse, with one recipe and several seeds, and with random recipes."""
     found, said = [], "collapses" if context.has_reference else None
-    asked = {VANILLA: context.settings.vanilla_seeds, BEST: context.settings.repeats}
-    if asked[VANILLA]:  # trainings that diverged are missing: they count as collapsed
-        ended = {title: groups[title].values(COLLAPSED) for title in asked}
-        vanilla, wgan = (fraction([*values, *[1.0] * (asked[title] - len(values))]) for title, values in ended.items())
-        found.append(Row("collapsed: vanilla GANs of one recipe", vanilla, said, f"WGANs {wgan}"))
+    ended = [groups[title].values(COLLAPSED) for title in (VANILLA, BEST)]
+    missing = [[1.0] * (len(context.repeats) - len(values)) for values in ended]  # diverged: they count as collapsed
+    vanilla, wgan = (fraction([*values, *lost]) for values, lost in zip(ended, missing, strict=True))
+    found.append(Row("collapsed: vanilla GANs of one recipe", vanilla, said, f"WGANs {wgan}"))
     pairs = [{trial.params["recipe"]: trial.values[0] for trial in recipes.where(kind=kind)} for kind in KINDS]
     both = sorted(pairs[0].keys() & pairs[1].keys())
     if both:

@@ -29,7 +29,7 @@ def run(context: Context) -> Outcome:
     from study.training.few_labels import EncodedDataset
     from tracking.errors import StoreError
 
-    counts = label_counts(context.settings, context.dataset)
+    counts = label_counts(context.settings, context.dataset, len(context.repeats))
     *_, labels = counts
     description = (
         "Classifiers from a few labels on the trained encoder: frozen under a small MLP, fine-tuned, from scratch, and "
@@ -38,7 +38,7 @@ def run(context: Context) -> Outcome:
     )
     encoded = EncodedDataset(context.dataset, context.module("autoencoder", Autoencoder).encoder, WEAK_JITTER)
     with context.open(description) as study:
-        draws = [{"draw": draw, "labels_per_class": count} for count, times in counts.items() for draw in range(times)]
+        draws = [{"repeat": draw, "labels_per_class": count} for count, times in counts.items() for draw in range(times)]
         trials = [{"mode": mode, **draw} for draw in draws for mode in MODES]
         spreading = [{"mode": SPREADING, **draw} for draw in draws if draw["labels_per_class"] == labels]
         objective, baseline = (partial(each, context=context, encoded=encoded) for each in (train, spread))
@@ -59,10 +59,10 @@ def run(context: Context) -> Outcome:
         return study.close({"classifier": candidate}, finish)
 
 
-def label_counts(settings: TransferConfig, data: Dataset) -> dict[int, int]:
-    """Return the numbers of labelled images of each class with their numbers of draws; the main number last.
+def label_counts(settings: TransferConfig, data: Dataset, repeats: int = 1) -> dict[int, int]:
+    """Return the numbers of labelled images of each class with their numbers of draws (repeats); the main number last.
 
-    The main number has all draws, those for the figure a third. Where a class has fewer training images, the default
+    The main number has all repeats, those for the figure a third. Where a class has fewer training images, the default
     number shrinks to fit, and larger numbers for the figure are dropped.
 
     Raises:
@@ -73,7 +73,7 @@ def label_counts(settings: TransferConfig, data: Dataset) -> dict[int, int]:
     if main < asked != LABELS_PER_CLASS:
         raise UsageError(f"`transfer.labels_per_class <= {fewest} images of a class` must hold, but got {asked}")
     counts = [count for count in settings.label_counts if count <= fewest and count != main]
-    return {**dict.fromkeys(counts, max(1, settings.draws // 3)), main: settings.draws}
+    return {**dict.fromkeys(counts, max(1, repeats // 3)), main: repeats}
 
 
 def check(settings: TransferConfig, data: Dataset) -> None:
@@ -98,5 +98,5 @@ TRANSFER = Stage(
     inputs=("autoencoder",),
     outputs=("classifier",),
     presets=TRANSFER_PRESETS,
-    identity_excludes=("draws", "labels_per_class", "label_counts"),
+    identity_excludes=("labels_per_class", "label_counts"),
 )

@@ -102,7 +102,7 @@ def train(trial: Trial, *, context: Context, encoded: EncodedDataset) -> tuple[f
     trial.log(found)
     _log_curves(trial)
     _log_guesses(trial, classifier, data)
-    config = {"module": module, "mode": mode, "draw": trial.params["draw"]}
+    config = {"module": module, "mode": mode, "repeat": trial.params["repeat"]}
     trial.log_model(classifier, to_float(data.val.images[:2]), config)
     return (trial.history["val/accuracy"][1][-1],)
 
@@ -126,7 +126,7 @@ def spread(trial: Trial, *, context: Context, encoded: EncodedDataset) -> tuple[
 
 def _labelled(trial: Trial, context: Context) -> tuple[Tensor, Split, int]:
     """Return the indices of the draw's labelled training images, these images, and the draw's seed."""
-    train, seed = context.dataset.train, context.seed_for(trial.params["draw"])
+    train, seed = context.dataset.train, context.seed_for(trial.params["repeat"])
     known = draw_labelled(train.labels, trial.params["labels_per_class"], seed, classes=len(context.dataset.classes))
     return known, train.take(known), seed
 
@@ -188,7 +188,7 @@ def _log_guesses(trial: Trial, classifier: nn.Module, data: Dataset) -> None:
 
 
 def _title(trial: Trial) -> str:
-    return f"{trial.params['mode']}, draw {trial.params['draw']}, {trial.params['labels_per_class']} labels a class"
+    return f"{trial.params['mode']}, draw {trial.params['repeat']}, {trial.params['labels_per_class']} labels a class"
 
 
 def log_figures(study: Study, labels: int) -> None:

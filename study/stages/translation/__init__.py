@@ -31,7 +31,7 @@ def run(context: Context) -> Outcome:
     matrix = [
         {"method": method, "pairing": pairing, "repeat": repeat}
         for pairing in PAIRINGS
-        for repeat in range(settings.repeats)
+        for repeat in context.repeats
         for method in METHODS
     ]
     held_out = trial.HeldOut.of(context, JUDGES)
@@ -66,6 +66,5 @@ TRANSLATION = Stage(
     inputs=JUDGES,
     outputs=("translator",),
     presets=TRANSLATION_PRESETS,
-    identity_excludes=("repeats",),
     headline="matrix",
 )
