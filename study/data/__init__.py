@@ -60,10 +60,8 @@ def load(data: str, data_dir: Path | None = None, *, image_size: int = 28, colou
     if dataset.image_shape != (3 if colour else 1, image_size, image_size):
         from study.data.own import as_tensor  # Pillow, for nothing in the usual case
 
-        def resized(split: Split) -> Split:
-            return Split(as_tensor(to_pixels(split.images), image_size, colour), split.labels)
-
-        parts = resized(dataset.train), resized(dataset.val), resized(dataset.test)
+        splits = (dataset.train, dataset.val, dataset.test)
+        parts = [Split(as_tensor(to_pixels(split.images), image_size, colour), split.labels) for split in splits]
         dataset = Dataset(dataset.name, *parts, classes=dataset.classes, source=dataset.source)
     check_dataset(dataset)
     return dataset

@@ -1,15 +1,13 @@
-"""The attention stage: its objectives without a store, the rules of its rows, and a tiny study from end to end."""
+"""The attention stage: its objectives without a store, and the rules of its rows."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from fakes import FakeRun, FakeTrial
-from studies import Studies
 
 from models.attention import LearnedAttention, Positions, grid
 from models.attention_forms import AttentionAutoencoder
@@ -173,15 +171,3 @@ def test_claims_are_decided_by_the_numbers() -> None:
     assert decided(0.2, 0.02)[2] == "refuted"
     assert decided(0.2, 0.2, shared=0.1)[1:] == ["refuted", "inconclusive"]
     assert decided(0.02, 0.2, border=1e-7)[0] == "inconclusive"
-
-
-@pytest.mark.slow
-def test_a_tiny_study_registers_the_copy(studies: Studies, letters: Path) -> None:
-    given = ("smoke", "--data", letters, "--stages", "attention", "--attention.images", "64")
-    done = studies.run(*given, "--attention.repeats", "2")
-    assert "abcd-attention-autoencoder v1" in done.table
-    assert "12 of 12 exact" in done.table
-    assert len(studies.trials("attention")) == 1 + 2 * 2
-    (parent,) = studies.parents("attention")
-    figures = {Path(each.path).stem for each in studies.client.list_artifacts(parent.info.run_id, "figures")}
-    assert figures == {"sharpness", "heads"}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from fakes import FakeRun, FakeTrial
-from studies import Studies
 
 from models.classifier import Judge
 from models.translation import Translator
@@ -156,14 +154,3 @@ def test_each_claim_can_be_refuted(cell: tuple[str, str], shortfall: float, refu
 def test_seeds_of_which_a_cell_failed_are_left_out() -> None:
     assert set(verdicts(missing=(CYCLE_GAN, LOOSE))) == {"supported"}
     assert [row.ours for row in claims(Table([]))] == ["failed"] * 5
-
-
-@pytest.mark.slow
-def test_a_tiny_study_registers_the_best_translator(studies: Studies, letters: Path) -> None:
-    given = ("smoke", "--data", letters, "--stages", "translation", "--translation.images", "32")
-    done = studies.run(*given, "--translation.task", "rotate")
-    assert "abcd-translator v1" in done.table
-    assert len(studies.trials("translation")) == 12 + 2
-    (parent,) = studies.parents("translation")
-    figures = {Path(each.path).stem for each in studies.client.list_artifacts(parent.info.run_id, "figures")}
-    assert figures == {"matrix", "error_against_steps"}
