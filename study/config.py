@@ -117,9 +117,11 @@ class AutoencoderConfig:
     """The search for the latent size and the architecture of the autoencoder."""
 
     latent_dims: tuple[int, ...] = (3, 10, 15, 20, 100)
-    """Latent sizes, each tried without and with FC layers (the reference's five)."""
+    """Latent sizes, each tried with FC layers (the reference's five), and the one that it chose without them too."""
     free_trials: int = 2
-    """Trials after those, with a size and an architecture that Optuna proposes."""
+    """Trials with a size and an architecture that Optuna proposes; the best of them is trained as the others are."""
+    search_epochs: int = 4
+    """Passes in these trials."""
     latent_dim: int | None = None
     """Latent size of the champion, which has the least validation loss; None: the knee of the Pareto front of
     validation loss and largest correlation is the champion."""
@@ -132,7 +134,7 @@ class AutoencoderConfig:
             if not low <= size <= high:
                 raise ValueError(f"`{low} <= latent_dim <= {high}` must hold, but got {size}")
         at_least(0, free_trials=self.free_trials)
-        at_least(1, epochs=self.epochs, latent_dims=len(self.latent_dims) + self.free_trials)
+        at_least(1, epochs=self.epochs, search_epochs=self.search_epochs, latent_dims=len(self.latent_dims) + self.free_trials)
         at_most(MOST_REPEATS, free_trials=self.free_trials)
 
     @property
@@ -140,12 +142,17 @@ class AutoencoderConfig:
         """The latent sizes of the grid."""
         return sorted({*self.latent_dims, *([] if self.latent_dim is None else [self.latent_dim])})
 
+    @property
+    def compared(self) -> int:
+        """The size at which the architectures are compared: the reference's, or the one nearest to it."""
+        return min(self.sizes, key=lambda size: abs(size - REFERENCE_SIZE), default=REFERENCE_SIZE)
+
 
 AUTOENCODER_PRESETS = {
-    "smoke": AutoencoderConfig(latent_dims=(3, 15), free_trials=1, epochs=1),
-    "demo": AutoencoderConfig(latent_dims=(3, 15), epochs=2),
-    "exercise": AutoencoderConfig(latent_dim=15, free_trials=1),
-    "full": AutoencoderConfig(free_trials=30),
+    "smoke": AutoencoderConfig(latent_dims=(3, 15), free_trials=1, search_epochs=1, epochs=1),
+    "demo": AutoencoderConfig(latent_dims=(3, 15), search_epochs=1, epochs=2),
+    "exercise": AutoencoderConfig(latent_dim=15, free_trials=8),
+    "full": AutoencoderConfig(free_trials=30, search_epochs=10),
 }
 
 
@@ -180,14 +187,19 @@ TRANSFER_PRESETS = {
 
 
 MOST_COMPONENTS = 1000
+Sampler = Literal["tpe", "random"]
 
 
 @dataclass(frozen=True)
 class LatentGanConfig:
     """The search for the settings of the WGAN on the latents: batch size, learning rate, weight clip, and more."""
 
-    free_trials: int = 4
-    """Trials with settings that Optuna proposes, after the paper's, the reference's and our own settings."""
+    free_trials: int = 8
+    """Trials with settings that Optuna proposes."""
+    search_epochs: int = 10
+    """Passes in these trials, which are pruned after 2, 5, 10, 20 or 50."""
+    sampler: Sampler = "tpe"
+    """What proposes: a model of what the trials before have shown (TPE), or chance, for a comparison."""
     final_epochs: int = 20
     """Passes in the trainings with the best settings, which get new seeds: the trial that was picked as the best is not
     among them. All other trainings have `epochs`."""
@@ -197,14 +209,14 @@ class LatentGanConfig:
     epochs: int = 20
     """Passes over the training latents, in every other training."""
     evaluate_every: int = 5
-    """Epochs between two measurements on the validation images, at which a searched trial can be pruned."""
+    """Epochs between two measurements on the validation images, except in the search."""
     mixture_components: tuple[int, ...] = (1, 50)
     """Components of the Gaussian mixtures that are among the baselines; 1: N(0, I) on whitened latents."""
 
     def __post_init__(self) -> None:
-        at_least(0, free_trials=self.free_trials, recipes=self.recipes)
-        at_least(1, evaluate_every=self.evaluate_every, epochs=self.epochs, final_epochs=self.final_epochs)
-        at_most(MOST_REPEATS, recipes=self.recipes)
+        at_least(0, recipes=self.recipes)
+        at_least(1, free_trials=self.free_trials, search_epochs=self.search_epochs, evaluate_every=self.evaluate_every, epochs=self.epochs, final_epochs=self.final_epochs)
+        at_most(MOST_REPEATS, free_trials=self.free_trials, recipes=self.recipes)
         for count in self.mixture_components:
             at_least(1, mixture_components=count)
             at_most(MOST_COMPONENTS, mixture_components=count)
@@ -212,16 +224,19 @@ class LatentGanConfig:
 
 LATENT_GAN_PRESETS = {
     "smoke": LatentGanConfig(
-        free_trials=1,
+        free_trials=2,
+        search_epochs=1,
         final_epochs=2,
         recipes=1,
         epochs=2,
         evaluate_every=2,
         mixture_components=(1, 2),
     ),
-    "demo": LatentGanConfig(free_trials=1, final_epochs=8, epochs=4, evaluate_every=4, mixture_components=(50,)),
+    "demo": LatentGanConfig(
+        search_epochs=2, final_epochs=8, epochs=4, evaluate_every=4, mixture_components=(50,)
+    ),
     "exercise": LatentGanConfig(
-        free_trials=2,
+        free_trials=30,
         final_epochs=150,
         recipes=4,
         epochs=70,

@@ -101,9 +101,13 @@ class Evaluator:
         """Return the judge's probability of each class, [N, classes]."""
         return apply(self.judge, images).softmax(1)
 
-    def val_distance(self, images: Tensor) -> float:
-        """Return the Frechet distance to the validation images."""
-        return fidelity.frechet_distance(Moments.of(self.features(images)), self.moments["val"])
+    def fractions(self, labels: Tensor) -> Tensor:
+        """Return the fraction of each class among labels [N], in double precision."""
+        return torch.bincount(labels, minlength=self.classes).double() / len(labels)
+
+    def distance(self, images: Tensor, split: str) -> float:
+        """Return the Frechet distance to the images of a split, "val" or "test"."""
+        return fidelity.frechet_distance(Moments.of(self.features(images)), self.moments[split])
 
     @torch.no_grad()
     def val_measures(self, images: Tensor) -> dict[str, float]:
@@ -139,11 +143,10 @@ class Evaluator:
 
     def _measures(self, features: Tensor, logits: Tensor, split: str, expected: Tensor) -> dict[str, float]:
         """Return the measures against one split that need no class within it; `expected` are labels [N]."""
-        fractions = torch.bincount(expected, minlength=self.classes).double() / len(expected)
         return {
             "fd": fidelity.frechet_distance(Moments.of(features), self.moments[split]),
             **fidelity.neighbourhood_measures(self.real[split], features, NEAREST, self.radius[split]),
-            **fidelity.class_measures(logits, fractions),
+            **fidelity.class_measures(logits, self.fractions(expected)),
         }
 
 
@@ -166,17 +169,22 @@ class Judges:
         self.all = [Evaluator(judge, data, features) for judge, features in zip(judges, real, strict=True)]
         self.first = self.all[0]  # it looks at single images and classes too
 
+    def search_measures(self, images: Tensor) -> dict[str, float]:
+        """Return what a search goes by, of few images: the first judge's distance, and the classes that it sees."""
+        features = self.first.features(images)
+        classes = fidelity.class_measures(self.first.judge.head(features), self.first.fractions(self.first.data.val.labels))
+        distance = fidelity.frechet_distance(Moments.of(features), self.first.moments["val"])
+        return {"search/fd": distance, "val/modes": classes["modes"]}
+
     def val_measures(self, images: Tensor) -> dict[str, float]:
         """Return the first judge's `val/` measures; `val/fd` is the geometric mean of both selecting judges'."""
         found = {f"val/{name}": value for name, value in self.first.val_measures(images).items()}
-        distances = [found["val/fd"], *(judge.val_distance(images) for judge in self.all[1:SELECTING])]
+        distances = [found["val/fd"], *(judge.distance(images, "val") for judge in self.all[1:SELECTING])]
         found |= {f"val/fd_{number}": distance for number, distance in enumerate(distances, 1)}
         return found | {"val/fd": math.prod(distances) ** (1 / len(distances))}
 
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
-        """Return the measures against the test images by every judge: `judge1/fd`, `judge2/fd`, `judge3/fd`, ..."""
-        return {
-            f"{prefix}/{name}": value
-            for prefix, judge in zip(PREFIXES, self.all, strict=True)
-            for name, value in judge.measures(images, labels).items()
-        }
+        """Return the measures against the test images: `judge1/fd`, `judge2/fd`, and all of the third's, `judge3/...`."""
+        selecting = zip(PREFIXES, self.all[:SELECTING], strict=False)
+        found = {f"{prefix}/fd": judge.distance(images, "test") for prefix, judge in selecting}
+        return found | {f"{REPORTING}/{name}": value for name, value in self.all[-1].measures(images, labels).items()}

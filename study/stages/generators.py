@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from models.classifier import Judge
 from models.gan import Critic, Generator, LatentGenerator, ToneCurve
 from study import plots
 from study.data.dataset import Dataset, Split, to_float, to_pixels
-from study.engine.search import Params, Pruned
+from study.engine.search import Params
 from study.engine.stage import Context
 from study.engine.trial import Trial
-from study.measures.judges import HOPELESS_FRACTION, Judges, collapse, real_features, weakness
+from study.measures.judges import Judges, collapse, real_features, weakness
 from study.measures.latents import EncodedImages, max_abs_pcc
 from study.measures.two_sample import LatentFidelity
 from study.results import Row, Table, claim
@@ -46,6 +47,7 @@ from tracking.registry import Version
 
 KINDS = ("judge", "second-judge", "third-judge")  # of the models that measure: judge1, judge2, judge3
 WATCH_SEED, CHOICE_SEED, TEST_SEED = 0, 1, 2  # of the noise: at each evaluation, for the kept epoch, for the test
+NOISES = 5  # draws of a generator, over which each measure is a mean: a single one has an error of its own
 SETTLED = 4  # collapse counts after the first 1 / SETTLED of the epochs: at first every generator has collapsed
 LAST_EPOCHS = 5  # of a conditional GAN; each is evaluated, to see whether the end of the training is stable
 LOSSES = ("critic/loss", "generator/loss", "val/fd")  # of the figure of losses
@@ -54,6 +56,7 @@ REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS, MIXTURE = (
     "Gaussian mixture",
 )
 """The baselines, by their parameter `source`."""
+Draw = tuple[Tensor, Tensor, Tensor | None]  # images [N, C, S, S], standardised latents [N, latent_dim], labels [N]
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,11 @@ class GanInputs:
         critic = Critic(latent_dim + classes, settings.width, norm=settings.critic_norm)
         return model, critic.to(self.context.device), module
 
+    def measures(self, draws: Sequence[Draw]) -> dict[str, float]:
+        """Return all measures against the test images, each a mean over draws of images, latents and labels."""
+        found = [self.judges.measures(images, labels) | self.latent_fidelity.measures(each) for images, each, labels in draws]
+        return {name: mean(each[name] for each in found) for name in found[0]}
+
     def accuracy_score(self, images: Tensor, labels: Tensor, settings: ClassifierSettings) -> dict[str, float]:
         """Return the accuracy on real test images of a classifier trained on images [N, C, S, S] and labels [N].
 
@@ -188,13 +196,12 @@ class GanTraining:
         """Train, and keep the weights of the evaluated epoch with the least `val/fd`.
 
         Raises:
-            Pruned: Optuna gives the trial up, or its generator draws too few of the classes.
             Diverged: A loss or a generated latent is not finite.
         """
         others = {name: value for name, value in asdict(self.settings).items() if name not in self.trial.params}
         steps = generator_steps(self.settings, len(self.encoded.labels), self.epochs)
         self.trial.log_params(others | {"epochs": self.epochs, "generator_steps": steps})
-        self._show(0)  # the step slider of MLflow opens at step 0
+        self.show(0)  # the step slider of MLflow opens at step 0
         one_hot = F.one_hot(self.encoded.labels, len(self.inputs.data.classes)).float()
         train_gan(
             self.model.generator,
@@ -213,32 +220,30 @@ class GanTraining:
         if epoch % self.evaluate_every and not last:
             self.trial.report(epoch, losses)
             return
-        self._show(epoch)
+        self.show(epoch)
         measures = self.val_measures(self.model.generator)
         if self.classes and last and self.settings.ema_decay:
             measures["val/fd_online"] = self.val_measures(self.online)["val/fd"]
-        classes = len(self.inputs.data.classes)
-        self.collapses[epoch] = collapse(measures, classes)
+        self.collapses[epoch] = collapse(measures, len(self.inputs.data.classes))
         self.trial.report(epoch, {**losses, **measures})
         if measures["val/fd"] < self.best_distance:
             self.best_epoch, self.best_distance = epoch, measures["val/fd"]
             self.best_weights = copy.deepcopy(self.model.generator.state_dict())
-        hopeless = measures["val/modes"] < HOPELESS_FRACTION * classes and epoch * SETTLED >= self.epochs
-        if self.trial.prunable and hopeless:
-            raise Pruned(f"collapsed to {measures['val/modes']:.0f} of {classes} classes at epoch {epoch}")
 
     def val_measures(self, generator: Generator, seed: int = WATCH_SEED) -> dict[str, float]:
         """Return the `val/` measures of about as many samples as there are validation images."""
         labels = self.inputs.data.val.labels
         vectors, _ = generator_inputs(self.settings.noise_dim, self.classes, labels, seed)
+        latents = self.latents(generator, vectors)
+        return self.inputs.judges.val_measures(self.inputs.decode(latents)) | correlation(latents)
+
+    def latents(self, generator: Generator, vectors: Tensor) -> Tensor:
+        """Return standardised latents of noise; they must be finite."""
         with eval_mode(generator):
             latents = self.inputs.standardised(generator(vectors) * self.model.std + self.model.mean)
         if not bool(torch.isfinite(latents).all()):
             raise Diverged("the generated latents are not finite")
-        found = self.inputs.judges.val_measures(self.inputs.decode(latents))
-        with suppress(FloatingPointError):  # the output of the generator is constant: a collapse, not an error
-            found["latent/max_abs_pcc"] = max_abs_pcc(latents)
-        return found
+        return latents
 
     def collapse_measures(self) -> dict[str, float]:
         """Return whether the generator has collapsed at the end, and at which fraction of the settled evaluations."""
@@ -264,12 +269,19 @@ class GanTraining:
         with eval_mode(self.model):
             return to_pixels(self.model(sheet_inputs(self.settings.noise_dim, self.classes, self.model.mean.device)))
 
-    def _show(self, epoch: int) -> None:
+    def show(self, epoch: int) -> None:
         """Log the sample sheet for the step slider."""
         images = self._sheet()
         self.trial.log_image("samples", plots.grid(images, SHEET_ROW), step=epoch)
         diagonal = [row * SHEET_ROW + row % SHEET_ROW for row in range(len(images) // SHEET_ROW)]
         self._shown[epoch] = images[diagonal] if self.classes else images[:SHEET_ROW]  # each class with another noise
+
+
+def correlation(latents: Tensor) -> dict[str, float]:
+    """Return the largest |off-diagonal PCC|; nothing of a generator whose output is constant: it has collapsed."""
+    with suppress(FloatingPointError):
+        return {"latent/max_abs_pcc": max_abs_pcc(latents)}
+    return {}
 
 
 def gan_trial(
@@ -299,14 +311,17 @@ def gan_trial(
     trial.log(chosen, step=epochs)
     measures = {"val/best_epoch": float(training.best_epoch), **training.collapse_measures()}
     measures["generator/steps"] = float(generator_steps(settings, len(data.train), epochs))
-    vectors, labels = generator_inputs(settings.noise_dim, classes, data.test.labels, TEST_SEED)
-    with eval_mode(model):
-        images, latents = apply(model, vectors), inputs.standardised(apply(model.latents, vectors))
-    measures |= inputs.judges.measures(images, labels) | inputs.latent_fidelity.measures(latents)
+    draws: list[Draw] = []
+    for number in range(NOISES):
+        vectors, labels = generator_inputs(settings.noise_dim, classes, data.test.labels, TEST_SEED + number)
+        with eval_mode(model):
+            draws.append((apply(model, vectors), inputs.standardised(apply(model.latents, vectors)), labels))
+    measures |= inputs.measures(draws)
+    images, _, labels = draws[0]
     if score and labels is not None:
         measures |= _stability(trial) | _label_accuracies(trial, inputs, images, labels)
         wanted, count = data.train.labels, len(data.train)
-        many, _ = generator_inputs(settings.noise_dim, classes, wanted, TEST_SEED + 1, count)
+        many, _ = generator_inputs(settings.noise_dim, classes, wanted, TEST_SEED + NOISES, count)
         with eval_mode(model):
             more = apply(model, many)
         measures |= inputs.accuracy_score(more, wanted, score)
@@ -354,14 +369,16 @@ def baseline_trial(trial: Trial, inputs: GanInputs, score: ClassifierSettings | 
         score: As of `gan_trial`; with it, the baseline is asked for labels as a conditional GAN is.
     """
     data, count = inputs.data, sample_count(len(inputs.data.test))
-    labels = labels_like(data.test.labels, count) if score else None
-    images, latents, loss = _baseline_samples(trial.params, inputs, count, labels)
+    number = 1 if trial.params["source"] == TEST_RECONSTRUCTIONS else NOISES
+    labels = labels_like(data.test.labels, count).repeat(number) if score else None
+    images, latents, loss = _baseline_samples(trial.params, inputs, count * number, labels)
+    parts = [images.chunk(number), latents.chunk(number), [None] * number if labels is None else labels.chunk(number)]
     measures = {} if loss is None else {"val/loss": loss}
     if score:
         many, *_ = _baseline_samples(trial.params, inputs, len(data.train), data.train.labels)
         measures |= inputs.accuracy_score(many, data.train.labels, score)
     measures |= inputs.judges.val_measures(images[: sample_count(len(data.val))])
-    measures |= inputs.judges.measures(images, labels) | inputs.latent_fidelity.measures(latents)
+    measures |= inputs.measures(list(zip(*parts, strict=True)))
     measures["latent/max_abs_pcc"] = max_abs_pcc(latents)
     trial.log(measures)
     trial.log_image("samples", plots.grid(to_pixels(images[: SHEET_ROW * SHEET_ROW]), SHEET_ROW), step=0)
@@ -387,7 +404,7 @@ def _baseline_samples(
     if source == TEST_RECONSTRUCTIONS:
         latents = inputs.latents["test"]
     else:
-        places = slice(count) if labels is None else places_of(labels, train.labels)
+        places = torch.arange(count) % len(train.labels) if labels is None else places_of(labels, train.labels)
         latents = train.vectors[places]
         if source == REAL:
             return to_float(data.train.images[places]), latents, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 JUDGES = ("judge", "second-judge")
 OBJECTIVES: dict[str, Direction] = {"val/loss": "minimize", "latent/max_abs_pcc": "minimize"}
 KNEE = "latent/knee_distance"
-FREE = "free"  # the part of the trials that Optuna proposes
+FREE, FOUND = "free", "found"  # the parts of the trials that Optuna proposes, and of the best of them
 
 
 def run(context: Context) -> Outcome:
-    """Train the grid of latent sizes and architectures, then free trials; register the best.
+    """Train the grid of latent sizes, search for others in fewer epochs, train what was found; register the best.
 
     The champion is the trial with the least validation loss at the size given by `latent_dim`, else the knee of the
     Pareto front of validation loss and largest |off-diagonal PCC| (the reference's rule).
@@ -38,6 +39,7 @@ def run(context: Context) -> Outcome:
         for repeat in context.repeats
         for size in settings.sizes
         for kind in ARCHITECTURES
+        if kind == ARCHITECTURES[-1] or size == settings.compared
     ]
     description = (
         "Convolutional autoencoders: latent size and architecture against validation loss, correlation, and what the "
@@ -49,16 +51,19 @@ def run(context: Context) -> Outcome:
         results = study.run(grid, objective, objectives=OBJECTIVES, optional=settings.free_trials > 0)
         if settings.free_trials:
             space = {"latent_dim": integer(*LATENT_DIM_RANGE), "architecture": choice(*ARCHITECTURES)}
-            search = Search(OBJECTIVES, space, settings.free_trials, optional=bool(results), known=results)
-            results = results + study.search(search, objective, FREE)
-        table = study.table()
-        best, metric = choose(results, {each.run_id: each.metrics[KNEE] for each in table}, settings.latent_dim)
+            search = Search(OBJECTIVES, space, settings.free_trials, optional=bool(results))
+            quick = partial(train, settings=replace(settings, epochs=settings.search_epochs), comparison=comparison)
+            if study.search(search, quick, FREE):
+                nearest = min(study.table().where(part=FREE), key=lambda trial: trial.metrics[KNEE])
+                results += study.run([{**nearest.params, "repeat": 0}], objective, FOUND, objectives=OBJECTIVES)
+        knees = {each.run_id: each.metrics[KNEE] for each in study.table()}
+        best, metric = choose(results, knees, settings.latent_dim)
         force = settings.latent_dim is not None and _differs(context, settings.latent_dim)
         candidate = Candidate(best, metric, picture="reconstructions", force=force)
 
         def finish(_: Mapping[str, object]) -> Sequence:
             log_figures(study, comparison, results, best)
-            return rows(context, table, best)
+            return rows(context, study.table(), best)
 
         return study.close({"autoencoder": candidate}, finish)
 

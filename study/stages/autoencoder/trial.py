@@ -22,7 +22,7 @@ from study.engine.trial import Trial
 from study.measures.consequences import FD, FEW_LABELS, TWO_SAMPLE, Distance, consequences, judged_distance
 from study.measures.latents import latent_measures, pcc_matrix, rotate_to_principal_axes
 from study.results import Measured, Row, Table, claim, mean_std
-from study.stages.autoencoder import KNEE
+from study.stages.autoencoder import FREE, KNEE
 from study.training.autoencoder import (
     AutoencoderSettings,
     knee_distance,
@@ -124,16 +124,13 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
 
 def log_figures(study: Study, comparison: Comparison, results: Sequence[Result], best: Result) -> None:
     """Log all figures of the study."""
-    table = study.table()
+    every = study.table()
+    table = every.where(part=lambda part: part != FREE)  # free trials have fewer epochs
     references = study.context.references(REFERENCE_LOSS)
     log = study.parent.log_figure
     against_size = partial(plots.curves, x="latent size", log_x=True, markers=True)
-    points = {
-        str(kind): [(*_place(each), str(each.params["latent_dim"])) for each in table.where(architecture=kind)]
-        for kind in ARCHITECTURES
-    }
     figure = plots.scatter(
-        points,
+        _points(table),
         "validation MSE per pixel",
         "largest |off-diagonal PCC|",
         "Latent sizes: reconstruction against correlation",
@@ -143,6 +140,9 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
     )
     caption = "A point per trial with its latent size. The lower left is better: little is lost, and little correlates."
     log("pareto", figure, caption)
+    if len(free := every.where(part=FREE)):
+        axes = ("validation MSE per pixel", "largest |off-diagonal PCC|", "The search for a latent size, in fewer epochs")
+        log("search", plots.scatter(_points(free), *axes, log_x=True), "A point per trial that Optuna proposed.")
     losses = {
         **table.series("latent_dim", "test/loss", by="architecture"),
         **table.series("latent_dim", "baseline/pca_loss", by=lambda _: "PCA"),
@@ -187,6 +187,14 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
     _log_model_figures(study, comparison, table)
 
 
+def _points(table: Table) -> dict[str, list[tuple[float, float, str]]]:
+    """Return each trial's loss, correlation and latent size, by architecture."""
+    return {
+        str(kind): [(*_place(each), str(each.params["latent_dim"])) for each in table.where(architecture=kind)]
+        for kind in ARCHITECTURES
+    }
+
+
 def _place(trial: Result | Measured) -> tuple[float, float]:
     loss, correlation = trial.values
     return loss, correlation
@@ -198,23 +206,19 @@ def _first_run(table: Table, size: int, kind: str) -> list[str]:
 
 
 def _log_model_figures(study: Study, comparison: Comparison, table: Table) -> None:
-    """Log reconstructions and correlations of each latent size of which both architectures have kept models."""
+    """Log reconstructions and correlations of each latent size whose model is kept; with FC layers, as all have it."""
     val, train = study.context.dataset.val.images, study.context.dataset.train.images
     sizes = sorted({trial.params["latent_dim"] for trial in table})
     sheets: dict[str, np.ndarray] = {}
     matrices: dict[int, list[np.ndarray]] = {}
     for size in sizes:
-        kept = [kept_model(run_id) for kind in ARCHITECTURES for run_id in _first_run(table, size, kind)]
+        kept = [kept_model(run_id) for run_id in _first_run(table, size, ARCHITECTURES[-1])]
         models = [model.rebuild(Autoencoder).to(study.context.device) for model in kept if model is not None]
-        if len(models) < len(ARCHITECTURES):
-            continue
-        for kind, model in zip(ARCHITECTURES, models, strict=True):
-            originals, sheets[f"size {size}, {kind}"] = np.split(
-                to_pixels(reconstruction_pairs(model, comparison.shown)), 2
-            )
-        models.append(rotate_to_principal_axes(models[-1], train))
-        with eval_mode(*models):
-            matrices[size] = [pcc_matrix(apply(model.encoder, val)).cpu().numpy() for model in models]
+        for model in models:
+            originals, sheets[f"size {size}"] = np.split(to_pixels(reconstruction_pairs(model, comparison.shown)), 2)
+            both = (model, rotate_to_principal_axes(model, train))
+            with eval_mode(*both):
+                matrices[size] = [pcc_matrix(apply(each.encoder, val)).cpu().numpy() for each in both]
     if not sheets:
         return
     shown = np.concatenate([originals, *sheets.values()])
@@ -222,7 +226,7 @@ def _log_model_figures(study: Study, comparison: Comparison, table: Table) -> No
     study.parent.log_figure("reconstructions", figure, "The same validation images, reconstructed by each autoencoder.")
     figure = plots.heat_maps(
         list(map(list, zip(*matrices.values(), strict=True))),
-        [*ARCHITECTURES, f"{ARCHITECTURES[-1]}, rotated"],
+        ["as trained", "rotated"],
         [f"latent size {size}" for size in matrices],
         "Pearson correlation of validation latents",
     )

@@ -8,50 +8,45 @@ from study.config import LATENT_GAN_PRESETS, LatentGanConfig
 from study.engine.stage import Context, Outcome, Stage
 
 DESCRIPTION = (
-    "WGANs with weight clipping in the autoencoder's latent space, the WGAN paper's and the reference's settings among "
-    "them; the objective is the Frechet distance to the validation images in the features of the first two judges "
-    "(their geometric mean). The third judge takes no part in any choice."
+    "WGANs with weight clipping in the autoencoder's latent space. The search goes by the Frechet distance of a few "
+    "images to the validation images in the features of the first judge; the best settings are trained again with new "
+    "seeds, beside the WGAN paper's and the reference's. The third judge takes no part in any choice."
 )
 
 
 def run(context: Context) -> Outcome:
     """Search WGAN settings for the least `val/fd`, and train the best with other seeds; the best of those competes."""
     from study.engine.search import Search
-    from study.engine.study import OBJECTIVES, Candidate
+    from study.engine.study import Candidate
     from study.stages.generators import GanInputs, baseline_trial, champion_distance
-    from study.stages.latent_gan import trial
+    from study.stages.latent_gan import search, trial
+    from study.training.gan import REFERENCE, generator_steps
 
-    settings, inputs = context.settings, GanInputs(context)
-    objective = partial(trial.train, inputs=inputs, epochs=settings.epochs)
+    settings, inputs, count = context.settings, GanInputs(context), len(context.dataset.train)
+    train = partial(trial.train, inputs=inputs)
     with context.open(DESCRIPTION) as study:
         # What does not depend on the search is named first: processes that would wait for its end run these trials.
-        baselines = trial.baseline_list(context)
-        measured = study.enqueue(baselines, partial(baseline_trial, inputs=inputs), "baselines")
-        recipes = trial.recipe_list(settings.recipes, context.session.seed)
-        watched = study.enqueue(
-            recipes,
+        baselines = study.enqueue(trial.baseline_list(context), partial(baseline_trial, inputs=inputs), "baselines")
+        given = study.enqueue(trial.settings_list(context.repeats), partial(train, epochs=settings.epochs), "settings")
+        recipes = study.enqueue(
+            trial.recipe_list(settings.recipes, context.session.seed),
             partial(trial.train_recipe, inputs=inputs),
             "recipes",
             objectives={trial.COLLAPSED: "minimize"},
             optional=True,
         )
-        given = study.run(trial.settings_list(context.repeats), objective, "settings")
-        known = trial.competitors(given)
-        search = Search(
-            OBJECTIVES,
-            trial.SPACE,
-            settings.free_trials,
-            prune_on="val/fd",
-            prune_after=settings.epochs // 4,
-            optional=bool(known),
-            known=trial.in_space(known),
+        objective = partial(search.train, inputs=inputs, epochs=settings.search_epochs)
+        wanted = Search(
+            {search.OBJECTIVE: "minimize"}, search.SPACE, settings.free_trials, search.OBJECTIVE, settings.sampler
         )
-        best = min(known + study.search(search, objective), key=trial.distance)
+        best = min(study.search(wanted, objective, trial.SEARCH), key=trial.distance)
         # The best trial was picked for its luck too: new seeds stand for its settings.
-        again = [{**best.params, "repeat": repeat + 1} for repeat in context.repeats]
-        finals = study.run(again, partial(objective, epochs=settings.final_epochs), "best", optional=True) or [best]
-        measured()
-        watched()
+        again = [{**best.params, "repeat": 1 + repeat} for repeat in context.repeats]
+        finals = study.run(again, partial(train, epochs=settings.final_epochs), "best")
+        epochs = search.epochs_for(generator_steps(REFERENCE, count, settings.epochs), best.params, count)
+        study.run(again, partial(train, epochs=epochs), trial.EQUAL_STEPS, optional=True)
+        for part in (baselines, given, recipes):
+            part()
         candidate = Candidate(
             min(finals, key=trial.distance),
             "val/fd",
@@ -70,6 +65,6 @@ LATENT_GAN = Stage(
     inputs=("judge", "second-judge", "third-judge", "autoencoder"),
     outputs=("latent-gan",),
     presets=LATENT_GAN_PRESETS,
-    identity_excludes=("free_trials", "recipes", "mixture_components"),
+    identity_excludes=("free_trials", "sampler", "recipes", "mixture_components"),
     headline="generators",
 )
