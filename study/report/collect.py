@@ -71,8 +71,7 @@ def keep(dataset: str, outcomes: Sequence[Outcome]) -> str:
 
 def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Section:
     from tracking import runs as reading
-    from tracking.server import local_address
-    from tracking.views import place_of, server
+    from tracking.views import trials_page
 
     notes: list[str] = []
 
@@ -115,7 +114,7 @@ def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Sect
         made=_made(parent, trials),
         others=len(found) - 1,
         notes=notes,
-        trials_at=f"{server() or local_address()}/{place_of(parent.run_id).address}",
+        trials_at=trials_page(parent.run_id),
     )
 
 
