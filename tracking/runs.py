@@ -32,7 +32,6 @@ TRIAL_OF = "trial.study"  # the tag of the run of a trial: the study that it bel
 TRIAL = "trial.number"
 SEARCH = "trial.part"  # the list or search that the trial belongs to
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own
-ASKED = 500  # ids in one question
 OLDEST = ["attributes.start_time ASC"]  # first
 
 Measured = Mapping[str, Mapping[str, float]]
@@ -209,15 +208,13 @@ def is_deleted(run_id: str) -> bool:
         return False
 
 
-def correct_statuses(parent: Run, search: str, outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
-    """Correct the status of runs, of trials of this search, whose processes died before they could.
+def correct_statuses(parent: Run, part: str, outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
+    """Correct the status of runs, of trials of this list or search, whose processes died before they could.
 
     `outcomes` are wanted statuses by run id; other open runs become KILLED, but for numbers of trials `under_way`.
     """
     numbers = {str(number) for number in under_way}
-    not_finished = {run_id for run_id, outcome in outcomes.items() if outcome != "FINISHED"}
-    ours = f"tags.`{SEARCH}` = '{search}' and attributes.status"  # a run takes MLflow a millisecond: not all are read
-    for run in [*_trials(parent, f"{ours} != 'FINISHED'"), *_trials(parent, f"{ours} = 'FINISHED'", not_finished)]:
+    for run in _trials(parent, f"tags.`{SEARCH}` = '{part}'"):
         status = run.info.status
         wanted = outcomes.get(run.info.run_id, "KILLED" if status == "RUNNING" else status)
         wrong = status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted)
@@ -225,9 +222,9 @@ def correct_statuses(parent: Run, search: str, outcomes: Mapping[str, str], unde
             client().set_terminated(run.info.run_id, wanted)
 
 
-def trial_ids(parent: Run, among: Collection[str] | None = None) -> set[str]:
-    """Return the ids of the runs of the study's trials that exist in this store; with `among`, only of these ids."""
-    return {run.info.run_id for run in _trials(parent, among=among)}
+def trial_ids(parent: Run, part: str) -> set[str]:
+    """Return the ids of the runs that exist in this store, of trials of this list or search of the study."""
+    return {run.info.run_id for run in _trials(parent, f"tags.`{SEARCH}` = '{part}'")}
 
 
 def trial_metrics(parent: Run) -> Measured:
@@ -303,10 +300,7 @@ def _end(run_id: str, status: str) -> None:
         client().set_terminated(run_id, status)
 
 
-def _trials(study: Run, condition: str = "", among: Collection[str] | None = None) -> Iterator[Any]:
-    """Yield the runs of the study's trials for which this condition holds, of all or of those with these ids."""
-    common = " and ".join(filter(None, [f"tags.`{TRIAL_OF}` = '{study.study}'", condition]))
-    ids = [f"'{run_id}'" for run_id in sorted(among or ())]
-    parts = [", ".join(ids[start : start + ASKED]) for start in range(0, len(ids), ASKED)]
-    for wanted in [common] if among is None else [f"{common} and attributes.run_id IN ({part})" for part in parts]:
-        yield from search(client().search_runs, [study.experiment_id], wanted)
+def _trials(study: Run, condition: str = "") -> Iterator[Any]:
+    """Yield the runs of the study's trials for which this condition holds."""
+    condition = " and ".join(filter(None, [f"tags.`{TRIAL_OF}` = '{study.study}'", condition]))
+    yield from search(client().search_runs, [study.experiment_id], condition)

@@ -285,7 +285,7 @@ class Runner:
     def _reopen_deleted(self, part: Part) -> None:
         """Open the trials whose runs this store does not have (any more)."""
         finished = [trial for trial in self._asked(part) if trial.state in FINISHED and trial.run_id]
-        here = trial_ids(self._parent, {trial.run_id for trial in finished if trial.run_id}) if finished else set()
+        here = trial_ids(self._parent, part.name) if finished else set()
         self._queue.reopen([trial for trial in finished if trial.run_id not in here])
 
     def _correct_runs(self, part: Part) -> None:

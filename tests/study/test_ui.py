@@ -137,7 +137,7 @@ def test_what_cannot_be_shown_is_refused_in_a_sentence(
         for sentence, flags in {
             f"--port must be free on 127.0.0.1, but got {port}": ("--store", folder, "--port", port),
             "holds no store": ("--store", tmp_path / "nothing"),
-            "does not answer": ("--tracking-uri", f"http://127.0.0.1:{free_port()}"),
+            "refused": ("--tracking-uri", f"http://127.0.0.1:{free_port()}"),
         }.items():
             code, _, errors = call("ui", capsys, *flags, "--no-open")
             assert (code, sentence in errors, errors.count("\n")) == (2, True, 1), errors

@@ -35,7 +35,7 @@ from tracking.models import (
 )
 from tracking.registry import Version
 from tracking.runs import Run, study_run, trial_run
-from tracking.store import Store, open_store
+from tracking.store import Store, open_store, path_of
 
 NAME = "tiny-autoencoder"
 MODULE = {"latent_dim": 4, "architecture": "conv", "image_shape": [1, 16, 16], "channels": [2, 4]}
@@ -70,7 +70,7 @@ def champion(store: Store, module: torch.nn.Module | None = None, **config: dict
 
 
 def folder_of(store: Store) -> Path:
-    (found,) = Path(store.optuna_url.removeprefix("sqlite:///")).parent.rglob("model.json")
+    (found,) = path_of(store.artifacts).parent.rglob("model.json")
     return found.parent
 
 

@@ -210,7 +210,7 @@ def test_a_store_of_another_version_is_told_with_what_wrote_it(store: Store, tmp
     store.experiment("mnist/judge")
     shutil.copytree(tmp_path / "store", tmp_path / "newer")  # MLflow looks at a database once a process
     sql(tmp_path / "newer", "UPDATE alembic_version SET version_num = 'ffff01234567'")
-    with pytest.raises(StoreError, match=rf"newer MLflow .*ffff01234567.*{mlflow.__version__}") as told:
+    with pytest.raises(StoreError, match=rf"another MLflow than {mlflow.__version__} .*ffff01234567") as told:
         use(tmp_path / "newer")
     assert "db upgrade" not in str(told.value)
     sql(tmp_path / "store", "DELETE FROM experiment_tags WHERE key = 'study.format'")
