@@ -22,7 +22,7 @@ import mlflow
 
 from tracking.errors import reason_of
 from tracking.registry import REGISTERED, Direction
-from tracking.runs import NOTE, TRIAL_OF, Run, metric_history
+from tracking.runs import NOTE, TRIAL_OF, Run
 from tracking.server import local_address
 from tracking.store import client, experiments
 
@@ -90,11 +90,6 @@ def save_view(experiment_id: str, view: View, question: str) -> None:
         table = _address(experiment)
         ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)."
         client().set_experiment_tag(experiment_id, NOTE, f"{question} {ways}")
-
-
-def is_curve(run_id: str, metric: str) -> bool:
-    """Return whether the run has logged the metric at more than one step."""
-    return len(metric_history(run_id, metric)[0]) > 1
 
 
 def logged_pictures(run_id: str) -> dict[str, int]:

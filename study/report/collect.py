@@ -89,7 +89,7 @@ def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Sect
         return sorted(filter(None, read), key=lambda picture: (picture.made, picture.name))
 
     parent = next((study for study in found if study.run_id in runs), None) or max(found, key=_age)
-    trials = reading.trials(parent)
+    trials = reading.runs_of(parent)
     best = next((trial for trial in trials if trial.run_id == parent.tags.get("best.run_id")), None)
     table, same = _trial_table(trials, parent.tags.get("best.metric", ""))
     own, bests = pictures(parent), pictures(best) if best else []

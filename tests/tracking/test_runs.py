@@ -15,15 +15,13 @@ from tracking.errors import StoreError
 from tracking.runs import (
     Run,
     correct_statuses,
-    end_killed,
+    end,
     is_deleted,
     metric_history,
     parents,
+    runs_of,
     study_run,
-    trial_ids,
-    trial_metrics,
     trial_run,
-    trials,
 )
 from tracking.store import Store, check_environment
 
@@ -96,13 +94,13 @@ def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store:
         for number in range(2):
             with trial_run(first, f"trial {number}", {}, {"trial.part": "a"}):
                 pass
-        trials = trial_ids(first, "a")
-        assert (len(trials), trial_ids(first, "b")) == (2, set())
+        trials = {run.run_id for run in runs_of(first, "a")}
+        assert (len(trials), runs_of(first, "b")) == (2, [])
         mlflow.MlflowClient().delete_run(first.run_id)
         with pytest.raises(StoreError, match="was deleted in MLflow while it was under way: the same command"):
             trial_run(first, "trial", {}, {}).__enter__()
     with open_study(store) as second, trial_run(second, "trial 2", {}, {"trial.part": "a"}) as third:
-        assert trial_ids(second, "a") == trials | {third.run_id}
+        assert {run.run_id for run in runs_of(second, "a")} == trials | {third.run_id}
     assert second.run_id != first.run_id
     under_it = f"tags.`mlflow.parentRunId` = '{second.run_id}'"
     found = mlflow.MlflowClient().search_runs([second.experiment_id], under_it)
@@ -117,7 +115,7 @@ def test_trials_are_nested_with_their_last_metrics(store: Store) -> None:
             trial.log({"val/loss": 2.0, "train/loss": 3.0}, step=1)
             trial.log({"val/loss": 1.0}, step=2)
             trial.log_image("samples", np.zeros((8, 8), np.uint8), step=2)
-        assert trial_metrics(parent) == {trial.run_id: {"val/loss": 1.0, "train/loss": 3.0}}
+        assert [run.metrics for run in runs_of(parent)] == [{"val/loss": 1.0, "train/loss": 3.0}]
     found = mlflow.MlflowClient().get_run(trial.run_id)
     assert found.data.tags["mlflow.parentRunId"] == parent.run_id
     assert found.data.params == {"latent_dim": "3"}
@@ -142,7 +140,7 @@ def test_the_runs_of_a_process_that_died_are_corrected(store: Store) -> None:
                 runs[number] = trial
         for number in (0, 1, 3):
             mlflow.MlflowClient().update_run(runs[number].run_id, status="RUNNING")
-        end_killed(runs[0].run_id)
+        end(runs[0].run_id)
         assert [status(runs[number]) for number in range(4)] == ["KILLED", "RUNNING", "FINISHED", "RUNNING"]
         correct_statuses(parent, "a", {runs[1].run_id: "FINISHED"}, under_way={3})
         assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "FINISHED", "RUNNING"]
@@ -157,11 +155,11 @@ def test_a_deleted_run_is_known_and_left_alone(store: Store) -> None:
         assert not is_deleted(trial.run_id)
         mlflow.MlflowClient().delete_run(trial.run_id)
         assert is_deleted(trial.run_id)
-        assert trial_ids(parent, "a") == set()
-        end_killed(trial.run_id)
+        assert runs_of(parent) == []
+        end(trial.run_id)
         mlflow.MlflowClient().restore_run(trial.run_id)
     assert is_deleted("0" * 32), "gone for good, or in another store"
-    end_killed("0" * 32)
+    end("0" * 32)
 
 
 def test_a_parent_is_ended_only_if_no_other_process_works_under_it(store: Store) -> None:
@@ -223,7 +221,7 @@ def test_no_name_in_the_environment_reaches_a_run(
     def work() -> tuple[Run, Run]:
         with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1}, {}) as trial:
             trial.log({"val/loss": 2.0})
-            assert trial_metrics(parent) == {trial.run_id: {"val/loss": 2.0}}, "at once"
+            assert [run.metrics for run in runs_of(parent)] == [{"val/loss": 2.0}], "at once"
         return parent, trial
 
     with ThreadPoolExecutor(1) as pool:  # MLflow reads some variables once a thread
@@ -261,7 +259,7 @@ def test_what_studies_have_left_is_read(store: Store) -> None:
         "What it is.",
         "FINISHED",
     )
-    (record,) = trials(found)
+    (record,) = runs_of(found)
     assert (record.name, record.params, record.metrics) == ("trial 0", {"x": "1"}, {"val/loss": 2.0})
     assert record.started <= record.ended
     assert record.files("tables", ".csv") == ["tables/numbers.csv"]

@@ -107,10 +107,7 @@ def test_pictures_are_found_by_name_with_their_last_step(store: Store, experimen
         for step in (0, 12):
             run.log_image("some/samples", np.zeros((8, 8), np.uint8), step)
         run.log_image("mistakes", np.zeros((8, 8), np.uint8), 0)
-        run.log({"val/loss": 1.0, "once": 2.0})
-        run.log({"val/loss": 0.5}, step=1)
     assert views.logged_pictures(run.run_id) == {"some/samples": 12, "mistakes": 0}
-    assert [views.is_curve(run.run_id, name) for name in ("val/loss", "once", "never")] == [True, False, False]
 
 
 def test_a_taken_port_is_refused_and_a_free_one_is_not() -> None:
