@@ -109,29 +109,6 @@ def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store:
         assert again == second
 
 
-def test_trials_are_nested_with_their_last_metrics(store: Store) -> None:
-    with open_study(store) as parent:
-        with trial_run(parent, "trial 0", {"latent_dim": 3, "none": None}, {"trial.number": 0}) as trial:
-            trial.log({"val/loss": 2.0, "train/loss": 3.0}, step=1)
-            trial.log({"val/loss": 1.0}, step=2)
-            trial.log_image("samples", np.zeros((8, 8), np.uint8), step=2)
-        assert [run.metrics for run in runs_of(parent)] == [{"val/loss": 1.0, "train/loss": 3.0}]
-    found = mlflow.MlflowClient().get_run(trial.run_id)
-    assert found.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert found.data.params == {"latent_dim": "3"}
-    assert metric_history(trial.run_id, "val/loss") == ([1, 2], [2.0, 1.0])
-    assert [a.path for a in mlflow.MlflowClient().list_artifacts(trial.run_id)] == ["images"]
-
-
-def test_plain_data_is_read_back_and_what_was_cut_short_is_nothing(store: Store) -> None:
-    with open_study(store) as run:
-        assert run.read_json("outcome") is None
-        run.log_json("outcome", {"rows": [1, "ä"]})
-        assert run.read_json("outcome") == {"rows": [1, "ä"]}
-        mlflow.MlflowClient().log_text(run.run_id, '{"rows": [1, ', "outcome.json")
-        assert run.read_json("outcome") is None
-
-
 def test_the_runs_of_a_process_that_died_are_corrected(store: Store) -> None:
     with open_study(store) as parent:
         runs = {}
@@ -228,8 +205,7 @@ def test_no_name_in_the_environment_reaches_a_run(
         parent, trial = pool.submit(work).result()
     assert (status(parent), status(trial)) == ("FINISHED", "FINISHED")
     assert (tags(parent)["study"], tags(trial)["trial.study"]) == (STUDY, STUDY)
-    assert "mlflow.parentRunId" not in tags(parent)
-    assert tags(trial)["mlflow.parentRunId"] == parent.run_id
+    assert (tags(parent).get("mlflow.parentRunId"), tags(trial)["mlflow.parentRunId"]) == (None, parent.run_id)
     assert info(trial).experiment_id == parent.experiment_id
     assert client.get_run(foreign).to_dictionary() == before
 
@@ -247,20 +223,25 @@ def test_a_run_of_the_calling_program_is_no_parent(store: Store) -> None:
 
 
 def test_what_studies_have_left_is_read(store: Store) -> None:
-    with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1}, {"mine": "yes"}) as trial:
-        trial.log({"val/loss": 2.0})
+    with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1, "none": None}, {"mine": "yes"}) as trial:
+        trial.log({"val/loss": 3.0, "train/loss": 3.0}, step=1)
+        trial.log({"val/loss": 2.0}, step=2)
+        trial.log_image("samples", np.zeros((8, 8), np.uint8), step=2)
         trial.log_table("numbers", {"a": ["1", "2"], "b, c": ["x", "y"]})
-        figure = Figure(label="A title")
-        trial.log_figure("one", figure, "What it \udcff shows.")
+        trial.log_figure("one", Figure(label="A title"), "What it \udcff shows.")
+        assert trial.read_json("outcome") is None
+        trial.log_json("outcome", {"rows": [1, "ä"]})
+        assert trial.read_json("outcome") == {"rows": [1, "ä"]}
+        mlflow.MlflowClient().log_text(trial.run_id, '{"rows": [1, ', "outcome.json")
+        assert trial.read_json("outcome") is None, "its writing was cut short"
     (found,) = parents("tiny/judge")
-    assert (found.run_id, found.study, found.description, found.status) == (
-        parent.run_id,
-        STUDY,
-        "What it is.",
-        "FINISHED",
-    )
+    assert (found.run_id, found.study, found.status) == (parent.run_id, STUDY, "FINISHED")
+    assert found.description == "What it is."
     (record,) = runs_of(found)
-    assert (record.name, record.params, record.metrics) == ("trial 0", {"x": "1"}, {"val/loss": 2.0})
+    assert (record.name, record.params) == ("trial 0", {"x": "1"})
+    assert record.metrics == {"val/loss": 2.0, "train/loss": 3.0}
+    assert metric_history(trial.run_id, "val/loss") == ([1, 2], [3.0, 2.0])
+    assert record.tags["mlflow.parentRunId"] == parent.run_id
     assert record.started <= record.ended
     assert record.files("tables", ".csv") == ["tables/numbers.csv"]
     assert record.read("tables/numbers.csv").decode().split() == ['a,"b,', 'c"', "1,x", "2,y"]
