@@ -37,14 +37,15 @@ def serve(tracking_uri: str, port: int, ready: Callable[[], None]) -> None:
     """
     os.environ.pop(FOREIGN, None)
     import uvicorn
-    from mlflow import server
+    from mlflow.server import constants, handlers
 
     # As `mlflow server` does, but for the jobs for language models, which would take seven more processes.
-    os.environ[server.BACKEND_STORE_URI_ENV_VAR] = os.environ[server.REGISTRY_STORE_URI_ENV_VAR] = tracking_uri
-    os.environ[server.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
+    for name in (constants.BACKEND_STORE_URI_ENV_VAR, constants.REGISTRY_STORE_URI_ENV_VAR):
+        os.environ[name] = tracking_uri
+    os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     try:
-        server.handlers.initialize_backend_stores()
+        handlers.initialize_backend_stores()
         with warnings.catch_warnings(action="ignore"):
             from mlflow.server.fastapi_app import app
     except Exception as error:  # SQLAlchemy's and MLflow's many classes
