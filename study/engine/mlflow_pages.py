@@ -12,7 +12,7 @@ from study.engine.stage import Context
 from study.results import Row
 from tracking import views
 from tracking.registry import Direction, Version
-from tracking.runs import TRIAL_OF, Run
+from tracking.runs import TRIAL_OF, Run, metric_history
 from tracking.views import Chart, View
 
 TRAINING = ("val/", "train/", "generator/", "critic/", "discriminator/")  # of metrics that have curves
@@ -49,7 +49,9 @@ def trials_view(
         charts += [views.parallel(names, [objective]) for its in found if len(names := _varied([its])) > 1][:1]
         sections[f"{objective} by parameter"] = charts
     losses = [name for start in TRAINING for name in best.metrics if name.startswith(start) and name.endswith("/loss")]
-    curved = [name for name in _unique([*decisive, *objectives, *losses]) if views.is_curve(best.run_id, name)]
+    curved = [
+        name for name in _unique([*decisive, *objectives, *losses]) if len(metric_history(best.run_id, name)[0]) > 1
+    ]
     sections["Training"] = [views.curves(name) for name in curved[:MOST_CURVES]]
     sections["Pictures"] = [views.pictures(*each) for each in sorted(views.logged_pictures(best.run_id).items())]
     figures = [row.metric for row in rows if row.metric] or [name for name in best.metrics if name.startswith("test/")]

@@ -23,7 +23,7 @@ from study.engine.search import PAGE, RUN_ID, Params, Proposals, Pruned, Result
 from study.engine.trial import Trial
 from tracking.errors import StoreError, reason_of, store_errors
 from tracking.registry import Direction
-from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end_killed, is_deleted, trial_ids, trial_run
+from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end, is_deleted, runs_of, trial_run
 from tracking.views import page_of
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Runner:
             def look() -> bool:
                 """Show what was finished since the last look, here or elsewhere. Return whether all is."""
                 self._looked = time.monotonic()
-                self._queue.reopen_dead(part.name, end_killed)
+                self._queue.reopen_dead(part.name, end)
                 done = [trial for trial in self._asked(part) if trial.state in FINISHED]
                 for trial in [each for each in done if each.number not in shown]:
                     shown.add(trial.number)
@@ -285,7 +285,7 @@ class Runner:
     def _reopen_deleted(self, part: Part) -> None:
         """Open the trials whose runs this store does not have (any more)."""
         finished = [trial for trial in self._asked(part) if trial.state in FINISHED and trial.run_id]
-        here = trial_ids(self._parent, {trial.run_id for trial in finished if trial.run_id}) if finished else set()
+        here = {run.run_id for run in runs_of(self._parent, part.name)} if finished else set()
         self._queue.reopen([trial for trial in finished if trial.run_id not in here])
 
     def _correct_runs(self, part: Part) -> None:

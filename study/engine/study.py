@@ -21,7 +21,7 @@ from study.results import Measured, Row, Table
 from tracking import registry
 from tracking.models import delete_model, logged_model
 from tracking.registry import Direction, Version
-from tracking.runs import Inputs, Run, created, study_run, trial_metrics
+from tracking.runs import Inputs, Run, created, runs_of, study_run
 from tracking.views import page_of, save_view
 
 OBJECTIVES: Mapping[str, Direction] = {"val/fd": "minimize"}
@@ -107,7 +107,7 @@ class Study:
 
     def table(self) -> Table:
         """Return all results so far, with their metrics."""
-        metrics = trial_metrics(self.parent)
+        metrics = {run.run_id: run.metrics for run in runs_of(self.parent)}
         return Table([Measured(**vars(each), metrics=metrics.get(each.run_id, {})) for each in self.results])
 
     def pruned(self, part: str = "") -> list[Result]:

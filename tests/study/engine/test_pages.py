@@ -22,7 +22,8 @@ BEST = Version("tiny-model", 1, "run", METRICS, {})
 def logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the best run has logged."""
     monkeypatch.setattr(views, "logged_pictures", lambda run: {"samples": 7})
-    monkeypatch.setattr(views, "is_curve", lambda run, name: name in ("val/loss", "train/loss"))
+    curves = ("val/loss", "train/loss")
+    monkeypatch.setattr(pages, "metric_history", lambda run, name: ([0] * (1 + (name in curves)), []))
     monkeypatch.setattr(views, "figures_of", lambda run: {name: f"![{name}]({run})" for name in ("samples", "loss")})
     monkeypatch.setattr(views, "run_address", lambda run: f"#/{run}")
 
