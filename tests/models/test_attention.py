@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import LearnedAttention, PositionalAttention, QuadraticScores, TableScores, offsets
-from models.attention_forms import (
+from models.attention import (
     AttentionAutoencoder,
+    LearnedAttention,
+    PositionalAttention,
+    QuadraticScores,
+    TableScores,
     as_attention,
     conv_as_attention,
     linear_as_attention,
     linear_by_rank,
     linear_to_image,
+    offsets,
 )
 from models.autoencoder import ARCHITECTURES, Architecture, Autoencoder
 
@@ -147,7 +151,7 @@ def test_a_copy_of_the_autoencoder_gives_its_images(architecture: Architecture, 
     original = Autoencoder(5, architecture, shape)
     original(torch.rand(64, *shape))  # so that BatchNorm has seen something
     original.eval()
-    copy, images = AttentionAutoencoder.copy_of(original, **arguments), torch.rand(10, *shape)
+    copy, images = AttentionAutoencoder(original, **arguments), torch.rand(10, *shape)
     assert not any(isinstance(layer, (nn.Conv2d, nn.Linear)) for layer in copy.encoder)
     torch.testing.assert_close(copy(images), original(images), atol=1e-5, rtol=0)
     exact = copy.double()(images.double()), original.double()(images.double())
@@ -159,7 +163,7 @@ def test_a_copy_of_the_autoencoder_gives_its_images(architecture: Architecture, 
 
 def test_the_copy_has_weights_of_its_own() -> None:
     original = Autoencoder(3, "conv", (1, 16, 16)).eval()
-    copy = AttentionAutoencoder.copy_of(original, latent_dim=3, architecture="conv", image_shape=(1, 16, 16))
+    copy = AttentionAutoencoder(original, latent_dim=3, architecture="conv", image_shape=(1, 16, 16))
     before = original(torch.ones(1, 1, 16, 16))
     for parameter in copy.parameters():
         parameter.zero_()

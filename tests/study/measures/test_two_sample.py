@@ -6,7 +6,7 @@ import torch
 from scipy.stats import norm, wasserstein_distance_nd
 from sklearn.neighbors import NearestNeighbors
 
-from study.measures.two_sample import LatentFidelity, sliced_wasserstein, two_sample_accuracy
+from study.measures.latents import LatentFidelity, sliced_wasserstein, two_sample_accuracy
 
 
 def points(count: int, dims: int, seed: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.gan import Critic, Generator
-from study.measures import two_sample as two_samples
+from study.measures import latents as two_samples
 from study.training import autoencoder as autoencoders
 from study.training import gan as gans
 from study.training import loops

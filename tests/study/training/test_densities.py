@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from study.training.densities import draw_class_mixtures, draw_mixture
+from study.training.sampling import draw_class_mixtures, draw_mixture
 
 
 def clusters(count: int, seed: int) -> torch.Tensor:

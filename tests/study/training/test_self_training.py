@@ -5,9 +5,9 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
 from study.data.dataset import Dataset
-from study.training import self_training
+from study.training import few_labels as self_training
 from study.training.classifier import ClassifierSettings, accuracy
-from study.training.self_training import neighbour_graph, spread_labels
+from study.training.few_labels import neighbour_graph, spread_labels
 
 
 def moons() -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ from torch import nn
 
 from models.gan import KNOTS, ToneCurve
 from study.data.dataset import Dataset, to_float
-from study.training.tone import fit_tone_curve, match_histograms
+from study.training.autoencoder import fit_tone_curve, match_histograms
 
 
 def test_a_known_curve_is_found_again() -> None:
