@@ -63,15 +63,10 @@ def reconstruction_pairs(model: Autoencoder, images: Tensor) -> Tensor:
 
 
 def knee_distance(loss: float, worst_loss: float, max_pcc: float) -> float:
-    """Return sqrt((loss / worst_loss)^2 + max_pcc^2): the distance to the corner without loss and correlation.
+    """Return sqrt((loss / worst_loss)^2 + max_pcc^2), least at the knee of a Pareto front of loss and correlation.
 
-    The knee of a Pareto front is its point nearest to that corner. The axes are scaled by constants of the data set,
-    not by the ends of the front, so that champions of different studies can be compared.
-
-    Args:
-        loss: Mean squared error per pixel.
-        worst_loss: Loss of as many principal components as the smallest latent size.
-        max_pcc: Largest absolute off-diagonal correlation of the latents.
+    The worst loss is that of as many principal components as the smallest latent size: a constant of the data set, not
+    an end of the front, so that champions of different studies can be compared.
     """
     return hypot(loss / worst_loss, max_pcc)
 
@@ -124,17 +119,6 @@ def fit_tone_curve(autoencoder: nn.Module, images: Tensor) -> Tensor:
         for batch in images.split(EVAL_BATCH):
             cells += torch.histc(autoencoder(to_float(batch)), KNOTS - 1, 0, 1)
             greys += torch.bincount(batch.flatten(), minlength=GREYS)
-    return match_histograms(cells, greys)
-
-
-def match_histograms(cells: Tensor, greys: Tensor) -> Tensor:
-    """Return levels [KNOTS], float32, that turn one distribution of pixel values into another, quantile by quantile.
-
-    Args:
-        cells: Pixels of the first distribution in each of KNOTS - 1 equal cells of [0, 1].
-        greys: Pixels of the second distribution with each value 0 / 255, 1 / 255, ... 1.
-    """
-    below = torch.cat([cells.new_zeros(1), cells.cumsum(0)]) / cells.sum()  # [KNOTS]
-    fractions = greys.cumsum(0) / greys.sum()
-    found = torch.searchsorted(fractions, below.clamp(max=1 - 1e-12))
-    return (found / (len(greys) - 1)).clamp(max=1).float()
+    below = torch.cat([cells.new_zeros(1), cells.cumsum(0)]) / cells.sum()  # fraction of the pixels under each knot
+    found = torch.searchsorted(greys.cumsum(0) / greys.sum(), below.clamp(max=1 - 1e-12))  # the quantile of the images
+    return (found / (GREYS - 1)).clamp(max=1).float()

@@ -53,11 +53,9 @@ def generator_steps(settings: GanSettings, count: int, epochs: int) -> int:
 def describe(settings: GanSettings) -> str:
     """Return the settings in a line, for a figure's title."""
     kind, clip = ("vanilla GAN", "") if settings.clip_value is None else ("WGAN", f", clip {settings.clip_value:.3g}")
-    return (
-        f"{kind}: batch {settings.batch_size}, lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}, "
-        f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}"
-        f"{', EMA' if settings.ema_decay else ''}"
-    )
+    rate = f"batch {settings.batch_size}, lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}"
+    sizes = f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}"
+    return f"{kind}: {rate}, {sizes}{', EMA' if settings.ema_decay else ''}"
 
 
 def train_gan(

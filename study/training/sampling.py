@@ -29,11 +29,6 @@ def noise(count: int, noise_dim: int, seed: int, device: torch.device) -> Tensor
     return torch.from_numpy(drawn).T.contiguous().to(device)
 
 
-def balanced_labels(count: int, classes: int, device: torch.device) -> Tensor:
-    """Return labels [count]: 0..classes - 1 in turn."""
-    return torch.arange(count, device=device) % classes
-
-
 def labels_like(real: Tensor, count: int) -> Tensor:
     """Return labels [count] with the class fractions of real labels [N], repeating them where count > N.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -40,6 +40,7 @@ BATCH_SIZE = 32
 BETAS = (0.5, 0.999)  # Adam's, in pix2pix and CycleGAN
 POOL = 50  # images (CycleGAN, section 4)
 Losses = dict[str, Tensor]
+Loss = Callable[[Tensor, bool], Tensor]  # of scores, and whether they should be those of real images
 
 
 def l1_loss(images: Tensor, others: Tensor) -> Tensor:
@@ -99,20 +100,19 @@ class _Direct:
         """Make one step of the translator, then one of the discriminator, on floats [B, C, S, S]."""
         fake, given = translate(self.translator, a), [a] if self.conditional else []
         losses: Losses = {}
+        loss = fake.new_zeros(())
         if self.weight:
             losses["generator/l1"] = l1_loss(fake, b)
-        loss = self.weight * losses["generator/l1"] if self.weight else fake.new_zeros(())
-        if self.discriminator is None:
-            _step(self.optimizers[0], loss)
-            return losses | {"generator/loss": loss}
-        self.discriminator.requires_grad_(False)  # saves the gradients of weights that this step keeps
-        losses["generator/adversarial"] = log_loss(_score(self.discriminator, *given, fake), real=True)
-        losses["generator/loss"] = loss + losses["generator/adversarial"]
-        _step(self.optimizers[0], losses["generator/loss"])
-        self.discriminator.requires_grad_(True)
-        right, wrong = (_score(self.discriminator, *given, each) for each in (b, fake.detach()))
-        losses["discriminator/loss"] = (log_loss(right, real=True) + log_loss(wrong, real=False)) / 2
-        _step(self.optimizers[1], losses["discriminator/loss"])
+            loss = self.weight * losses["generator/l1"]
+        if self.discriminator is not None:
+            losses["generator/adversarial"] = _fooling(log_loss, self.discriminator, *given, fake)
+            loss = loss + losses["generator/adversarial"]
+        losses["generator/loss"] = loss
+        _step(self.optimizers[0], loss)
+        if self.discriminator is not None:
+            sides = [*given, b], [*given, fake.detach()]
+            losses["discriminator/loss"] = _discriminating(log_loss, self.discriminator, *sides)
+            _step(self.optimizers[1], losses["discriminator/loss"])
         return losses
 
 
@@ -133,19 +133,15 @@ class _Cycle:
         """Make one step of both translators, then one of both discriminators, on floats [B, C, S, S]."""
         fake_b, fake_a = translate(self.translator, a), translate(self.back, b)
         again_a, again_b = translate(self.back, fake_b), translate(self.translator, fake_a)
-        for discriminator in (self.of_a, self.of_b):
-            discriminator.requires_grad_(False)
-        adversarial = least_squares(_score(self.of_b, fake_b), real=True)
-        adversarial = adversarial + least_squares(_score(self.of_a, fake_a), real=True)
+        adversarial = _fooling(least_squares, self.of_b, fake_b) + _fooling(least_squares, self.of_a, fake_a)
         cycle = l1_loss(again_a, a) + l1_loss(again_b, b)
         loss = adversarial + self.weight * cycle
         _step(self.optimizers[0], loss)
-        halves = []
         sides = zip((self.of_a, self.of_b), self.pools, (a, b), (fake_a, fake_b), strict=True)
-        for discriminator, pool, real, fake in sides:
-            discriminator.requires_grad_(True)
-            right, wrong = _score(discriminator, real), _score(discriminator, pool.exchange(fake.detach()))
-            halves.append((least_squares(right, real=True) + least_squares(wrong, real=False)) / 2)
+        halves = [
+            _discriminating(least_squares, discriminator, [real], [pool.exchange(fake.detach())])
+            for discriminator, pool, real, fake in sides
+        ]
         judged = torch.stack(halves).sum()
         _step(self.optimizers[1], judged)
         parts = {"generator/adversarial": adversarial, "generator/cycle": cycle}
@@ -155,7 +151,7 @@ class _Cycle:
 def train_translator(
     translator: Translator, pairs: Pairs, method: Method, *, epochs: int, images: int, report: Report
 ) -> None:
-    """Train a translator from A to B. The discriminators' loss is halved, as in pix2pix and CycleGAN.
+    """Train a translator from A to B.
 
     Args:
         images: Pairs per epoch.
@@ -189,6 +185,20 @@ def _adam(method: Method, *modules: nn.Module) -> torch.optim.Optimizer:
 def _score(discriminator: PatchDiscriminator, *images: Tensor) -> Tensor:
     with autocast(images[0].device):
         return discriminator(torch.cat(images, 1)).float()
+
+
+def _fooling(loss: Loss, discriminator: PatchDiscriminator, *fake: Tensor) -> Tensor:
+    """Return the translator's loss, without the gradients of the discriminator's weights, which this step keeps."""
+    discriminator.requires_grad_(False)
+    return loss(_score(discriminator, *fake), True)
+
+
+def _discriminating(
+    loss: Loss, discriminator: PatchDiscriminator, real: Sequence[Tensor], fake: Sequence[Tensor]
+) -> Tensor:
+    """Return the discriminator's loss, halved as in pix2pix and CycleGAN."""
+    discriminator.requires_grad_(True)
+    return (loss(_score(discriminator, *real), True) + loss(_score(discriminator, *fake), False)) / 2
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

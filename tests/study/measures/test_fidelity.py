@@ -38,13 +38,6 @@ def test_frechet_distance_equals_scipys_matrix_root() -> None:
     assert fidelity.frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_frechet_distance_of_scaled_and_shifted_gaussians_has_a_closed_form() -> None:
-    eye = torch.eye(5, dtype=torch.float64)
-    a, b = Moments(torch.zeros(5).double(), eye), Moments(torch.full((5,), 2.0).double(), 9 * eye)
-    assert fidelity.frechet_distance(a, b) == pytest.approx(5 * 2.0**2 + 5 * (3 - 1) ** 2)
-    assert fidelity.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-
-
 def test_frechet_distance_of_broken_features_is_undefined() -> None:
     broken = Moments(torch.tensor([math.nan]), torch.eye(1))
     with pytest.raises(FloatingPointError):
@@ -62,11 +55,6 @@ def test_neighbourhood_measures_equal_a_plain_implementation() -> None:
         "coverage": np.mean([column.min() <= r for column, r in zip(between.T, radius["real"], strict=True)]),
     }
     assert neighbourhood_measures(real, fake, k) == pytest.approx(expected, abs=1e-6)
-
-
-def test_far_away_samples_have_no_precision_and_no_recall() -> None:
-    found = neighbourhood_measures(gaussian(50, 3, 0), gaussian(50, 3, 1) + 1000)
-    assert set(found.values()) == {0.0}
 
 
 def test_class_measures_of_uniform_and_collapsed_samples() -> None:

@@ -7,7 +7,6 @@ from models.classifier import Judge
 from study.data.dataset import Dataset, to_float
 from study.measures.judges import PREFIXES, Evaluator, Judges, collapse, real_features
 from study.training.classifier import ClassifierSettings, train_judge
-from study.training.sampling import balanced_labels
 
 DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
 
@@ -40,7 +39,7 @@ def uniform(values: torch.Tensor) -> torch.Tensor:
 
 
 def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: Judges) -> None:
-    labels = balanced_labels(200, 10, torch.device("cpu"))
+    labels = torch.arange(200) % 10
     found = judges.measures(uniform(labels.float()), labels)
     assert found["judge1/label_accuracy"] == 1
     assert found["judge1/modes"] == 10

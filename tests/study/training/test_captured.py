@@ -7,7 +7,7 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.gan import Critic, Generator
-from study.measures import latents as two_samples
+from study.measures.latents import two_sample_accuracy
 from study.training import autoencoder as autoencoders
 from study.training import gan as gans
 from study.training import loops
@@ -53,7 +53,7 @@ def _autoencoder() -> dict[str, float]:
 def _two_samples() -> dict[str, float]:
     torch.manual_seed(1)
     points = torch.randn(2 * COUNT, LATENT_DIM, device="cuda")
-    return {"accuracy": two_samples.two_sample_accuracy(points[:COUNT], points[COUNT:] + 0.5)}
+    return {"accuracy": two_sample_accuracy(points[:COUNT], points[COUNT:] + 0.5)}
 
 
 CASES = {
