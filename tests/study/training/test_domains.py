@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from study.config import Task
-from study.training.domains import TASKS, Pairs, affine, make_pairs, misalign
+from study.training.translation import TASKS, Pairs, affine, make_pairs, misalign
 
 COUNT = 401
 

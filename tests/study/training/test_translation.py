@@ -13,7 +13,6 @@ from models.translation import Translator
 from study.data.dataset import Dataset
 from study.measures.translation import error
 from study.training import translation
-from study.training.domains import make_pairs
 from study.training.loops import apply, eval_mode
 from study.training.translation import (
     CONDITIONAL_GAN,
@@ -28,6 +27,7 @@ from study.training.translation import (
     least_squares,
     log_loss,
     lr_decay,
+    make_pairs,
     train_translator,
 )
 
