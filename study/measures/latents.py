@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 import numpy as np
 import torch
@@ -141,7 +141,8 @@ class LatentFidelity:
 
     def __init__(self, train: Tensor, held_out: Tensor) -> None:
         self.train, self.held_out = train, held_out
-        self._floors: dict[int, float] = {}
+        self._floor = cache(lambda count: sliced_wasserstein(train[:count], held_out[:count]))
+        self._unseen = cache(lambda: nearest_distance(held_out[:COMPARED], train))
 
     def measures(self, generated: Tensor) -> dict[str, float]:
         """Return all measures of generated latents [M, D], by their names in MLflow; the first min(M, N) are compared.
@@ -151,19 +152,11 @@ class LatentFidelity:
         """
         count = min(len(generated), len(self.held_out))
         ours, theirs = generated[:count], self.held_out[:count]
-        if count not in self._floors:
-            self._floors[count] = sliced_wasserstein(self.train[:count], theirs)
-        nearest = nearest_distance(ours[:COMPARED], self.train)
         return {
             "latent/two_sample_accuracy": two_sample_accuracy(ours, theirs),
-            "latent/sliced_wasserstein": ratio(sliced_wasserstein(ours, theirs), self._floors[count]),
-            "latent/nearest": ratio(nearest, self._unseen),
+            "latent/sliced_wasserstein": ratio(sliced_wasserstein(ours, theirs), self._floor(count)),
+            "latent/nearest": ratio(nearest_distance(ours[:COMPARED], self.train), self._unseen()),
         }
-
-    @cached_property
-    def _unseen(self) -> float:
-        """The mean distance of held-out latents to the nearest training latent."""
-        return nearest_distance(self.held_out[:COMPARED], self.train)
 
 
 def two_sample_accuracy(generated: Tensor, real: Tensor, seed: int = 0) -> float:

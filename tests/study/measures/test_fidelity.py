@@ -72,6 +72,10 @@ def test_diversity_is_one_for_the_same_spread_and_zero_for_copies() -> None:
     assert diversity(2 * real, labels, real, labels) == pytest.approx(2, rel=1e-5)
     assert diversity(torch.ones(200, 4), labels, real, labels) == 0
     assert math.isnan(diversity(real, labels, real[:1], labels[:1]))
+    alike = torch.tensor([[0.0], [0.0], [1.0], [2.0]])  # the real images of the first class: it is left out
+    pairs, fake = torch.tensor([0, 0, 1, 1]), torch.tensor([[0.0], [7.0], [1.0], [4.0]])
+    assert diversity(fake, pairs, alike, pairs) == pytest.approx(3)
+    assert math.isnan(diversity(fake[:2], pairs[:2], alike[:2], pairs[:2]))
 
 
 def test_low_confidence_is_the_share_of_images_under_nine_tenths() -> None:
@@ -129,14 +133,6 @@ def test_few_points_crash_no_measure(count: int) -> None:
     assert fidelity.nearest_distance(fake, real) > 0
     assert math.isnan(diversity(fake, labels, real, labels))
     assert math.isnan(intra_class_distance(fake, labels, real, labels))
-
-
-def test_real_images_that_are_all_alike_have_no_diversity_to_compare_with() -> None:
-    labels = torch.tensor([0, 0, 1, 1])
-    real = torch.tensor([[0.0], [0.0], [1.0], [2.0]])
-    fake = torch.tensor([[0.0], [7.0], [1.0], [4.0]])
-    assert diversity(fake, labels, real, labels) == pytest.approx(3)
-    assert math.isnan(diversity(fake[:2], labels[:2], real[:2], labels[:2]))
 
 
 def test_one_feature_has_a_covariance_too() -> None:

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from gans import brightness_judge
 
 from models.classifier import Judge
 from study.data.dataset import Dataset, to_float
@@ -11,27 +12,9 @@ from study.training.classifier import ClassifierSettings, train_judge
 DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
 
 
-class MeanBrightness(torch.nn.Module):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.mean((1, 2, 3))[:, None].expand(-1, 4) * 10
-
-
-class NearestTenth(torch.nn.Module):
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return -60 * (features[:, :1] - torch.arange(10.0)).square()
-
-
-class Brightness(Judge):
-    """Takes a uniform image of brightness k / 10 for a k, more surely the nearer it is to that."""
-
-    def __init__(self) -> None:
-        super().__init__("conv", **DIGITS, width=2)
-        self.features, self.head = MeanBrightness(), NearestTenth()  # type: ignore[assignment]
-
-
 @pytest.fixture
 def judges(tiny: Dataset) -> Judges:
-    return Judges([Brightness() for _ in PREFIXES], tiny)
+    return Judges([brightness_judge() for _ in PREFIXES], tiny)
 
 
 def uniform(values: torch.Tensor) -> torch.Tensor:
