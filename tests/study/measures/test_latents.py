@@ -65,11 +65,8 @@ def test_effective_rank_counts_equal_directions(rank: int) -> None:
     assert effective_rank(points) == pytest.approx(rank, rel=1e-3)
 
 
-def test_one_column_correlates_with_none() -> None:
+def test_two_latents_are_enough_for_all_measures_and_one_column_correlates_with_none() -> None:
     assert max_abs_pcc(gaussian(20, 1, 0)) == 0
-
-
-def test_two_latents_are_enough_for_all_measures() -> None:
     points = gaussian(2, 4, 0)
     found = latent_measures(points, points)
     assert found["latent/max_abs_pcc"] == pytest.approx(1)
