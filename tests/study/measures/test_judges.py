@@ -118,9 +118,3 @@ def test_how_a_generator_has_collapsed(
 ) -> None:
     measures = {"val/modes": modes, "val/class_kl": kl, "val/recall": recall, "val/coverage": coverage}
     assert collapse(measures, classes) == way
-
-
-def test_constant_images_are_a_collapse(tiny: Dataset) -> None:
-    torch.manual_seed(0)
-    judges = Judges([Judge(kind, **DIGITS, width=4).eval() for kind in ("conv", "mlp", "residual")], tiny)
-    assert collapse(judges.val_measures(tiny.val.images[:1].expand(50, -1, -1, -1)), 10) is not None
