@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from statistics import mean
-from typing import Any, Literal
+from typing import Literal
 
 Better = Literal["less", "more"]
 Verdict = Literal["supported", "refuted", "equivalent", "inconclusive"]
@@ -62,11 +62,18 @@ def compare(
     if not ours or not others or not finite:
         return MeanDifference(nan, nan, nan, nan, counts, "inconclusive")
     difference = mean(ours) - mean(others)
+    if min(len(ours), len(ours) if goal else len(others)) < 2:
+        return MeanDifference(difference, nan, nan, nan, counts, "inconclusive")
+    from scipy import stats  # only where claims are made
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # SciPy's, of repeats that are equal up to rounding
-        test = _test(ours, others, goal=goal, paired=paired)
-    if test is None:
-        return MeanDifference(difference, nan, nan, nan, counts, "inconclusive")
+        if goal:
+            test = stats.ttest_1samp(ours, others[0])
+        elif paired and len(ours) == len(others):
+            test = stats.ttest_rel(ours, others)
+        else:
+            test = stats.ttest_ind(ours, others, equal_var=False)
     shift = others[0] if goal else 0.0  # of one sample, SciPy gives the interval of the mean
     low, high = (float(end) - shift for end in test.confidence_interval(1 - LEVEL))
     verdict: Verdict = "inconclusive"
@@ -76,16 +83,3 @@ def compare(
         inner = [abs(float(end) - shift) for end in test.confidence_interval(1 - 2 * LEVEL)]
         verdict = "equivalent" if max(inner) <= margin else verdict
     return MeanDifference(difference, low, high, float(test.pvalue), counts, verdict)
-
-
-def _test(ours: Sequence[float], others: Sequence[float], *, goal: bool, paired: bool) -> Any:
-    """SciPy's result; None where there are too few repeats."""
-    from scipy import stats  # only where claims are made
-
-    if goal:
-        return stats.ttest_1samp(ours, others[0]) if len(ours) > 1 else None
-    if paired and len(ours) == len(others):
-        return stats.ttest_rel(ours, others) if len(ours) > 1 else None
-    if min(len(ours), len(others)) < 2:
-        return None
-    return stats.ttest_ind(ours, others, equal_var=False)

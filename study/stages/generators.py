@@ -25,23 +25,23 @@ from study.engine.search import Params, Pruned
 from study.engine.stage import Context
 from study.engine.trial import Trial
 from study.measures.judges import HOPELESS_FRACTION, Judges, collapse, real_features, weakness
-from study.measures.latents import EncodedImages, max_abs_pcc
-from study.measures.two_sample import LatentFidelity
+from study.measures.latents import EncodedImages, LatentFidelity, max_abs_pcc
 from study.results import Row, Table, claim
+from study.training.autoencoder import fit_tone_curve
 from study.training.classifier import ClassifierSettings, accuracy, train_judge
-from study.training.densities import draw_class_mixtures, draw_mixture
 from study.training.gan import GanSettings, describe, generator_steps, train_gan
 from study.training.loops import Diverged, apply, eval_mode, seeded
 from study.training.sampling import (
     SHEET_CLASSES,
     SHEET_ROW,
+    draw_class_mixtures,
+    draw_mixture,
     generator_inputs,
     labels_like,
     places_of,
     sample_count,
     sheet_inputs,
 )
-from study.training.tone import fit_tone_curve
 from tracking.registry import Version
 
 KINDS = ("judge", "second-judge", "third-judge")  # of the models that measure: judge1, judge2, judge3

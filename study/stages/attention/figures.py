@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.attention import LearnedAttention, PositionalAttention, Positions, offsets
-from models.attention_forms import conv_as_attention
+from models.attention import LearnedAttention, PositionalAttention, Positions, conv_as_attention, offsets
 from models.autoencoder import Autoencoder
 from study import plots
 from study.data.dataset import to_pixels

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.attention import LearnedAttention
-from models.attention_forms import AttentionAutoencoder
+from models.attention import AttentionAutoencoder, LearnedAttention
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from study import plots
@@ -28,7 +27,7 @@ def copy_encoder(trial: Trial, *, context: Context) -> tuple[float]:
     """Make, measure and log the autoencoder with self-attention as its encoder. Return `val/loss`."""
     data, alpha, version = context.dataset, trial.params["alpha"], context.inputs["autoencoder"]
     original, module = context.module("autoencoder", Autoencoder), version.config()["module"]
-    copy = AttentionAutoencoder.copy_of(original, alpha, **module)
+    copy = AttentionAutoencoder(original, alpha=alpha, **module).eval()
     judge = context.module("judge", Judge) if "judge" in context.inputs else None
     metrics = {"val/loss": compare(original, copy, data.val.images, dtype=torch.float32)["copy_loss"]}
     for name, dtype in TYPES.items():

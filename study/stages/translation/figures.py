@@ -25,9 +25,20 @@ from study.stages.translation.trial import (
     HeldOut,
     translated,
 )
-from study.training.domains import LEVEL, LOOSE, PAIRED, PAIRINGS, UNPAIRED, misalign
 from study.training.loops import seeded
-from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, METHODS
+from study.training.translation import (
+    CONDITIONAL_GAN,
+    CYCLE_GAN,
+    GAN,
+    L1,
+    LEVEL,
+    LOOSE,
+    METHODS,
+    PAIRED,
+    PAIRINGS,
+    UNPAIRED,
+    misalign,
+)
 from tracking.models import kept_model
 from tracking.runs import Run, metric_history
 

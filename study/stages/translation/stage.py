@@ -18,8 +18,7 @@ def run(context: Context) -> Outcome:
     from study.results import Row
     from study.stages.translation.figures import log_figures, measures_table, rows
     from study.stages.translation.trial import OBJECTIVE, SOURCES, HeldOut, measure_source, train_and_measure
-    from study.training.domains import PAIRED, PAIRINGS
-    from study.training.translation import METHODS
+    from study.training.translation import METHODS, PAIRED, PAIRINGS
     from tracking.errors import StoreError
     from tracking.registry import Direction
 

@@ -18,9 +18,8 @@ from study.data.dataset import to_float, to_pixels
 from study.engine.stage import Context
 from study.engine.trial import Trial
 from study.measures.translation import WORKS_ERROR, Truth, error
-from study.training.domains import PAIRED, TASKS, make_pairs
 from study.training.loops import apply, eval_mode, steps_per_epoch
-from study.training.translation import BATCH_SIZE, SETTINGS, train_translator
+from study.training.translation import BATCH_SIZE, PAIRED, SETTINGS, TASKS, make_pairs, train_translator
 
 OBJECTIVE = "val/mae"
 STEPS, STEPS_TO_GOAL = "generator/steps", "generator/steps_to_goal"

@@ -11,8 +11,7 @@ import torch
 from fakes import FakeTrial
 from studies import Studies
 
-from models.attention import LearnedAttention, Positions, grid
-from models.attention_forms import AttentionAutoencoder
+from models.attention import AttentionAutoencoder, LearnedAttention, Positions, grid
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from study import data

@@ -28,8 +28,7 @@ from study.stages.translation.trial import (
     steps_to,
     train_and_measure,
 )
-from study.training.domains import LOOSE, PAIRED, PAIRINGS, UNPAIRED
-from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, METHODS
+from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, LOOSE, METHODS, PAIRED, PAIRINGS, UNPAIRED
 
 CELLS = [(method, pairing) for method in METHODS for pairing in PAIRINGS]
 
