@@ -126,10 +126,8 @@ def steps_to(goal: float, steps: Sequence[float], errors: Sequence[float]) -> fl
     below = np.flatnonzero(np.asarray(errors) <= goal)
     if not len(below):
         return inf
-    at = int(below[0])
-    if at == 0:
-        return float(steps[0])
-    return float(np.interp(-goal, [-errors[at - 1], -errors[at]], [steps[at - 1], steps[at]]))
+    before, at = max(int(below[0]) - 1, 0), int(below[0])
+    return float(np.interp(-goal, [-errors[before], -errors[at]], [steps[before], steps[at]]))
 
 
 def translated(translator: Translator, held_out: HeldOut) -> Tensor:
