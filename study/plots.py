@@ -92,13 +92,8 @@ def curves(
 
     A curve whose label begins with "reference" is drawn as stars.
     """
-    with _figure(title, 6, 4 + _below(series)) as figure:
-        ax = figure.subplots()
-        ax.set_title(wrapped(title, TITLE))
-        _draw(ax, series, references or {}, markers=markers, log=(log_x, log_y))
-        _name_axes(ax, x, y)
-        _add_legend(figure, ax)
-    return figure
+    levels = {y: references or {}}
+    return side_by_side({y: series}, x, title, log_x=log_x, log_y=log_y, references=levels, markers=markers)
 
 
 def side_by_side(
@@ -107,17 +102,22 @@ def side_by_side(
     title: str,
     *,
     log_x: bool = False,
+    log_y: bool = False,
     references: Mapping[str, Mapping[str, float]] | None = None,
     markers: bool = False,
 ) -> Figure:
     """Plot curves of several quantities side by side over a common x; the y axis has the quantity's name."""
-    with _figure(title, 4.6 * len(plots), 4.2) as figure:
+    alone = len(plots) == 1
+    size = (6, 4 + _below(*plots.values())) if alone else (4.6 * len(plots), 4.2)
+    with _figure(title, *size) as figure:
         for ax, (y, series) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots.items(), strict=True):
-            _draw(ax, series, (references or {}).get(y, {}), markers=markers, log=(log_x, False))
+            _draw(ax, series, (references or {}).get(y, {}), markers=markers, log=(log_x, log_y))
             _name_axes(ax, x, y)
-            if len(series) > 1:
+            if alone:
+                _add_legend(figure, ax)
+            elif len(series) > 1:
                 ax.legend()
-        figure.suptitle(wrapped(title, 46 * len(plots)), x=0.01, ha="left")
+        figure.suptitle(wrapped(title, TITLE if alone else 46 * len(plots)), x=0.01, ha="left")
     return figure
 
 
@@ -130,7 +130,6 @@ def scatter(
     front: Sequence[tuple[float, float]] = (),
     champion: tuple[float, float] | None = None,
     log_x: bool = False,
-    log_y: bool = False,
 ) -> Figure:
     """Plot points (x, y, label) in groups, the Pareto front as a line through them, the champion ringed."""
     with _figure(title, 6, 4.4 + _below(groups)) as figure:
@@ -147,7 +146,7 @@ def scatter(
         if champion:
             style: Any = {"s": 170, "facecolors": "none", "edgecolors": BLACK, "linewidths": 1.5, "zorder": 4}
             ax.scatter(*champion, label="champion", **style)
-        _set_scales(ax, log_x, log_y)
+        _set_scales(ax, log_x, False)
         _name_axes(ax, x, y)
         _add_legend(figure, ax)
     return figure
@@ -274,15 +273,6 @@ def colours(labels: Iterable[Any]) -> list[str]:
     return [colour or next(free) for colour in known]
 
 
-def apart(sizes: Iterable[float]) -> list[float]:
-    """Return the sizes, in order, whose numbers do not overlap on a log axis: each at least APART times the last."""
-    shown: list[float] = []
-    for size in sorted(set(sizes)):
-        if not shown or size >= APART * shown[-1]:
-            shown.append(size)
-    return shown
-
-
 def short(text: str, characters: int) -> str:
     """Return one line of at most so many characters, which ends in … where something had to be left out."""
     line = " ".join(_plain(text).split())
@@ -373,7 +363,11 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers:
     _set_scales(ax, *log)
     tried = {place for xs, *_ in series.values() for place in xs}
     if 1 < len(tried) < (9 if log[0] else 11) and all(float(size).is_integer() for size in tried):
-        ax.xaxis.set_major_locator(FixedLocator(apart(tried) if log[0] else sorted(tried)))
+        shown: list[float] = []
+        for size in sorted(tried):  # whose numbers would not overlap
+            if not shown or not log[0] or size >= APART * shown[-1]:
+                shown.append(size)
+        ax.xaxis.set_major_locator(FixedLocator(shown))
         ax.xaxis.set_minor_locator(NullLocator())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import isfinite, nan
@@ -201,9 +201,9 @@ def findings(outcomes: Sequence[Outcome]) -> list[str]:
     return lines[:MOST_FOUND]
 
 
-def verdicts(outcomes: Sequence[Outcome]) -> str:
+def verdicts(rows: Iterable[Row]) -> str:
     """Return how many claims have each verdict: "2 supported, 1 inconclusive"; "" if there are no claims."""
-    counted = Counter(row.claim.verdict for outcome in outcomes for row in outcome.rows if row.claim)
+    counted = Counter(row.claim.verdict for row in rows if row.claim)
     return ", ".join(f"{counted[each]} {each}" for each in get_args(Verdict) if counted[each])
 
 
@@ -228,21 +228,9 @@ def printed(outcomes: Sequence[Outcome]) -> str:
 
 def _wrapped(row: Row, head: Sequence[str]) -> list[list[str]]:
     """Return the lines of each cell of a row."""
-    cells = {
-        "figure": f"  {row.figure}",
-        "ours": row.ours,
-        "reference": row.reference or "-",
-        "baseline": row.baseline or "-",
-        "verdict": row.claim.verdict if row.claim else "-",
-    }
-    indent = {"figure": "    "}
-    return [
-        wrap(
-            cells[name],
-            WIDTHS[name],
-            break_long_words=False,
-            break_on_hyphens=False,
-            subsequent_indent=indent.get(name, ""),
-        )
-        for name in head
-    ]
+    verdict = row.claim.verdict if row.claim else "-"
+    cells = dict(
+        zip(WIDTHS, (f"  {row.figure}", row.ours, row.reference or "-", row.baseline or "-", verdict), strict=True)
+    )
+    options: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return [wrap(cells[name], WIDTHS[name], subsequent_indent="    " * (name == "figure"), **options) for name in head]

@@ -137,7 +137,7 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
     """What was found, in a few lines, and where to look at it."""
     from tracking.views import server, trials_page
 
-    claims = verdicts(outcomes)
+    claims = verdicts(row for outcome in outcomes for row in outcome.rows)
     remote = server()
     local = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
     flags = local if remote is None else ["--tracking-uri", remote]

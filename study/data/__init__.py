@@ -60,11 +60,11 @@ def load(data: str, data_dir: Path | None = None, *, image_size: int = 28, colou
     if dataset.image_shape != (3 if colour else 1, image_size, image_size):
         from study.data.own import as_tensor  # Pillow, for nothing in the usual case
 
-        def resized(split: Split) -> Split:
-            return Split(as_tensor(to_pixels(split.images), image_size, colour), split.labels)
-
-        parts = resized(dataset.train), resized(dataset.val), resized(dataset.test)
-        dataset = Dataset(dataset.name, *parts, classes=dataset.classes, source=dataset.source)
+        splits = (dataset.train, dataset.val, dataset.test)
+        train, val, test = (
+            Split(as_tensor(to_pixels(each.images), image_size, colour), each.labels) for each in splits
+        )
+        dataset = Dataset(dataset.name, train, val, test, classes=dataset.classes, source=dataset.source)
     check_dataset(dataset)
     return dataset
 

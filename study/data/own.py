@@ -8,7 +8,6 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -69,10 +68,6 @@ def image_files(path: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         DataError: A folder cannot be read, or there is no image.
     """
-    with suppress(ImportError):
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
     kinds = Image.registered_extensions().items()
     known = {ending for ending, kind in kinds if kind in Image.OPEN and kind not in NOT_DRAWN}
     found, folders, seen, left = [], [path], {os.path.realpath(path)}, Counter[str]()
@@ -94,7 +89,6 @@ def image_files(path: Path) -> tuple[list[Path], list[Path]]:
             elif ending not in NOTES:
                 left[ending or "without ending"] += 1
     out = ", ".join(f"{count} {what}" for what, count in left.most_common())
-    out += "; `pip install pillow-heif` reads .heic" if {".heic", ".heif"} & left.keys() else ""
     if not found:
         raise DataError(f"{path} must hold images or class folders with images, but has {out or 'no file'}")
     if left:
@@ -208,8 +202,6 @@ def _resized(image: Image.Image, image_size: int, colour: bool) -> np.ndarray:
 
 def as_tensor(images: np.ndarray, image_size: int, colour: bool) -> Tensor:
     """Return arrays uint8 [N, H, W] or [N, H, W, 3] as a tensor uint8 [N, C, S, S], resized where needed."""
-    if colour and images.ndim == 3:  # resized once, not in each of three equal channels
-        return as_tensor(images, image_size, colour=False).repeat(1, 3, 1, 1)
     if images.shape[1:3] != (image_size, image_size) or (images.ndim == 4) != colour:
         images = np.stack([_resized(Image.fromarray(image), image_size, colour) for image in images])
     pixels = torch.from_numpy(np.ascontiguousarray(images)).reshape(-1, image_size, image_size, 3 if colour else 1)

@@ -57,8 +57,7 @@ def _run(arguments: Sequence[str]) -> None:
     read_store(expanded(config.store, "--store"), config.tracking_uri)
 
     from study.data import data_name
-    from study.report.collect import collect
-    from study.report.compare import compare
+    from study.report.collect import collect, compare
     from study.report.page import html, markdown
 
     page = collect(None if config.data is None else data_name(config.data))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from study.measures.stats import Verdict
-from study.results import Claim, Row
+from study.results import Claim, Row, verdicts
 
 if TYPE_CHECKING:
     from tracking.runs import Record
@@ -99,8 +98,7 @@ class Page:
     @property
     def verdicts(self) -> str:
         """How many claims have each verdict: "2 supported, 1 inconclusive"."""
-        counted = Counter(claim.verdict for *_, claim in self.claims)
-        return ", ".join(f"{counted[each]} {each}" for each in get_args(Verdict) if counted[each])
+        return verdicts(row for _, row, _ in self.claims)
 
     @property
     def headlines(self) -> list[tuple[Section, Picture]]:

@@ -12,13 +12,13 @@ from importlib.metadata import EntryPoint, entry_points
 
 from study.checks import UsageError
 from study.engine.stage import Stage
-from study.stages.attention.stage import ATTENTION
-from study.stages.autoencoder.stage import AUTOENCODER
+from study.stages.attention import ATTENTION
+from study.stages.autoencoder import AUTOENCODER
 from study.stages.conditional_gan import CONDITIONAL_GAN
 from study.stages.judge import JUDGE
-from study.stages.latent_gan.stage import LATENT_GAN
-from study.stages.transfer.stage import TRANSFER
-from study.stages.translation.stage import TRANSLATION
+from study.stages.latent_gan import LATENT_GAN
+from study.stages.transfer import TRANSFER
+from study.stages.translation import TRANSLATION
 
 GROUP = "study.stages"
 OURS = (JUDGE, AUTOENCODER, TRANSFER, LATENT_GAN, CONDITIONAL_GAN, ATTENTION, TRANSLATION)

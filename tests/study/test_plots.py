@@ -15,9 +15,8 @@ from PIL import Image
 from study import plots
 
 NAMES = [
-    *("$x_1$", "$\\frac{1}$ \\alpha^2_", "_hidden", "ひらがな", "漢字 🐈‍⬛", "e\u0301te\u0301", "عربي", "bytes\udcff"),
-    *("two\nlines\tand a tab", "a folder name that is so long that nobody would ever want to read all of it"),
-    *("cell_line_experiment_a", "cell_line_experiment_b"),
+    *("$\\frac{1}$ \\alpha^2_", "_hidden", "漢字 🐈‍⬛ ひらがな عربي bytes\udcff", "two\nlines\tand a tab e\u0301"),
+    *("a folder name that is so long that nobody would ever want to read all of it", "a folder name that is so short"),
 ]
 """Names that a user's folders may have."""
 
@@ -71,8 +70,7 @@ def test_grid_puts_images_row_by_row_in_grey_and_in_colour() -> None:
     assert (colour == plots.grid(images, columns=2)[..., None]).all()
 
 
-@pytest.mark.parametrize("shape", [(28, 28), (64, 48), (16, 16, 3)])
-@pytest.mark.parametrize("caption", ["c", "an automobile that is taken for an airplane"])
+@pytest.mark.parametrize(("shape", "caption"), [((64, 48), "c"), ((16, 16, 3), "an automobile, not an airplane")])
 def test_each_pixel_of_an_image_is_a_square_of_the_sheet(shape: tuple[int, ...], caption: str) -> None:
     images = np.random.default_rng(0).integers(0, 255, (4, *shape)).astype(np.uint8)
     drawn = pixels(plots.labelled_grid(images, ["a label", "b"], "A title too long for so few images", [caption] * 4))
@@ -108,9 +106,7 @@ def test_names_in_legends_ticks_and_rows_can_be_told_apart() -> None:
     assert {"??", "é", "Ω ж $x_1$"} <= set(sheet), "letters that the font lacks become question marks"
 
 
-@pytest.mark.parametrize(
-    ("count", "named", "numbers"), [(3, 3, True), (10, 10, True), (26, 26, False), (200, 40, False)]
-)
+@pytest.mark.parametrize(("count", "named", "numbers"), [(10, 10, True), (26, 26, False), (200, 40, False)])
 @pytest.mark.parametrize("name", ["{}", "{} is a long name"])
 def test_confusion_of_few_and_of_many_classes(count: int, named: int, numbers: bool, name: str) -> None:
     names = [name.format(number) for number in range(count)]

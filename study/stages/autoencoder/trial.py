@@ -1,23 +1,28 @@
-"""One trial of the autoencoder study: train, show reconstructions, measure the latents, log the model."""
+"""The autoencoder study: one trial (train, reconstruct, measure the latents), and the figures and rows of all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from models.autoencoder import Autoencoder
+from models.autoencoder import ARCHITECTURES, Autoencoder
 from models.classifier import Judge
 from study import plots
-from study.config import LATENT_DIM_RANGE, AutoencoderConfig
+from study.config import LATENT_DIM_RANGE, REFERENCE_SIZE, AutoencoderConfig
 from study.data.dataset import to_float, to_pixels
+from study.engine.search import Result, pareto_front
 from study.engine.stage import Context
+from study.engine.study import Study
 from study.engine.trial import Trial
-from study.measures.consequences import Distance, consequences, judged_distance
+from study.measures.consequences import FD, FEW_LABELS, TWO_SAMPLE, Distance, consequences, judged_distance
 from study.measures.latents import latent_measures, pcc_matrix, rotate_to_principal_axes
+from study.results import Measured, Row, Table, claim, mean_std
+from study.stages.autoencoder import KNEE
 from study.training.autoencoder import (
     AutoencoderSettings,
     knee_distance,
@@ -27,9 +32,21 @@ from study.training.autoencoder import (
     train_autoencoder,
 )
 from study.training.loops import apply, eval_mode, fitting_batch
+from tracking.models import kept_model
+from tracking.runs import metric_history
 
 BATCH_SIZE, LEARNING_RATE = 128, 1e-2
 IMAGES_SHOWN = 10
+REFERENCE_LOSS = {"conv": 0.03, "conv+fc": 0.01}  # the reference's, at its latent size
+MAX_PCC, ROTATED, MEAN_PCC = "latent/max_abs_pcc", "latent/max_abs_pcc_rotated", "latent/mean_abs_pcc"
+FLOOR = "latent/pcc_noise_floor"
+NEAR_FLOOR = 1.5  # times the noise floor, up to which the largest correlation counts as none
+ALLOWED = {
+    FD: ("FD of a Gaussian mixture on the latents", "{:.2f}"),
+    TWO_SAMPLE: ("two-sample accuracy of that mixture", "{:.1%}"),
+    FEW_LABELS: ("accuracy with 10 labels a class", "{:.1%}"),
+}
+"""What the latents allow, measured on validation images: names and formats."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,6 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
         "latent/knee_distance": knee_distance(val_loss, pca_val[LATENT_DIM_RANGE[0] - 1], max_pcc),
         "test/loss": reconstruction_loss(model, data.test.images),
         "baseline/pca_loss": pca_test[latent_dim - 1],
-        "baseline/pca_val_loss": pca_val[latent_dim - 1],
     }
     trial.log(measures | consequences(model, data, comparison.distance))
     what = f"latent size {latent_dim}, {architecture}"
@@ -104,3 +120,182 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
     trial.log_figure("reconstructions", sheet)
     trial.log_model(model, to_float(data.val.images[:2]), {"module": module})
     return val_loss, max_pcc
+
+
+def log_figures(study: Study, comparison: Comparison, results: Sequence[Result], best: Result) -> None:
+    """Log all figures of the study."""
+    table = study.table()
+    references = study.context.references(REFERENCE_LOSS)
+    log = study.parent.log_figure
+    against_size = partial(plots.curves, x="latent size", log_x=True, markers=True)
+    points = {
+        str(kind): [(*_place(each), str(each.params["latent_dim"])) for each in table.where(architecture=kind)]
+        for kind in ARCHITECTURES
+    }
+    figure = plots.scatter(
+        points,
+        "validation MSE per pixel",
+        "largest |off-diagonal PCC|",
+        "Latent sizes: reconstruction against correlation",
+        front=[_place(result) for result in pareto_front(results)],
+        champion=_place(best),
+        log_x=True,
+    )
+    caption = "A point per trial with its latent size. The lower left is better: little is lost, and little correlates."
+    log("pareto", figure, caption)
+    losses = {
+        **table.series("latent_dim", "test/loss", by="architecture"),
+        **table.series("latent_dim", "baseline/pca_loss", by=lambda _: "PCA"),
+        **{f"reference, {kind}": ([REFERENCE_SIZE], [loss]) for kind, loss in references.items()},
+    }
+    figure = against_size(losses, y="test MSE per pixel", title="Reconstruction against latent size", log_y=True)
+    caption = "Loss of test images that are reconstructed from as many numbers as the latent size says."
+    log("loss_against_size", figure, caption)
+    correlation = {
+        f"{name}, {kind}": series
+        for metric, name in {MAX_PCC: "max |PCC|", ROTATED: "max |PCC| rotated", MEAN_PCC: "mean |PCC|"}.items()
+        for kind, series in table.series("latent_dim", metric, by="architecture").items()
+    }
+    figure = against_size(correlation, y="|PCC| of validation latents", title="Correlation against latent size")
+    caption = "The largest and the mean correlation of two latents, as trained, and rotated to principal axes."
+    log("pcc_against_size", figure, caption)
+    panels = {name: table.series("latent_dim", metric, by="architecture") for metric, (name, _) in ALLOWED.items()}
+    figure = plots.side_by_side(
+        {name: series for name, series in panels.items() if series},
+        "latent size",
+        "What the latents allow, on validation images",
+        log_x=True,
+        markers=True,
+        references={ALLOWED[TWO_SAMPLE][0]: {"indistinguishable": 0.5}},
+    )
+    caption = (
+        "How far images drawn from a mixture of 50 Gaussians on the latents are from real images; how often a "
+        "classifier tells the mixture from real latents; the accuracy of a classifier on the latents with few labels."
+    )
+    log("consequences", figure, caption)
+    size = REFERENCE_SIZE if table.values("test/loss", latent_dim=REFERENCE_SIZE) else best.params["latent_dim"]
+    histories = {
+        f"{kind}, {name}": metric_history(run_id, metric)
+        for kind in ARCHITECTURES
+        for run_id in _first_run(table, size, kind)
+        for name, metric in (("training", "train/loss"), ("validation", "val/loss"))
+    }
+    title = f"Autoencoders without and with FC layers, latent size {size}"
+    dotted = {f"reference, {kind}": loss for kind, loss in references.items() if size == REFERENCE_SIZE}
+    figure = plots.curves(histories, "epoch", "MSE per pixel", title, log_y=True, references=dotted)
+    log("loss_curves", figure, "Loss on training and validation images during training.")
+    _log_model_figures(study, comparison, table)
+
+
+def _place(trial: Result | Measured) -> tuple[float, float]:
+    loss, correlation = trial.values
+    return loss, correlation
+
+
+def _first_run(table: Table, size: int, kind: str) -> list[str]:
+    """Return the run of the first training with this size and architecture; nothing if there is none."""
+    return [trial.run_id for trial in table.where(latent_dim=size, architecture=kind)][:1]
+
+
+def _log_model_figures(study: Study, comparison: Comparison, table: Table) -> None:
+    """Log reconstructions and correlations of each latent size of which both architectures have kept models."""
+    val, train = study.context.dataset.val.images, study.context.dataset.train.images
+    sizes = sorted({trial.params["latent_dim"] for trial in table})
+    sheets: dict[str, np.ndarray] = {}
+    matrices: dict[int, list[np.ndarray]] = {}
+    for size in sizes:
+        kept = [kept_model(run_id) for kind in ARCHITECTURES for run_id in _first_run(table, size, kind)]
+        models = [model.rebuild(Autoencoder).to(study.context.device) for model in kept if model is not None]
+        if len(models) < len(ARCHITECTURES):
+            continue
+        for kind, model in zip(ARCHITECTURES, models, strict=True):
+            originals, sheets[f"size {size}, {kind}"] = np.split(
+                to_pixels(reconstruction_pairs(model, comparison.shown)), 2
+            )
+        models.append(rotate_to_principal_axes(models[-1], train))
+        with eval_mode(*models):
+            matrices[size] = [pcc_matrix(apply(model.encoder, val)).cpu().numpy() for model in models]
+    if not sheets:
+        return
+    shown = np.concatenate([originals, *sheets.values()])
+    figure = plots.labelled_grid(shown, ["original", *sheets], "Validation images and their reconstructions")
+    study.parent.log_figure("reconstructions", figure, "The same validation images, reconstructed by each autoencoder.")
+    figure = plots.heat_maps(
+        list(map(list, zip(*matrices.values(), strict=True))),
+        [*ARCHITECTURES, f"{ARCHITECTURES[-1]}, rotated"],
+        [f"latent size {size}" for size in matrices],
+        "Pearson correlation of validation latents",
+    )
+    caption = "Every latent against every other; the rotated models have the same reconstructions as the row above."
+    study.parent.log_figure("pcc", figure, caption)
+
+
+def rows(context: Context, table: Table, best: Result) -> list[Row]:
+    """Return the test loss of each size and architecture, the claims, and the champion's measures."""
+    grid = table.where(part="")
+    return [*_losses(context, grid), *_correlations(context, grid), *_champion(table, best)]
+
+
+def _losses(context: Context, grid: Table) -> list[Row]:
+    references, found = context.references(REFERENCE_LOSS), []
+    for size in context.settings.sizes:
+        conv, full = (grid.where(latent_dim=size, architecture=kind) for kind in ARCHITECTURES)
+        for kind, trials in zip(ARCHITECTURES, (conv, full), strict=True):
+            compared = size == REFERENCE_SIZE
+            said = None
+            if compared and trials is full:
+                ours, rival = (each.values("test/loss") for each in (full, conv))
+                said = claim("FC layers lower the loss, as in the reference", ours, rival)
+            if len(trials):
+                loss, pca = trials.cell("test/loss", "{:.4f}"), trials.values("baseline/pca_loss")[0]
+                reference = f"{references[kind]:.2f}" if compared and kind in references else None
+                found.append(Row(f"test MSE, latent {size}, {kind}", f"{loss}", reference, f"PCA {pca:.4f}", said))
+    return found
+
+
+def _correlations(context: Context, grid: Table) -> list[Row]:
+    """Return what the reference reads off the plot of correlation against size, and whether correlation is needed."""
+    if not len(grid):
+        return []
+    repeats = [grid.where(repeat=repeat) for repeat in range(context.settings.repeats)]
+    knees = [min(each, key=lambda trial: trial.metrics[KNEE]).params["latent_dim"] for each in repeats if len(each)]
+    sizes = sorted({trial.params["latent_dim"] for trial in grid})
+    smallest, largest = (grid.values(MAX_PCC, latent_dim=size) for size in (sizes[0], sizes[-1]))
+    trained, rotated = (
+        [trial.metrics[metric] / trial.metrics[FLOOR] for trial in grid] for metric in (MAX_PCC, ROTATED)
+    )
+    found = [
+        Row(
+            f"size at the knee of loss and largest |PCC|, {len(knees)} seed{'s' * (len(knees) > 1)}",
+            ", ".join(map(str, knees)),
+            str(REFERENCE_SIZE) if context.has_reference else None,
+        )
+    ]
+    if len(sizes) > 1:
+        grows = claim("The largest correlation grows with the latent size", largest, smallest, better="more")
+        ours, rival = mean_std(largest), f"size {sizes[0]}: {mean_std(smallest)}"
+        found.append(Row(f"max |PCC|, latent {sizes[-1]}", ours, None, rival, grows))
+    needed = claim("Whatever the rotation, latents have to correlate", rotated, NEAR_FLOOR, better="more")
+    ours, beside = (f"{min(ratios):.1f} to {max(ratios):.1f}" for ratios in (rotated, trained))
+    figure = "max |PCC| rotated, over the noise floor, all sizes"
+    return [*found, Row(figure, ours, None, f"as trained {beside}", needed)]
+
+
+def _champion(table: Table, best: Result) -> list[Row]:
+    metrics = next(trial.metrics for trial in table if trial.run_id == best.run_id)
+    loss, pca = metrics["test/loss"], metrics["baseline/pca_loss"]
+    said = (
+        f"{best.params['latent_dim']} numbers describe an image up to an error (MSE per pixel) of {loss:.4f}; "
+        f"as many principal components up to {pca:.4f}"
+    )
+    correlation = f"rotated {metrics[ROTATED]:.3f}, floor {metrics[FLOOR]:.3f}"
+    return [
+        Row("the champion, test MSE", f"{loss:.4f}", None, f"PCA {pca:.4f}", metric="test/loss", found=said),
+        Row("the champion, max |PCC|", f"{metrics[MAX_PCC]:.3f}", None, correlation, metric=MAX_PCC),
+        Row("the champion, effective rank", f"{metrics['latent/effective_rank']:.1f}"),
+        *(
+            Row(f"the champion, {what} (validation)", form.format(metrics[name]), metric=name)
+            for name, (what, form) in ALLOWED.items()
+            if name in metrics
+        ),
+    ]

@@ -1,10 +1,10 @@
-"""The trials of the translation stage: a translator that is trained, and the two baselines that are only measured."""
+"""The translation stage: a translator that is trained, two baselines that are measured, and what is reported."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -17,14 +17,50 @@ from study import plots
 from study.data.dataset import to_float, to_pixels
 from study.engine.stage import Context
 from study.engine.trial import Trial
+from study.measures.judges import weakness
+from study.measures.stats import Better
 from study.measures.translation import WORKS_ERROR, Truth, error
-from study.training.loops import apply, eval_mode, steps_per_epoch
-from study.training.translation import BATCH_SIZE, PAIRED, SETTINGS, TASKS, make_pairs, train_translator
+from study.results import Row, Table, claim, mean_std
+from study.training.loops import apply, eval_mode, seeded, steps_per_epoch
+from study.training.translation import (
+    BATCH_SIZE,
+    CONDITIONAL_GAN,
+    CYCLE_GAN,
+    GAN,
+    L1,
+    LEVEL,
+    LOOSE,
+    METHODS,
+    PAIRED,
+    PAIRINGS,
+    SETTINGS,
+    TASKS,
+    UNPAIRED,
+    make_pairs,
+    misalign,
+    train_translator,
+)
+from tracking.models import kept_model
+from tracking.runs import Run, metric_history
 
 OBJECTIVE = "val/mae"
 STEPS, STEPS_TO_GOAL = "generator/steps", "generator/steps_to_goal"
 SOURCES = UNTRANSLATED, TRUE = "untranslated", "true translation"  # the floor and the ceiling
 SHOWN = 10  # test images in every picture
+MAE, KEPT, SHORTFALL = "test/mae", "judge1/kept", "test/shortfall"
+MEASURES = (
+    *("val/mae", MAE, SHORTFALL, KEPT, "judge2/kept", "judge1/permuted", "judge2/permuted", "judge1/fd"),
+    *("judge2/fd", "judge1/recall", "judge1/coverage", STEPS_TO_GOAL, "train/seconds"),
+)
+ACROSS = SHOWN // 2  # images side by side in a cell of the matrix, which has two rows of them
+MATRIX_CAPTION = (
+    "The same ten test images in each cell. Error: mean absolute error per pixel against the true translation, over "
+    "all test images. Class kept: fraction of the translations in which the first judge sees the input's class."
+)
+SAYS = {GAN: "paired is least bad", CYCLE_GAN: "best on unpaired", CONDITIONAL_GAN: "harder as pairing loosens"}
+"""What the reference says of the errors."""
+Pick = Callable[[Iterable[float]], float]
+STEPS_CAPTION = "Means over the seeds; exactly paired validation images."
 
 
 @dataclass(frozen=True)
@@ -97,10 +133,8 @@ def steps_to(goal: float, steps: Sequence[float], errors: Sequence[float]) -> fl
     below = np.flatnonzero(np.asarray(errors) <= goal)
     if not len(below):
         return inf
-    at = int(below[0])
-    if at == 0:
-        return float(steps[0])
-    return float(np.interp(-goal, [-errors[at - 1], -errors[at]], [steps[at - 1], steps[at]]))
+    before, at = max(int(below[0]) - 1, 0), int(below[0])
+    return float(np.interp(-goal, [-errors[before], -errors[at]], [steps[before], steps[at]]))
 
 
 def translated(translator: Translator, held_out: HeldOut) -> Tensor:
@@ -134,3 +168,130 @@ def measure_source(trial: Trial, *, held_out: HeldOut) -> tuple[float]:
     trial.log({OBJECTIVE: found, **truth.measures(to_float(images))})
     trial.log_image("samples", plots.grid(to_pixels(images[held_out.shown]), SHOWN), step=0)
     return (found,)
+
+
+def measures_table(table: Table) -> dict[str, list[str]]:
+    """Return every measure of every training, mean ± std over its seeds, and of both baselines."""
+    cells: list[tuple[str, str, Table]] = [(source, "-", table.where(source=source)) for source in SOURCES]
+    cells += [(method, each, table.where(method=method, pairing=each)) for method in METHODS for each in PAIRINGS]
+    cells = [cell for cell in cells if len(cell[2])]
+    columns = {
+        "model": [model for model, _, _ in cells],
+        "pairing": [pairing for _, pairing, _ in cells],
+        "seeds": [str(len(trials)) for _, _, trials in cells],
+    }
+    return columns | {name: [trials.cell(name, "{:.4g}") or "-" for _, _, trials in cells] for name in MEASURES}
+
+
+def shortfalls(table: Table, methods: Sequence[str], pairings: Sequence[str], pick: Pick) -> list[float]:
+    """Return each seed's smallest or largest shortfall in these cells, without the seeds of which a cell failed."""
+    cells = table.where(method=methods.__contains__, pairing=pairings.__contains__)
+    found = [cells.values(SHORTFALL, repeat=repeat) for repeat in sorted({each.params["repeat"] for each in cells})]
+    return [pick(values) for values in found if len(values) == len(methods) * len(pairings)]
+
+
+def claims(table: Table) -> list[Row]:
+    """Return the reference's five claims; `ours` is the shortfall that a claim is about, of which 1 is the limit."""
+
+    def of(method: str, *pairings: str, pick: Pick = max) -> list[float]:
+        return shortfalls(table, (method,), pairings, pick)
+
+    others = shortfalls(table, (GAN, CONDITIONAL_GAN, L1), (UNPAIRED,), min)
+    cycle, conditional = of(CYCLE_GAN, PAIRED, LOOSE), of(CONDITIONAL_GAN, PAIRED, LOOSE)
+    unfit = of(CONDITIONAL_GAN, UNPAIRED)
+    return [
+        _row("A plain GAN suits none of the pairings", of(GAN, *PAIRINGS, pick=min), 1.0, "more", "suits none"),
+        _row("CycleGAN works on paired and on loosely paired images", cycle, 1.0, "less", "works"),
+        _row("CycleGAN is the best on unpaired images", of(CYCLE_GAN, UNPAIRED), others, "less", "best"),
+        _row("A conditional GAN is good on paired and on loosely paired images", conditional, 1.0, "less", "good"),
+        _row("A conditional GAN is unfit for unpaired images", unfit, 1.0, "more", "unfit"),
+    ]
+
+
+def _row(text: str, ours: list[float], rival: list[float] | float, better: Better, reference: str) -> Row:
+    if isinstance(rival, float):
+        shown = "fails: above 1" if better == "more" else "works: at most 1"
+    else:
+        shown = f"best other {mean_std(rival, '{:.2f}') if rival else 'failed'}"
+    cell = f"shortfall {mean_std(ours, '{:.2f}')}" if ours else "failed"
+    return Row(text, cell, reference, claim=claim(text, ours, rival, better=better, shown=shown))
+
+
+def rows(context: Context, table: Table, best: str) -> list[Row]:
+    """Return notes on weak judges, the claims, the figures of each model, and the registered translator.
+
+    Args:
+        best: Run of the registered translator.
+    """
+    metrics = {kind: context.inputs[kind].metrics["val/accuracy"] for kind in context.inputs}
+    notes = [Row(f"note: {kind}", weak) for kind, accuracy in metrics.items() if (weak := weakness(accuracy))]
+    floor = f"untranslated {table.cell(MAE, '{:.4f}', source=UNTRANSLATED) or 'failed'}"
+
+    def matrix(method: str, metric: str, form: str) -> str:
+        cells = {each: table.cell(metric, form, method=method, pairing=each) for each in PAIRINGS}
+        return ", ".join(f"{pairing} {cell or '-'}" for pairing, cell in cells.items())
+
+    figures = []
+    for method in METHODS:
+        figures.append(Row(f"{method}: error (MAE)", matrix(method, MAE, "{:.4f}"), SAYS.get(method), floor))
+        figures.append(Row(f"{method}: class kept, judge 1", matrix(method, KEPT, "{:.1%}")))
+    figures.append(Row(f"{GAN}: recall, judge 1", matrix(GAN, "judge1/recall", "{:.2f}"), "collapse"))
+    steps = matrix(CYCLE_GAN, STEPS_TO_GOAL, "{:,.0f}")
+    figures.append(Row(f"{CYCLE_GAN}: steps to half of the untranslated error", steps, "slower on loosely paired"))
+    (trial,) = (each for each in table if each.run_id == best)
+    method, found = trial.params["method"], trial.metrics
+    kept = " and ".join(f"{found[f'judge{number}/kept']:.1%}" for number in (1, 2))
+    sentence = f"The best translator of paired images, {method}, is off by {found[MAE]:.4f} a pixel ({floor})"
+    cell = f"error {found[MAE]:.4f}, class kept {kept} ({method})"
+    made = [*notes, *claims(table), *figures]
+    made.append(Row("registered: the best translator of paired images", cell, None, floor, metric=MAE, found=sentence))
+    return made if context.has_reference else [replace(row, reference=None) for row in made]
+
+
+def log_figures(parent: Run, context: Context, held_out: HeldOut, table: Table) -> None:
+    """Log the matrix of pictures, unless models were deleted since, and the error against the steps of training."""
+    stored = {trial.run_id: kept_model(trial.run_id) for trial in table.where(repeat=0)}
+    models = {run: each.rebuild(Translator).to(context.device) for run, each in stored.items() if each}
+    if len(models) == len(stored):
+        parent.log_figure("matrix", _matrix(context, held_out, table, models), MATRIX_CAPTION)
+    parent.log_figure("error_against_steps", _against_steps(context, table), STEPS_CAPTION)
+
+
+def _matrix(context: Context, held_out: HeldOut, table: Table, models: Mapping[str, Translator]) -> plots.Figure:
+    """Draw rows of models and columns of pairings: translations by the models of the first seed, by their runs."""
+    a, b = (to_float(images[held_out.shown]) for images in (held_out.truth.a, held_out.truth.b))
+    with seeded(0, context.device):
+        loose = misalign(b)
+    tops = {"input, of domain A": a, "truth, of domain B": b, f"a loosely paired B, level {LEVEL}": loose}
+    sheets, captions = list(tops.values()), list(tops)
+    for method in METHODS:
+        for pairing in PAIRINGS:
+            cell = table.where(method=method, pairing=pairing)
+            shown = torch.ones_like(a)
+            for trial in cell.where(repeat=0):
+                shown = translated(models[trial.run_id], held_out)
+            sheets.append(shown)
+            captions.append(f"{pairing}: error {cell.cell(MAE) or '-'}, class kept {cell.cell(KEPT, '{:.1%}') or '-'}")
+    floor = f"the untranslated input has an error of {held_out.truth.floor:.3f}"
+    title = f"Translation, {context.settings.task}: models (rows) trained on pairings (columns); {floor}"
+    images = np.stack([_tiled(to_pixels(sheet)) for sheet in sheets])
+    return plots.labelled_grid(images, ["the task", *METHODS], title, captions)
+
+
+def _tiled(pixels: np.ndarray) -> np.ndarray:
+    """Return the shown images in two rows, as one image."""
+    apart = np.pad(pixels, [(0, 0), (0, 1), (0, 1), (0, 0)][: pixels.ndim], constant_values=128)
+    return np.concatenate([np.concatenate(list(part), 1) for part in (apart[:ACROSS], apart[ACROSS:])], 0)
+
+
+def _against_steps(context: Context, table: Table) -> plots.Figure:
+    panels: dict[str, dict[str, tuple[Sequence[float], ...]]] = {}
+    for pairing in PAIRINGS:
+        for method in METHODS:
+            runs = [trial.run_id for trial in table.where(method=method, pairing=pairing)]
+            errors = [metric_history(run, OBJECTIVE)[1] for run in runs]
+            if runs:
+                curve = metric_history(runs[0], STEPS)[1], np.mean(errors, axis=0).tolist()
+                panels.setdefault(f"mean absolute error, {pairing}", {})[method] = curve
+    title = f"Translation, {context.settings.task}: validation error in training"
+    return plots.side_by_side(panels, "steps of the translator", title)

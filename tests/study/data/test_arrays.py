@@ -66,21 +66,17 @@ def test_kerass_arrays_get_a_stratified_validation_split(tmp_path: Path) -> None
     assert found.digest == "73fc043144b50b48", "the split of earlier results"
 
 
-def test_arrays_sorted_by_class_are_mixed(tmp_path: Path) -> None:
-    arrays = medmnist(28, 28)
+def test_arrays_sorted_by_class_are_mixed_and_class_names_have_one_spelling_of_accents(tmp_path: Path) -> None:
+    arrays = medmnist(28, 28) | {"class_names": np.array(["cafe\u0301", "dog", "cow"])}
     for part in SIZES:
         arrays[f"{part}_labels"].sort(axis=0)
     found = load(tmp_path, arrays)
     for split in (found.train, found.val, found.test):
         assert len(split.labels[:6].unique()) > 1
+    assert found.classes == ("caf\u00e9", "dog", "cow")
 
 
-def test_class_names_have_one_spelling_of_accents(tmp_path: Path) -> None:
-    names = np.array(["cafe\u0301", "dog", "cow"])
-    assert load(tmp_path, medmnist(28, 28) | {"class_names": names}).classes == ("caf\u00e9", "dog", "cow")
-
-
-@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float32", ">i4"])
+@pytest.mark.parametrize("dtype", ["bool", "uint64", "float32", ">i4"])
 def test_labels_of_any_whole_kind(tmp_path: Path, dtype: str) -> None:
     arrays = medmnist(28, 28, classes=2)
     for part in SIZES:
@@ -129,28 +125,20 @@ IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
     ("change", "rule"),
     [
         (label(3, "int64", "test"), "labels of the test images of set must be from 0 to 2, but one is 3"),
-        (lambda a: a | {f"{p}_labels": a[f"{p}_labels"] + 1 for p in SIZES}, "must be from 0 to 2, but one is 3"),
         (label(-1, "int64", "val"), "labels of the validation images .* but one is -1"),
         (label(1.5, "float32"), r"train_labels of .* must be whole numbers from 0 to classes - 1, but one is 1\.5"),
         (label(np.nan, "float32"), "must be whole numbers .* but one is nan"),
-        (label(1e30, "float64"), "must be whole numbers .* but one is 1e"),
         (with_(train_labels=np.zeros((60, 14), dtype=np.uint8)), r"must be .* one label an image, .* \[60, 14\]"),
         (with_(train_labels=np.array(["a"] * 60)), "train_labels .* must be whole numbers, .* <U1"),
-        (with_(train_labels=np.zeros(60, dtype=np.uint8)), "set must have from 2 to 200 classes, but has 1"),
         (with_(train_labels=np.zeros(59, dtype=np.uint8)), "train_images and train_labels .* but are 60 and 59"),
         (with_(test_labels=np.zeros(18, dtype=np.uint8)), "among the test images of set, but there is no '1', '2'"),
-        (with_(class_names=np.array(["a", "b"])), "must be from 0 to 1, but one is 2"),
         (with_(class_names=np.array(list("abcd"))), "among the training images of set, but there is no 'd'"),
-        (with_(class_names=np.array(["a", "b", "a"])), "must be .* texts that differ, but one is 'a'"),
         (with_(class_names=np.arange(3)), r"class_names of .* must be texts \[classes\], but are int64"),
         (with_(train_images=IMAGES / 255), r"train_images of .* must be uint8, 0 to 255, .* float64"),
         (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 28, 28, 4\]"),
-        (with_(train_images=np.zeros((60, 3, 28, 28), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 3, 28, 28\]"),
         (with_(train_images=np.zeros((60, 784), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 784\]"),
         (with_(train_images=np.zeros((60, 0, 28), np.uint8)), r"but are uint8 \[60, 0, 28\]"),
         (with_(train_images=IMAGES), "pixels must use the range from 0 to 255, .* training images .* from 0 to 0"),
-        (lambda a: a | {"train_images": a["train_images"] // 128}, "training images of set are from 0 to 1"),
-        (lambda a: a | {"test_images": a["test_images"] // 16}, "test images of set are from 0 to 15"),
         (with_(train_images=np.full((60,), None)), r"set.npz cannot be read .* \(a pickle\)"),
         (with_(class_names=np.full((3,), "a", dtype=object)), r"set.npz cannot be read .* \(a pickle\)"),
         (without("train_labels"), "must hold train_images, train_labels, .* has no 'train_labels': it holds 'train_"),

@@ -1,11 +1,8 @@
 """Data sets as tensors, their digest, splits and rules; and what `--data` takes."""
 
 import hashlib
-import logging
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +15,6 @@ from study import data
 from study.data import DataError, Dataset, Split
 from study.data.dataset import check_dataset, stratified_split
 
-ROOT = Path(__file__).parents[3]
-
 
 def split_of(count: int, seed: int, classes: int = 3) -> Split:
     images = torch.randint(0, 256, (count, 1, 16, 16), generator=torch.Generator().manual_seed(seed))
@@ -31,30 +26,7 @@ def small() -> Dataset:
     return Dataset("small", split_of(30, 0), split_of(9, 1), split_of(12, 2), classes=("a", "b", "c"))
 
 
-def test_the_digest_changes_with_every_part_of_the_data(small: Dataset) -> None:
-    def changed(split: Split, what: str) -> Split:
-        images, labels = split.images.clone(), split.labels.clone()
-        if what == "pixel":
-            images[-1, 0, 15, 15] += 1
-        elif what == "label":
-            labels[-1] = (labels[-1] + 1) % 3
-        else:  # same bytes in another order of sizes
-            images = images.reshape(-1, 1, 8, 32)
-        return Split(images, labels)
-
-    others = [
-        replace(small, **{part: changed(getattr(small, part), what)})
-        for part in ("train", "val", "test")
-        for what in ("pixel", "label", "shape")
-    ]
-    others += [replace(small, classes=("a", "b", "d")), replace(small, classes=("a", "bc", ""))]
-    others.append(replace(small, train=small.val, val=small.train))
-    digests = [small.digest, *(each.digest for each in others)]
-    assert len(set(digests)) == len(digests)
-    assert all(len(digest) == 16 and int(digest, 16) >= 0 for digest in digests)
-
-
-def test_the_digest_is_of_the_data_alone(small: Dataset) -> None:
+def test_the_digest_is_of_every_part_of_the_data_and_of_nothing_else(small: Dataset) -> None:
     def copy(split: Split) -> Split:  # the same values, laid out in memory another way
         return Split(split.images.transpose(2, 3).contiguous().transpose(2, 3), split.labels.clone())
 
@@ -66,6 +38,7 @@ def test_the_digest_is_of_the_data_alone(small: Dataset) -> None:
         sha.update(f"({len(part)},)".encode() + b"".join(n.to_bytes(8, "little") for n in part.labels.tolist()))
     sha.update(b'["a", "b", "c"]')
     assert small.digest == sha.hexdigest()[:16]
+    assert replace(small, train=small.val, val=small.train).digest != small.digest
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -101,9 +74,15 @@ def pixels(low: int, high: int, count: int = 12) -> Split:
     return Split(images, torch.arange(count) % 3)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 1), (0, 16), (200, 210)])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 16), (200, 210)])
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_pixels_in_a_sliver_of_the_range_are_refused(small: Dataset, part: str, low: int, high: int) -> None:
+def test_pixels_in_a_sliver_of_the_range_are_refused_and_in_half_of_it_warned_of(
+    small: Dataset, part: str, low: int, high: int, caplog
+) -> None:
+    for top in (127, 128):
+        check_dataset(replace(small, train=pixels(0, top)))
+        assert "from 0 to 127" in caplog.text
+        assert "from 0 to 128" not in caplog.text
     named = {"train": "training", "test": "test"}[part]
     with pytest.raises(DataError, match=f"from 0 to 255, but those of the {named} images .* are from {low} to {high}"):
         check_dataset(replace(small, **{part: pixels(low, high)}))
@@ -112,20 +91,12 @@ def test_pixels_in_a_sliver_of_the_range_are_refused(small: Dataset, part: str, 
         check_dataset(replace(small, val=same))
 
 
-@pytest.mark.parametrize("high", [63, 127, 128, 255])
-def test_a_narrow_range_of_pixels_is_warned_of(small: Dataset, high: int, caplog) -> None:
-    with caplog.at_level(logging.WARNING, logger="study"):
-        check_dataset(replace(small, train=pixels(0, high)))
-    assert any(f"from 0 to {high}" in record.getMessage() for record in caplog.records) == (high < 128)
-
-
 @pytest.mark.parametrize(
     ("names", "rule"),
     [
         (["one"], "from 2 to 200 classes, but has 1"),
         ([str(label) for label in range(201)], "from 2 to 200 classes, but has 201: .* and 196 more"),
         (["a", "b", "a"], "differ, but one is 'a'"),
-        (["a", " "], "printable texts .* one is ' '"),
         (["a", "one\ntwo"], r"printable texts .* one is 'one\\ntwo'"),
     ],
 )
@@ -138,17 +109,13 @@ def test_class_names_that_break_a_rule(small: Dataset, names: list[str], rule: s
     ("given", "name"),
     [
         ("mnist", "mnist"),
-        ("auto", "auto"),
         ("/data/My Photos (2024)", "My-Photos-2024-"),
         ("/data/pneumonia_64.npz", "pneumonia_64"),
-        ("some/folder/", "folder"),
-        ("some/../Other", "Other"),
+        ("some/../Other/", "Other"),
         ("./digits", "digits-images"),
         ("mnist.npz", "mnist-images"),
         ("/", "-images"),
-        ("~/MNIST", "MNIST"),
         ("/data/Äpfel", "pfel-ebf241"),
-        ("v1.2", "v1.2"),
     ],
 )
 def test_names_of_data(given: str, name: str) -> None:
@@ -161,7 +128,7 @@ def test_names_in_other_scripts_stay_different() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in found)
 
 
-@pytest.mark.parametrize("size", [0, 8, 12, 18, 30, 68, -28])
+@pytest.mark.parametrize("size", [12, 18, 68])
 def test_image_sizes_out_of_range(size: int) -> None:
     with pytest.raises(DataError, match=f"--image-size must be a multiple of 4 from 16 to 64, but is {size}"):
         data.load("digits", image_size=size)
@@ -191,24 +158,15 @@ def test_a_path_that_is_no_data(given: str, rule: str, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(("test_images", "points"), [(60, 13), (400, 5), (2, 71)])
 def test_few_images_are_told_once(test_images: int, points: int, tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    images = {"train": 120, "val": 20, "test": test_images}
-    arrays = {
-        f"{part}_images": np.random.default_rng(0).integers(0, 256, (n, 28, 28), "u1") for part, n in images.items()
-    }
-    arrays |= {f"{part}_labels": np.arange(count) % 2 for part, count in images.items()}
-    np.savez(tmp_path / "few.npz", **arrays)  # type: ignore[arg-type]
-    with caplog.at_level(logging.WARNING, logger="study"):
-        found = data.load("~/few.npz")
+    random, arrays = np.random.default_rng(0), {}
+    for part, count in {"train": 120, "val": 20, "test": test_images}.items():
+        arrays[f"{part}_images"] = random.integers(0, 256, (count, 28, 28), np.uint8)
+        arrays[f"{part}_labels"] = np.arange(count) % 2
+    np.savez(tmp_path / "few.npz", **arrays)
+    found = data.load("~/few.npz")
     (message,) = [record.getMessage() for record in caplog.records]
     assert f"only 120 training, 20 validation and {test_images} test images" in message
     assert f"less than about {points} points of accuracy" in message
     # two standard errors of a difference of two accuracies of 85 %, in points, and not more than a point off
     assert points == pytest.approx(200 * (2 * 0.85 * 0.15 / test_images) ** 0.5, abs=1.5)
     assert (found.name, found.source) == ("few", os.path.join(tmp_path, "few.npz"))
-
-
-def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
-    slow = {"torchvision", "sklearn", "PIL", "mlflow", "optuna"}
-    code = f"import sys, study.data; print(sorted({slow} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.stdout.strip() == "[]", done.stderr

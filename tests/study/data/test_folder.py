@@ -1,15 +1,11 @@
 """A folder of images, compared with torchvision's `ImageFolder`; and how Pillow reads a picture."""
 
 import io
-import logging
 import os
 import struct
-import sys
-import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -108,36 +104,27 @@ def test_images_without_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
     assert pairs(found.train, found.val, found.test) == sorted((np.asarray(Image.open(f)).tobytes(), 0) for f in files)
 
 
-def test_the_split_is_the_one_of_earlier_results(tmp_path: Path) -> None:
+def test_the_split_is_the_one_of_earlier_results_in_whatever_order_files_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number, name in enumerate(["b", "a", "a/deeper/still", "a/deep"]):
+        (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         for i in range(9):
             image = np.random.default_rng(9 * number + i).integers(0, 256, (28, 28), dtype=np.uint8)
-            (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(tmp_path / "set" / name / f"{i}.png")
+    assert load(tmp_path / "set").digest == "880b9b1590bbed29"
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: sorted(listdir(folder), reverse=True))
     assert load(tmp_path / "set").digest == "880b9b1590bbed29"
 
 
-def test_the_order_of_the_file_system_does_not_matter(root: Path, monkeypatch) -> None:
-    expected = load(root).digest
-    listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: sorted(listdir(folder), reverse=True))
-    assert load(root).digest == expected
-
-
-def test_litter_and_notes_are_left_out_in_silence(root: Path, caplog) -> None:
+def test_litter_and_notes_are_left_out_in_silence_and_other_files_are_counted(root: Path, caplog) -> None:
     expected = load(root).digest
     for name in (".DS_Store", "labels.csv", "train/ant/Thumbs.db", "train/ant/._000.png", "train/ant/README.txt"):
         (root / name).write_bytes(b"x")
-    (root / "train" / ".ipynb_checkpoints").mkdir()
-    picture(root / "__MACOSX" / "train" / "ant" / "000.png")
     picture(root / "train" / "bee" / "@eaDir" / "thumb.png")
-    with caplog.at_level(logging.WARNING, logger="study"):
-        assert load(root).digest == expected
-    assert not [record for record in caplog.records if "left out" in record.getMessage()]
-
-
-def test_images_that_are_left_out_are_counted(root: Path, caplog) -> None:
-    expected = load(root).digest
+    assert load(root).digest == expected
+    assert "left out" not in caplog.text
     for number in range(16):
         (root / "train" / "ant" / f"{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     for name in ("test/bee/x.svg", "train/bee/x.dcm", "test/bee/IMG1", "train/bee/y.h5"):
@@ -145,35 +132,9 @@ def test_images_that_are_left_out_are_counted(root: Path, caplog) -> None:
     os.mkfifo(root / "test" / "ant" / "pipe.png")
     picture(root / "train" / "overview.png")
     fill(root / "extra", 2)
-    with caplog.at_level(logging.WARNING, logger="study"):
-        assert load(root).digest == expected
-    told = " | ".join(record.getMessage() for record in caplog.records if "left out" in record.getMessage())
-    for part in ("16 .heic", "1 .svg", "1 .dcm", "1 without ending", "1 .h5", "1 .png"):
-        assert part in told
-    assert "7 images beside the parts or class folders" in told
-    assert "pillow-heif" in told
-
-
-def test_a_folder_of_nothing_but_heic_says_so(tmp_path: Path) -> None:
-    for name in ("a/1.heic", "b/2.heic"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(b"ftypheic")
-    with pytest.raises(DataError, match=r"must hold images .* but has 2 \.heic; .*pillow-heif"):
-        load(tmp_path)
-
-
-def test_heic_is_read_with_pillow_heif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def register_heif_opener() -> None:
-        monkeypatch.setitem(Image.EXTENSION, ".heic", "PNG")  # in place of libheif
-
-    module = ModuleType("pillow_heif")
-    module.register_heif_opener = register_heif_opener  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pillow_heif", module)
-    fill(tmp_path / "set", 5)
-    expected = load(tmp_path / "set").digest
-    for file in (tmp_path / "set" / "ant").iterdir():
-        file.rename(file.with_suffix(".heic"))
-    assert load(tmp_path / "set").digest == expected
+    assert load(root).digest == expected
+    for part in ("16 .heic", "1 .svg", "1 .dcm", "1 without ending", "1 .h5", "1 .png", "7 images beside the parts or"):
+        assert part in caplog.text
 
 
 def test_links_are_followed_and_each_folder_is_read_once(root: Path, tmp_path: Path, caplog) -> None:
@@ -185,12 +146,11 @@ def test_links_are_followed_and_each_folder_is_read_once(root: Path, tmp_path: P
     (root / "train" / "bee" / "test").symlink_to(root / "test")  # a leak
     (root / "val").symlink_to(root / "test")  # another
     picture(root / "train" / "bee" / "deeper" / "still" / "one.PNG")
-    with caplog.at_level(logging.WARNING, logger="study"):
-        found = load(root)
+    found = load(root)
     assert found.classes == ("Cat", "ant", "bee", "dog")
     assert (found.train.labels.bincount() + found.val.labels.bincount()).tolist() == [6, 6, 7, 5]
     assert found.test.labels.bincount().tolist() == [6, 6, 6, 2]
-    assert any("4 links to folders that are read already" in record.getMessage() for record in caplog.records)
+    assert "4 links to folders that are read already" in caplog.text
     (root / "train" / "bee" / "gone.png").symlink_to(root / "nowhere.png")
     with pytest.raises(DataError, match=r"gone\.png cannot be read as an image: No such file"):
         load(root)
@@ -216,13 +176,10 @@ def test_accents_are_one_spelling(tmp_path: Path) -> None:
     ("sizes", "what"), [([(50, 40)], "of 50x40 pixels"), ([(9, 9), (28, 28)], "of 2 different sizes")]
 )
 def test_resizing_is_told_once(tmp_path: Path, caplog, sizes: list[tuple[int, int]], what: str) -> None:
-    for i in range(6):
-        picture(tmp_path / "set" / "a" / f"{i}.png", sizes[i % len(sizes)])
-        picture(tmp_path / "set" / "b" / f"{i}.png", sizes[i % len(sizes)])
-    with caplog.at_level(logging.WARNING, logger="study"):
-        load(tmp_path / "set")
-    (told,) = [record.getMessage() for record in caplog.records if "--image-size" in record.getMessage()]
-    assert f"{what}: all are resized to 28x28" in told
+    for i in range(12):
+        picture(tmp_path / "set" / "ab"[i // 6] / f"{i}.png", sizes[i % len(sizes)])
+    load(tmp_path / "set")
+    assert caplog.text.count("--image-size") == caplog.text.count(f"{what}: all are resized to 28x28") == 1
 
 
 def move(source: str, target: str) -> Callable[[Path], object]:
@@ -233,11 +190,9 @@ def move(source: str, target: str) -> Callable[[Path], object]:
     ("change", "rule"),
     [
         (move("test", "unused"), "both train/ and test/, or class folders, but has only train/"),
-        (move("train", "unused"), "both train/ and test/, or class folders, but has only test/"),
-        (move("test", "val"), "both train/ and test/, or class folders, but has only train/"),
+        (move("train", "val"), "both train/ and test/, or class folders, but has only test/"),
         (move("test/bee", "bee"), "every class must be among the test images of set, but there is no 'bee'"),
         (move("train/bee", "bee"), "test/ of .*set must have the classes of train/ only, but has 'bee'"),
-        (lambda root: fill(root / "val", 2, ("ant", "bee")), "among the validation images of set, .* no 'Cat'"),
         (lambda root: (root / "val").mkdir(), "val/ of .*set must hold images in every class folder, but has none"),
         (lambda root: (root / "train" / "dog").mkdir(), "train/ of .*set must hold .* but has none in 'dog'"),
         (lambda root: fill(root / "val", 2, ()), "val/ of .*set must have .* but has 'images in no class folder'"),
@@ -256,7 +211,6 @@ def test_folders_that_break_a_rule(root: Path, change, rule: str) -> None:
     [
         (lambda root: root.mkdir(), "set must hold images or class folders with images, but has no file"),
         (lambda root: (root / "a" / "b").mkdir(parents=True), "but has no file"),
-        (lambda root: (fill(root, 5), (root / "dog").mkdir()), "set must hold .* but has none in 'dog'"),
         (lambda root: fill(root, 5, ("only",)), "set must have from 2 to 200 classes, but has 1: 'only'"),
         (lambda root: (fill(root, 5, ("a",)), fill(root, 2, ("b",))), "3 or more .* class 'b' has only 2"),
         (lambda root: fill(root, 2, ()), "3 or more images of each class, but there are only 2"),
@@ -286,10 +240,8 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
     # which side of the stored image is the top: the EXIF standard's table
-    upright = [
-        *(stored, stored[:, ::-1], stored[::-1, ::-1], stored[::-1]),
-        *(stored.T, np.rot90(stored, -1), stored[::-1, ::-1].T, np.rot90(stored)),
-    ]
+    upright = [stored, stored[:, ::-1], stored[::-1, ::-1], stored[::-1]]
+    upright += [stored.T, np.rot90(stored, -1), stored[::-1, ::-1].T, np.rot90(stored)]
     assert (read(tmp_path / "turned.png") == upright[orientation - 1]).all()
     Image.new("L", (50, 20)).save(tmp_path / "turned.png", exif=exif)
     assert read_images([tmp_path / "turned.png"], 32, True)[1] == {(50, 20) if orientation < 5 else (20, 50)}
@@ -298,10 +250,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
 def test_broken_exif_data_bring_no_warning_of_pillows(tmp_path: Path) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0"
     Image.new("L", (28, 28), 7).save(tmp_path / "broken.jpg", exif=exif)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert (read(tmp_path / "broken.jpg") == 7).all()
-    assert not caught
+    assert (read(tmp_path / "broken.jpg") == 7).all(), "a warning would be an error"
 
 
 @pytest.mark.parametrize(("ending", "dtype"), [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2"), ("pgm", "<u2")])
@@ -314,7 +263,7 @@ def test_grey_of_16_bits_is_scaled(tmp_path: Path, ending: str, dtype: str, colo
     assert abs(read(path, colour) - expected).max() <= 0.5
 
 
-@pytest.mark.parametrize("high", [1, 255, 4095])
+@pytest.mark.parametrize("high", [255, 4095])
 def test_a_picture_of_12_bits_in_16_is_refused_before_it_becomes_black(root: Path, high: int) -> None:
     values = np.linspace(0, high, 784).round().reshape(28, 28).astype(np.uint16)
     Image.fromarray(values).save(root / "train" / "ant" / "deep.png")
@@ -322,7 +271,7 @@ def test_a_picture_of_12_bits_in_16_is_refused_before_it_becomes_black(root: Pat
         load(root)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["1", "LA", "P", "RGBA", "CMYK", "YCbCr"])
 @pytest.mark.parametrize("colour", [False, True])
 def test_every_mode_is_read_as_pillow_converts_it(tmp_path: Path, mode: str, colour: bool) -> None:
     image = Image.fromarray(RANDOM.integers(0, 256, (28, 28, 3), dtype=np.uint8)).convert(mode)
@@ -368,10 +317,7 @@ def valid(kind: str) -> bytes:
         (lambda: b"\xfe\xfe\xfe\xfe", "it is of another format"),
         (lambda: valid("png")[:400], "truncated"),
         (lambda: valid("jpeg")[:500], "truncated"),
-        (lambda: valid("gif")[:-200], "truncated"),
-        (lambda: valid("bmp")[:1200], "truncated"),
         (lambda: valid("png")[:60] + bytes(60) + valid("png")[120:], "cannot be read as an image: "),
-        (lambda: png_of(20_000, 20_000), r"\d+ pixels"),
         (lambda: png_of(10_000, 10_000), r"must have at most \d+ pixels"),
     ],
 )

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from fakes import FakeTrial
@@ -18,9 +17,9 @@ from study.data.dataset import Dataset
 from study.engine.search import Result
 from study.results import Claim, Row, Table
 from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS
-from study.stages.latent_gan import objectives, outcome
-from study.stages.latent_gan.objectives import KINDS, NAMED, SPACE, START, settings_of
-from study.stages.latent_gan.stage import LATENT_GAN
+from study.stages.latent_gan import LATENT_GAN
+from study.stages.latent_gan import trial as stage
+from study.stages.latent_gan.trial import KINDS, NAMED, SPACE, START, settings_of
 from study.training.loops import Diverged, Report
 
 PATHS: Any = {
@@ -38,38 +37,35 @@ def test_given_settings_are_named_and_searched_ones_vary_the_start() -> None:
 
 
 def test_the_reference_is_repeated_as_often_as_the_best_and_one_of_each_wgan_competes() -> None:
-    trials = objectives.settings_list(LatentGanConfig(repeats=3, vanilla_seeds=2))
+    trials = stage.settings_list(LatentGanConfig(repeats=3, vanilla_seeds=2))
     names = [params["settings"] for params in trials]
     assert {name: names.count(name) for name in NAMED} == {"paper": 1, "reference": 3, "start": 1, "vanilla": 2}
     results = [Result(0, "settings", "", params, (1.0,), "") for params in trials]
-    competing = objectives.competitors(results)
+    competing = stage.competitors(results)
     assert [each.params for each in competing] == [
         {"settings": name, "repeat": 0} for name in ("paper", "reference", "start")
     ]
-    assert all(each.params.keys() >= SPACE.keys() for each in objectives.in_space(competing))
+    assert all(each.params.keys() >= SPACE.keys() for each in stage.in_space(competing))
 
 
 def test_mixtures_are_drawn_as_often_as_gans_are_trained_with_at_most_a_component_a_latent() -> None:
-    trials = objectives.baseline_list(LatentGanConfig(repeats=2, mixture_components=(1, 5, 1000)), latents=640)
+    trials = stage.baseline_list(LatentGanConfig(repeats=2, mixture_components=(1, 5, 1000)), latents=640)
     mixtures = [params for params in trials if params["source"] == MIXTURE]
     assert [(each["components"], each["repeat"]) for each in mixtures] == [(1, 0), (5, 0), (1, 1), (5, 1)]
     assert sum("repeat" not in params for params in trials) == 3
-
-
-@pytest.mark.parametrize("count", [0, 1001, 2000])
-def test_a_number_of_components_out_of_range_is_refused_by_name(count: int) -> None:
-    with pytest.raises(ValueError, match=f"mixture_components.* {count}"):
-        LatentGanConfig(mixture_components=(50, count))
+    for count in (0, 1001):
+        with pytest.raises(ValueError, match=f"mixture_components.* {count}"):
+            LatentGanConfig(mixture_components=(50, count))
 
 
 def test_each_recipe_is_tried_as_both_kinds_and_stays_the_same_among_more() -> None:
-    few, many = objectives.recipe_list(2, 7), objectives.recipe_list(30, 7)
+    few, many = stage.recipe_list(2, 7), stage.recipe_list(30, 7)
     assert many[:4] == few
     for vanilla, wgan in zip(many[::2], many[1::2], strict=True):
         assert {**vanilla, "kind": "WGAN"} == wgan
-        assert objectives.recipe_settings(vanilla).clip_value is None
-        assert objectives.recipe_settings(wgan).clip_value == 0.1
-        assert not objectives.recipe_settings(wgan).saturating
+        assert stage.recipe_settings(vanilla).clip_value is None
+        assert stage.recipe_settings(wgan).clip_value == 0.1
+        assert not stage.recipe_settings(wgan).saturating
     for name in ("latents", "loss", "critic_norm", "n_critic", "depth"):
         assert len({params[name] for params in many}) > 1, name
 
@@ -91,8 +87,8 @@ def test_a_constant_generator_and_one_that_diverges_count_as_collapsed(
 
     monkeypatch.setattr("study.stages.generators.train_gan", broken_training)
     inputs = inputs_of(context_of(tiny, LatentGanConfig(epochs=2, evaluate_every=1)))
-    trials = [FakeTrial(params) for params in objectives.recipe_list(1, 0)]
-    assert [objectives.train_recipe(trial, inputs) for trial in trials] == [(1.0,), (1.0,)]
+    trials = [FakeTrial(params) for params in stage.recipe_list(1, 0)]
+    assert [stage.train_recipe(trial, inputs) for trial in trials] == [(1.0,), (1.0,)]
     first, second = trials
     assert "latent/max_abs_pcc" not in first.metrics
     assert first.metrics["val/recall"] < 0.1
@@ -101,18 +97,8 @@ def test_a_constant_generator_and_one_that_diverges_count_as_collapsed(
     assert not second.figures
 
 
-def test_a_fraction_has_wilsons_interval() -> None:
-    """Wilson 1927: (p + z^2 / 2n ± z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
-    for k, n in ((0, 5), (3, 5), (17, 30), (30, 30)):
-        z, p = 1.959964, k / n
-        middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        low, high = ((middle + side * half) / (1 + z * z / n) for side in (-1, 1))
-        assert outcome.fraction([1.0] * k + [0.0] * (n - k)) == f"{k} of {n} ({abs(low):.0%} to {high:.0%})"
-    assert outcome.fraction([]) == "0 of 0"
-
-
 def recipes_of(collapsed: dict[str, list[float]]) -> Table:
-    trials = objectives.recipe_list(len(collapsed[KINDS[0]]), 0)
+    trials = stage.recipe_list(len(collapsed[KINDS[0]]), 0)
     values = [collapsed[params["kind"]][params["recipe"]] for params in trials]
     return Table(
         [measured("recipes", params, collapse__last=value) for params, value in zip(trials, values, strict=True)]
@@ -121,17 +107,17 @@ def recipes_of(collapsed: dict[str, list[float]]) -> Table:
 
 def test_the_table_of_choices_counts_every_recipe_once_a_choice() -> None:
     recipes = recipes_of({KINDS[0]: [1.0] * 8, KINDS[1]: [0.0] * 8})
-    table = outcome.collapse_table(recipes)
-    assert table["vanilla GAN, collapsed"][0].startswith("8 of 8")
-    assert table["WGAN, collapsed"][0].startswith("0 of 8")
+    table = stage.collapse_table(recipes)
+    assert [table[f"{kind}, collapsed"][0] for kind in KINDS] == ["8 of 8 (68% to 100%)", "0 of 8 (0% to 32%)"]
     for name in ("latents", "loss", "critic norm", "learning rate", "n critic", "depth"):
         rows = [place for place, choice in enumerate(table["choice"]) if choice.startswith(name)]
         assert sum(int(table["WGAN, collapsed"][place].split()[2]) for place in rows) == 8, name
+    assert stage.fraction([]) == "0 of 0"
 
 
 FIGURES = {
-    **{f"judge{number}__{name}": 0.5 for number in (1, 2, 3) for name in outcome.JUDGED},
-    **{f"latent__{name}": 1.0 for name in outcome.LATENT},
+    **{f"judge{number}__{name}": 0.5 for number in (1, 2, 3) for name in stage.JUDGED},
+    **{f"latent__{name}": 1.0 for name in stage.LATENT},
 }
 
 
@@ -163,7 +149,7 @@ def study_table(repeats: int, wgan: float, mixture: float) -> Table:
 def rows_of(data: Dataset, table: Table, recipes: Table, **settings: int) -> list[Row]:
     context = context_of(data, LatentGanConfig(**{"vanilla_seeds": 0, **settings}))
     best = [Result(0, "best", "", dict(each.params), each.values, each.run_id) for each in table.where(part="best")]
-    return outcome.rows(context, outcome.groups_of(table, best), recipes, PATHS)
+    return stage.rows(context, stage.groups_of(table, best), recipes, PATHS)
 
 
 @pytest.mark.parametrize(
@@ -181,10 +167,10 @@ def test_the_best_mixture_is_the_rival_and_the_third_judge_decides(
     assert nearer.counts == (5, 5)
     assert nearer.shown.startswith("GMM-50 ")
     fd = next(row for row in rows if row.metric == "judge3/fd")
-    assert fd.baseline is not None
-    assert [part in fd.baseline for part in ("GMM-50", REAL, RECONSTRUCTIONS, "one Gaussian")] == [True] * 3 + [False]
+    beside = [part in str(fd.baseline) for part in ("GMM-50", REAL, RECONSTRUCTIONS, "one Gaussian")]
+    assert beside == [True] * 3 + [False]
     assert fd.found is not None
-    assert claims["latent/nearest"].verdict == "inconclusive" or claims["latent/nearest"].shown == "goal 0.950"
+    assert claims["latent/nearest"].shown == "goal 0.950"
     assert claims["collapsed: vanilla GANs of random recipes"].verdict == "supported"
 
 
@@ -202,18 +188,14 @@ def test_vanilla_gans_that_diverged_count_as_collapsed(tiny: Dataset) -> None:
     rows = rows_of(tiny, table, Table([]), vanilla_seeds=3)
     row = next(row for row in rows if row.figure.startswith("collapsed"))
     assert row.ours.startswith("2 of 3")
-    assert row.baseline is not None
-    assert row.baseline.startswith("WGANs 0 of 1")
+    assert str(row.baseline).startswith("WGANs 0 of 1")
 
 
 def test_a_whole_study_trains_the_best_settings_anew_and_shows_all_generators(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = LatentGanConfig(
-        free_trials=1, repeats=2, final_epochs=2, vanilla_seeds=1, recipes=1, epochs=1, evaluate_every=1,
-        mixture_components=(2,),
-    )  # fmt: skip
-    context = context_of(tiny, settings)
+    counts = {"free_trials": 1, "repeats": 2, "recipes": 1, "mixture_components": (2,)}
+    context = context_of(tiny, LatentGanConfig(**counts, final_epochs=2, epochs=1, evaluate_every=1))  # type: ignore[arg-type]
     # A proposal that collapses would be pruned: the fake judges see one class only.
     monkeypatch.setattr("study.stages.generators.HOPELESS_FRACTION", 0.0)
     study = fake_study(context, monkeypatch, proposals=[{"width": 128, "batch_size": 64}])
@@ -222,16 +204,15 @@ def test_a_whole_study_trains_the_best_settings_anew_and_shows_all_generators(
         module, _, config = study.trials[run].models[0]
         return SimpleNamespace(rebuild=lambda _: module, config=lambda: config)
 
-    monkeypatch.setattr(outcome, "logged_model", model_of)
-    monkeypatch.setattr(outcome, "kept_model", model_of)
-    monkeypatch.setattr(outcome, "metric_history", lambda run, metric: study.trials[run].history.get(metric, ([], [])))
-    monkeypatch.setattr(outcome, "CANDIDATES", 100)
+    monkeypatch.setattr(stage, "logged_model", model_of)
+    monkeypatch.setattr(stage, "metric_history", lambda run, metric: study.trials[run].history.get(metric, ([], [])))
+    monkeypatch.setattr(stage, "CANDIDATES", 100)
     rows: Any = LATENT_GAN.run(context)
     parts = {part: [each for each in study.results if each.part == part] for part in {r.part for r in study.results}}
     assert {part: len(found) for part, found in parts.items()} == {
         "settings": 5, "": 1, "best": 2, "baselines": 5, "recipes": 2,
     }  # fmt: skip
-    competing = [*objectives.competitors(parts["settings"]), *parts[""]]
+    competing = [*stage.competitors(parts["settings"]), *parts[""]]
     best = min(competing, key=lambda result: result.values[0])
     assert [each.params for each in parts["best"]] == [{**best.params, "repeat": repeat} for repeat in (1, 2)]
     chosen = study.candidates["latent-gan"].result
@@ -245,8 +226,7 @@ def test_a_whole_study_trains_the_best_settings_anew_and_shows_all_generators(
     assert generators["repeats"] == ["2", "2", "1", "1", "1", "1", "1", "2"]
     assert len(generators["judge3/fd"]) == 8
     assert study.parent.figures.keys() == {
-        *("generators", "loss_curves", "collapse", "importances", "fd_against_learning_rate"),
-        *("fd_against_clip_value", "contact_sheet", "interpolation"),
+        *("generators", "loss_curves", "importances", "interpolation"),
     }
     assert 0 <= study.parent.metrics["interpolation/noise linear/no_class"] <= 1
     assert sum(row.claim is not None for row in rows) == 5

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from fakes import FakeTrial
-from studies import Studies
+from fakes import FakeRun, FakeTrial
 
 from models.classifier import Judge
 from models.translation import Translator
 from study.config import TranslationConfig
 from study.data.dataset import Dataset
 from study.results import Measured, Table
-from study.stages.translation import figures
-from study.stages.translation.figures import claims, log_figures, measures_table, rows
-from study.stages.translation.trial import (
-    SHOWN,
-    HeldOut,
-    measure_source,
-    shown_places,
-    steps_to,
-    train_and_measure,
-)
+from study.stages.translation import trial as stage
+from study.stages.translation.trial import SHOWN, HeldOut, claims, measure_source, shown_places, train_and_measure
 from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, LOOSE, METHODS, PAIRED, PAIRINGS, UNPAIRED
 
 CELLS = [(method, pairing) for method in METHODS for pairing in PAIRINGS]
@@ -82,27 +72,24 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
     assert trials["true translation"].metrics["test/mae"] == 0
     assert trials["untranslated"].metrics["test/mae"] == held_out.truth.floor
     table = Table([Measured(0, "", run, each.params, (0.0,), run, each.metrics) for run, each in trials.items()])
-    columns = measures_table(table)
-    assert len(columns["model"]) == 2 + 12
-    assert all(len(column) == 14 for column in columns.values())
+    columns = stage.measures_table(table)
+    assert {len(column) for column in columns.values()} == {2 + 12}
     assert columns["test/mae"][1] == "0"
 
     models = {run: trial.models[0][0] for run, trial in trials.items() if trial.models}
     stored: Any = {run: SimpleNamespace(rebuild=lambda _, model=model: model) for run, model in models.items()}
-    monkeypatch.setattr(figures, "kept_model", stored.get)
-    monkeypatch.setattr(figures, "metric_history", lambda run, metric: trials[run].history[metric])
-    drawn: dict[str, Any] = {}
-    parent: Any = SimpleNamespace(log_figure=lambda name, figure, _: drawn.update({name: figure}))
-    log_figures(parent, context, held_out, table)
-    assert drawn.keys() == {"matrix", "error_against_steps"}
+    monkeypatch.setattr(stage, "kept_model", stored.get)
+    monkeypatch.setattr(stage, "metric_history", lambda run, metric: trials[run].history[metric])
+    parent: Any = FakeRun()
+    stage.log_figures(parent, context, held_out, table)
+    assert parent.figures.keys() == {"matrix", "error_against_steps"}
     stored.pop(f"{GAN}, {UNPAIRED}")  # its model was deleted: the figure of an earlier call stays
-    drawn.clear()
-    log_figures(parent, context, held_out, table)
-    assert drawn.keys() == {"error_against_steps"}
-    found = rows(context, table, f"{L1}, {PAIRED}")
+    parent.figures.clear()
+    stage.log_figures(parent, context, held_out, table)
+    assert parent.figures.keys() == {"error_against_steps"}
+    found = stage.rows(context, table, f"{L1}, {PAIRED}")
     assert len(found) == 2 + 5 + 2 * 4 + 2 + 1
-    assert found[-1].found
-    assert L1 in found[-1].found
+    assert L1 in str(found[-1].found)
 
 
 def test_only_shown_and_paired_translators_are_kept_and_only_paired_ones_drawn(context: Any) -> None:
@@ -118,11 +105,9 @@ def test_pictures_show_every_class_first() -> None:
     assert len(shown_places(torch.arange(30), 30)) == SHOWN
 
 
-def test_steps_to_a_goal_lie_between_two_measurements() -> None:
-    steps, errors = [0.0, 100.0, 200.0, 300.0], [0.4, 0.3, 0.1, 0.2]
-    assert steps_to(0.2, steps, errors) == pytest.approx(150)
-    assert steps_to(0.5, steps, errors) == 0
-    assert steps_to(0.05, steps, errors) == math.inf
+@pytest.mark.parametrize(("goal", "steps"), [(0.2, 150), (0.5, 0), (0.05, math.inf)])
+def test_steps_to_a_goal_lie_between_two_measurements(goal: float, steps: float) -> None:
+    assert stage.steps_to(goal, [0.0, 100.0, 200.0, 300.0], [0.4, 0.3, 0.1, 0.2]) == pytest.approx(steps)
 
 
 def verdicts(changes: Mapping[tuple[str, str], float] = {}, missing: tuple[str, str] | None = None) -> list[str]:
@@ -144,19 +129,15 @@ def verdicts(changes: Mapping[tuple[str, str], float] = {}, missing: tuple[str, 
     return [row.claim.verdict for row in found if row.claim]
 
 
-def test_all_claims_are_supported_if_all_is_as_the_reference_says() -> None:
-    assert verdicts() == ["supported"] * 5
-
-
 NONE, WORKS, BEST, GOOD, UNFIT = range(5)
 
 
 @pytest.mark.parametrize(
     ("cell", "shortfall", "refuted"),
     [
+        ((GAN, UNPAIRED), 6.0, set()),  # all is as the reference says
         ((GAN, UNPAIRED), 0.1, {NONE, BEST}),
         ((GAN, PAIRED), 0.5, {NONE}),
-        ((L1, UNPAIRED), 0.1, {BEST}),
         ((CYCLE_GAN, LOOSE), 2.0, {WORKS}),
         ((CYCLE_GAN, UNPAIRED), 7.0, {BEST}),
         ((CONDITIONAL_GAN, LOOSE), 3.0, {GOOD}),
@@ -166,21 +147,9 @@ NONE, WORKS, BEST, GOOD, UNFIT = range(5)
 def test_each_claim_can_be_refuted(cell: tuple[str, str], shortfall: float, refuted: set[int]) -> None:
     found = verdicts({cell: shortfall})
     assert {place for place, verdict in enumerate(found) if verdict == "refuted"} == refuted
+    assert refuted or set(found) == {"supported"}
 
 
 def test_seeds_of_which_a_cell_failed_are_left_out() -> None:
-    found = verdicts(missing=(CYCLE_GAN, LOOSE))
-    assert set(found) == {"supported"}
-    assert figures.shortfalls(Table([]), [GAN], PAIRINGS, min) == []
+    assert set(verdicts(missing=(CYCLE_GAN, LOOSE))) == {"supported"}
     assert [row.ours for row in claims(Table([]))] == ["failed"] * 5
-
-
-@pytest.mark.slow
-def test_a_tiny_study_registers_the_best_translator(studies: Studies, letters: Path) -> None:
-    given = ("smoke", "--data", letters, "--stages", "translation", "--translation.images", "32")
-    done = studies.run(*given, "--translation.task", "rotate")
-    assert "abcd-translator v1" in done.table
-    assert len(studies.trials("translation")) == 12 + 2
-    (parent,) = studies.parents("translation")
-    figures = {Path(each.path).stem for each in studies.client.list_artifacts(parent.info.run_id, "figures")}
-    assert figures == {"matrix", "error_against_steps"}

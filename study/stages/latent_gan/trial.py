@@ -1,8 +1,9 @@
-"""What the latent GAN's study reports: rows, claims, tables and figures."""
+"""The trials of the latent GAN (given and searched settings, baselines, random recipes), and what is reported."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from operator import ge, lt
 from statistics import mean, median
@@ -14,10 +15,12 @@ from scipy.stats import binomtest
 
 from models.gan import LatentGenerator
 from study import plots
+from study.config import LatentGanConfig
 from study.data.dataset import to_pixels
-from study.engine.search import Result
+from study.engine.search import Params, Result, Space, choice, integer, log_uniform
 from study.engine.stage import Context
 from study.engine.study import Study
+from study.engine.trial import Trial
 from study.measures.interpolation import CANDIDATES, PATHS, Interpolation, class_pairs, interpolate, slerp
 from study.measures.judges import PREFIXES, REPORTING
 from study.results import Measured, Row, Table, claim
@@ -26,17 +29,47 @@ from study.stages.generators import (
     MIXTURE,
     REAL,
     RECONSTRUCTIONS,
+    TEST_RECONSTRUCTIONS,
     GanInputs,
+    GanTraining,
     caution,
+    gan_trial,
     row,
     weak_judges,
 )
-from study.stages.latent_gan.objectives import COLLAPSED, KINDS, settings_of
-from study.training.loops import apply, eval_mode
-from study.training.sampling import SHEET_ROW, noise, sheet_inputs
-from tracking.models import kept_model, logged_model
+from study.training import gan
+from study.training.loops import Diverged, apply, eval_mode
+from study.training.sampling import noise
+from tracking.models import logged_model
 from tracking.runs import metric_history
 
+START = gan.GanSettings(
+    batch_size=256,
+    learning_rate=5e-4,
+    clip_value=0.1,
+    n_critic=1,
+    width=256,
+    noise_dim=32,
+    depth=3,
+    ema_decay=0.999,
+    lr_decay=True,
+)
+"""Found by hand; the search varies the parameters of SPACE, and keeps the two decays."""
+NAMED = {"paper": gan.PAPER, "reference": gan.REFERENCE, "start": START, "vanilla": gan.VANILLA}
+SPACE: Space = {
+    "batch_size": choice(64, 128, 256, 512),
+    "learning_rate": log_uniform(5e-5, 5e-3),
+    "clip_value": log_uniform(0.01, 0.5),
+    "n_critic": integer(1, 5),
+    "width": choice(128, 256, 384, 512),
+    "depth": integer(2, 5),
+    "noise_dim": choice(10, 16, 32, 64),
+}
+
+COLLAPSED = "collapse/last"  # 1 if a GAN has collapsed at the end, else 0
+KINDS = ("vanilla GAN", "WGAN")  # of a random recipe
+RECIPE_EPOCHS, RECIPE_CLIP = 20, 0.1
+RATES, STEPS, DEPTHS = (5e-5, 5e-3), (1, 5), (1, 4)  # of random recipes
 BEST, REFERENCE, PAPER, VANILLA = (
     *("WGAN, best settings", "WGAN, reference settings", "WGAN, paper settings"),
     "vanilla GAN",
@@ -51,7 +84,93 @@ FORMS = {"modes": "{:.0f}", "class_kl": "{:.4f}"}
 COPYING = 0.95  # the least distance to the nearest training latent, in units of test latents', that is no copying
 RECALL = 0.97  # the fraction of the rival's recall that counts as no loss
 FIGURE_PATHS = 4  # paths of each kind in the interpolation figure
-MOST_SHOWN = 100  # trials on the contact sheet
+
+
+def settings_list(config: LatentGanConfig) -> list[Params]:
+    """Return the trials with given settings; the reference's are repeated as often as the best."""
+    repeats = {"paper": 1, "reference": config.repeats, "start": 1, "vanilla": config.vanilla_seeds}
+    return [{"settings": name, "repeat": repeat} for name, count in repeats.items() for repeat in range(count)]
+
+
+def settings_of(params: Mapping[str, Any]) -> gan.GanSettings:
+    """Return the settings of a trial: the named ones, else START with the proposed parameters."""
+    named = NAMED.get(params.get("settings", "start"), START)
+    return replace(named, **{name: value for name, value in params.items() if name in SPACE})
+
+
+def competitors(given: Sequence[Result]) -> list[Result]:
+    """Return the trials with given settings that compete with the searched ones: one of each kind of WGAN."""
+    return [each for each in given if each.params["settings"] != "vanilla" and each.params["repeat"] == 0]
+
+
+def in_space(results: Sequence[Result]) -> list[Result]:
+    """Return the trials with the parameters of SPACE in place of the settings' names, for Optuna's sampler."""
+    return [replace(each, params=asdict(settings_of(each.params))) for each in results]
+
+
+def train(trial: Trial, inputs: GanInputs, epochs: int) -> tuple[float]:
+    """Train, measure and log the GAN of a trial's parameters. Return `val/fd`."""
+    every = inputs.context.settings.evaluate_every
+    return gan_trial(trial, inputs, settings_of(trial.params), epochs=epochs, evaluate_every=every)
+
+
+def baseline_list(config: LatentGanConfig, latents: int) -> list[Params]:
+    """Return real images, reconstructions, and mixtures of at most as many components as there are latents; fits and
+    draws of a mixture are repeated as often as trainings.
+    """
+    counts = [count for count in config.mixture_components if count <= latents]
+    mixtures: list[Params] = [
+        {"source": MIXTURE, "components": count, "repeat": repeat}
+        for repeat in range(config.repeats)
+        for count in counts
+    ]
+    return [{"source": source} for source in (REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS)] + mixtures
+
+
+def recipe_list(count: int, seed: int) -> list[Params]:
+    """Return random recipes, each as vanilla GAN and as WGAN; a longer list begins with the same recipes."""
+    recipes: list[Params] = []
+    for number in range(count):
+        random = np.random.default_rng([seed, number])
+        recipe = {
+            "latents": str(random.choice(["standardised", "raw"])),
+            "loss": str(random.choice(["saturating", "non-saturating"])),
+            "critic_norm": bool(random.random() < 0.5),
+            "learning_rate": float(np.exp(random.uniform(*np.log(RATES)))),
+            "n_critic": int(random.integers(*STEPS, endpoint=True)),
+            "depth": int(random.integers(*DEPTHS, endpoint=True)),
+        }
+        recipes += [{"kind": kind, "recipe": number, **recipe} for kind in KINDS]
+    return recipes
+
+
+def recipe_settings(params: Params) -> gan.GanSettings:
+    """Return the settings of a recipe; a WGAN has no saturating loss, and clips its critic's weights."""
+    wgan = params["kind"] == "WGAN"
+    return replace(
+        gan.VANILLA,
+        clip_value=RECIPE_CLIP if wgan else None,
+        saturating=params["loss"] == "saturating" and not wgan,
+        **{name: params[name] for name in ("learning_rate", "n_critic", "depth", "critic_norm")},
+    )
+
+
+def train_recipe(trial: Trial, inputs: GanInputs) -> tuple[float]:
+    """Train the GAN of a recipe. Return whether it has collapsed at the end; one that diverges counts as collapsed."""
+    config, raw = inputs.context.settings, trial.params["latents"] == "raw"
+    epochs = min(RECIPE_EPOCHS, config.epochs)
+    encoded = inputs.encoded.raw(inputs.autoencoder) if raw else inputs.encoded
+    training = GanTraining(trial, inputs, recipe_settings(trial.params), epochs, config.evaluate_every, encoded)
+    try:
+        training.run()
+    except Diverged:
+        training.collapses[epochs] = "diverged"
+    trial.set_tags({"collapse": training.collapses[max(training.collapses)] or "none"})
+    measures = training.collapse_measures()
+    trial.log(measures)
+    if "val/fd" in trial.history:  # else it diverged before it was evaluated
+        training.log_figures()
+    return (measures[COLLAPSED],)
 
 
 def distance(trial: Result | Measured) -> float:
@@ -74,11 +193,13 @@ def log_outcome(study: Study, inputs: GanInputs, finals: Sequence[Result]) -> li
     )
     _log_generators(study, groups)
     _log_losses(study, groups)
-    _log_search(study, Table([trial for trial in table if _competes(trial)]))
+    if study.context.settings.free_trials and (importance := study.importances()):
+        title = "What the Frechet distance of a WGAN trial depends on (PED-ANOVA)"
+        caption = "A long bar: this parameter decides most about a trial's rank, within the ranges searched."
+        parent.log_figure("importances", plots.bars(importance, "fraction of the variance", title), caption)
     _log_interpolations(study, paths)
     if len(recipes):
         parent.log_table("collapse", collapse_table(recipes))
-        _log_recipes(study, recipes)
     return rows(study.context, groups, recipes, paths)
 
 
@@ -214,23 +335,19 @@ def fraction(values: Sequence[float]) -> str:
     return f"{count} of {len(values)} ({interval.low:.0%} to {interval.high:.0%})"
 
 
-def recipe_choices(recipes: Table) -> dict[str, dict[str, Any]]:
-    """Return for each choice of a recipe the condition on its trials; numbers are halved at their median."""
-    found: dict[str, dict[str, Any]] = {"all recipes": {}}
+def collapse_table(recipes: Table) -> dict[str, list[str]]:
+    """Return how many trainings collapsed with each choice of a recipe, a column for each kind of GAN; numbers are
+    halved at their median.
+    """
+    choices: dict[str, dict[str, Any]] = {"all recipes": {}}
     for name in ("latents", "loss", "critic_norm", "learning_rate", "n_critic", "depth"):
         values, label = [trial.params[name] for trial in recipes], name.replace("_", " ")
         if isinstance(values[0], str | bool):
-            found |= {f"{label} {value}": {name: value} for value in sorted(set(values))}
+            choices |= {f"{label} {value}": {name: value} for value in sorted(set(values))}
         else:
             middle = median(values)
-            halves = {f"{label} <= {middle:.2g}": partial(ge, middle), f"{label} > {middle:.2g}": partial(lt, middle)}
-            found |= {half: {name: condition} for half, condition in halves.items()}
-    return found
-
-
-def collapse_table(recipes: Table) -> dict[str, list[str]]:
-    """Return how many trainings collapsed with each choice of a recipe, a column for each kind of GAN."""
-    choices = recipe_choices(recipes)
+            choices[f"{label} <= {middle:.2g}"] = {name: partial(ge, middle)}
+            choices[f"{label} > {middle:.2g}"] = {name: partial(lt, middle)}
     return {"choice": [*choices]} | {
         f"{kind}, collapsed": [fraction(recipes.values(COLLAPSED, kind=kind, **each)) for each in choices.values()]
         for kind in KINDS
@@ -278,63 +395,6 @@ def _log_losses(study: Study, groups: Mapping[str, Table]) -> None:
     }
     caption = "Losses of critic and generator, and the distance of the samples to the validation images, by epoch."
     study.parent.log_figure("loss_curves", plots.side_by_side(curves, "epoch", "WGAN settings compared"), caption)
-
-
-def _log_recipes(study: Study, recipes: Table) -> None:
-    """Log which choices of a recipe make a vanilla GAN collapse."""
-    values = {name: recipes.values(COLLAPSED, kind=KINDS[0], **each) for name, each in recipe_choices(recipes).items()}
-    values["all recipes, as WGANs"] = recipes.values(COLLAPSED, kind=KINDS[1])
-    fractions = {name: mean(found) for name, found in values.items() if found}
-    title = "Vanilla GANs of random recipes that end collapsed, by the recipe's choices"
-    caption = "Collapsed: too few classes, or nearly the same images of each. The table `collapse` has the intervals."
-    study.parent.log_figure("collapse", plots.bars(fractions, "fraction that collapses", title), caption)
-
-
-def _competes(trial: Measured) -> bool:
-    """Whether the trial's settings were searched, or given and as old as the search."""
-    return trial.part == "" or (trial.part == "settings" and trial.params["settings"] != "vanilla")
-
-
-def _log_search(study: Study, trials: Table) -> None:
-    """Log what the distance of searched and given settings depends on, and samples of each."""
-    kinds: dict[str, list[Any]] = {"paper": [], "reference": [], "searched": []}
-    for trial in trials:
-        name = trial.params.get("settings")
-        kinds[name if name in kinds else "searched"].append(trial)
-    if study.context.settings.free_trials:
-        kinds["pruned (when stopped)"] = study.pruned()
-        importance = study.importances()
-        if importance:
-            title = "What the Frechet distance of a WGAN trial depends on (PED-ANOVA)"
-            caption = "A long bar: this parameter decides most about a trial's rank, within the ranges searched."
-            study.parent.log_figure("importances", plots.bars(importance, "fraction of the variance", title), caption)
-    for x, label in (("learning_rate", "learning rate"), ("clip_value", "clip value")):
-        points = {
-            kind: [
-                (getattr(settings_of(each.params), x), distance(each), str(each.params.get("settings", each.number)))
-                for each in found
-            ]
-            for kind, found in kinds.items()
-        }
-        title, y = f"WGAN trials, by name or number: {label}", "Frechet distance to validation images"
-        figure = plots.scatter(points, label, y, title, log_x=True, log_y=True)
-        caption = "Each point is a trial; less is better. A pruned one stands where it was when it was stopped."
-        study.parent.log_figure(f"fd_against_{x}", figure, caption)
-    ranked = sorted(trials, key=distance)[:MOST_SHOWN]
-    models = [(trial, model) for trial in ranked if (model := kept_model(trial.run_id))]
-    if models:
-        sheets = []
-        for trial, model in models:
-            vectors = sheet_inputs(settings_of(trial.params).noise_dim, 0, torch.device("cpu"))[:SHEET_ROW]
-            with torch.no_grad():
-                sheets.append(to_pixels(model.rebuild(LatentGenerator)(vectors)))
-        names = [f"{trial.params.get('settings', trial.number)}: {distance(trial):.1f}" for trial, _ in models]
-        title = "Trials by Frechet distance to validation images, same noise"
-        caption = (
-            f"Ten samples of each complete trial, the best on top, {MOST_SHOWN} at most, and its Frechet distance."
-        )
-        figure = plots.labelled_grid(np.concatenate(sheets), names, title)
-        study.parent.log_figure("contact_sheet", figure, caption)
 
 
 def _log_interpolations(study: Study, paths: Mapping[str, Interpolation]) -> None:
