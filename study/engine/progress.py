@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -43,7 +44,8 @@ class Progress:
     def finished(self, done: int, line: str, best: str) -> None:
         """A trial has come to its end: `done` have by now, and `best` is the best so far."""
         if log.isEnabledFor(logging.INFO):
-            self._bar.write(f"{self._label}: {line}", file=sys.stderr)
+            with suppress(OSError):  # nobody reads it any more, as after `2>&1 | head`: the trial goes on
+                self._bar.write(f"{self._label}: {line}", file=sys.stderr)
         self._bar.set_description_str(f"{self._label} {best}".rstrip(), refresh=False)
         self._bar.n = done
         self._bar.refresh()

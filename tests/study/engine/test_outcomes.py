@@ -92,7 +92,7 @@ def report_x(trial: Trial) -> tuple[float, ...]:
 def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(store: Store) -> None:
     pruning = {"prune_on": "val/fd", "prune_after": 2}
     with runner(store) as found:
-        part = searched(report_x, store, 12, **pruning)
+        part = searched(report_x, 12, **pruning)
         given = listed(report_x, [{"x": 99.0}, {"x": 98.0}])
         for each in (part, given):
             found.enqueue(each)
@@ -104,7 +104,7 @@ def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(s
         assert all(re.search(r"val/fd .* at epoch \d", reason) for reason in reasons(store, "pruned"))
         mlflow.MlflowClient().delete_run(pruned[0].run_id)
     with runner(store) as found:
-        part = searched(lambda _: (1.0,), store, 12, **pruning)
+        part = searched(lambda _: (1.0,), 12, **pruning)
         found.enqueue(part)
         again = found.finish(part)
         assert pruned[0].params in [result.params for result in again], "its run was deleted: it ran again"
@@ -114,8 +114,8 @@ def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(s
 def test_a_stopped_trial_runs_again_with_the_same_parameters(store: Store, lost: BaseException) -> None:
     objective = Recorder(lambda trial: 1.0 if len(objective.ran) != 2 else _raise(lost))
     with pytest.raises(type(lost)):
-        run(store, searched(objective, store, 3))
-    assert len(run(store, searched(objective, store, 3))) == 3
+        run(store, searched(objective, 3))
+    assert len(run(store, searched(objective, 3))) == 3
     assert len(objective.ran) == 4
     assert objective.ran[2] == objective.ran[1]
     status = "KILLED" if isinstance(lost, KeyboardInterrupt) else "FAILED"
@@ -172,10 +172,10 @@ def test_a_stop_in_the_middle_of_a_call_leaves_no_run_open(
 
     monkeypatch.setattr(mlflow.MlflowClient, call, stopped_once)
     with pytest.raises(KeyboardInterrupt):
-        run(store, searched(Recorder(), store, 1))
+        run(store, searched(Recorder(), 1))
     assert stopped
     monkeypatch.undo()
     runs = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")])
     assert "RUNNING" not in {each.info.status for each in runs}
-    assert len(run(store, searched(Recorder(), store, 1))) == 1
+    assert len(run(store, searched(Recorder(), 1))) == 1
     assert parent_of(store).run_id

@@ -18,6 +18,11 @@ class Terminal(io.StringIO):
         return True
 
 
+class Closed(io.StringIO):
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+
 @contextmanager
 def shown_on(terminal: io.StringIO, level: int) -> Iterator[io.StringIO]:
     before = log.level
@@ -49,7 +54,11 @@ def test_a_terminal_shows_the_stage_and_its_trial() -> None:
 
 @pytest.mark.parametrize(
     ("terminal", "level", "lines"),
-    [(io.StringIO(), logging.INFO, "judge: trial 0 complete\n"), (Terminal(), logging.WARNING, "")],
+    [
+        (io.StringIO(), logging.INFO, "judge: trial 0 complete\n"),
+        (Terminal(), logging.WARNING, ""),
+        (Closed(), logging.INFO, ""),  # by `2>&1 | head`
+    ],
 )
 def test_a_log_gets_lines_only_and_quiet_shows_nothing(terminal: io.StringIO, level: int, lines: str) -> None:
     with shown_on(terminal, level), Progress("judge", total=2, done=0) as progress:

@@ -26,7 +26,7 @@ def delete(run_id: str) -> None:
 
 
 def test_a_trial_whose_run_was_deleted_runs_again_with_its_parameters(store: Store) -> None:
-    parts = lambda objective: (listed(objective), searched(objective, store, 2))  # noqa: E731
+    parts = lambda objective: (listed(objective), searched(objective, 2))  # noqa: E731
     first = run(store, *parts(lambda trial: (trial.params["x"],)))
     for deleted in (1, 3):
         delete(first[deleted].run_id)
@@ -149,7 +149,7 @@ def _work(folder: Path, place: Path) -> None:
         return (trial.params["x"],)
 
     store = open_store(folder)
-    assert len(run(store, listed(objective), searched(objective, store, 4))) == 6
+    assert len(run(store, listed(objective), searched(objective, 4))) == 6
 
 
 @pytest.mark.slow

@@ -115,6 +115,28 @@ def test_figures_and_rows_are_made_once_for_the_same_trials(context: Context) ->
     assert second.made["line"].weights_digest == first.made["line"].weights_digest
 
 
+def test_a_command_that_looks_on_waits_for_the_outcome_of_the_trials_that_it_has_seen(context: Context) -> None:
+    """There is an outcome from before a run was deleted; the worker that ran the trial again died before the next."""
+
+    class Dies(list[int]):
+        def append(self, _: int) -> None:
+            raise OSError("its process dies here")
+
+    first = run_stage(context, [])
+    mlflow.MlflowClient().delete_run(first.made["line"].run_id)
+    with pytest.raises(OSError, match="dies here"):
+        run_stage(context, Dies())
+    by_worker: list[int] = []
+    by_command: list[int] = []
+
+    def watch() -> str:
+        run_stage(context, by_worker)
+        return "1 running"
+
+    run_stage(replace(context, session=replace(context.session, watch=watch)), by_command)
+    assert (by_worker, by_command) == ([1], [])
+
+
 def test_a_version_that_is_registered_again_gets_its_page(context: Context) -> None:
     """Deleted in MLflow, the version is made again under the next number; rows and page name that number."""
     made: list[int] = []
