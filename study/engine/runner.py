@@ -150,10 +150,8 @@ class Runner:
                 return len(done) == len(part.trials)
 
             def show(trial: Trial, epoch: int, metrics: Mapping[str, float]) -> None:
-                if trial.part == part.title:
-                    progress.epoch(trial.number, epoch, metrics)
-                else:
-                    progress.doing(f"meanwhile {trial.part} {trial.number} epoch {epoch}, {short(metrics)}")
+                where = "trial" if trial.part == part.title else f"meanwhile {trial.part}"
+                progress.doing(f"{where} {trial.number} epoch {epoch}, {short(metrics)}")
                 if time.monotonic() - self._looked > LOOK_EVERY:
                     look()
 

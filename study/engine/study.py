@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from study.checks import UsageError
-from study.engine.identity import code_digest, code_state, computed_with, fingerprint, study_name
+from study.engine.identity import code_digest, code_state, computed_with, fingerprint
 from study.engine.mlflow_pages import model_page, trials_view
 from study.engine.queue import Queue, key_of
 from study.engine.runner import Objective, Part, Runner
@@ -212,7 +212,7 @@ def open_study(context: Context, description: str) -> Iterator[Study]:
     """Open the stage's study and its parent run: those of an earlier call of the same identity, or new ones."""
     session, stage, data = context.session, context.stage, context.dataset
     identity = context.identity()
-    name = study_name(data.name, stage.name, identity)
+    name = f"{data.name}/{stage.name}/{fingerprint(identity)}"
     facts = {
         "dataset": data.name,
         "data_digest": data.digest,
