@@ -22,10 +22,16 @@ SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9), "c": choice("a", "b")}
 GIVEN = [{"x": 0.5, "n": 2, "c": "a"}, {"x": 50.0, "n": 3, "c": "b"}]
 
 
-def listed(objective: Objective, trials: Sequence[Mapping[str, Any]] = GIVEN, title: str = "", **options: Any) -> Part:
-    """A list of trials of one objective."""
+def listed(
+    objective: Objective,
+    trials: Sequence[Mapping[str, Any]] = GIVEN,
+    title: str = "",
+    name: str = NAME,
+    optional: bool = False,
+) -> Part:
+    """A list of trials of one objective, of the study of this name."""
     keys = {key_of(params): dict(params) for params in trials}
-    return Part(f"{NAME}/{title}", title, keys, objective, {"loss": "minimize"}, **options)
+    return Part(f"{name}/{title}", title, keys, objective, {"loss": "minimize"}, optional=optional)
 
 
 def searched(

@@ -47,7 +47,7 @@ def name_of(context: Context) -> str:
 def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
     objective = Recorder(lambda trial: trial.params["n"])
     spaces = [{"n": integer(1, 9)}, {"n": integer(1, 8)}, {"n": choice(1, 2, 3)}, {"n": integer(1, 9)}]
-    given = [{"n": 1}, {"n": 2}]
+    given = [{"n": 1, "learning_rate": 0.00050001}, {"n": 2}]
     for space in spaces:
         with context.open("") as study:
             side = study.enqueue(given, objective, "side", **LOSS)
@@ -61,7 +61,9 @@ def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
     assert len(objective.ran) == 4 + 3, "another space is another search; the same one is found again"
     runs = mlflow.MlflowClient().search_runs([study.parent.experiment_id], "tags.`trial.number` != ''")
     names = {run.info.run_name for run in runs if not run.info.run_name.startswith("free")}
-    assert names == {"side 0: n 1", "side 1: n 2", "trial 0: n 1", "trial 1: n 2"}
+    assert names == {
+        f"{part} {each}" for part in ("side", "trial") for each in ("0: n 1, learning_rate 0.0005", "1: n 2")
+    }
 
 
 def test_identity(context: Context, tiny: Dataset) -> None:
