@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from study.engine.progress import short
-from study.engine.runner import Part
+from study.engine.runner import Part, short
 from study.engine.search import Result
 from study.engine.stage import Candidate, Context
 from study.results import Row

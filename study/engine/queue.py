@@ -9,6 +9,7 @@ missing heartbeats where the database is on a server.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -21,7 +22,6 @@ import sqlalchemy as sql
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from study.engine.progress import log
 from tracking.errors import StoreError, root_of, without_password
 from tracking.store import Store
 
@@ -31,6 +31,7 @@ WAITING, RUNNING, COMPLETE, PRUNED, FAILED = "waiting", "running", "complete", "
 FINISHED = (COMPLETE, PRUNED, FAILED)
 
 ResultT = TypeVar("ResultT")
+log = logging.getLogger("study")
 
 
 class Base(DeclarativeBase):

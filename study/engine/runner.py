@@ -1,4 +1,4 @@
-"""How trials run: taken from the queue, with a run in MLflow each, and an outcome in both.
+"""How trials run: taken from the queue, with a run in MLflow each, and an outcome in both; and what the user sees.
 
 A trial that is finished in the queue counts only while its run stands in the store: one whose run was deleted, or is in
 another store, runs again.
@@ -6,8 +6,10 @@ another store, runs again.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm import tqdm
 
-from study.engine.progress import Progress, log, short
 from study.engine.queue import COMPLETE, FAILED, FINISHED, PRUNED, RUNNING, WAITING, Queue, QueuedTrial, Superseded
 from study.engine.search import Params, Proposals, Pruned, Result, Search
 from study.engine.trial import Trial
@@ -27,9 +29,11 @@ from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end_kill
 if TYPE_CHECKING:
     from study.engine.launchers import Watch
 
+PAUSE = 0.1  # seconds between two drawings of the bar
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
 STATUS = {COMPLETE: "FINISHED", PRUNED: "FINISHED", FAILED: "FAILED"}  # of the MLflow runs
 MOST_NAMED = 4  # parameters in the name of a run
+log = logging.getLogger("study")
 
 Objective = Callable[[Trial], "tuple[float, ...]"]
 Show = Callable[[Trial, int, Mapping[str, float]], None]  # what a trial has reported of an epoch
@@ -244,6 +248,39 @@ class Runner:
         correct_statuses(self.parent, part.name, outcomes, under_way)
 
 
+class Progress(tqdm):
+    """A part's display, whoever runs its trials. Without a terminal there is no bar, only the lines."""
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        super().__init__(
+            total=total,
+            initial=done,
+            desc=label,
+            unit="trial",
+            disable=None if log.isEnabledFor(logging.INFO) else True,  # None: shown on a terminal
+            dynamic_ncols=True,
+            leave=False,
+            smoothing=0,  # The time left follows from all trials so far, which differ in length.
+        )
+        self._label, self._drawn = label, 0.0
+
+    def finished(self, done: int, line: str, best: str) -> None:
+        """A trial has come to its end: `done` have by now, and `best` is the best so far."""
+        if log.isEnabledFor(logging.INFO):
+            with suppress(OSError):  # nobody reads it any more, as after `2>&1 | head`: the trial goes on
+                self.write(f"{self._label}: {line}", file=sys.stderr)
+        self.set_description_str(f"{self._label} {best}".rstrip(), refresh=False)
+        self.n = done
+        self.refresh()
+
+    def doing(self, what: str) -> None:
+        """What this process is at."""
+        self.set_postfix_str(what, refresh=False)
+        if time.monotonic() - self._drawn > PAUSE:
+            self._drawn = time.monotonic()
+            self.refresh()
+
+
 class _BrokenDown(Exception):
     """The trial's outcome is that it failed: so does its run."""
 
@@ -295,3 +332,10 @@ def _best(part: Part, done: Sequence[QueuedTrial]) -> str:
 def _line(trial: QueuedTrial) -> str:
     seconds = f", {trial.seconds:.0f} s" if trial.seconds else ""
     return f"trial {trial.number} {trial.state} {trial.reason} ({short(trial.params)}){seconds}"
+
+
+def short(values: Mapping[str, Any]) -> str:
+    """Numbers by name in a few characters each."""
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )

@@ -9,7 +9,7 @@ import pytest
 from conftest import Command
 from pictures import arrays_of_letters
 
-from study.engine.progress import Progress, log
+from study.engine.runner import Progress, log
 
 
 class Terminal(io.StringIO):
