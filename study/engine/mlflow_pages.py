@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from study.engine.progress import short
-from study.engine.runner import Part
+from study.engine.runner import Part, short
 from study.engine.search import Result
-from study.engine.stage import Context
+from study.engine.stage import Candidate, Context
 from study.results import Row
 from tracking import views
 from tracking.registry import Direction, Version
@@ -61,18 +60,12 @@ def trials_view(
     return View(next(iter((decisive or objectives).items())), deciding, varied, others, sections)
 
 
-def model_page(
-    context: Context, parent: Run, version: Version, *, result: Result, metric: str, picture: str, rows: Sequence[Row]
-) -> str:
-    """Return the page of a version as Markdown: its best picture, what its study measured, what it builds on.
-
-    Args:
-        metric: The metric by which it was chosen.
-        picture: The figure of its run that shows it best; "" or one that it lacks: the one that stands for the stage.
-    """
+def model_page(context: Context, parent: Run, version: Version, candidate: Candidate, rows: Sequence[Row]) -> str:
+    """Return the page of a version as Markdown: its best picture, what its study measured, what it builds on."""
+    result, metric = candidate.result, candidate.metric
     own, of_study = views.figures_of(version.run_id), views.figures_of(parent.run_id)
     headline = context.stage.headline
-    first = own.pop(picture, None) or own.pop(headline.removeprefix("best/"), None) or of_study.get(headline)
+    first = own.pop(candidate.picture, None) or own.pop(headline.removeprefix("best/"), None) or of_study.get(headline)
     chosen = f"{metric} {version.metrics[metric]:.4g}" if metric in version.metrics else metric
     params = f" ({short(result.params)})" if result.params else ""
     rows = ([row for row in rows if row.metric] or rows)[:MOST_ROWS]
