@@ -14,7 +14,6 @@ import study  # noqa: F401 - first: it says how OpenMP's threads wait
 
 # isort: split
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from mlflow.entities import Param
 
 from study.engine.queue import Queue, key_of
 from study.engine.runner import Part, Runner
-from study.engine.search import Proposals, Search, integer, log_uniform
+from study.engine.search import Search, integer, log_uniform
 from study.engine.trial import Trial
 from tracking.runs import study_run
 from tracking.store import Store, open_store
@@ -49,11 +48,10 @@ def listed(count: int) -> Part:
     return Part(f"{NAME}/list", "", {key_of(params): params for params in trials}, nothing, {"val/loss": "minimize"})
 
 
-def searched(store: Store, count: int) -> Part:
-    search, name = Search({"val/loss": "minimize"}, SPACE, count), f"{NAME}/search"
+def searched(count: int) -> Part:
+    search = Search({"val/loss": "minimize"}, SPACE, count)
     keys: dict[str, dict[str, Any]] = {f"free {number}": {} for number in range(count)}
-    proposals = lambda: Proposals(name, search, store, os.getpid(), {})  # noqa: E731
-    return Part(name, "search", keys, nothing, search.objectives, proposals=proposals)
+    return Part(f"{NAME}/search", "search", keys, nothing, search.objectives, search)
 
 
 def run(store: Store, part: Part) -> None:
@@ -75,7 +73,7 @@ def our_list(folder: Path, count: int, barrier: Any) -> None:
 def our_search(folder: Path, count: int, barrier: Any) -> None:
     store = open_store(folder)
     barrier.wait()
-    run(store, searched(store, count))
+    run(store, searched(count))
 
 
 def _nested(parent: str, params: dict[str, Any]) -> float:

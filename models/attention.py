@@ -1,25 +1,28 @@
 """Multi-head self-attention over the pixels of an image, with scores that depend on positions alone.
 
 Each pixel is a token at a position (row, column), as in Cordonnier, Loukas, Jaggi 2020 ("the paper" here),
-https://arxiv.org/abs/1911.03584. `models.attention_forms` turns given layers into attention; `LearnedAttention` is
-trained.
+https://arxiv.org/abs/1911.03584. Given convolutions (theorem 1 of the paper) and fully connected (FC) layers (the forms
+are this project's own) become attention with the same outputs, up to rounding; `LearnedAttention` is trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from math import prod
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.autoencoder import Autoencoder
+
 ALPHA = 46.0
 """Sharpness at which the attention that a head pays beside its pixel, about 4 exp(-alpha), vanishes in float64."""
 
 
-@dataclass(frozen=True)
-class Positions:
+class Positions(NamedTuple):
     """The positions of a layer's tokens, (row, column) in pixels; the image's upper left pixel is at (0, 0).
 
     Attributes:
@@ -132,7 +135,7 @@ class PositionalAttention(nn.Module):
     Args:
         scores: Module that returns [heads, Q, K].
         matrices: [heads, C, D].
-        bias: [D, 1], or [1, Q] for one per query; None: zero.
+        bias: [D], or [1, Q] for one per query; None: zero.
         out_shape: (D, height, width) with height * width == Q, or (D,) for one query.
     """
 
@@ -142,7 +145,8 @@ class PositionalAttention(nn.Module):
         super().__init__()
         self.scores = scores
         self.matrices = nn.Parameter(matrices.detach().clone(memory_format=torch.contiguous_format))
-        self.bias = nn.Parameter(matrices.new_zeros(matrices.shape[2], 1) if bias is None else bias.detach().clone())
+        bias = matrices.new_zeros(matrices.shape[2]) if bias is None else bias.detach().clone()
+        self.bias = nn.Parameter(bias[:, None] if bias.dim() == 1 else bias)
         self.out_shape = tuple(out_shape)
 
     def weights(self) -> Tensor:
@@ -157,6 +161,142 @@ class PositionalAttention(nn.Module):
         seen = seen.view(-1, channels, heads, weights.shape[1])
         out = torch.einsum("nchq,hcd->ndq", seen, self.matrices) + self.bias
         return out.reshape(-1, *self.out_shape)
+
+
+def conv_as_attention(conv: nn.Conv2d, image_size: Sequence[int], *, alpha: float = ALPHA) -> PositionalAttention:
+    """Return a convolution as attention with one head for each offset of its kernel (theorem 1 of the paper).
+
+    A stride means fewer queries. Without zero-valued keys, queries that look outside see the nearest pixel, which is
+    padding "replicate"; a ring of zero-valued keys gives zero padding.
+
+    Raises:
+        ValueError: See `Positions.of_conv`.
+    """
+    positions = Positions.of_conv(conv, image_size)
+    weight = conv.weight.detach()  # [D, C, height, width]
+    scores = QuadraticScores(positions.queries, positions.keys, offsets(conv), alpha).to(weight)
+    matrices = weight.flatten(2).permute(2, 1, 0)  # [heads, C, D]
+    return PositionalAttention(scores, matrices, conv.bias, (conv.out_channels, *positions.out_size))
+
+
+def _weight_of(linear: nn.Linear, shape: Sequence[int]) -> Tensor:
+    """Return the weight [D, C, H * W] of an FC layer on feature maps of this shape (C, H, W).
+
+    Raises:
+        ValueError: The layer takes vectors of another length.
+    """
+    channels, height, width = shape
+    if linear.in_features != channels * height * width:
+        raise ValueError(f"`in_features == C * H * W` must hold, but got {linear.in_features} and {tuple(shape)}")
+    return linear.weight.detach().view(-1, channels, height * width)
+
+
+def linear_as_attention(linear: nn.Linear, shape: Sequence[int], *, alpha: float = ALPHA) -> PositionalAttention:
+    """Return an FC layer on feature maps (C, H, W) as attention of one read-out token, with one head per pixel: [N, D].
+
+    It is the convolution whose kernel is as large as the map.
+
+    Raises:
+        ValueError: The layer takes vectors of another length than C * H * W.
+    """
+    weight = _weight_of(linear, shape)  # [D, C, H * W]
+    pixels = grid(range(shape[1]), range(shape[2]))
+    scores = QuadraticScores(pixels[:1], pixels, pixels, alpha).to(weight)
+    return PositionalAttention(scores, weight.permute(2, 1, 0), linear.bias, (linear.out_features,))
+
+
+def linear_by_rank(linear: nn.Linear, shape: Sequence[int]) -> PositionalAttention:
+    """Return the same FC layer with rank + 1 heads, of the rank of the weight [D * C, H * W]: [N, D].
+
+    One head is uniform. Each other head is uniform plus a small multiple of a direction that sums to zero, so that all
+    weights are positive and all scores finite. At least as many heads as the rank are needed.
+
+    Raises:
+        ValueError: The layer takes vectors of another length than C * H * W.
+    """
+    weight = _weight_of(linear, shape).double()
+    count = weight.shape[2]
+    left, size, right = torch.linalg.svd(weight.flatten(0, 1), full_matrices=False)
+    rank = int(torch.linalg.matrix_rank(weight.flatten(0, 1)))
+    left, right = left[:, :rank] * size[:rank], right[:rank]  # weight = left @ right
+    uneven = right - right.mean(1, keepdim=True)
+    step = 0.5 / (count * uneven.abs().amax(1).clamp_min(torch.finfo(weight.dtype).tiny))
+    weights = torch.cat([torch.ones(1, count).to(weight), 1 + count * step[:, None] * uneven]) / count
+    parts = left / step  # [D * C, rank]
+    even = left @ right.sum(1) - parts.sum(1)
+    matrices = torch.cat([even[:, None], parts], 1).T.unflatten(1, weight.shape[:2]).transpose(1, 2)
+    dtype = linear.weight.dtype
+    scores = TableScores(weights.log()[:, None].to(dtype))
+    return PositionalAttention(scores, matrices.to(dtype), linear.bias, (linear.out_features,))
+
+
+def linear_to_image(linear: nn.Linear, out_size: Sequence[int]) -> PositionalAttention:
+    """Return an FC layer from grey images to grey images [N, 1, *out_size] as two heads and one zero-valued token.
+
+    W = c (A+ - A-): the heads hold the positive and the negative weights, and the zero-valued token takes what a row
+    lacks to one. Without it rows of attention sum to one, and a constant image always gives a constant image.
+
+    Raises:
+        ValueError: The layer returns another number of pixels.
+    """
+    if linear.out_features != out_size[0] * out_size[1]:
+        raise ValueError(f"`out_features == H * W` must hold, but got {linear.out_features} and {tuple(out_size)}")
+    weight = linear.weight.detach().double()
+    least = 1e-3 * weight.abs().max().clamp_min(torch.finfo(weight.dtype).tiny)  # keeps scores finite; cancels out
+    parts = torch.stack([weight.clamp_min(0), (-weight).clamp_min(0)]) + least  # [2, D, K]
+    scale = 1.01 * parts.sum(2).max()
+    parts = parts / scale
+    table = torch.cat([parts, 1 - parts.sum(2, keepdim=True)], 2).log()
+    dtype = linear.weight.dtype
+    bias = None if linear.bias is None else linear.bias[None]
+    matrices = torch.stack([scale, -scale]).view(2, 1, 1)
+    return PositionalAttention(TableScores(table.to(dtype)), matrices.to(dtype), bias, (1, *out_size))
+
+
+def as_attention(layers: nn.Sequential, shape: Sequence[int], *, alpha: float = ALPHA) -> nn.Sequential:
+    """Return the layers with attention in place of every convolution and FC layer; other layers are shared.
+
+    Args:
+        layers: On images (C, H, W); in evaluation mode.
+        shape: (C, H, W).
+
+    Raises:
+        ValueError: A convolution has no form as attention, see `Positions.of_conv`.
+    """
+    maps = torch.zeros(1, *shape).to(next(layers.parameters()))
+    turned: list[nn.Module] = []
+    last = tuple(shape)  # of the last feature map, before it was flattened
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            turned.append(conv_as_attention(layer, maps.shape[2:], alpha=alpha))
+        elif isinstance(layer, nn.Linear):
+            size = last if layer.in_features == prod(last) else (layer.in_features, 1, 1)
+            turned.append(linear_as_attention(layer, size, alpha=alpha))
+        else:
+            turned.append(layer)
+        with torch.no_grad():
+            maps = layer(maps)
+        last = tuple(maps.shape[1:]) if maps.dim() == 4 else last
+    return nn.Sequential(*turned)
+
+
+class AttentionAutoencoder(nn.Module):
+    """An autoencoder whose encoder has self-attention in place of each convolution and FC layer.
+
+    Args:
+        original: A trained autoencoder in evaluation mode, whose reconstructions it then has; None: weights are random.
+        alpha: Sharpness of the heads.
+        arguments: Those of `models.autoencoder.Autoencoder`, with the same errors.
+    """
+
+    def __init__(self, original: Autoencoder | None = None, *, alpha: float = ALPHA, **arguments: Any) -> None:
+        super().__init__()
+        autoencoder = Autoencoder(**arguments).eval() if original is None else deepcopy(original)
+        self.encoder = as_attention(autoencoder.encoder, arguments["image_shape"], alpha=alpha)
+        self.decoder = autoencoder.decoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decoder(self.encoder(images))
 
 
 class LearnedAttention(nn.Module):

@@ -29,16 +29,9 @@ def check_image_shape(image_shape: Sizes) -> Shape:
         ValueError: The images are not square, or the networks here do not support their size.
     """
     shape = tuple(image_shape)
-    if len(shape) != 3:
-        raise ValueError(f"`image_shape == (channels, height, width)` must hold, but got {shape}")
-    channels, height, width = shape
-    if channels < 1:
-        raise ValueError(f"`1 <= channels` must hold, but got {channels}")
-    if height != width:
-        raise ValueError(f"`height == width` must hold, but got {height} and {width}")
-    if height not in SIDES:
-        raise ValueError(f"`side in {list(SIDES)}` must hold, but got {height}")
-    return channels, height, width
+    if len(shape) != 3 or shape[0] < 1 or shape[1] != shape[2] or shape[1] not in SIDES:
+        raise ValueError(f"`image_shape == (channels, side, side), side in {list(SIDES)}` must hold, but got {shape}")
+    return shape
 
 
 def _conv_block(into: int, out: int) -> list[nn.Module]:

@@ -52,7 +52,7 @@ class Critic(nn.Sequential):
 class ToneCurve(nn.Module):
     """A map of pixel values [0, 1] to [0, 1], linear between equidistant knots; at first the identity.
 
-    `levels` [KNOTS] are its values at the knots, to be filled in (see `study.training.tone`).
+    `levels` [KNOTS] are its values at the knots, to be filled in (see `study.training.autoencoder`).
     """
 
     levels: Tensor

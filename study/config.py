@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from study.checks import MOST_REPEATS, at_least, at_most
 from study.engine.stage import KeptModels
@@ -76,7 +76,9 @@ class StudyConfig:
         at_least(0, seed=self.seed)
         if self.seed >= MOST_SEEDS:
             raise ValueError(f"`seed < {MOST_SEEDS}` must hold, but got {self.seed}")
-        at_least(1, repeats=self.repeats, stages=len(self.stages), workers=1 if self.workers == "auto" else self.workers)
+        at_least(
+            1, repeats=self.repeats, stages=len(self.stages), workers=1 if self.workers == "auto" else self.workers
+        )
         at_most(MOST_REPEATS, repeats=self.repeats)
         if not 16 <= self.image_size <= 64 or self.image_size % 4:
             raise ValueError(f"`image_size` must be a multiple of 4 from 16 to 64, but got {self.image_size}")
@@ -85,7 +87,7 @@ class StudyConfig:
                 raise ValueError(f"`inputs` must be KIND=NUMBER, autoencoder=3 say, but got {each!r}")
 
 
-STUDY_PRESETS = {"full": {"repeats": 10}}
+STUDY_PRESETS: dict[str, dict[str, Any]] = {"full": {"repeats": 10}}
 """The study's own settings in the presets, where they are not the defaults."""
 INCIDENTAL = (
     *("store", "tracking_uri", "storage", "device", "workers", "launcher", "launcher_options", "detach"),
@@ -134,7 +136,12 @@ class AutoencoderConfig:
             if not low <= size <= high:
                 raise ValueError(f"`{low} <= latent_dim <= {high}` must hold, but got {size}")
         at_least(0, free_trials=self.free_trials)
-        at_least(1, epochs=self.epochs, search_epochs=self.search_epochs, latent_dims=len(self.latent_dims) + self.free_trials)
+        at_least(
+            1,
+            epochs=self.epochs,
+            search_epochs=self.search_epochs,
+            latent_dims=len(self.latent_dims) + self.free_trials,
+        )
         at_most(MOST_REPEATS, free_trials=self.free_trials)
 
     @property
@@ -215,7 +222,14 @@ class LatentGanConfig:
 
     def __post_init__(self) -> None:
         at_least(0, recipes=self.recipes)
-        at_least(1, free_trials=self.free_trials, search_epochs=self.search_epochs, evaluate_every=self.evaluate_every, epochs=self.epochs, final_epochs=self.final_epochs)
+        at_least(
+            1,
+            free_trials=self.free_trials,
+            search_epochs=self.search_epochs,
+            evaluate_every=self.evaluate_every,
+            epochs=self.epochs,
+            final_epochs=self.final_epochs,
+        )
         at_most(MOST_REPEATS, free_trials=self.free_trials, recipes=self.recipes)
         for count in self.mixture_components:
             at_least(1, mixture_components=count)
@@ -232,9 +246,7 @@ LATENT_GAN_PRESETS = {
         evaluate_every=2,
         mixture_components=(1, 2),
     ),
-    "demo": LatentGanConfig(
-        search_epochs=2, final_epochs=8, epochs=4, evaluate_every=4, mixture_components=(50,)
-    ),
+    "demo": LatentGanConfig(search_epochs=2, final_epochs=8, epochs=4, evaluate_every=4, mixture_components=(50,)),
     "exercise": LatentGanConfig(
         free_trials=30,
         final_epochs=150,

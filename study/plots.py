@@ -130,7 +130,6 @@ def scatter(
     front: Sequence[tuple[float, float]] = (),
     champion: tuple[float, float] | None = None,
     log_x: bool = False,
-    log_y: bool = False,
 ) -> Figure:
     """Plot points (x, y, label) in groups, the Pareto front as a line through them, the champion ringed."""
     with _figure(title, 6, 4.4 + _below(groups)) as figure:
@@ -147,7 +146,7 @@ def scatter(
         if champion:
             style: Any = {"s": 170, "facecolors": "none", "edgecolors": BLACK, "linewidths": 1.5, "zorder": 4}
             ax.scatter(*champion, label="champion", **style)
-        _set_scales(ax, log_x, log_y)
+        _set_scales(ax, log_x, False)
         _name_axes(ax, x, y)
         _add_legend(figure, ax)
     return figure
@@ -274,15 +273,6 @@ def colours(labels: Iterable[Any]) -> list[str]:
     return [colour or next(free) for colour in known]
 
 
-def apart(sizes: Iterable[float]) -> list[float]:
-    """Return the sizes, in order, whose numbers do not overlap on a log axis: each at least APART times the last."""
-    shown: list[float] = []
-    for size in sorted(set(sizes)):
-        if not shown or size >= APART * shown[-1]:
-            shown.append(size)
-    return shown
-
-
 def short(text: str, characters: int) -> str:
     """Return one line of at most so many characters, which ends in … where something had to be left out."""
     line = " ".join(_plain(text).split())
@@ -373,7 +363,11 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers:
     _set_scales(ax, *log)
     tried = {place for xs, *_ in series.values() for place in xs}
     if 1 < len(tried) < (9 if log[0] else 11) and all(float(size).is_integer() for size in tried):
-        ax.xaxis.set_major_locator(FixedLocator(apart(tried) if log[0] else sorted(tried)))
+        shown: list[float] = []
+        for size in sorted(tried):  # whose numbers would not overlap
+            if not shown or not log[0] or size >= APART * shown[-1]:
+                shown.append(size)
+        ax.xaxis.set_major_locator(FixedLocator(shown))
         ax.xaxis.set_minor_locator(NullLocator())
 
 

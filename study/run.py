@@ -137,22 +137,19 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
 
 def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str:
     """What was found, in a few lines, and where to look at it."""
-    from tracking.server import can_show_views, local_address
-    from tracking.views import place_of, server
+    from tracking.views import server, trials_page
 
     claims = verdicts(row for outcome in outcomes for row in outcome.rows)
     remote = server()
     local = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
     flags = local if remote is None else ["--tracking-uri", remote]
-    place = place_of(outcomes[0].run_id)
-    address = place.address if remote is None or can_show_views(remote) else place.plain
     found = [f"what was found{f' (claims: {claims})' if claims else ''}:", *findings(outcomes)]
     look = [
         "where to look:",
         f"the report: {shlex.quote(report)}",
         f"  as a page of your own: {shlex.join(['python', '-m', 'study.report', *flags])}",
         f"the trials, their charts and pictures: {shlex.join(['python', '-m', 'study.ui', *flags])}",
-        f"  which opens {remote or local_address()}/{address}",
+        f"  which opens {trials_page(outcomes[0].run_id)}",
     ]
     return "\n\n".join("\n  ".join(lines) for lines in (found, look))
 

@@ -99,7 +99,7 @@ def _inputs(version: Stored, count: int, columns: int, seed: int, wanted: Sequen
     import torch
     from torch.nn.functional import one_hot
 
-    from study.training.sampling import balanced_labels, noise
+    from study.training.sampling import noise
 
     config = version.config()
     if "noise_dim" not in config.get("settings", {}):
@@ -113,7 +113,7 @@ def _inputs(version: Stored, count: int, columns: int, seed: int, wanted: Sequen
         return {"inputs": vectors}
     numbers = [class_number(name, version.metadata["classes"]) for name in wanted]
     if len(numbers) < 2:
-        labels = torch.full((count,), numbers[0]) if numbers else balanced_labels(count, classes, torch.device("cpu"))
+        labels = torch.full((count,), numbers[0]) if numbers else torch.arange(count) % classes
         return {"inputs": torch.cat([vectors, one_hot(labels, classes)], 1), "labels": labels}
     place = torch.arange(count)
     start, end = one_hot(torch.tensor(numbers), classes).float()

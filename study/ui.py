@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> None:
     config = parse(UiConfig, arguments, "ui")
-    from tracking.server import check_port, local_address, served, wait_for_end
+    from tracking.server import check_port, local_address, serve
     from tracking.store import read_store, served_as
 
     if config.tracking_uri is not None:
@@ -51,25 +51,25 @@ def _run(arguments: Sequence[str]) -> None:
     uri = served_as(store, folder)
     if uri == store.tracking_uri:
         print("the store was moved or may not be written: this is a copy of its database, and changes to it are lost")
-    with suppress(KeyboardInterrupt), served(uri, config.port) as process:
+
+    def ready() -> None:
         print(f"MLflow's pages on {folder}, on this machine only; Ctrl-C ends them")
         show(local_address(config.port), config.open)
-        wait_for_end(process)
+
+    with suppress(KeyboardInterrupt):
+        serve(uri, config.port, ready)
     print("\nended")
 
 
 def show(server: str, open_browser: bool) -> None:
     """Print where the trials of each experiment are on a server's pages, and open the first in a browser."""
-    from tracking.server import can_show_views
     from tracking.views import TRAINING, places
 
-    server, known, views = server.rstrip("/"), places(), can_show_views(server)
+    server, known = server.rstrip("/"), places()
     if not known:
         print(f"no study is in this store yet: {server}")
         return
-    if not views:
-        print("this server's MLflow cannot open saved views: these are the plain pages")
-    addresses = {place.experiment: f"{server}/{place.address if views else place.plain}" for place in known}
+    addresses = {name: f"{server}/{address}" for name, address in known.items()}
     addresses["models"] = f"{server}/#/models?{TRAINING}"
     for name, address in addresses.items():
         print(f"  {name:{max(map(len, addresses))}}  {address}", flush=True)

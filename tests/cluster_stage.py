@@ -49,7 +49,7 @@ def run(context: Context) -> Outcome:
 
     search = Search({"loss": "minimize"}, {"x": log_uniform(0.01, 100)}, settings.trials - 2)
     with context.open("A study of cheap trials.") as study:
-        searched = study.enqueue_search(search, objective, "search")
+        searched = study.enqueue(search, objective, "search")
         given = study.run([{"x": 0.5}, {"x": 3.0}], objective, objectives={"loss": "minimize"})
         best = min([*given, *searched()], key=lambda result: result.values)
         return study.close(

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -138,6 +139,26 @@ class OnCluster:
 
     def _hold(self, seed: int) -> Path:
         return self.folder / f"hold-{seed}"
+
+
+@contextmanager
+def on_servers(folder: Path, engine: list[str], environment: Mapping[str, str]) -> Iterator[OnCluster]:
+    """Studies on servers that are there while the block runs."""
+    tracking, postgres = MlflowServer(folder), Postgres()
+    try:
+        tracking.start()
+        yield OnCluster(folder, tracking, postgres, engine, environment)
+    finally:
+        tracking.stop()
+        postgres.remove()
+
+
+def all_ended(left: Callable[[], list[Any]]) -> None:
+    """Check that nothing is left, in a while."""
+    deadline = time.monotonic() + 20
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert left() == []
 
 
 class Command:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import mlflow
 
 from study.engine.queue import Queue, key_of
 from study.engine.runner import Objective, Part, Runner
-from study.engine.search import Proposals, Result, Search, choice, integer, log_uniform
+from study.engine.search import Result, Search, choice, integer, log_uniform
 from study.engine.trial import Trial
 from tracking.runs import Run, study_run
 from tracking.store import Store
@@ -22,45 +22,42 @@ SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9), "c": choice("a", "b")}
 GIVEN = [{"x": 0.5, "n": 2, "c": "a"}, {"x": 50.0, "n": 3, "c": "b"}]
 
 
-def listed(objective: Objective, trials: Sequence[Mapping[str, Any]] = GIVEN, title: str = "", **options: Any) -> Part:
-    """A list of trials of one objective."""
+def listed(
+    objective: Objective,
+    trials: Sequence[Mapping[str, Any]] = GIVEN,
+    title: str = "",
+    name: str = NAME,
+    optional: bool = False,
+) -> Part:
+    """A list of trials of one objective, of the study of this name."""
     keys = {key_of(params): dict(params) for params in trials}
-    return Part(f"{NAME}/{title}", title, keys, objective, {"loss": "minimize"}, **options)
+    return Part(f"{name}/{title}", title, keys, objective, {"loss": "minimize"}, optional=optional)
 
 
 def searched(
-    objective: Objective, store: Store, trials: int, space: Mapping[str, Any] = SPACE, title: str = "s", **options: Any
+    objective: Objective, trials: int, space: Mapping[str, Any] = SPACE, title: str = "s", **options: Any
 ) -> Part:
     """A search of one objective over `SPACE`."""
     search = Search({"loss": "minimize"}, space, trials, **options)
-    name = f"{NAME}/{title}"
-    return Part(
-        name,
-        title,
-        {f"free {number}": {} for number in range(trials)},
-        objective,
-        search.objectives,
-        proposals=lambda: Proposals(name, search, store, 0, {}),
-        prune_on=search.prune_on,
-        optional=search.optional,
-    )
+    keys: dict[str, dict[str, Any]] = {f"free {number}": {} for number in range(trials)}
+    return Part(f"{NAME}/{title}", title, keys, objective, search.objectives, search, search.optional)
 
 
 @contextmanager
-def runner(store: Store, **options: Any) -> Iterator[Runner]:
+def runner(store: Store, name: str = NAME) -> Iterator[Runner]:
     """What a study has: the queue, and a runner under the parent run."""
     about: dict[str, Any] = {"title": "a study", "description": "", "tags": {}}
-    queue = Queue(store)
-    with study_run(store, store.experiment("tiny/test"), NAME, **about) as parent:
-        found = Runner(queue, parent, label="test", seed_for=lambda number: number, **options)
+    with (
+        closing(Queue(store)) as queue,
+        study_run(store, store.experiment("tiny/test"), name, **about) as parent,
+        closing(Runner(queue, parent, label="test", seed_for=lambda number: number)) as found,
+    ):
         yield found
-        found.close()
-    queue.close()
 
 
-def run(store: Store, *parts: Part) -> list[Result]:
+def run(store: Store, *parts: Part, name: str = NAME) -> list[Result]:
     """Run these parts one after the other, and return their results."""
-    with runner(store) as found:
+    with runner(store, name) as found:
         for part in parts:
             found.enqueue(part)
         return [result for part in parts for result in found.finish(part)]

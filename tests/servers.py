@@ -11,12 +11,15 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
 import pytest
 
 PASSWORD = "s3cret/{x}%40"  # what a URL has to quote, Optuna's template and alembic's config to escape
+
+NOBODY = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def free_port() -> int:
@@ -28,6 +31,7 @@ class Server:
     """A server process that can be stopped and started again on the same port, with the same data."""
 
     stopping = signal.SIGINT
+    owner: Mapping[str, object] = {}
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -36,13 +40,20 @@ class Server:
     def command(self) -> list[str]:
         raise NotImplementedError
 
-    def answers(self) -> bool:
+    def ask(self) -> None:
+        """Connect, or raise an error."""
         raise NotImplementedError
 
+    def answers(self) -> bool:
+        try:
+            self.ask()
+        except (OSError, psycopg.OperationalError):
+            return False
+        return True
+
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            self.command(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **self.owner()
-        )
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(self.command(), start_new_session=True, **pipes, **self.owner)
         deadline = time.monotonic() + 90
         while not self.answers():
             assert time.monotonic() < deadline, f"{self.command()} does not answer"
@@ -54,9 +65,6 @@ class Server:
             self._process.wait(30)
             self._process = None
 
-    def owner(self) -> dict[str, object]:
-        return {}
-
 
 class MlflowServer(Server):
     """`mlflow server` with its tables and artifacts in `folder`."""
@@ -66,23 +74,19 @@ class MlflowServer(Server):
         self.folder, self.options, self.url = folder, options, f"http://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        stores = [
-            f"--backend-store-uri=sqlite:///{self.folder}/server.db",
-            f"--artifacts-destination={self.folder}/files",
-        ]
+        stores = [f"--backend-store-uri=sqlite:///{self.folder}/server.db"]
+        stores += [f"--artifacts-destination={self.folder}/files"]
         address = ["--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
         return [sys.executable, "-m", "mlflow", "server", *address, *stores, *self.options]
 
-    def answers(self) -> bool:
-        try:
-            urllib.request.urlopen(f"{self.url}/health", timeout=1).close()
-        except OSError:
-            return False
-        return True
+    def ask(self) -> None:
+        urllib.request.urlopen(f"{self.url}/health", timeout=1).close()
 
 
 class Postgres(Server):
     """A cluster of its own, with a user and a database `study`; PostgreSQL refuses to run as root."""
+
+    owner = NOBODY
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,24 +104,17 @@ class Postgres(Server):
         word.chmod(0o644)
         options = ["-A", "scram-sha-256", "-U", "study", f"--pwfile={word}", "--no-sync"]
         initdb = [self._bin / "initdb", "-D", self.folder / "data", *options]
-        subprocess.run(initdb, check=True, capture_output=True, cwd=self.folder, **self.owner())
+        subprocess.run(initdb, check=True, capture_output=True, cwd=self.folder, **self.owner)
         self.start()
         with psycopg.connect(self._any, autocommit=True) as connection:
             connection.execute("CREATE DATABASE study")
-
-    def owner(self) -> dict[str, object]:
-        return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
 
     def command(self) -> list[str]:
         settings = [f"-p{self.port}", "-h127.0.0.1", f"-k{self.folder}", "-cfsync=off"]
         return [str(self._bin / "postgres"), "-D", str(self.folder / "data"), *settings]
 
-    def answers(self) -> bool:
-        try:
-            psycopg.connect(self._any, connect_timeout=1).close()
-        except psycopg.OperationalError:
-            return False
-        return True
+    def ask(self) -> None:
+        psycopg.connect(self._any, connect_timeout=1).close()
 
     def remove(self) -> None:
         self.stop()
@@ -128,6 +125,7 @@ class PgBouncer(Server):
     """PgBouncer as installed, but for where it listens, in front of a PostgreSQL server."""
 
     stopping = signal.SIGTERM
+    owner = NOBODY
 
     def __init__(self, behind: Postgres, mode: str) -> None:
         super().__init__()
@@ -136,28 +134,14 @@ class PgBouncer(Server):
             pytest.skip("PgBouncer is not installed: Debian's package is called pgbouncer")
         self._command = [binary, str(behind.folder / f"{mode}.ini")]
         self.url = behind.url.replace(f":{behind.port}/", f":{self.port}/")
-        settings = {
-            "listen_addr": "127.0.0.1",
-            "listen_port": self.port,
-            "auth_type": "trust",
-            "auth_file": behind.folder / "users",
-            "pool_mode": mode,
-            "unix_socket_dir": "",
-        }
         (behind.folder / "users").write_text(f'"study" "{PASSWORD}"\n')
-        lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
-        ini = f"[databases]\nstudy = host=127.0.0.1 port={behind.port}\n[pgbouncer]\n{lines}\n"
-        Path(self._command[1]).write_text(ini)
+        address = f"listen_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+        users = f"auth_type = trust\nauth_file = {behind.folder}/users\npool_mode = {mode}\n"
+        behind_it = f"[databases]\nstudy = host=127.0.0.1 port={behind.port}\n[pgbouncer]\n"
+        Path(self._command[1]).write_text(behind_it + address + users)
 
     def command(self) -> list[str]:
         return self._command
 
-    def answers(self) -> bool:
-        try:
-            psycopg.connect(self.url, connect_timeout=1).close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
-    def owner(self) -> dict[str, object]:
-        return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+    def ask(self) -> None:
+        psycopg.connect(self.url, connect_timeout=1).close()

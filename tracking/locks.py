@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tracking.errors import StoreError, root_of, without_password
 
 LOCAL_TIMEOUT = 60.0  # seconds that a process waits for a transaction of another process in an SQLite file
-SERVER_TIMEOUT = 5  # seconds within which a server must answer as the store is opened
+SERVER_TIMEOUT = 5  # seconds within which a database server must take a connection
 TELL_AFTER = 10.0  # seconds of waiting for a lock
 FOR_GOOD = re.compile("FATAL.*(password|pg_hba|does not exist|no such|startup parameter|not permitted|not supported)")
 """What a server says that refuses a connection, and will refuse it again."""
@@ -198,10 +198,8 @@ def sqlite_url(path: Path) -> str:
     """Return the SQLAlchemy URL of an SQLite file, whatever characters its path has."""
     from sqlalchemy import URL
 
-    url = URL.create("sqlite", database=str(path))
-    plain = url.render_as_string() == f"sqlite:///{path}"
-    # MLflow makes the folder of what follows sqlite:///, taken as it stands; not so where the driver is named.
-    return (url if plain else url.set(drivername="sqlite+pysqlite")).render_as_string()
+    # Without the driver's name, MLflow would make the folder of what follows sqlite:///, taken as it stands.
+    return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
 
 
 def sqlite_path(url: str) -> Path:

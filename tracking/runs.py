@@ -32,11 +32,6 @@ TRIAL_OF = "trial.study"  # the tag of the run of a trial: the study that it bel
 TRIAL = "trial.number"
 SEARCH = "trial.part"  # the list or search that the trial belongs to
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own
-ASKED = 500  # ids in one question
-OLDEST = ["attributes.start_time ASC"]  # first
-
-Measured = Mapping[str, Mapping[str, float]]
-"""The metrics of trials, by run id."""
 
 
 @dataclass(frozen=True)
@@ -158,17 +153,17 @@ def study_run(
             if run is None:
                 made = _create(experiment_id, title, {STUDY: study, NOTE: description, **tags})
                 run = Run(made, experiment_id, study)
-                for orphan in _trials(run):
-                    client().set_tag(orphan.info.run_id, PARENT, run.run_id)
+                for orphan in runs_of(run):
+                    orphan.set_tags({PARENT: run.run_id})
         yield run
     except BaseException as error:
         with suppress(Exception):  # The store may be what failed; the error itself is reported.
             if run is None and _status(error) == "KILLED":  # perhaps made, and the stop came before we knew of it
                 run = _parent(experiment_id, study)
-            if run is not None and not any(_trials(run, "attributes.status = 'RUNNING'")):
-                _end(run.run_id, _status(error))
+            if run is not None and not runs_of(run, status="RUNNING"):
+                end(run.run_id, _status(error))
         raise
-    _end(run.run_id, "FINISHED")
+    end(run.run_id, "FINISHED")
 
 
 @contextmanager
@@ -193,10 +188,10 @@ def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[s
     client().set_terminated(run.run_id)
 
 
-def end_killed(run_id: str) -> None:
-    """Mark the run of a trial whose process died as KILLED, unless it was deleted or is in another store."""
-    if not is_deleted(run_id):
-        client().set_terminated(run_id, "KILLED")
+def end(run_id: str, status: str = "KILLED") -> None:
+    """End a run that has another status (else its end stays when it was), and is neither deleted nor elsewhere."""
+    if not is_deleted(run_id) and client().get_run(run_id).info.status != status:
+        client().set_terminated(run_id, status)
 
 
 def is_deleted(run_id: str) -> bool:
@@ -209,30 +204,17 @@ def is_deleted(run_id: str) -> bool:
         return False
 
 
-def correct_statuses(parent: Run, search: str, outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
-    """Correct the status of runs, of trials of this search, whose processes died before they could.
+def correct_statuses(parent: Run, part: str, outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
+    """Correct the status of runs, of trials of this list or search, whose processes died before they could.
 
     `outcomes` are wanted statuses by run id; other open runs become KILLED, but for numbers of trials `under_way`.
     """
     numbers = {str(number) for number in under_way}
-    not_finished = {run_id for run_id, outcome in outcomes.items() if outcome != "FINISHED"}
-    ours = f"tags.`{SEARCH}` = '{search}' and attributes.status"  # a run takes MLflow a millisecond: not all are read
-    for run in [*_trials(parent, f"{ours} != 'FINISHED'"), *_trials(parent, f"{ours} = 'FINISHED'", not_finished)]:
-        status = run.info.status
-        wanted = outcomes.get(run.info.run_id, "KILLED" if status == "RUNNING" else status)
-        wrong = status == "RUNNING" or ("FINISHED" in (status, wanted) and status != wanted)
-        if wrong and run.data.tags.get(TRIAL) not in numbers:
-            client().set_terminated(run.info.run_id, wanted)
-
-
-def trial_ids(parent: Run, among: Collection[str] | None = None) -> set[str]:
-    """Return the ids of the runs of the study's trials that exist in this store; with `among`, only of these ids."""
-    return {run.info.run_id for run in _trials(parent, among=among)}
-
-
-def trial_metrics(parent: Run) -> Measured:
-    """Return the last values of all metrics of the study's trials, by run id."""
-    return {run.info.run_id: dict(run.data.metrics) for run in _trials(parent)}
+    for run in runs_of(parent, part):
+        wanted = outcomes.get(run.run_id, "KILLED" if run.status == "RUNNING" else run.status)
+        wrong = run.status == "RUNNING" or ("FINISHED" in (run.status, wanted) and run.status != wanted)
+        if wrong and run.tags.get(TRIAL) not in numbers:
+            client().set_terminated(run.run_id, wanted)
 
 
 def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
@@ -259,14 +241,16 @@ def parents(experiment: str) -> list[Record]:
     return [run for each in ours for run in _records(each.experiment_id, f"tags.`{STUDY}` LIKE '%'")]
 
 
-def trials(parent: Record) -> list[Record]:
-    """Return the trials of a study, the oldest first."""
-    return _records(parent.experiment_id, f"tags.`{TRIAL_OF}` = '{parent.study}'")
+def runs_of(study: Run, part: str = "", status: str = "") -> list[Record]:
+    """Return the runs of a study's trials, the oldest first: all, or of a list or search, or with this status."""
+    wanted = {f"tags.`{TRIAL_OF}`": study.study, f"tags.`{SEARCH}`": part, "attributes.status": status}
+    condition = " and ".join(f"{name} = '{value}'" for name, value in wanted.items() if value)
+    return _records(study.experiment_id, condition)
 
 
 def _records(experiment_id: str, condition: str) -> list[Record]:
     found = []
-    for run in search(client().search_runs, [experiment_id], condition, order_by=OLDEST):
+    for run in search(client().search_runs, [experiment_id], condition, order_by=["attributes.start_time ASC"]):
         info, data = run.info, run.data
         study = data.tags.get(STUDY, data.tags.get(TRIAL_OF, ""))
         started = datetime.fromtimestamp(info.start_time / 1000, UTC)
@@ -278,8 +262,8 @@ def _records(experiment_id: str, condition: str) -> list[Record]:
 
 def _parent(experiment_id: str, study: str) -> Run | None:
     """Return the parent run of the study of this name; of several the oldest."""
-    found = client().search_runs([experiment_id], f"tags.`{STUDY}` = '{study}'", max_results=1, order_by=OLDEST)
-    return Run(found[0].info.run_id, experiment_id, study) if found else None
+    found = _records(experiment_id, f"tags.`{STUDY}` = '{study}'")
+    return Run(found[0].run_id, experiment_id, study) if found else None
 
 
 def _create(experiment_id: str, name: str, tags: Mapping[str, Any]) -> str:
@@ -294,19 +278,3 @@ def _create(experiment_id: str, name: str, tags: Mapping[str, Any]) -> str:
 def _status(error: BaseException) -> str:
     """Return the status of a run that ends in this error: KILLED where someone stopped us."""
     return "FAILED" if isinstance(error, Exception) else "KILLED"
-
-
-def _end(run_id: str, status: str) -> None:
-    """End the run, unless it has this status: its end stays when it was."""
-    found = client().get_run(run_id).info
-    if found.status != status and found.lifecycle_stage != "deleted":
-        client().set_terminated(run_id, status)
-
-
-def _trials(study: Run, condition: str = "", among: Collection[str] | None = None) -> Iterator[Any]:
-    """Yield the runs of the study's trials for which this condition holds, of all or of those with these ids."""
-    common = " and ".join(filter(None, [f"tags.`{TRIAL_OF}` = '{study.study}'", condition]))
-    ids = [f"'{run_id}'" for run_id in sorted(among or ())]
-    parts = [", ".join(ids[start : start + ASKED]) for start in range(0, len(ids), ASKED)]
-    for wanted in [common] if among is None else [f"{common} and attributes.run_id IN ({part})" for part in parts]:
-        yield from search(client().search_runs, [study.experiment_id], wanted)

@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import http.client
 import logging
 import os
 import shutil
 import sqlite3
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from tracking.errors import StoreError, causes, is_full, opened, root_of, store_errors, without_password
-from tracking.locks import LOCAL_TIMEOUT, SERVER_TIMEOUT, Locks, check_database, sqlite_url
+from tracking.locks import LOCAL_TIMEOUT, Locks, check_database, sqlite_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,10 +40,10 @@ ABSOLUTE_PATHS = (
 """Tables and columns of MLflow's database that hold paths."""
 NOT_OURS = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_ASYNC_LOGGING")
 """Variables that would add our metrics to somebody's model, or log them later. MLflow's client reads no run's name."""
+AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""Variables by which a server must answer within seconds as a store is opened."""
 CUT_SHORT = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 """What SQLite says to a reader of a database whose last writer was killed in mid-commit."""
-
-_copying = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -65,10 +61,9 @@ class Store:
 
     def experiment(self, name: str, description: str = "") -> str:
         """Return the id of the experiment that we made by this name, whatever its name is now; made if missing."""
-        from mlflow import MlflowClient
         from mlflow.entities import ViewType
 
-        client = MlflowClient(self.tracking_uri)
+        client = _client_on(self.tracking_uri)
         with self.locks.hold("experiments"):
             ours = client.search_experiments(ViewType.ALL, filter_string=f"tags.`{EXPERIMENT}` = '{name}'")
             for found in ours:
@@ -93,7 +88,7 @@ def open_store(folder: Path, tracking_uri: str | None = None, storage: str | Non
     if tracking_uri is None or storage is None:
         _check_folder(folder)
     database = folder / "mlflow.db"
-    tracking_uri = tracking_uri and check_tracking_server(tracking_uri)
+    tracking_uri = tracking_uri and _without_credentials(tracking_uri)
     locks = Locks(check_database(storage, database) if storage else sqlite_url(folder / "optuna.db"))
     with locks.hold("opening"):  # of several processes, one makes the tables
         if tracking_uri is None:
@@ -115,7 +110,7 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
     check_environment()
     folder = folder.expanduser().absolute()
     if tracking_uri is not None:
-        return _connect(folder, check_tracking_server(tracking_uri))
+        return _connect(folder, _without_credentials(tracking_uri))
     database = folder / "mlflow.db"
     try:
         database.open("rb").close()
@@ -125,8 +120,7 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
         raise StoreError(f"{folder} holds no store (no mlflow.db): run study.run first, or give its --store") from error
     try:
         copy = _temporary() / f"{hashlib.sha256(bytes(folder)).hexdigest()[:16]}.db"
-        with _copying, _readable(database) as source, closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
+        _copy(database, copy)
         _correct_paths(copy, folder, _roots(copy))
     except (sqlite3.Error, OSError) as error:
         if is_full(error):
@@ -134,7 +128,7 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
             raise StoreError(f"{database} is locked by another process: wait for its end") from error
         raise StoreError(f"{database} must be an SQLite database: {error}") from error
-    return _connect(folder, sqlite_url(copy), shown=sqlite_url(database))
+    return _connect(folder, sqlite_url(copy), shown=str(database))
 
 
 def client() -> MlflowClient:
@@ -209,25 +203,17 @@ def check_environment() -> None:
         os.environ.pop(name, None)
 
 
-def check_tracking_server(url: str) -> str:
-    """Return the server's address after a first answer; user and password go where only MLflow looks for them."""
+def _without_credentials(url: str) -> str:
+    """Return a server's address; user and password go where only MLflow looks for them."""
     scheme, _, rest = url.partition("://")
     if not rest or scheme.lower() not in ("http", "https"):
         rule = "--tracking-uri must be the http(s) address of an MLflow server (a folder is given by --store)"
         raise StoreError(f"{rule}, but got {without_password(url)!r}")
     credentials, _, rest = rest.rpartition("@")  # at the last @: a password may contain any character
-    address = f"{scheme}://{rest}"
-    try:
-        urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=SERVER_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        pass  # It answers; whether it lets us in is for MLflow's own first call to say.
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error) or type(error).__name__
-        raise StoreError(f"the tracking server {without_password(url)} does not answer: {reason}") from error
     if credentials:
         user, _, password = credentials.partition(":")
         os.environ |= {"MLFLOW_TRACKING_USERNAME": unquote(user), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
-    return address
+    return f"{scheme}://{rest}"
 
 
 def _connect(folder: Path, tracking_uri: str, optuna_url: str = "", shown: str = "") -> Store:
@@ -236,39 +222,29 @@ def _connect(folder: Path, tracking_uri: str, optuna_url: str = "", shown: str =
 
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(tracking_uri)
-    retries = os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
-    place = without_password(shown or tracking_uri)
+    shown, before = without_password(shown or tracking_uri), dict(os.environ)
     try:
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+        os.environ |= AT_ONCE
         found = experiments()
     except Exception as error:  # SQLAlchemy's and MLflow's many classes, all of which mean the same here
-        raise StoreError(f"{place} cannot be opened: {_newer(root_of(error)) or root_of(error)}") from error
+        reason = root_of(error)
+        if reason.startswith("Detected out-of-date database schema"):  # it advises an upgrade that may be a downgrade
+            found_version = reason.partition("(")[2].partition(",")[0]
+            reason = f"another MLflow than {mlflow.__version__} made it ({found_version}): use that one, or a newer one"
+        raise StoreError(f"{shown} cannot be opened: {reason}") from error
     finally:
-        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = retries
+        os.environ |= {name: before[name] for name in AT_ONCE}
     if any(each.tags.get(FORMAT) != NUMBER for each in found):
-        raise StoreError(f"{place} was made by an earlier version of latent-study: use another --store")
-    artifacts = (folder / "artifacts").as_uri() if tracking_uri.startswith("sqlite") else None
+        raise StoreError(f"{shown} was made by an earlier version of latent-study: use another --store")
+    artifacts = None if tracking_uri.startswith("http") else (folder / "artifacts").as_uri()
     return Store(tracking_uri, artifacts, optuna_url or sqlite_url(folder / "optuna.db"))
-
-
-def _newer(reason: str) -> str:
-    """Return what to say of a database that a newer MLflow has made; "" where something else is wrong with it."""
-    import mlflow
-
-    revision = reason.partition("(found version ")[2].partition(",")[0]
-    known = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
-    if not revision or any(known.glob(f"{revision}_*")):
-        return ""
-    return f"a newer MLflow made it (revision {revision}, unknown to MLflow {mlflow.__version__}): upgrade MLflow"
 
 
 def _check_folder(folder: Path) -> None:
     """Check that the store's folder can be written, and that the databases in it are databases."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=folder).close()
         for database in filter(Path.exists, (folder / "mlflow.db", folder / "optuna.db")):
             with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("PRAGMA schema_version")
@@ -321,25 +297,20 @@ def _correct_paths(database: Path, folder: Path, roots: Collection[str]) -> None
                 connection.execute(change, (now, len(before) + 1, len(before) + 1, f"{before}/"))
 
 
-@contextmanager
-def _readable(database: Path) -> Iterator[sqlite3.Connection]:
-    """Open a database for reading; one whose last writer was killed in mid-commit as a copy, where that is undone."""
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=LOCAL_TIMEOUT)) as connection:
-        try:
-            connection.isolation_level = None
-            connection.execute("BEGIN")  # `backup` itself would wait for a locked database for ever
-            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in CUT_SHORT:
-                raise
-        else:
-            yield connection
-            return
-    with TemporaryDirectory() as folder:
+def _copy(database: Path, copy: Path) -> None:
+    """Copy a database that may be in use; one whose last writer was killed in mid-commit with what undoes that."""
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=LOCAL_TIMEOUT)) as source:
+            source.isolation_level = None
+            source.execute("BEGIN")  # `backup` itself would wait for a locked database for ever
+            source.execute("SELECT 1 FROM sqlite_master").fetchone()
+            with closing(sqlite3.connect(copy)) as target:
+                source.backup(target)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in CUT_SHORT:
+            raise
         for file in database.parent.glob("mlflow.db*"):  # with the journal
-            shutil.copy(file, folder)
-        with closing(sqlite3.connect(Path(folder) / database.name)) as connection:
-            yield connection
+            shutil.copy(file, copy.with_name(file.name.replace(database.name, copy.name)))
 
 
 @cache

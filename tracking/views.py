@@ -22,7 +22,7 @@ import mlflow
 
 from tracking.errors import reason_of
 from tracking.registry import REGISTERED, Direction
-from tracking.runs import NOTE, TRIAL_OF, Run, metric_history
+from tracking.runs import NOTE, TRIAL_OF, Run
 from tracking.server import local_address
 from tracking.store import client, experiments
 
@@ -85,15 +85,11 @@ def save_view(experiment_id: str, view: View, question: str) -> None:
     except mlflow.MlflowException as error:
         log.warning("MLflow does not take the saved view of the trials: %s", reason_of(error))
         return
-    if client().get_experiment(experiment_id).tags.get(NOTE, "") == question:
-        table = _address(experiment_id, f"viewStateShareKey={KEY}&")
+    experiment = client().get_experiment(experiment_id)
+    if experiment.tags.get(NOTE, "") == question:
+        table = _address(experiment)
         ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)."
         client().set_experiment_tag(experiment_id, NOTE, f"{question} {ways}")
-
-
-def is_curve(run_id: str, metric: str) -> bool:
-    """Return whether the run has logged the metric at more than one step."""
-    return len(metric_history(run_id, metric)[0]) > 1
 
 
 def logged_pictures(run_id: str) -> dict[str, int]:
@@ -114,23 +110,19 @@ def figures_of(run_id: str) -> dict[str, str]:
     return {file.stem: f"![{file.stem}]({where.format(quote(str(file), safe=''), run_id)})" for file in files}
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where an experiment is on the pages of a server; `plain` is without the saved view, if there is one."""
-
-    experiment: str
-    address: str
-    plain: str
+def places() -> dict[str, str]:
+    """Return where the trials of each experiment of ours are on the pages of a server, in the order of their making."""
+    return {each.name: _address(each) for each in experiments()}
 
 
-def places() -> list[Place]:
-    """Return where all experiments of ours are, in the order in which they were made."""
-    return [_place(each) for each in experiments()]
+def trials_page(run_id: str) -> str:
+    """Return the address of the trials of the experiment of the run; of a folder, while `study.ui` shows it."""
+    return f"{_base()}/{_address(client().get_experiment(client().get_run(run_id).info.experiment_id))}"
 
 
-def place_of(run_id: str) -> Place:
-    """Return where the experiment of the run is."""
-    return _place(client().get_experiment(client().get_run(run_id).info.experiment_id))
+def page_of(run: Run) -> str:
+    """Return the address of the page of a run; of a store that is a folder, while `study.ui` shows it."""
+    return f"{_base()}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
 def run_address(run_id: str) -> str:
@@ -143,25 +135,19 @@ def model_address(name: str, number: int) -> str:
     return f"#/models/{quote(name, safe='')}/versions/{number}"
 
 
-def page_of(run: Run) -> str:
-    """Return the address of the page of a run; of a store that is a folder, while `study.ui` shows it."""
-    return f"{server() or local_address()}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
-
-
 def server() -> str | None:
     """Return the address of the server that the open store is on; None: it is a folder."""
     uri = mlflow.get_tracking_uri()
     return uri.rstrip("/") if uri.startswith("http") else None
 
 
-def _place(experiment: Any) -> Place:
+def _base() -> str:
+    return server() or local_address()
+
+
+def _address(experiment: Any) -> str:
     view = f"viewStateShareKey={KEY}&" if TAG in experiment.tags else ""
-    number = experiment.experiment_id
-    return Place(experiment.name, _address(number, view), _address(number))
-
-
-def _address(experiment_id: str, view: str = "") -> str:
-    return f"#/experiments/{experiment_id}/runs?{view}{TRAINING}"
+    return f"#/experiments/{experiment.experiment_id}/runs?{view}{TRAINING}"
 
 
 def _tag(view: View) -> str:

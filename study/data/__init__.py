@@ -61,8 +61,10 @@ def load(data: str, data_dir: Path | None = None, *, image_size: int = 28, colou
         from study.data.own import as_tensor  # Pillow, for nothing in the usual case
 
         splits = (dataset.train, dataset.val, dataset.test)
-        parts = [Split(as_tensor(to_pixels(split.images), image_size, colour), split.labels) for split in splits]
-        dataset = Dataset(dataset.name, *parts, classes=dataset.classes, source=dataset.source)
+        train, val, test = (
+            Split(as_tensor(to_pixels(each.images), image_size, colour), each.labels) for each in splits
+        )
+        dataset = Dataset(dataset.name, train, val, test, classes=dataset.classes, source=dataset.source)
     check_dataset(dataset)
     return dataset
 

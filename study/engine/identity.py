@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -23,11 +22,6 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def study_name(dataset: str, stage: str, identity: Mapping[str, Any]) -> str:
-    """The study's name, which ends in a fingerprint of its identity."""
-    return f"{dataset}/{stage}/{fingerprint(identity)}"
-
-
 def computed_with(device: Any) -> dict[str, str]:
     """What a trial is computed with, as tags: code, versions, device, threads."""
     import torch
@@ -37,7 +31,7 @@ def computed_with(device: Any) -> dict[str, str]:
         "git_commit": commit,
         "git_dirty": dirty,
         "versions": versions(),
-        "device": _device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "threads": str(torch.get_num_threads()),
     }
 
@@ -88,9 +82,3 @@ def versions() -> str:
     """Of Python and of the packages that the figures depend on."""
     packages = ("torch", "numpy", "scikit-learn", "optuna", "mlflow")
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {version_of(name)}" for name in packages)])
-
-
-def _device_name(device: Any) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

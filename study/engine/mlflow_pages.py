@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from study.engine.progress import short
-from study.engine.runner import Part
+from study.engine.runner import Part, short
 from study.engine.search import Result
-from study.engine.stage import Context
+from study.engine.stage import Candidate, Context
 from study.results import Row
 from tracking import views
 from tracking.registry import Direction, Version
-from tracking.runs import TRIAL_OF, Run
+from tracking.runs import TRIAL_OF, Run, metric_history
 from tracking.views import Chart, View
 
 TRAINING = ("val/", "train/", "generator/", "critic/", "discriminator/")  # of metrics that have curves
@@ -49,7 +48,9 @@ def trials_view(
         charts += [views.parallel(names, [objective]) for its in found if len(names := _varied([its])) > 1][:1]
         sections[f"{objective} by parameter"] = charts
     losses = [name for start in TRAINING for name in best.metrics if name.startswith(start) and name.endswith("/loss")]
-    curved = [name for name in _unique([*decisive, *objectives, *losses]) if views.is_curve(best.run_id, name)]
+    curved = [
+        name for name in _unique([*decisive, *objectives, *losses]) if len(metric_history(best.run_id, name)[0]) > 1
+    ]
     sections["Training"] = [views.curves(name) for name in curved[:MOST_CURVES]]
     sections["Pictures"] = [views.pictures(*each) for each in sorted(views.logged_pictures(best.run_id).items())]
     figures = [row.metric for row in rows if row.metric] or [name for name in best.metrics if name.startswith("test/")]
@@ -59,18 +60,12 @@ def trials_view(
     return View(next(iter((decisive or objectives).items())), deciding, varied, others, sections)
 
 
-def model_page(
-    context: Context, parent: Run, version: Version, *, result: Result, metric: str, picture: str, rows: Sequence[Row]
-) -> str:
-    """Return the page of a version as Markdown: its best picture, what its study measured, what it builds on.
-
-    Args:
-        metric: The metric by which it was chosen.
-        picture: The figure of its run that shows it best; "" or one that it lacks: the one that stands for the stage.
-    """
+def model_page(context: Context, parent: Run, version: Version, candidate: Candidate, rows: Sequence[Row]) -> str:
+    """Return the page of a version as Markdown: its best picture, what its study measured, what it builds on."""
+    result, metric = candidate.result, candidate.metric
     own, of_study = views.figures_of(version.run_id), views.figures_of(parent.run_id)
     headline = context.stage.headline
-    first = own.pop(picture, None) or own.pop(headline.removeprefix("best/"), None) or of_study.get(headline)
+    first = own.pop(candidate.picture, None) or own.pop(headline.removeprefix("best/"), None) or of_study.get(headline)
     chosen = f"{metric} {version.metrics[metric]:.4g}" if metric in version.metrics else metric
     params = f" ({short(result.params)})" if result.params else ""
     rows = ([row for row in rows if row.metric] or rows)[:MOST_ROWS]

@@ -93,14 +93,13 @@ def _inputs(request: Request, data: Dataset, known: Sequence[Stage]) -> dict[str
 
 
 def _with_makers(stages: Sequence[Stage], known: Sequence[Stage]) -> list[str]:
-    """Return the names of these stages and of those that make what they need, in order."""
-    names = {stage.name for stage in stages}
-    while True:
-        needed = {kind for stage in known if stage.name in names for kind in stage.inputs}
-        makers = {stage.name for stage in known if needed & set(stage.outputs)}
-        if makers <= names:
-            return [stage.name for stage in known if stage.name in names]
-        names |= makers
+    """Return the names of these stages and of those that make what they need, in order: makers come first."""
+    names, kept, needed = {stage.name for stage in stages}, list[str](), set[str]()
+    for stage in reversed(known):
+        if stage.name in names or needed & set(stage.outputs):
+            kept.insert(0, stage.name)
+            needed |= set(stage.inputs)
+    return kept
 
 
 def _check_input(version: Version, data: Dataset) -> None:

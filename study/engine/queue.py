@@ -9,19 +9,19 @@ missing heartbeats where the database is on a server.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sql
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from study.engine.progress import log
 from tracking.errors import StoreError, root_of, without_password
 from tracking.store import Store
 
@@ -31,28 +31,14 @@ WAITING, RUNNING, COMPLETE, PRUNED, FAILED = "waiting", "running", "complete", "
 FINISHED = (COMPLETE, PRUNED, FAILED)
 
 ResultT = TypeVar("ResultT")
-_metadata = sql.MetaData()
-_trials = sql.Table(
-    "study_trials",
-    _metadata,
-    sql.Column("id", sql.Integer, primary_key=True),
-    sql.Column("part", sql.String(200), nullable=False),
-    sql.Column("key", sql.Text, nullable=False),
-    sql.Column("state", sql.String(10), nullable=False),
-    sql.Column("params", sql.JSON, nullable=False),
-    sql.Column("tries", sql.Integer, nullable=False),
-    sql.Column("worker", sql.String(200)),
-    sql.Column("heartbeat", sql.Float),
-    sql.Column("run_id", sql.String(40)),
-    sql.Column("values", sql.JSON),
-    sql.Column("reason", sql.Text),
-    sql.Column("seconds", sql.Float),
-    sql.UniqueConstraint("part", "key"),
-)
+log = logging.getLogger("study")
 
 
-@dataclass(frozen=True)
-class QueuedTrial:
+class Base(DeclarativeBase):
+    """The tables of this file, as SQLAlchemy wants them."""
+
+
+class QueuedTrial(Base):
     """A row of the queue.
 
     Attributes:
@@ -62,19 +48,21 @@ class QueuedTrial:
         values: Of a complete trial, one of each objective; of a pruned one, the last that was reported.
     """
 
-    number: int
-    id: int
-    part: str
-    key: str
-    state: str
-    params: dict[str, Any]
-    tries: int
-    worker: str | None
-    heartbeat: float | None
-    run_id: str | None
-    values: list[float] | None
-    reason: str | None
-    seconds: float | None
+    __tablename__ = "study_trials"
+    __table_args__ = (sql.UniqueConstraint("part", "key"),)
+    number = -1
+    id: Mapped[int] = mapped_column(primary_key=True)
+    part: Mapped[str] = mapped_column(sql.String(200))
+    key: Mapped[str] = mapped_column(sql.Text)
+    state: Mapped[str] = mapped_column(sql.String(10))
+    params: Mapped[dict[str, Any]] = mapped_column(sql.JSON)
+    tries: Mapped[int]
+    worker: Mapped[str | None] = mapped_column(sql.String(200))
+    heartbeat: Mapped[float | None]
+    run_id: Mapped[str | None] = mapped_column(sql.String(40))
+    values: Mapped[list[float] | None] = mapped_column(sql.JSON)
+    reason: Mapped[str | None] = mapped_column(sql.Text)
+    seconds: Mapped[float | None]
 
 
 class Superseded(BaseException):
@@ -89,14 +77,11 @@ class Queue:
     """
 
     def __init__(self, store: Store) -> None:
-        self._locks = store.locks
+        self.store, self._locks = store, store.locks
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         self._engine = sql.create_engine(store.optuna_url, **self._locks.engine_options())
-        try:
-            with self._locks.hold("opening"):  # of several processes, one makes the table
-                _metadata.create_all(self._engine)
-        except Exception as error:  # SQLAlchemy's and the drivers' many classes
-            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
+        with opening(store):
+            Base.metadata.create_all(self._engine)
         self._alive = self._locks.alive(self._worker)
         self._alive.__enter__()
 
@@ -109,20 +94,20 @@ class Queue:
         """Add the trials, by key, that the part does not have yet."""
 
         def insert(connection: sql.Connection) -> None:
-            known = set(connection.scalars(sql.select(_trials.c.key).where(_trials.c.part == part)))
+            known = set(connection.scalars(sql.select(QueuedTrial.key).where(QueuedTrial.part == part)))
             row = {"part": part, "state": WAITING, "tries": 0}
             new = [{**row, "key": key, "params": params} for key, params in trials.items() if key not in known]
             if new:
-                connection.execute(sql.insert(_trials), new)
+                connection.execute(sql.insert(QueuedTrial), new)
 
         with self._locks.hold(f"add/{part}"):
             self._transaction(insert)
 
     def trials(self, part: str) -> list[QueuedTrial]:
         """Return all trials of the part, in the order in which they were added."""
-        query = sql.select(_trials).where(_trials.c.part == part).order_by(_trials.c.id)
+        query = sql.select(QueuedTrial).where(QueuedTrial.part == part).order_by(QueuedTrial.id)
         rows = self._transaction(lambda connection: connection.execute(query).all())
-        return [QueuedTrial(number, **row._mapping) for number, row in enumerate(rows)]
+        return [QueuedTrial(number=number, **row._mapping) for number, row in enumerate(rows)]
 
     def take(self, trial: QueuedTrial) -> bool:
         """Take a waiting trial. Return whether this process has it now."""
@@ -144,13 +129,13 @@ class Queue:
         state = FAILED if tries >= TRIES else WAITING
         self._update(trial, self._mine(state), state=state, tries=tries, reason=f"{reason} ({tries} times)")
 
-    def reopen_dead(self, part: str, on_death: Callable[[str], None]) -> None:
-        """Open the trials whose processes died; after too many deaths a trial is failed.
+    def reopen_dead(self, trials: Sequence[QueuedTrial], on_death: Callable[[str], None]) -> None:
+        """Open those of these trials whose processes died; after too many deaths a trial is failed.
 
         Args:
             on_death: Called with the id of the MLflow run of each.
         """
-        for trial in self.trials(part):
+        for trial in trials:
             if trial.state == RUNNING and self._has_died(trial):
                 state, reason = FAILED if trial.tries >= TRIES else WAITING, f"its process died ({trial.tries} times)"
                 if self._update(trial, self._unchanged(trial), state=state, reason=reason) and trial.run_id:
@@ -187,20 +172,21 @@ class Queue:
     def _has_died(self, trial: QueuedTrial) -> bool:
         if not self._locks.on_server:
             return self._locks.has_died(trial.worker or "")
-        silent = sql.select(_trials.c.id).where(_trials.c.id == trial.id, _trials.c.heartbeat < self._now() - GRACE)
+        old = QueuedTrial.heartbeat < self._now() - GRACE
+        silent = sql.select(QueuedTrial.id).where(QueuedTrial.id == trial.id, old)
         return self._transaction(lambda connection: connection.scalar(silent)) is not None
 
     def _unchanged(self, trial: QueuedTrial) -> Any:
         """The condition that nobody has changed the row since it was read."""
-        return (_trials.c.state == trial.state) & (_trials.c.tries == trial.tries)
+        return (QueuedTrial.state == trial.state) & (QueuedTrial.tries == trial.tries)
 
     def _mine(self, state: str) -> Any:
         """The condition that this process has the trial; a change to this state may be repeated."""
-        return (_trials.c.worker == self._worker) & _trials.c.state.in_((RUNNING, state))
+        return (QueuedTrial.worker == self._worker) & QueuedTrial.state.in_((RUNNING, state))
 
     def _update(self, trial: QueuedTrial, condition: Any, **values: Any) -> bool:
         """Change the row if the condition holds. Return whether it did."""
-        change = sql.update(_trials).where(_trials.c.id == trial.id, condition).values(**values)
+        change = sql.update(QueuedTrial).where(QueuedTrial.id == trial.id, condition).values(**values)
         return bool(self._transaction(lambda connection: connection.execute(change).rowcount))
 
     def _transaction(self, work: Callable[[sql.Connection], ResultT]) -> ResultT:
@@ -217,6 +203,16 @@ class Queue:
     def _now(self) -> Any:
         """Return the time as the database has it: the clocks of several machines differ."""
         return sql.extract("epoch", sql.func.clock_timestamp()) if self._locks.on_server else time.time()
+
+
+@contextmanager
+def opening(store: Store) -> Iterator[None]:
+    """Open the store's database: of several processes one makes the tables. A StoreError says why it cannot be."""
+    try:
+        with store.locks.hold("opening"):
+            yield
+    except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
+        raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
 
 
 def key_of(params: Mapping[str, Any]) -> str:

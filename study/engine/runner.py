@@ -1,4 +1,4 @@
-"""How trials run: taken from the queue, with a run in MLflow each, and an outcome in both.
+"""How trials run: taken from the queue, with a run in MLflow each, and an outcome in both; and what the user sees.
 
 A trial that is finished in the queue counts only while its run stands in the store: one whose run was deleted, or is in
 another store, runs again.
@@ -6,36 +6,37 @@ another store, runs again.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm import tqdm
 
-from study.engine.progress import Progress, log, short
 from study.engine.queue import COMPLETE, FAILED, FINISHED, PRUNED, RUNNING, WAITING, Queue, QueuedTrial, Superseded
-from study.engine.search import PAGE, RUN_ID, Params, Proposals, Pruned, Result
+from study.engine.search import Params, Proposals, Pruned, Result, Search
 from study.engine.trial import Trial
 from tracking.errors import StoreError, reason_of, store_errors
 from tracking.registry import Direction
-from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end_killed, is_deleted, trial_ids, trial_run
-from tracking.views import page_of
+from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end, is_deleted, runs_of, trial_run
 
 if TYPE_CHECKING:
-    import optuna
-
     from study.engine.launchers import Watch
 
+PAUSE = 0.1  # seconds between two drawings of the bar
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
 STATUS = {COMPLETE: "FINISHED", PRUNED: "FINISHED", FAILED: "FAILED"}  # of the MLflow runs
 MOST_NAMED = 4  # parameters in the name of a run
+log = logging.getLogger("study")
 
 Objective = Callable[[Trial], "tuple[float, ...]"]
+Show = Callable[[Trial, int, Mapping[str, float]], None]  # what a trial has reported of an epoch
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Part:
         title: Of its runs, before the trial's number.
         trials: Parameters by key; of a search, empty ones.
         objectives: The metrics that decide, each with "minimize" or "maximize".
-        proposals: Opens Optuna's study of a search; None: a list.
+        search: None: a list.
         optional: Whether the stage can go on if no trial is complete.
     """
 
@@ -56,49 +57,38 @@ class Part:
     trials: Mapping[str, Params]
     objective: Objective
     objectives: Mapping[str, Direction]
-    proposals: Callable[[], Proposals] | None = None
-    prune_on: str | None = None
+    search: Search | None = None
     optional: bool = False
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What the run of every trial says of where it comes from; `facts` are kept beside its model."""
-
-    tags: Mapping[str, str] = field(default_factory=dict)
-    inputs: Inputs | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
+@dataclass
 class Runner:
     """Runs the trials of a study in this process, beside any number of other processes.
 
-    Args:
-        queue: The store's.
+    Attributes:
         label: What the progress display calls the study.
         seed_for: The seed of a repeat.
+        tags: Of the run of every trial.
+        inputs: Of the run of every trial.
+        facts: What is kept beside every model.
         watch: Where given, this process takes no trial, and calls it as it waits for processes that do.
     """
 
-    def __init__(
-        self,
-        queue: Queue,
-        parent: Run,
-        *,
-        label: str,
-        seed_for: Callable[[int], int],
-        origin: Origin | None = None,
-        watch: Watch | None = None,
-    ) -> None:
-        self._queue, self._parent, self._label, self._watch = queue, parent, label, watch
-        self._seed_for, self._origin = seed_for, origin or Origin()
-        self._parts: list[Part] = []  # enqueued, and not finished
-        self._proposals: dict[str, Proposals] = {}
-        self._looked = 0.0
+    queue: Queue
+    parent: Run
+    label: str
+    seed_for: Callable[[int], int]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    inputs: Inputs | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    watch: Watch | None = None
+    _parts: list[Part] = field(default_factory=list)  # enqueued, and not finished
+    _proposals: dict[str, Proposals] = field(default_factory=dict)
+    _looked: float = 0.0
 
     def enqueue(self, part: Part) -> None:
         """Add a part: processes that find nothing else to do may run its trials from now on."""
-        self._queue.add(part.name, part.trials)
+        self.queue.add(part.name, part.trials)
         self._parts.append(part)
 
     def finish(self, part: Part) -> list[Result]:
@@ -120,193 +110,204 @@ class Runner:
             raise
         self._correct_runs(part)
         self._parts.remove(part)
-        if part.name in self._proposals:
-            self._proposals.pop(part.name).close()
-        trials = self._asked(part)
-        complete = [trial for trial in trials if trial.state == COMPLETE]
-        if not complete and not part.optional:
-            reasons = "; ".join(sorted({str(trial.reason) for trial in trials}))
-            raise StoreError(f"no trial of {part.name} is complete: {reasons}")
         # A search may propose the same parameters twice; the seed is the same, so the result counts once.
-        first = {str(trial.params): trial for trial in reversed(complete)}
-        return [_result(part, trial) for trial in sorted(first.values(), key=lambda trial: trial.number)]
+        complete = {str(each.params): each for each in reversed(self._asked(part)) if each.state == COMPLETE}
+        if not complete and not part.optional:
+            reasons = "; ".join(sorted({str(trial.reason) for trial in self._asked(part)}))
+            raise StoreError(f"no trial of {part.name} is complete: {reasons}")
+        return [_result(part, trial) for trial in sorted(complete.values(), key=lambda trial: trial.number)]
 
     def pruned(self, part: Part) -> list[Result]:
         """Return the pruned trials of a part, each with the last value that it reported."""
         return [_result(part, trial) for trial in self._asked(part) if trial.state == PRUNED and trial.values]
 
+    def proposals(self, part: Part) -> Proposals:
+        """Return Optuna's study of a search, opened once."""
+        assert part.search is not None, f"{part.name} is a list"
+        if part.name not in self._proposals:
+            seed = self.seed_for(0)
+            self._proposals[part.name] = Proposals(part.name, part.search, self.queue.store, seed, self.parent)
+        return self._proposals[part.name]
+
     def close(self) -> None:
-        """Let go of the databases."""
+        """Let go of Optuna's databases."""
         for proposals in self._proposals.values():
             proposals.close()
 
     def _asked(self, part: Part) -> list[QueuedTrial]:
-        return [trial for trial in self._queue.trials(part.name) if trial.key in part.trials]
+        return [trial for trial in self.queue.trials(part.name) if trial.key in part.trials]
 
     def _take_part(self, part: Part) -> None:
         """Run trials until all of this part are finished, and show it."""
         self._reopen_deleted(part)
         shown = {trial.number for trial in self._asked(part) if trial.state in FINISHED}  # no news
-        with Progress(f"{self._label} {part.title}".rstrip(), len(part.trials), len(shown)) as progress:
+        with Progress(f"{self.label} {part.title}".rstrip(), len(part.trials), len(shown)) as progress:
 
             def look() -> bool:
                 """Show what was finished since the last look, here or elsewhere. Return whether all is."""
                 self._looked = time.monotonic()
-                self._queue.reopen_dead(part.name, end_killed)
+                self.queue.reopen_dead(self.queue.trials(part.name), end)
                 done = [trial for trial in self._asked(part) if trial.state in FINISHED]
                 for trial in [each for each in done if each.number not in shown]:
                     shown.add(trial.number)
                     progress.finished(len(done), _line(trial), _best(part, done))
                 return len(done) == len(part.trials)
 
-            def show(where: str, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-                if where:
-                    progress.doing(f"meanwhile {where} {number} epoch {epoch}, {short(metrics)}")
-                else:
-                    progress.epoch(number, epoch, metrics)
+            def show(trial: Trial, epoch: int, metrics: Mapping[str, float]) -> None:
+                where = "trial" if trial.part == part.title else f"meanwhile {trial.part}"
+                progress.doing(f"{where} {trial.number} epoch {epoch}, {short(metrics)}")
                 if time.monotonic() - self._looked > LOOK_EVERY:
                     look()
 
-            ran = True
-            while ran:  # trials take their time: a run may have been deleted meanwhile
-                ran = False
-                while not look():
-                    ran = True
-                    others = [each for each in self._parts if each is not part]
-                    if self._watch or not any(
-                        self._run_one(each, partial(show, "" if each is part else each.title))
-                        for each in [part, *others]
-                    ):
-                        progress.doing(self._watch() if self._watch else "waiting for trials of other processes")
-                        time.sleep(1)
-                if ran:
-                    self._reopen_deleted(part)
+            ran = False
+            while not look() or (ran and self._reopen_deleted(part)):  # trials take their time: one may be gone by now
+                ran = True
+                parts = [part, *(each for each in self._parts if each is not part)]
+                if self.watch or not any(self._run_one(each, show) for each in parts):
+                    progress.doing(self.watch() if self.watch else "waiting for trials of other processes")
+                    time.sleep(1)
 
-    def _run_one(self, part: Part, show: Callable[[int, int, Mapping[str, float]], None]) -> bool:
+    def _run_one(self, part: Part, show: Show) -> bool:
         """Run one trial of the part, if one is left that no other process has. Return whether there was one."""
         for trial in self._asked(part):
-            if trial.state == WAITING and self._queue.take(trial):
-                with self._queue.heartbeat(trial):
+            if trial.state == WAITING and self.queue.take(trial):
+                with self.queue.heartbeat(trial):
                     self._run(part, trial, show)
                 return True
         return False
 
-    def _run(self, part: Part, trial: QueuedTrial, show: Callable[[int, int, Mapping[str, float]], None]) -> None:
+    def _run(self, part: Part, queued: QueuedTrial, show: Show) -> None:
         """Train, and keep the outcome in the queue and in the run."""
-        run: Run | None = None
-        proposed: optuna.Trial | None = None
-
-        def put_back(reason: str, counts: bool) -> None:
-            if proposed is not None:
-                self._open_proposals(part).tell(proposed.number, WAITING, ())
-            self._queue.put_back(trial, reason, counts=counts)
-            if run is not None and not is_deleted(run.run_id):
-                run.set_tags({"state": "stopped", "reason": reason})
-
+        run = proposed = None
         try:
             with store_errors():
-                params = trial.params
-                if part.proposals is not None:
-                    proposed = self._open_proposals(part).ask(trial)
+                params = queued.params
+                if part.search is not None:
+                    proposed = self.proposals(part).ask(queued)
                     params = dict(proposed.params)
-                    self._queue.note(trial, params=params)
-                tags = {SEARCH: part.name, TRIAL: trial.number, "state": "running", **self._origin.tags}
-                with trial_run(self._parent, _name(part, trial.number, params), params, tags) as run:
-                    self._queue.note(trial, run_id=run.run_id)
+                    self.queue.note(queued, params=params)
+                tags = {SEARCH: part.name, TRIAL: queued.number, "state": "running", **self.tags}
+                with trial_run(self.parent, _name(part, queued.number, params), params, tags) as run:
+                    self.queue.note(queued, run_id=run.run_id)
                     if proposed is not None:
-                        proposed.set_user_attr(RUN_ID, run.run_id)
-                        proposed.set_user_attr(PAGE, page_of(run))
-                    if self._origin.inputs is not None:
-                        run.log_inputs(self._origin.inputs)
-                    seen = Trial(
-                        number=trial.number,
+                        self.proposals(part).show(proposed, run)
+                    if self.inputs is not None:
+                        run.log_inputs(self.inputs)
+                    torch.manual_seed(self.seed_for(params.get("repeat", 0)))
+                    began = time.monotonic()
+                    trial = Trial(
+                        **vars(run),
+                        number=queued.number,
                         part=part.title,
                         params=params,
-                        prunable=proposed is not None,
-                        _run=run,
-                        _facts=self._origin.facts,
-                        _proposed=proposed if part.prune_on else None,
-                        _prune_on=part.prune_on or "",
+                        _facts=self.facts,
+                        _proposed=proposed,
+                        _prune_on=part.search.prune_on if part.search else None,
                         _show=show,
                     )
-                    torch.manual_seed(self._seed_for(params.get("repeat", 0)))
-                    self._decide(part, trial, run, seen, proposed)
+                    state, values, reason = _outcome(part, trial)
+                    # Kept while the run is still open: its status then follows.
+                    run.set_tags({"state": state, "reason": reason})
+                    seconds = time.monotonic() - began
+                    self.queue.note(queued, state=state, values=values, reason=reason, seconds=seconds)
+                    if proposed is not None:
+                        self.proposals(part).tell(proposed, state, values)
+                    if state == FAILED:
+                        raise _BrokenDown
         except _BrokenDown:
             pass  # the queue and MLflow know of it; the study goes on
         except Superseded:
-            log.warning("trial %d sent no heartbeat for so long that another process has taken it over", trial.number)
+            log.warning("trial %d sent no heartbeat for so long that another process has taken it over", queued.number)
         except BaseException as error:
             deleted = run is not None and isinstance(error, Exception) and is_deleted(run.run_id)
             passing = isinstance(error, OSError) and not deleted
             reason = "its run was deleted in MLflow" if deleted else f"{type(error).__name__}: {reason_of(error)}"
             with suppress(Exception, Superseded):  # the store may be what failed; the error itself is reported
-                put_back(reason, passing)
+                if proposed is not None:
+                    self.proposals(part).tell(proposed, FAILED, ())
+                self.queue.put_back(queued, reason, counts=passing)
+                if run is not None and not is_deleted(run.run_id):
+                    run.set_tags({"state": "stopped", "reason": reason})
             if not (deleted or passing):
                 raise
-            log.warning("trial %d runs again, since %s", trial.number, reason)
-            log.debug("trial %d", trial.number, exc_info=True)
+            log.warning("trial %d runs again, since %s", queued.number, reason)
+            log.debug("trial %d", queued.number, exc_info=True)
 
-    def _decide(self, part: Part, trial: QueuedTrial, run: Run, seen: Trial, proposed: optuna.Trial | None) -> None:
-        """Train, and commit the outcome while the run is still open: its status then follows."""
-        began = time.monotonic()
-
-        def finish(state: str, reason: str, values: Sequence[float] = ()) -> None:
-            run.set_tags({"state": state, "reason": reason})
-            seconds = time.monotonic() - began
-            self._queue.note(trial, state=state, values=list(values), reason=reason, seconds=seconds)
-            if proposed is not None:
-                self._open_proposals(part).tell(proposed.number, state, values)
-
-        try:
-            values = part.objective(seen)
-            by_name = dict(zip(part.objectives, values, strict=True))
-            for metric, value in by_name.items():
-                if not math.isfinite(value):
-                    raise FloatingPointError(f"{metric} is {value}")
-        except Pruned as error:
-            last = seen.history.get(part.prune_on or "", ([], []))[1][-1:]
-            finish(PRUNED, str(error), last)
-        except (FloatingPointError, MemoryError, RuntimeError) as error:
-            reason = _breakdown(error)
-            if reason is None:
-                raise
-            log.debug("trial %d", trial.number, exc_info=True)
-            finish(FAILED, reason)
-            raise _BrokenDown from error
-        else:
-            finish(COMPLETE, short(by_name), values)
-
-    def _open_proposals(self, part: Part) -> Proposals:
-        assert part.proposals is not None
-        if part.name not in self._proposals:
-            self._proposals[part.name] = part.proposals()
-        return self._proposals[part.name]
-
-    def _reopen_deleted(self, part: Part) -> None:
-        """Open the trials whose runs this store does not have (any more)."""
-        finished = [trial for trial in self._asked(part) if trial.state in FINISHED and trial.run_id]
-        here = trial_ids(self._parent, {trial.run_id for trial in finished if trial.run_id}) if finished else set()
-        self._queue.reopen([trial for trial in finished if trial.run_id not in here])
+    def _reopen_deleted(self, part: Part) -> bool:
+        """Open the trials whose runs this store does not have (any more). Return whether there are any."""
+        finished = {trial.run_id: trial for trial in self._asked(part) if trial.state in FINISHED and trial.run_id}
+        here = {run.run_id for run in runs_of(self.parent, part.name)} if finished else set()
+        gone = finished.keys() - here
+        self.queue.reopen([finished[run_id] for run_id in gone])
+        return bool(gone)
 
     def _correct_runs(self, part: Part) -> None:
         """Correct the status of MLflow runs whose processes died before they could."""
-        trials = self._queue.trials(part.name)
+        trials = self.queue.trials(part.name)
         outcomes = {trial.run_id: STATUS.get(trial.state, "KILLED") for trial in trials if trial.run_id}
         under_way = {trial.number for trial in trials if trial.state == RUNNING}
-        correct_statuses(self._parent, part.name, outcomes, under_way)
+        correct_statuses(self.parent, part.name, outcomes, under_way)
 
 
-def _breakdown(error: Exception) -> str | None:
-    """Return the reason if training diverged or ran out of memory; None for any other exception."""
-    if isinstance(error, FloatingPointError):
-        return str(error)
-    # PyTorch has a class of its own for a GPU's memory, and a plain RuntimeError for the machine's.
-    memory = isinstance(error, MemoryError) or re.search(r"out of memory|(can't|not enough).* memory", str(error))
-    return f"out of memory: {reason_of(error)}" if memory else None
+class Progress(tqdm):
+    """A part's display, whoever runs its trials. Without a terminal there is no bar, only the lines."""
+
+    def __init__(self, label: str, total: int, done: int) -> None:
+        super().__init__(
+            total=total,
+            initial=done,
+            desc=label,
+            unit="trial",
+            disable=None if log.isEnabledFor(logging.INFO) else True,  # None: shown on a terminal
+            dynamic_ncols=True,
+            leave=False,
+            smoothing=0,  # The time left follows from all trials so far, which differ in length.
+        )
+        self._label, self._drawn = label, 0.0
+
+    def finished(self, done: int, line: str, best: str) -> None:
+        """A trial has come to its end: `done` have by now, and `best` is the best so far."""
+        if log.isEnabledFor(logging.INFO):
+            with suppress(OSError):  # nobody reads it any more, as after `2>&1 | head`: the trial goes on
+                self.write(f"{self._label}: {line}", file=sys.stderr)
+        self.set_description_str(f"{self._label} {best}".rstrip(), refresh=False)
+        self.n = done
+        self.refresh()
+
+    def doing(self, what: str) -> None:
+        """What this process is at."""
+        self.set_postfix_str(what, refresh=False)
+        if time.monotonic() - self._drawn > PAUSE:
+            self._drawn = time.monotonic()
+            self.refresh()
 
 
 class _BrokenDown(Exception):
     """The trial's outcome is that it failed: so does its run."""
+
+
+def _outcome(part: Part, trial: Trial) -> tuple[str, list[float], str]:
+    """Train. Return how it ended, the values of the objectives, and the reason; an error that may pass is raised."""
+    try:
+        values = part.objective(trial)
+        by_name = dict(zip(part.objectives, values, strict=True))
+        for metric, value in by_name.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{metric} is {value}")
+        return COMPLETE, list(values), short(by_name)
+    except Pruned as error:
+        return PRUNED, trial.history.get(trial._prune_on or "", ([], []))[1][-1:], str(error)
+    except (FloatingPointError, MemoryError, RuntimeError) as error:
+        reason = str(error)
+        if not isinstance(error, FloatingPointError):
+            # PyTorch has a class of its own for a GPU's memory, and a plain RuntimeError for the machine's.
+            if not isinstance(error, MemoryError) and not re.search(
+                r"out of memory|(can't|not enough).* memory", reason
+            ):
+                raise
+            reason = f"out of memory: {reason_of(error)}"
+        log.debug("trial %d", trial.number, exc_info=True)
+        return FAILED, [], reason
 
 
 def _name(part: Part, number: int, params: Params) -> str:
@@ -332,3 +333,10 @@ def _best(part: Part, done: Sequence[QueuedTrial]) -> str:
 def _line(trial: QueuedTrial) -> str:
     seconds = f", {trial.seconds:.0f} s" if trial.seconds else ""
     return f"trial {trial.number} {trial.state} {trial.reason} ({short(trial.params)}){seconds}"
+
+
+def short(values: Mapping[str, Any]) -> str:
+    """Numbers by name in a few characters each."""
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )

@@ -18,14 +18,15 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from study.engine.queue import COMPLETE, PRUNED, QueuedTrial, key_of
-from tracking.errors import StoreError, root_of, without_password
+from study.engine.queue import COMPLETE, PRUNED, QueuedTrial, key_of, opening
 from tracking.registry import Direction
+from tracking.runs import Run
+from tracking.views import page_of
 
 if TYPE_CHECKING:
     from tracking.store import Store
 
-STARTUP = 4  # random trials before the sampler learns from what it has seen
+STARTUP = 8  # random trials, at most a third, before the sampler learns from what it has seen
 PROPOSALS = 20  # for a trial, until one is new
 RUN_ID, PAGE, SAMPLER, KEY = "mlflow.run_id", "mlflow.page", "sampler", "key"  # user attributes of Optuna's trials
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
@@ -87,24 +88,24 @@ class Search:
         objectives: The metrics that decide, each with "minimize" or "maximize".
         space: The parameters and their ranges.
         trials: How many.
-        prune_on: The reported metric by which hopeless trials are stopped early; None: none is.
-        prune_after: Epochs that every trial gets.
+        prune_on: The metric by which hopeless trials are stopped early, at the epochs at which it is reported, the
+            first of which is not before 2; None: none is.
+        sampler: "tpe", or "random" for a comparison.
         optional: Whether the stage can go on if no trial is complete.
-        known: Results of other trials, from which the sampler learns too; their parameters must have all of `space`.
     """
 
     objectives: Mapping[str, Direction]
     space: Space
     trials: int
     prune_on: str | None = None
-    prune_after: int = 0
+    sampler: str = "tpe"
     optional: bool = False
-    known: Sequence[Result] = ()
 
     @property
     def fingerprint(self) -> str:
-        """The space as text: Optuna keeps one space a study."""
-        return json.dumps({name: distribution_to_json(each) for name, each in self.space.items()})
+        """The space as text: Optuna keeps one space a study. Trials of another sampler are others too."""
+        space = {name: distribution_to_json(each) for name, each in self.space.items()}
+        return json.dumps(space if self.sampler == "tpe" else [self.sampler, space])
 
 
 class Proposals:
@@ -112,44 +113,52 @@ class Proposals:
 
     Args:
         name: That of Optuna's study.
-        about: User attributes of the study, for other programs that show it.
+        parent: The run that programs which show the study lead to.
 
     Raises:
         StoreError: The database cannot be opened.
     """
 
-    def __init__(self, name: str, search: Search, store: Store, seed: int, about: Mapping[str, str]) -> None:
-        self._name, self._search, self._store, self._seed = name, search, store, seed
+    def __init__(self, name: str, search: Search, store: Store, seed: int, parent: Run) -> None:
+        self._name, self._search, self._locks, self._seed = name, search, store.locks, seed
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.prune_on:
-            pruner = optuna.pruners.MedianPruner(STARTUP, search.prune_after)
-        try:
-            with store.locks.hold("opening"):  # of several processes, one makes the tables
-                self._storage, directions = _storage(store), list(search.objectives.values())
-                self._study = optuna.create_study(
-                    study_name=name, storage=self._storage, pruner=pruner, directions=directions, load_if_exists=True
-                )
-                if self._study.metric_names is None:
-                    self._study.set_metric_names(list(search.objectives))
-                for key, value in about.items():
-                    self._study.set_user_attr(key, value)
-        except Exception as error:  # SQLAlchemy's, the drivers' and Optuna's many classes
-            raise StoreError(f"{without_password(store.optuna_url)} cannot be opened: {root_of(error)}") from error
+            # After 2, 4, 8, ... epochs, the better half of those that came so far goes on (Li et al. 2020,
+            # https://arxiv.org/abs/1810.05934).
+            pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=2)
+        url = store.optuna_url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
+        with opening(store):
+            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=store.locks.engine_options())
+            self._study = optuna.create_study(
+                study_name=name,
+                storage=self._storage,
+                pruner=pruner,
+                directions=list(search.objectives.values()),
+                load_if_exists=True,
+            )
+            if self._study.metric_names is None:
+                self._study.set_metric_names(list(search.objectives))
+            self.show(self._study, parent)
 
     def ask(self, trial: QueuedTrial) -> optuna.Trial:
         """Return a new trial of Optuna's: with the queued trial's parameters if it was taken before, else new ones."""
-        with self._store.locks.hold(self._name):  # each proposal knows of all others
+        with self._locks.hold(self._name):  # each proposal knows of all others
             before = self._study.get_trials(deepcopy=False)
-            self._add_known({each.user_attrs.get(RUN_ID) for each in before})
             for each in before:
                 if each.user_attrs.get(KEY) == trial.key and not each.state.is_finished():  # its process died
                     self._study.tell(each.number, state=TrialState.FAIL)
             seen = {key_of(each.params) for each in self._study.get_trials(deepcopy=False)}
-            startup = len(self._search.known) + STARTUP
+            startup = min(STARTUP, self._search.trials // 3)
             for left in reversed(range(PROPOSALS)):
                 number = len(self._study.get_trials(deepcopy=False)) + 1
                 # A sampler for each trial: what it proposes depends on the trials before, not on the process.
-                sampler: Any = optuna.samplers.TPESampler(n_startup_trials=startup, seed=self._seed + number)
+                random = self._search.sampler == "random" or number <= startup
+                seed = self._seed + number
+                sampler: Any = (
+                    optuna.samplers.RandomSampler(seed)
+                    if random
+                    else optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
+                )
                 if trial.params:
                     sampler = optuna.samplers.PartialFixedSampler(trial.params, sampler)
                 self._study.sampler = sampler
@@ -158,44 +167,33 @@ class Proposals:
                     break
                 self._study.tell(found, state=TrialState.FAIL)
             found.set_user_attr(KEY, trial.key)
-            found.set_user_attr(SAMPLER, "random" if number <= startup else "TPE")
+            found.set_user_attr(SAMPLER, "random" if random else "TPE")
             return found
 
-    def tell(self, number: int, state: str, values: Sequence[float]) -> None:
+    def tell(self, trial: optuna.Trial, state: str, values: Sequence[float]) -> None:
         """Say what became of a trial; a state that is neither complete nor pruned counts as failed."""
         told = list(values) if state == COMPLETE else None
-        self._study.tell(number, told, STATES.get(state, TrialState.FAIL), skip_if_finished=True)
+        self._study.tell(trial, told, STATES.get(state, TrialState.FAIL), skip_if_finished=True)
+
+    def show(self, shown: optuna.Trial | optuna.Study, run: Run) -> None:
+        """Keep the way from a trial, or the study, to its run, for programs that show it."""
+        shown.set_user_attr(RUN_ID, run.run_id)
+        shown.set_user_attr(PAGE, page_of(run))
+
+    def importances(self) -> dict[str, float]:
+        """Return what fraction of the objective's variance each parameter explains, by Optuna's default evaluator
+        (PED-ANOVA, Watanabe et al. 2023, https://arxiv.org/abs/2304.10255); largest first.
+
+        Empty where there are too few complete trials to say: not more than parameters.
+        """
+        complete = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        enough = complete and len(complete) > len(complete[0].params)
+        return optuna.importance.get_param_importances(self._study) if enough else {}
 
     def close(self) -> None:
         """Let go of the database."""
         self._storage.remove_session()
         self._storage.engine.dispose()
-
-    def _add_known(self, there: set[Any]) -> None:
-        space = dict(self._search.space)
-        for result in self._search.known:
-            if result.run_id not in there:
-                own = {name: result.params[name] for name in space}
-                about: dict[str, Any] = {"distributions": space, "user_attrs": {RUN_ID: result.run_id}}
-                self._study.add_trial(optuna.create_trial(params=own, values=list(result.values), **about))
-
-
-def importances(name: str, store: Store) -> dict[str, float]:
-    """Return what fraction of the objective's variance each parameter explains, by Optuna's default evaluator
-    (PED-ANOVA, Watanabe et al. 2023, https://arxiv.org/abs/2304.10255); largest first.
-
-    Empty where there are too few complete trials to say: not more than parameters.
-    """
-    storage = _storage(store)
-    try:
-        study = optuna.load_study(study_name=name, storage=storage)
-        complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if not complete or len(complete) <= len(complete[0].params):
-            return {}
-        return optuna.importance.get_param_importances(study)
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
 
 
 def pareto_front(results: Sequence[Result]) -> list[Result]:
@@ -205,8 +203,3 @@ def pareto_front(results: Sequence[Result]) -> list[Result]:
     study = optuna.create_study(directions=["minimize"] * len(results[0].values))
     study.add_trials([optuna.create_trial(values=result.values) for result in results])
     return [results[trial.number] for trial in study.best_trials]
-
-
-def _storage(store: Store) -> optuna.storages.RDBStorage:
-    url = store.optuna_url.replace("{", "{{").replace("}", "}}")  # Optuna takes it for a template
-    return optuna.storages.RDBStorage(url, engine_kwargs=store.locks.engine_options())

@@ -6,23 +6,23 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from study.checks import UsageError
-from study.engine.identity import code_digest, code_state, computed_with, fingerprint, study_name
+from study.engine.identity import code_digest, code_state, computed_with, fingerprint
 from study.engine.mlflow_pages import model_page, trials_view
 from study.engine.queue import Queue, key_of
-from study.engine.runner import Objective, Origin, Part, Runner
-from study.engine.search import PAGE, RUN_ID, Params, Proposals, Result, Search, importances
+from study.engine.runner import Objective, Part, Runner
+from study.engine.search import Params, Result, Search
 from study.engine.stage import Candidate, Context, Outcome
 from study.results import Measured, Row, Table
 from tracking import registry
 from tracking.models import delete_model, logged_model
 from tracking.registry import Direction, Version
-from tracking.runs import Inputs, Run, created, study_run, trial_metrics
-from tracking.views import page_of, save_view
+from tracking.runs import Inputs, Run, created, runs_of, study_run
+from tracking.views import save_view
 
 OBJECTIVES: Mapping[str, Direction] = {"val/fd": "minimize"}
 
@@ -58,9 +58,13 @@ class Study:
         """
         return self.enqueue(trials, objective, part, **options)()
 
+    def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
+        """Run what is missing of a search, and return the complete trials."""
+        return self.enqueue(search, objective, part)()
+
     def enqueue(
         self,
-        trials: Sequence[Params],
+        trials: Sequence[Params] | Search,
         objective: Objective,
         part: str = "",
         *,
@@ -68,46 +72,38 @@ class Study:
         optional: bool = False,
         keep_models: bool = False,
     ) -> Callable[[], list[Result]]:
-        """Name a list before its turn: processes that find nothing else to do may run its trials already.
+        """Name a list or a search before its turn: processes that find nothing else to do may run its trials already.
 
         Args:
-            objectives: The metrics that decide.
-            optional: Whether the stage can go on if no trial is complete.
+            objectives: The metrics that decide; a search has its own.
+            optional: Whether the stage can go on if no trial is complete; a search says it itself.
             keep_models: Whether the study goes on using the models, at each call.
 
         Returns:
-            A function that runs the rest of the list, once, and returns what `run` returns.
+            A function that runs the rest, once, and returns what `run` returns.
         """
-        keys = {key_of(params): dict(params) for params in trials}
-        name = f"{self.queue_name}/{part or 'trials'}"
-        return self._enqueue(Part(name, part, keys, objective, objectives, optional=optional), keep_models)
+        if isinstance(trials, Search):
+            name = f"{self.queue_name}/{part or 'search'}-{fingerprint(trials.fingerprint)}"
+            keys: dict[str, Params] = {f"free {number}": {} for number in range(trials.trials)}
+            made = Part(name, part, keys, objective, trials.objectives, trials, trials.optional)
+        else:
+            keys = {key_of(params): dict(params) for params in trials}
+            made = Part(f"{self.queue_name}/{part or 'trials'}", part, keys, objective, objectives, optional=optional)
+        self.runner.enqueue(made)
+        self.parts[part] = made
 
-    def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
-        """Run what is missing of a search, and return the complete trials."""
-        return self.enqueue_search(search, objective, part)()
+        def run() -> list[Result]:
+            results = self.runner.finish(made)
+            self.results.extend(results)
+            if keep_models:
+                self.keep.update(result.run_id for result in results)
+            return results
 
-    def enqueue_search(self, search: Search, objective: Objective, part: str = "") -> Callable[[], list[Result]]:
-        """Name a search before its turn, as `enqueue` does a list."""
-        name = f"{self.queue_name}/{part or 'search'}-{fingerprint(search.fingerprint)}"
-        about = {RUN_ID: self.parent.run_id, PAGE: page_of(self.parent)}
-        store, seed = self.context.session.store, self.context.seed_for(0)
-        keys: dict[str, Params] = {f"free {number}": {} for number in range(search.trials)}
-        return self._enqueue(
-            Part(
-                name,
-                part,
-                keys,
-                objective,
-                search.objectives,
-                proposals=lambda: Proposals(name, search, store, seed, about),
-                prune_on=search.prune_on,
-                optional=search.optional,
-            )
-        )
+        return run
 
     def table(self) -> Table:
         """Return all results so far, with their metrics."""
-        metrics = trial_metrics(self.parent)
+        metrics = {run.run_id: run.metrics for run in runs_of(self.parent)}
         return Table([Measured(**vars(each), metrics=metrics.get(each.run_id, {})) for each in self.results])
 
     def pruned(self, part: str = "") -> list[Result]:
@@ -116,7 +112,7 @@ class Study:
 
     def importances(self, part: str = "") -> dict[str, float]:
         """Return what fraction of the objective's variance each parameter of a search explains; largest first."""
-        return importances(self.parts[part].name, self.context.session.store)
+        return self.runner.proposals(self.parts[part]).importances()
 
     def close(
         self, candidates: Mapping[str, Candidate], finish: Callable[[Mapping[str, Version]], Sequence[Row]]
@@ -133,7 +129,7 @@ class Study:
         """
         stage, session, watch = self.context.stage, self.context.session, self.context.session.watch
         with suppress(UsageError):  # no worker is left to make the figures: this process does
-            while watch and self.parent.read_json("outcome") is None:
+            while watch and self._cached_rows() is None:
                 watch()
                 time.sleep(1)
         with session.store.locks.hold(f"{self.name}/close"):
@@ -141,7 +137,9 @@ class Study:
             rows = self._cached_rows(made)
             if rows is None:
                 rows = tuple(finish(made))
-                self._describe(made, candidates, rows)
+                for kind, version in made.items():
+                    page = model_page(self.context, self.parent, version, candidates[kind], rows)
+                    registry.describe(version, page)
                 self._cache_rows(made, candidates, rows)
             if made and self.parts:
                 decisive = {candidate.metric: candidate.direction for candidate in candidates.values()}
@@ -151,19 +149,6 @@ class Study:
                 for run_id in {result.run_id for result in self.results} - self.keep - registry.registered_runs():
                     delete_model(run_id)
             return Outcome(stage.name, made, rows, self.parent.run_id)
-
-    def _enqueue(self, part: Part, keep_models: bool = False) -> Callable[[], list[Result]]:
-        self.runner.enqueue(part)
-        self.parts[part.title] = part
-
-        def run() -> list[Result]:
-            results = self.runner.finish(part)
-            self.results.extend(results)
-            if keep_models:
-                self.keep.update(result.run_id for result in results)
-            return results
-
-        return run
 
     def _register(self, kind: str, candidate: Candidate) -> Version:
         """Return the trial's version, made the champion if it is better."""
@@ -179,11 +164,11 @@ class Study:
             registry.promote(version, metric, candidate.direction, champions_value=value, force=candidate.force)
         return version
 
-    def _cached_rows(self, made: Mapping[str, Version]) -> tuple[Row, ...] | None:
-        """Return the rows of an earlier call, if trials, versions, settings and code are the same."""
+    def _cached_rows(self, made: Mapping[str, Version] | None = None) -> tuple[Row, ...] | None:
+        """Return the rows of a call with the same trials, settings and code, and versions if they are known."""
         cached = self.parent.read_json("outcome")
-        with suppress(KeyError, TypeError, AttributeError, ValueError):  # a file that somebody has changed
-            if cached is not None and cached["of"] == self._fingerprint(made):
+        with suppress(KeyError, TypeError, AttributeError, ValueError):  # there is none, or somebody has changed it
+            if cached["of"] == self._fingerprint() and (made is None or cached["versions"] == _addresses(made)):
                 return tuple(Row(**row) for row in cached["rows"])
         return None
 
@@ -193,34 +178,28 @@ class Study:
         """Write down what was found, and by which call."""
         tags: dict[str, str] = {"command": self.context.session.command, "preset": self.context.session.preset}
         if made:
-            kind = next(iter(made))
+            kind, best = next(iter(made.items()))
             metric = candidates[kind].metric
-            tags |= {"best.run_id": made[kind].run_id, "best.version": made[kind].uri, "best.metric": metric}
-            self.parent.log({f"best/{metric}": made[kind].metrics[metric]})
+            tags |= {"best.run_id": best.run_id, "best.version": best.uri, "best.metric": metric}
+            self.parent.log({f"best/{metric}": best.metrics[metric]})
         self.parent.set_tags(tags)
-        champion = next((version.uri for version in made.values()), "")
-        cached = {"of": self._fingerprint(made), "git_commit": code_state()[0], "champion": champion}
-        self.parent.log_json("outcome", cached | {"rows": [asdict(row) for row in rows]})
+        cached = {
+            "of": self._fingerprint(),
+            "versions": _addresses(made),
+            "git_commit": code_state()[0],
+            "champion": tags.get("best.version", ""),
+            "rows": [asdict(row) for row in rows],
+        }
+        self.parent.log_json("outcome", cached)
 
-    def _describe(self, made: Mapping[str, Version], candidates: Mapping[str, Candidate], rows: Sequence[Row]) -> None:
-        """Say on the page of each version what it is."""
-        for kind, candidate in candidates.items():
-            page = model_page(
-                self.context,
-                self.parent,
-                made[kind],
-                result=candidate.result,
-                metric=candidate.metric,
-                picture=candidate.picture,
-                rows=rows,
-            )
-            registry.describe(made[kind], page)
-
-    def _fingerprint(self, made: Mapping[str, Version]) -> str:
-        """Return a digest of all that figures, rows and the versions' pages depend on."""
+    def _fingerprint(self) -> str:
+        """Return a digest of all that figures, rows and pages depend on, beside the versions that follow from it."""
         trials = [(result.part, result.number, result.run_id) for result in self.results]
-        versions = {kind: version.uri for kind, version in made.items()}
-        return fingerprint([trials, versions, asdict(self.context.settings), code_of(self.context)])
+        return fingerprint([trials, asdict(self.context.settings), code_of(self.context)])
+
+
+def _addresses(made: Mapping[str, Version]) -> dict[str, str]:
+    return {kind: version.uri for kind, version in made.items()}
 
 
 def code_of(context: Context) -> str:
@@ -233,7 +212,7 @@ def open_study(context: Context, description: str) -> Iterator[Study]:
     """Open the stage's study and its parent run: those of an earlier call of the same identity, or new ones."""
     session, stage, data = context.session, context.stage, context.dataset
     identity = context.identity()
-    name = study_name(data.name, stage.name, identity)
+    name = f"{data.name}/{stage.name}/{fingerprint(identity)}"
     facts = {
         "dataset": data.name,
         "data_digest": data.digest,
@@ -248,25 +227,25 @@ def open_study(context: Context, description: str) -> Iterator[Study]:
         "images": f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test",
         **facts,
     }
-    models = [logged_model(version.run_id).uri for version in context.inputs.values()]
-    origin = Origin(
-        tags={**facts, **computed_with(context.device), "code_digest": code_of(context)},
-        inputs=Inputs(data.name, data.digest, len(data.train), tuple(models)),
-        facts={**facts, "classes": list(data.classes), "git_commit": code_state()[0]},
-    )
+    models = tuple(logged_model(version.run_id).uri for version in context.inputs.values())
     experiment = session.store.experiment(f"{data.name}/{stage.name}", stage.question)
     title = f"{session.preset}, seed {session.seed} ({name.rpartition('/')[2]})"
     about = f"{stage.question}\n\n{description}"
-    queue = Queue(session.store)
-    queue_name = f"{name}@{fingerprint([experiment, created(experiment)])}"
-    try:
-        with study_run(session.store, experiment, name, title=title, description=about, tags=tags) as parent:
-            runner = Runner(
-                queue, parent, label=stage.name, seed_for=context.seed_for, origin=origin, watch=session.watch
+    with (
+        closing(Queue(session.store)) as queue,
+        study_run(session.store, experiment, name, title=title, description=about, tags=tags) as parent,
+        closing(
+            Runner(
+                queue,
+                parent,
+                label=stage.name,
+                seed_for=context.seed_for,
+                tags={**facts, **computed_with(context.device), "code_digest": code_of(context)},
+                inputs=Inputs(data.name, data.digest, len(data.train), models),
+                facts={**facts, "classes": list(data.classes), "git_commit": code_state()[0]},
+                watch=session.watch,
             )
-            try:
-                yield Study(context, name, parent, description, runner, queue_name)
-            finally:
-                runner.close()
-    finally:
-        queue.close()
+        ) as runner,
+    ):
+        queue_name = f"{name}@{fingerprint([experiment, created(experiment)])}"
+        yield Study(context, name, parent, description, runner, queue_name)

@@ -154,13 +154,17 @@ class WorkerPool:
         self._stopped, self._lock = threading.Event(), threading.Lock()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads = [threading.Thread(target=self._keep_alive, daemon=True) for _ in range(count)]
+
+    def start(self) -> None:
+        """Start the workers; whatever happens meanwhile, `stop` ends them."""
         for thread in self._threads:
             thread.start()
 
     def join(self) -> None:
         """Wait until all workers have come to their end."""
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def stop(self) -> None:
         """Stop all workers; those that do not end their runs in time are killed."""
@@ -202,6 +206,7 @@ def local_workers(count: int, environment: Mapping[str, str]) -> Iterator[None]:
     """Run this many worker processes beside the block; none outlives it."""
     pool = WorkerPool(count, environment)
     try:
+        pool.start()
         yield
         pool.join()  # They find the study finished.
     finally:

@@ -11,8 +11,15 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from models.attention import LearnedAttention, TableScores, offsets
-from models.attention_forms import conv_as_attention, linear_as_attention, linear_by_rank, linear_to_image
+from models.attention import (
+    LearnedAttention,
+    TableScores,
+    conv_as_attention,
+    linear_as_attention,
+    linear_by_rank,
+    linear_to_image,
+    offsets,
+)
 from study.data.dataset import to_float
 from study.training.loops import EVAL_BATCH, eval_mode
 

@@ -13,12 +13,12 @@ from models.classifier import Judge
 from models.gan import ToneCurve
 from study.data.dataset import Dataset
 from study.measures.fidelity import Moments, frechet_distance
-from study.measures.two_sample import two_sample_accuracy
+from study.measures.latents import two_sample_accuracy
+from study.training.autoencoder import fit_tone_curve
 from study.training.classifier import draw_labelled
-from study.training.densities import draw_mixture
 from study.training.few_labels import svm_accuracy
 from study.training.loops import apply, eval_mode
-from study.training.tone import fit_tone_curve
+from study.training.sampling import draw_mixture
 
 COMPONENTS = 50  # of the mixture
 FITTED, TONED = 20_000, 5_000  # training images that the mixture and the tone curve are fitted to

@@ -115,11 +115,9 @@ def within_classes(
 
     Left out are classes of fewer than two images of either kind, and those whose measure is NaN; NaN if none is left.
     """
-    found = []
-    for label in real_labels.unique().tolist():
-        ours, theirs = fake[fake_labels == label], real[real_labels == label]
-        if min(len(ours), len(theirs)) > 1:
-            found.append(measure(ours, theirs))
+    labels = real_labels.unique().tolist()
+    pairs = ((fake[fake_labels == label], real[real_labels == label]) for label in labels)
+    found = [measure(ours, theirs) for ours, theirs in pairs if min(len(ours), len(theirs)) > 1]
     kept = [value for value in found if not math.isnan(value)]
     return ratio(sum(kept), len(kept))
 

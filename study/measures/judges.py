@@ -172,7 +172,9 @@ class Judges:
     def search_measures(self, images: Tensor) -> dict[str, float]:
         """Return what a search goes by, of few images: the first judge's distance, and the classes that it sees."""
         features = self.first.features(images)
-        classes = fidelity.class_measures(self.first.judge.head(features), self.first.fractions(self.first.data.val.labels))
+        classes = fidelity.class_measures(
+            self.first.judge.head(features), self.first.fractions(self.first.data.val.labels)
+        )
         distance = fidelity.frechet_distance(Moments.of(features), self.first.moments["val"])
         return {"search/fd": distance, "val/modes": classes["modes"]}
 
@@ -184,7 +186,7 @@ class Judges:
         return found | {"val/fd": math.prod(distances) ** (1 / len(distances))}
 
     def measures(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
-        """Return the measures against the test images: `judge1/fd`, `judge2/fd`, and all of the third's, `judge3/...`."""
+        """Return the measures against the test images: `judge1/fd`, `judge2/fd`, and all of the third's."""
         selecting = zip(PREFIXES, self.all[:SELECTING], strict=False)
         found = {f"{prefix}/fd": judge.distance(images, "test") for prefix, judge in selecting}
         return found | {f"{REPORTING}/{name}": value for name, value in self.all[-1].measures(images, labels).items()}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from statistics import mean
-from typing import Any, Literal
+from typing import Literal
 
 Better = Literal["less", "more"]
 Verdict = Literal["supported", "refuted", "equivalent", "inconclusive"]
@@ -60,18 +60,23 @@ def compare(
     if not ours or not others or not all(isfinite(value) for value in (*ours, *others)):
         return MeanDifference(nan, nan, nan, nan, counts)
     difference = mean(ours) - mean(others)
+    if min(len(ours), len(ours) if goal else len(others)) < 2:
+        return MeanDifference(difference, nan, nan, nan, counts)
+    from scipy import stats  # only where claims are made
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # SciPy's, of repeats that are equal up to rounding
-        test = _test(ours, others, goal=goal, paired=paired)
-    if test is None:
-        return MeanDifference(difference, nan, nan, nan, counts)
-    from scipy.stats import t
-
+        if goal:
+            test = stats.ttest_1samp(ours, others[0])
+        elif paired and len(ours) == len(others):
+            test = stats.ttest_rel(ours, others)
+        else:
+            test = stats.ttest_ind(ours, others, equal_var=False)
     shift = others[0] if goal else 0.0  # of one sample, SciPy gives the interval of the mean
     low, high = (float(end) - shift for end in test.confidence_interval(1 - LEVEL))
     inner = [abs(float(end) - shift) for end in test.confidence_interval(1 - 2 * LEVEL)]
-    error = (high - low) / 2 / t.ppf(1 - LEVEL / 2, test.df)  # standard error of the difference
-    detectable = error * (t.ppf(1 - LEVEL / 2, test.df) + t.ppf(POWER, test.df))
+    error = (high - low) / 2 / stats.t.ppf(1 - LEVEL / 2, test.df)  # standard error of the difference
+    detectable = error * (stats.t.ppf(1 - LEVEL / 2, test.df) + stats.t.ppf(POWER, test.df))
     equivalent = margin is not None and max(inner) <= margin
     p = float(test.pvalue) if difference else 1.0  # 0 / 0 where all repeats are the same number
     return MeanDifference(difference, low, high, p, counts, equivalent, float(detectable))
@@ -97,16 +102,3 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     from scipy.stats import false_discovery_control
 
     return [float(p) for p in false_discovery_control(p_values)] if p_values else []
-
-
-def _test(ours: Sequence[float], others: Sequence[float], *, goal: bool, paired: bool) -> Any:
-    """SciPy's result; None where there are too few repeats."""
-    from scipy import stats  # only where claims are made
-
-    if goal:
-        return stats.ttest_1samp(ours, others[0]) if len(ours) > 1 else None
-    if paired and len(ours) == len(others):
-        return stats.ttest_rel(ours, others) if len(ours) > 1 else None
-    if min(len(ours), len(others)) < 2:
-        return None
-    return stats.ttest_ind(ours, others, equal_var=False)

@@ -79,8 +79,7 @@ def keep(dataset: str, outcomes: Sequence[Outcome]) -> str:
 
 def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Section:
     from tracking import runs as reading
-    from tracking.server import local_address
-    from tracking.views import place_of, server
+    from tracking.views import trials_page
 
     notes: list[str] = []
 
@@ -98,7 +97,7 @@ def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Sect
         return sorted(filter(None, read), key=lambda picture: (picture.made, picture.name))
 
     parent = next((study for study in found if study.run_id in runs), None) or max(found, key=_age)
-    trials = reading.trials(parent)
+    trials = reading.runs_of(parent)
     best = next((trial for trial in trials if trial.run_id == parent.tags.get("best.run_id")), None)
     table, same = _trial_table(trials, parent.tags.get("best.metric", ""))
     own, bests = pictures(parent), pictures(best) if best else []
@@ -123,7 +122,7 @@ def _section(stage: Stage, found: Sequence[Record], runs: Sequence[str]) -> Sect
         made=_made(parent, trials),
         others=len(found) - 1,
         notes=notes,
-        trials_at=f"{server() or local_address()}/{place_of(parent.run_id).address}",
+        trials_at=trials_page(parent.run_id),
     )
 
 

@@ -26,23 +26,23 @@ from study.engine.search import Params
 from study.engine.stage import Context
 from study.engine.trial import Trial
 from study.measures.judges import Judges, collapse, real_features, weakness
-from study.measures.latents import EncodedImages, max_abs_pcc
-from study.measures.two_sample import LatentFidelity
+from study.measures.latents import EncodedImages, LatentFidelity, max_abs_pcc
 from study.results import Row, Table, claim
+from study.training.autoencoder import fit_tone_curve
 from study.training.classifier import ClassifierSettings, accuracy, train_judge
-from study.training.densities import draw_class_mixtures, draw_mixture
 from study.training.gan import GanSettings, describe, generator_steps, train_gan
 from study.training.loops import Diverged, apply, eval_mode, seeded
 from study.training.sampling import (
     SHEET_CLASSES,
     SHEET_ROW,
+    draw_class_mixtures,
+    draw_mixture,
     generator_inputs,
     labels_like,
     places_of,
     sample_count,
     sheet_inputs,
 )
-from study.training.tone import fit_tone_curve
 from tracking.registry import Version
 
 KINDS = ("judge", "second-judge", "third-judge")  # of the models that measure: judge1, judge2, judge3
@@ -151,7 +151,9 @@ class GanInputs:
 
     def measures(self, draws: Sequence[Draw]) -> dict[str, float]:
         """Return all measures against the test images, each a mean over draws of images, latents and labels."""
-        found = [self.judges.measures(images, labels) | self.latent_fidelity.measures(each) for images, each, labels in draws]
+        found = [
+            self.judges.measures(images, labels) | self.latent_fidelity.measures(each) for images, each, labels in draws
+        ]
         return {name: mean(each[name] for each in found) for name in found[0]}
 
     def accuracy_score(self, images: Tensor, labels: Tensor, settings: ClassifierSettings) -> dict[str, float]:

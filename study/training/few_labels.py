@@ -1,26 +1,37 @@
-"""Classification from few labels: what trials share of a trained encoder, and the baselines."""
+"""Classification from few labels: label spreading on the latents, self-training, and the baselines."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
-from torch import Tensor
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from models.autoencoder import Encoder
 from study.data.dataset import Dataset, to_float
 from study.training.autoencoder import fit_pca, flat_pixels
-from study.training.classifier import Augment
-from study.training.loops import EVAL_BATCH, apply, eval_mode
-from study.training.self_training import neighbour_graph
+from study.training.classifier import Augment, ClassifierSettings, jitter
+from study.training.loops import EVAL_BATCH, Report, Schedule, apply, autocast, batches, eval_mode, fit, steps_per_epoch
 
 SVM_PENALTY = 10.0  # C of scikit-learn's support vector machines
 SVM_IMAGES, SVM_LATENTS = 1600, 6400  # jittered copies of all labelled images together; they set the time
+NEIGHBOURS, ALPHA, ITERATIONS = 10, 0.99, 100  # of label spreading
+SHARPENING = 3  # power of the spread labels, which then sum to 1 again
+CONFIDENCE = 0.6  # images with a less certain label are left out
+MEMORY = 0.7  # weight of the old target when it moves towards the network's prediction
+FIRST_MOVE = 3  # epoch in which targets begin to move
+SPREAD_AGAIN = (2, 4)  # epochs after which labels are spread again, on the network's own features
+AVERAGED = 1 / 8  # horizon of the weights' moving average, as a fraction of all steps
+RENEWED = 50  # batches from which BatchNorm statistics are recomputed
+CHUNK = 1000  # points at a time, which bounds the memory of their distances
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class EncodedDataset:
         return torch.cat(parts, 1)
 
     @cached_property
-    def graph(self) -> csr_matrix:
+    def graph(self) -> sparse.csr_matrix:
         """The neighbour graph of the training images' latents; uses no label."""
         return neighbour_graph(self.latents[0])
 
@@ -101,3 +112,155 @@ def baselines(encoded: EncodedDataset, known: Tensor) -> dict[str, float]:
         "baseline/pca_svm": accuracy(encoded.components),
         "baseline/latents_jittered_svm": accuracy((train, test), copies),
     }
+
+
+def neighbour_graph(latents: Tensor) -> sparse.csr_matrix:
+    """Return symmetric, normalised weights [N, N] between each of the latents [N, D] and its 10 nearest (or all).
+
+    A tie weighs exp(-4 d^2 / d_max^2), d_max to the farthest of them (`LabelSpreading` of scikit-learn weighs all
+    neighbours alike).
+    """
+    distances, neighbours = _nearest(latents, min(NEIGHBOURS, len(latents) - 1))
+    count, k = neighbours.shape
+    ties = np.exp(-4 * distances / distances[:, -1:].clip(1e-12))
+    places = (neighbours.ravel(), k * np.arange(count + 1))
+    weights = sparse.csr_matrix((ties.ravel(), *places), shape=(count, count))
+    weights = weights + weights.T
+    degrees = np.asarray(weights.sum(1)).ravel().clip(1e-12)  # 0 if there is only one point
+    scale = sparse.diags(1 / np.sqrt(degrees))
+    return (scale @ weights @ scale).tocsr().astype(np.float32)
+
+
+def spread_labels(graph: sparse.csr_matrix, known: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return class probabilities [N, classes] of all points from the labels [M] of the points `known` [M].
+
+    Label spreading (Zhou et al. 2004, "Learning with local and global consistency"): F <- a S F + (1 - a) Y. The known
+    labels are restored at the end.
+    """
+    start = np.zeros((graph.shape[0], classes), np.float32)
+    start[known.cpu(), labels.cpu()] = 1
+    scores = start
+    for _ in range(ITERATIONS):
+        scores = ALPHA * (graph @ scores) + (1 - ALPHA) * start
+    found = torch.from_numpy(scores).to(known.device) + 1e-12  # a point that no label reaches: all alike
+    found[known] = F.one_hot(labels, classes).float()
+    return found / found.sum(1, keepdim=True)
+
+
+class SpreadClassifier(nn.Module):
+    """Images [N, C, H, W] to logits [N, classes]: the mean of the spread labels of the 10 nearest latents.
+
+    Delalleau et al. 2005, "Efficient non-parametric function induction in semi-supervised learning", equal weights.
+
+    Args:
+        latents: Latents [M, D] of the graph's points.
+        probabilities: Their spread labels [M, classes].
+    """
+
+    def __init__(self, encoder: nn.Module, latents: Tensor, probabilities: Tensor) -> None:
+        super().__init__()
+        self.encoder, self.latents, self.probabilities = encoder, latents, probabilities
+
+    def forward(self, images: Tensor) -> Tensor:
+        distances = torch.cdist(self.encoder(images), self.latents)
+        nearest = distances.topk(min(NEIGHBOURS, len(self.latents)), largest=False).indices
+        return self.probabilities[nearest].mean(1).log()
+
+
+def train_on_spread_labels(
+    model: nn.Module,
+    images: Tensor,
+    probabilities: Tensor,
+    known: Tensor,
+    *,
+    settings: ClassifierSettings,
+    report: Report,
+    augment: Augment = jitter,
+    features: nn.Module | None = None,
+) -> None:
+    """Train on spread labels, which then follow the network's own predictions (self-training), on augmented images.
+
+    An image's target starts from its spread label, moves slowly towards the network's prediction (temporal ensembling,
+    Laine & Aila 2017, https://arxiv.org/abs/1610.02242), and counts as a pseudo-label (Lee 2013) where it is certain
+    enough. After some epochs the known labels are spread again, over the neighbour graph of the network's features
+    (Iscen et al. 2019, https://arxiv.org/abs/1904.04717). The final weights are their exponential moving average over
+    the steps, with BatchNorm statistics of images without augmentation.
+
+    Reports `train/loss` and `train/used`, the fraction of the images with a certain enough label. Raises
+    `FloatingPointError` when the loss is not finite.
+
+    Args:
+        model: Images to logits [N, classes].
+        images: uint8 [N, C, H, W].
+        probabilities: From `spread_labels`, [N, classes].
+        known: Indices of the labelled images, whose targets never move.
+        features: A part of the model, images to features [N, D]; None: labels are not spread again.
+    """
+    targets = _sharpened(probabilities)
+    truth = targets[known].clone()
+    schedule, moving = Schedule(settings.epochs, settings.batch_size, settings.learning_rate), FIRST_MOVE == 1
+    steps = settings.epochs * steps_per_epoch(len(images), settings.batch_size)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(1.0, AVERAGED * steps)))
+
+    def losses_of(index: Tensor) -> list[Tensor]:
+        sure, labels = targets[index].max(1)
+        sure = (sure >= CONFIDENCE).float()
+        with autocast(images.device):
+            logits = model(augment(to_float(images[index])))
+        logits = logits.float()
+        loss = (F.cross_entropy(logits, labels, reduction="none") * sure).sum() / sure.sum().clamp(min=1)
+        if moving:
+            targets[index] = targets[index].lerp(logits.detach().softmax(1), 1 - MEMORY)
+            targets[known] = truth
+        return [loss, sure.mean()]
+
+    def after_epoch(epoch: int) -> dict[str, float]:
+        nonlocal targets, moving
+        moving = epoch + 1 >= FIRST_MOVE
+        if features is not None and epoch in SPREAD_AGAIN and epoch < settings.epochs:
+            targets = _sharpened(_spread_on(features, images, known, truth))
+        if epoch == settings.epochs:
+            model.load_state_dict(averaged.module.state_dict())
+            renew_statistics(model, images)
+        return {}
+
+    names, after_step = ["train/loss", "train/used"], partial(averaged.update_parameters, model)
+    fit(model.train(), losses_of, names, images, schedule, report, after_step=after_step, after_epoch=after_epoch)
+
+
+def renew_statistics(model: nn.Module, images: Tensor) -> None:
+    """Recompute BatchNorm's statistics from up to 10,000 of these uint8 images, drawn at random."""
+    drawn = islice(batches(len(images), EVAL_BATCH, images.device), RENEWED)
+    update_bn((to_float(images[index]) for index in drawn), model)
+
+
+def _sharpened(probabilities: Tensor) -> Tensor:
+    """Return probabilities [N, classes] raised to a power and normalised."""
+    powers = probabilities**SHARPENING
+    return powers / powers.sum(1, keepdim=True)
+
+
+def _spread_on(features: nn.Module, images: Tensor, known: Tensor, truth: Tensor) -> Tensor:
+    """Return probabilities [N, classes] spread from the known labels, one-hot [M, classes], over the features' graph.
+
+    The graph compares directions: features less their mean, scaled to length 1.
+    """
+    renew_statistics(features, images)
+    with eval_mode(features):
+        found = apply(features, images)
+    graph = neighbour_graph(F.normalize(found - found.mean(0), dim=1))
+    return spread_labels(graph, known, truth.argmax(1), truth.shape[1])
+
+
+def _nearest(points: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return squared distances [N, k], ascending, and indices [N, k] of the nearest others of each point."""
+    squares = points.square().sum(1)
+    distances, indices = [], []
+    for start in range(0, len(points), CHUNK):
+        part = points[start : start + CHUNK]
+        found = torch.addmm(squares[None], part, points.T, alpha=-2)  # but for its own square
+        found[torch.arange(len(part)), start + torch.arange(len(part))] = torch.inf  # not itself
+        values, places = found.topk(k, largest=False)
+        distances.append((values + squares[start : start + CHUNK, None]).clamp(min=0).cpu().numpy())
+        indices.append(places.cpu().numpy())
+    return np.concatenate(distances), np.concatenate(indices)

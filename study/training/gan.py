@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -53,11 +51,9 @@ def generator_steps(settings: GanSettings, count: int, epochs: int) -> int:
 def describe(settings: GanSettings) -> str:
     """Return the settings in a line, for a figure's title."""
     kind, clip = ("vanilla GAN", "") if settings.clip_value is None else ("WGAN", f", clip {settings.clip_value:.3g}")
-    return (
-        f"{kind}: batch {settings.batch_size}, lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}, "
-        f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}"
-        f"{', EMA' if settings.ema_decay else ''}"
-    )
+    rate = f"batch {settings.batch_size}, lr {settings.learning_rate:.2g}{clip}, n_critic {settings.n_critic}"
+    sizes = f"width {settings.width}, depth {settings.depth}, noise {settings.noise_dim}"
+    return f"{kind}: {rate}, {sizes}{', EMA' if settings.ema_decay else ''}"
 
 
 def train_gan(
@@ -90,40 +86,42 @@ def train_gan(
     """
     online = online or copy.deepcopy(generator) if settings.ema_decay else generator
     losses, device = _Losses(online.train(), critic.train(), latents, conditions, settings), latents.device
-    with one_vector(critic) as critic_weights, one_vector(online) as online_weights:
-        optimizers = of_critic, of_generator = [_optimizer(each, settings) for each in (critic_weights, online_weights)]
-        critic_gradients = gradients_of(losses.of_critic, of_critic, device, set_to_none=False)
-        generator_gradients = gradients_of(losses.of_generator, of_generator, device, set_to_none=False)
-        critic_steps = generator_steps = 0
-        for epoch in range(1, epochs + 1):
-            if settings.lr_decay:
-                for optimizer in optimizers:
-                    optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - (epoch - 1) / epochs)
-            critic_losses, generator_losses = [], []
-            for index in batches(len(latents), settings.batch_size, device):
-                critic_losses.append(critic_gradients(index))
-                of_critic.step()
-                if settings.clip_value is not None:
-                    critic_weights.data.clamp_(-settings.clip_value, settings.clip_value)
-                critic_steps += 1
-                if critic_steps % settings.n_critic:
-                    continue
-                generator_losses.append(generator_gradients(index))
-                of_generator.step()
-                generator_steps += 1
-                if settings.ema_decay:
-                    warm = (1 + generator_steps) / (10 + generator_steps)  # early weights are soon forgotten
-                    update_average(generator, online, min(settings.ema_decay, warm))
-            norm = get_total_norm([p.grad for p in critic.parameters() if p.grad is not None])  # after the last step
-            metrics = {"critic/loss": mean_of(critic_losses), "critic/gradient_norm": float(norm)}
-            if generator_losses:  # with few batches an epoch and a large n_critic, not every epoch has one
-                metrics["generator/loss"] = mean_of(generator_losses)
+    optimizers = of_critic, of_generator = [_optimizer(each, settings) for each in (critic, online)]
+    critic_gradients = gradients_of(losses.of_critic, of_critic, device)
+    generator_gradients = gradients_of(losses.of_generator, of_generator, device)
+    critic_steps = generator_steps = 0
+    for epoch in range(1, epochs + 1):
+        if settings.lr_decay:
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - (epoch - 1) / epochs)
+        critic_losses, generator_losses = [], []
+        for index in batches(len(latents), settings.batch_size, device):
+            critic_losses.append(critic_gradients(index))
+            of_critic.step()
             if settings.clip_value is not None:
-                metrics["critic/wasserstein"] = -metrics["critic/loss"]
-                # The fraction of weights on the bound; near 1 the critic has no freedom left.
-                metrics["critic/at_clip"] = float((critic_weights.abs() >= settings.clip_value).float().mean())
-            check_finite(epoch, metrics)
-            report(epoch, metrics)
+                for weights in critic.parameters():
+                    weights.data.clamp_(-settings.clip_value, settings.clip_value)
+            critic_steps += 1
+            if critic_steps % settings.n_critic:
+                continue
+            generator_losses.append(generator_gradients(index))
+            of_generator.step()
+            generator_steps += 1
+            if settings.ema_decay:
+                warm = (1 + generator_steps) / (10 + generator_steps)  # early weights are soon forgotten
+                update_average(generator, online, min(settings.ema_decay, warm))
+        norm = get_total_norm([p.grad for p in critic.parameters() if p.grad is not None])  # after the last step
+        metrics = {"critic/loss": mean_of(critic_losses), "critic/gradient_norm": float(norm)}
+        if generator_losses:  # with few batches an epoch and a large n_critic, not every epoch has one
+            metrics["generator/loss"] = mean_of(generator_losses)
+        if settings.clip_value is not None:
+            metrics["critic/wasserstein"] = -metrics["critic/loss"]
+            # The fraction of weights on the bound; near 1 the critic has no freedom left.
+            metrics["critic/at_clip"] = float(
+                (parameters_to_vector(critic.parameters()).abs() >= settings.clip_value).float().mean()
+            )
+        check_finite(epoch, metrics)
+        report(epoch, metrics)
 
 
 @dataclass(frozen=True)
@@ -175,32 +173,11 @@ def vanilla_generator_loss(scores: Tensor, saturating: bool) -> Tensor:
     return -F.softplus(scores).mean() if saturating else F.softplus(-scores).mean()
 
 
-@contextmanager
-def one_vector(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Keep all parameters of a module in one vector, and their gradients in another, inside the context.
-
-    An optimiser's step is then one operation in place of one per layer, with the same result to the last digit; at
-    these sizes the calls cost more than the arithmetic.
-    """
-    parameters = list(module.parameters())
-    vector = nn.Parameter(parameters_to_vector(parameters).detach())
-    vector.grad = torch.zeros_like(vector)
-    sizes = [parameter.numel() for parameter in parameters]
-    parts = zip(parameters, vector.detach().split(sizes), vector.grad.split(sizes), strict=True)
-    for parameter, values, gradient in parts:
-        parameter.data, parameter.grad = values.view_as(parameter), gradient.view_as(parameter)
-    try:
-        yield vector
-    finally:
-        for parameter in parameters:
-            parameter.data, parameter.grad = parameter.data.clone(), None
-
-
-def _optimizer(weights: nn.Parameter, settings: GanSettings) -> Optimizer:
+def _optimizer(module: nn.Module, settings: GanSettings) -> Optimizer:
     """RMSprop as in the WGAN paper's algorithm; Adam with beta_1 = 0.5 as in DCGAN (Radford et al. 2015)."""
     if settings.clip_value is not None:
-        return torch.optim.RMSprop([weights], lr=settings.learning_rate)
-    return torch.optim.Adam([weights], lr=settings.learning_rate, betas=(0.5, 0.999))
+        return torch.optim.RMSprop(module.parameters(), lr=settings.learning_rate, foreach=True)
+    return torch.optim.Adam(module.parameters(), lr=settings.learning_rate, betas=(0.5, 0.999), foreach=True)
 
 
 @torch.no_grad()

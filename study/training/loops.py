@@ -89,7 +89,6 @@ def gradients_of(
     device: torch.device,
     *,
     graph: bool = True,
-    set_to_none: bool = True,
 ) -> Callable[[Tensor], Tensor]:
     """Return a function of a batch's indices [B] that sets the gradients of the first loss and returns all losses [K].
 
@@ -98,11 +97,10 @@ def gradients_of(
     Args:
         graph: Capture it on a GPU as one CUDA graph, which launches all kernels together. The indices are then always
             of one size, and `losses_of` reads nothing back from the device.
-        set_to_none: False where the gradients' memory must stay the same.
     """
 
     def gradients(index: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none)
+        optimizer.zero_grad()
         losses = losses_of(index)
         losses[0].backward()
         return torch.stack([loss.detach() for loss in losses])

@@ -1,9 +1,14 @@
-"""Training translators of images: a plain GAN, CycleGAN, a conditional GAN (pix2pix), or the L1 loss alone."""
+"""Training translators of images: a plain GAN, CycleGAN, a conditional GAN (pix2pix), or the L1 loss alone.
+
+Images are of two domains, A and B, with a known translation from A to B; training images are paired in three ways.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -11,8 +16,97 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.translation import PatchDiscriminator, Translator
-from study.training.domains import Pairs
-from study.training.loops import Report, autocast, check_finite, mean_of
+from study.data.dataset import to_float
+from study.training.loops import Report, autocast, batches, check_finite, mean_of
+
+Pairing = Literal["paired", "loosely paired", "unpaired"]
+PAIRINGS: tuple[Pairing, ...] = get_args(Pairing)
+PAIRED, LOOSE, UNPAIRED = PAIRINGS
+
+CHUNK = 5_000  # images that are floats at a time
+LEVEL = 3
+"""Misalignment of loosely paired images: the middle of the five levels of RegGAN (Kong et al. 2021,
+https://arxiv.org/abs/2110.06465)."""
+
+
+def dilate(images: Tensor) -> Tensor:
+    """Return the largest value in each pixel's 3 x 3 neighbourhood, of images uint8 [N, C, S, S]."""
+    return torch.cat([F.max_pool2d(part.float(), 3, 1, 1).to(torch.uint8) for part in images.split(CHUNK)])
+
+
+TASKS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "outline": lambda images: dilate(images) - images,
+    "thicken": dilate,
+    "rotate": lambda images: images.rot90(1, (2, 3)).contiguous(),
+}
+"""What turns images of domain B, uint8 [N, C, S, S], into their counterparts in A; a translator learns the way back.
+The outline is the outer morphological gradient; its translation is like edges to photographs in pix2pix."""
+
+
+def affine(images: Tensor, degrees: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Return images [N, C, S, S], each rotated about its centre (counterclockwise), scaled and then shifted.
+
+    Args:
+        degrees: [N].
+        shift: To the right and down, as a fraction of the side, [N, 2].
+        scale: Above 1 enlarges, [N].
+    """
+    angle = degrees * (math.pi / 180)
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)  # from output to input pixels
+    back = -turn @ (2 * shift[:, :, None])  # grid_sample's images are 2 wide
+    grid = F.affine_grid(torch.cat([turn, back], 2), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def misalign(images: Tensor) -> Tensor:
+    """Return images [N, C, S, S], each moved by a random affine map.
+
+    Up to LEVEL degrees, 2 LEVEL % of the side in either direction, and a scale of 1 +- 2 LEVEL %.
+    """
+    degrees, right, down, scale = torch.rand(4, len(images), device=images.device) * 2 - 1
+    return affine(images, LEVEL * degrees, 0.02 * LEVEL * torch.stack([right, down], 1), 1 + 0.02 * LEVEL * scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Training images of both domains.
+
+    Attributes:
+        a: uint8 [N, C, S, S].
+        b: uint8 [N or N + 1, C, S, S]; b[i] belongs to a[i], unless they are unpaired.
+    """
+
+    a: Tensor
+    b: Tensor
+    pairing: Pairing
+
+    def batches(self, count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield an epoch of `count` pairs, at most N, in random order: floats [size, C, S, S] of A and B in [0, 1]."""
+        in_a = in_b = torch.randperm(len(self.a), device=self.a.device)[:count]
+        if self.pairing == UNPAIRED:
+            in_b = torch.randperm(len(self.b), device=self.b.device)[: len(in_a)]
+        for index in batches(len(in_a), size, self.a.device):
+            a, b = to_float(self.a[in_a[index]]), to_float(self.b[in_b[index]])
+            yield (misalign(a), misalign(b)) if self.pairing == LOOSE else (a, b)
+
+
+def make_pairs(task: str, images: Tensor, pairing: Pairing, seed: int) -> Pairs:
+    """Return pairs from the images of domain B, uint8 [N, C, S, S].
+
+    paired: b is the true translation of a. loosely paired: both are moved by random affine maps of their own, anew in
+    each epoch. unpaired: A and B are of disjoint halves of the images.
+
+    Args:
+        seed: Of the halves.
+    """
+    a = TASKS[task](images)
+    if pairing != UNPAIRED:
+        return Pairs(a, images, pairing)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(a.device)
+    half = len(order) // 2
+    return Pairs(a[order[:half]], images[order[half:]], pairing)
+
 
 Method = Literal["plain GAN", "CycleGAN", "conditional GAN", "L1 alone"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -40,6 +134,7 @@ BATCH_SIZE = 32
 BETAS = (0.5, 0.999)  # Adam's, in pix2pix and CycleGAN
 POOL = 50  # images (CycleGAN, section 4)
 Losses = dict[str, Tensor]
+Loss = Callable[[Tensor, bool], Tensor]  # of scores, and whether they should be those of real images
 
 
 def l1_loss(images: Tensor, others: Tensor) -> Tensor:
@@ -99,20 +194,19 @@ class _Direct:
         """Make one step of the translator, then one of the discriminator, on floats [B, C, S, S]."""
         fake, given = translate(self.translator, a), [a] if self.conditional else []
         losses: Losses = {}
+        loss = fake.new_zeros(())
         if self.weight:
             losses["generator/l1"] = l1_loss(fake, b)
-        loss = self.weight * losses["generator/l1"] if self.weight else fake.new_zeros(())
-        if self.discriminator is None:
-            _step(self.optimizers[0], loss)
-            return losses | {"generator/loss": loss}
-        self.discriminator.requires_grad_(False)  # saves the gradients of weights that this step keeps
-        losses["generator/adversarial"] = log_loss(_score(self.discriminator, *given, fake), real=True)
-        losses["generator/loss"] = loss + losses["generator/adversarial"]
-        _step(self.optimizers[0], losses["generator/loss"])
-        self.discriminator.requires_grad_(True)
-        right, wrong = (_score(self.discriminator, *given, each) for each in (b, fake.detach()))
-        losses["discriminator/loss"] = (log_loss(right, real=True) + log_loss(wrong, real=False)) / 2
-        _step(self.optimizers[1], losses["discriminator/loss"])
+            loss = self.weight * losses["generator/l1"]
+        if self.discriminator is not None:
+            losses["generator/adversarial"] = _fooling(log_loss, self.discriminator, *given, fake)
+            loss = loss + losses["generator/adversarial"]
+        losses["generator/loss"] = loss
+        _step(self.optimizers[0], loss)
+        if self.discriminator is not None:
+            sides = [*given, b], [*given, fake.detach()]
+            losses["discriminator/loss"] = _discriminating(log_loss, self.discriminator, *sides)
+            _step(self.optimizers[1], losses["discriminator/loss"])
         return losses
 
 
@@ -133,19 +227,15 @@ class _Cycle:
         """Make one step of both translators, then one of both discriminators, on floats [B, C, S, S]."""
         fake_b, fake_a = translate(self.translator, a), translate(self.back, b)
         again_a, again_b = translate(self.back, fake_b), translate(self.translator, fake_a)
-        for discriminator in (self.of_a, self.of_b):
-            discriminator.requires_grad_(False)
-        adversarial = least_squares(_score(self.of_b, fake_b), real=True)
-        adversarial = adversarial + least_squares(_score(self.of_a, fake_a), real=True)
+        adversarial = _fooling(least_squares, self.of_b, fake_b) + _fooling(least_squares, self.of_a, fake_a)
         cycle = l1_loss(again_a, a) + l1_loss(again_b, b)
         loss = adversarial + self.weight * cycle
         _step(self.optimizers[0], loss)
-        halves = []
         sides = zip((self.of_a, self.of_b), self.pools, (a, b), (fake_a, fake_b), strict=True)
-        for discriminator, pool, real, fake in sides:
-            discriminator.requires_grad_(True)
-            right, wrong = _score(discriminator, real), _score(discriminator, pool.exchange(fake.detach()))
-            halves.append((least_squares(right, real=True) + least_squares(wrong, real=False)) / 2)
+        halves = [
+            _discriminating(least_squares, discriminator, [real], [pool.exchange(fake.detach())])
+            for discriminator, pool, real, fake in sides
+        ]
         judged = torch.stack(halves).sum()
         _step(self.optimizers[1], judged)
         parts = {"generator/adversarial": adversarial, "generator/cycle": cycle}
@@ -155,7 +245,7 @@ class _Cycle:
 def train_translator(
     translator: Translator, pairs: Pairs, method: Method, *, epochs: int, images: int, report: Report
 ) -> None:
-    """Train a translator from A to B. The discriminators' loss is halved, as in pix2pix and CycleGAN.
+    """Train a translator from A to B.
 
     Args:
         images: Pairs per epoch.
@@ -189,6 +279,20 @@ def _adam(method: Method, *modules: nn.Module) -> torch.optim.Optimizer:
 def _score(discriminator: PatchDiscriminator, *images: Tensor) -> Tensor:
     with autocast(images[0].device):
         return discriminator(torch.cat(images, 1)).float()
+
+
+def _fooling(loss: Loss, discriminator: PatchDiscriminator, *fake: Tensor) -> Tensor:
+    """Return the translator's loss, without the gradients of the discriminator's weights, which this step keeps."""
+    discriminator.requires_grad_(False)
+    return loss(_score(discriminator, *fake), True)
+
+
+def _discriminating(
+    loss: Loss, discriminator: PatchDiscriminator, real: Sequence[Tensor], fake: Sequence[Tensor]
+) -> Tensor:
+    """Return the discriminator's loss, halved as in pix2pix and CycleGAN."""
+    discriminator.requires_grad_(True)
+    return (loss(_score(discriminator, *real), True) + loss(_score(discriminator, *fake), False)) / 2
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

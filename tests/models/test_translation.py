@@ -39,7 +39,6 @@ def test_a_score_sees_a_patch_of_18_pixels() -> None:
     assert len(rows) == len(columns) == 18
 
 
-@pytest.mark.parametrize(("shape", "rule"), [((1, 28, 27), "height == width"), ((1, 30, 30), "side in")])
-def test_other_sizes_are_refused(shape: tuple[int, int, int], rule: str) -> None:
-    with pytest.raises(ValueError, match=rule):
-        Translator(shape)
+def test_other_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"image_shape.*\(1, 30, 30\)"):
+        Translator((1, 30, 30))

@@ -68,7 +68,7 @@ def study_called(address: str, start: str) -> dict[str, Any]:
 
 
 def test_a_search_shows_and_leads_to_mlflow(store: Store) -> None:
-    run(store, searched(Recorder(lambda trial: trial.params["x"]), store, 6))
+    run(store, searched(Recorder(lambda trial: trial.params["x"]), 6))
     with dashboard(store.optuna_url) as address:
         study = study_called(address, NAME)
         importance = get(f"{address}/api/studies/{study['study_id']}/param_importances")["param_importances"]
@@ -93,7 +93,7 @@ def test_it_shows_a_search_on_postgresql(tmp_path: Path, monkeypatch: pytest.Mon
     try:
         on_server = open_store(tmp_path / "store", None, server.url)
         seen = Recorder(lambda trial: trial.params["x"])
-        run(on_server, searched(seen, on_server, 3))
+        run(on_server, searched(seen, 3))
         monkeypatch.setenv("PGPASSWORD", PASSWORD)
         url = f"postgresql+psycopg://study@127.0.0.1:{server.port}/study"  # without the password, as processes are seen
         with dashboard(url) as address:

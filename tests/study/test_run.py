@@ -24,7 +24,7 @@ from studies import Studies, copied
 from study import data, run
 from study.data import to_float
 from study.stages import all_stages
-from study.training.domains import TASKS
+from study.training.translation import TASKS
 from tracking.store import read_store
 
 STAGES = {stage.name: stage for stage in all_stages()}

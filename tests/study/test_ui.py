@@ -13,7 +13,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import mlflow
@@ -138,7 +137,7 @@ def test_what_cannot_be_shown_is_refused_in_a_sentence(
         for sentence, flags in {
             f"--port must be free on 127.0.0.1, but got {port}": ("--store", folder, "--port", port),
             "holds no store": ("--store", tmp_path / "nothing"),
-            "does not answer": ("--tracking-uri", f"http://127.0.0.1:{free_port()}"),
+            "refused": ("--tracking-uri", f"http://127.0.0.1:{free_port()}"),
         }.items():
             code, _, errors = call("ui", capsys, *flags, "--no-open")
             assert (code, sentence in errors, errors.count("\n")) == (2, True, 1), errors
@@ -147,27 +146,13 @@ def test_what_cannot_be_shown_is_refused_in_a_sentence(
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_server_that_is_too_old_for_views_gets_plain_addresses_and_without_a_screen_nothing_is_opened(
+def test_without_a_screen_nothing_is_opened(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Old(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b"2.22.5")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     open_store(folder)
-    with HTTPServer(("127.0.0.1", 0), Old) as old:
-        threading.Thread(target=old.serve_forever, daemon=True).start()
-        ui.show(f"http://127.0.0.1:{old.server_port}/", open_browser=True)
-        old.shutdown()
+    ui.show("http://127.0.0.1:9/", open_browser=True)
     said = capsys.readouterr().out
-    assert "cannot open saved views" in said
-    assert "viewStateShareKey" not in said
-    assert f"http://127.0.0.1:{old.server_port}/#/experiments/1/runs?" in said
+    assert "http://127.0.0.1:9/#/experiments/1/runs?viewStateShareKey=trials&" in said
     assert "no browser can be opened here" in said

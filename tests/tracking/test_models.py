@@ -35,18 +35,11 @@ from tracking.models import (
 )
 from tracking.registry import Version
 from tracking.runs import Run, study_run, trial_run
-from tracking.store import Store, open_store
+from tracking.store import Store, open_store, path_of
 
 NAME = "tiny-autoencoder"
 MODULE = {"latent_dim": 4, "architecture": "conv", "image_shape": [1, 16, 16], "channels": [2, 4]}
-GENERATOR = {
-    "input_dim": 5,
-    "latent_dim": 4,
-    "architecture": "conv",
-    "image_shape": [1, 28, 28],
-    "width": 8,
-    "depth": 2,
-}
+GENERATOR = {"input_dim": 5, "latent_dim": 4, "architecture": "conv", "image_shape": [1, 28, 28], "width": 8}
 EXAMPLE = torch.rand(2, 1, 16, 16)
 IMAGES = torch.rand(5, 1, 16, 16)  # another batch size than the example's
 
@@ -70,7 +63,7 @@ def champion(store: Store, module: torch.nn.Module | None = None, **config: dict
 
 
 def folder_of(store: Store) -> Path:
-    (found,) = Path(store.optuna_url.removeprefix("sqlite:///")).parent.rglob("model.json")
+    (found,) = path_of(store.artifacts).parent.rglob("model.json")
     return found.parent
 
 
@@ -134,37 +127,24 @@ def test_a_model_of_another_class_is_loaded_as_the_program_that_was_logged(store
 
 
 @pytest.mark.parametrize(
-    ("build", "config", "named"),
+    ("module", "config", "example", "named"),
     [
-        (lambda: Judge("conv", image_shape=[3, 28, 28], classes=4), ("conv", [3, 28, 28]), None),  # no keywords
-        (lambda: Autoencoder(**MODULE), {**MODULE, "latent_dim": 5}, None),  # other weights
-        (lambda: Autoencoder(**MODULE).to(memory_format=torch.channels_last), MODULE, "models.autoencoder:Autoencoder"),
-        (
-            lambda: LatentGenerator(5, 4, architecture="conv", image_shape=[1, 28, 28], width=8, depth=2),
-            {
-                "input_dim": 5,
-                "latent_dim": 4,
-                "architecture": "conv",
-                "image_shape": [1, 28, 28],
-                "width": 8,
-                "depth": 2,
-            },
-            "models.gan:LatentGenerator",
-        ),
+        (Judge("conv", image_shape=[3, 28, 28], classes=4), ("conv", [3, 28, 28]), (2, 3, 28, 28), None),  # no keywords
+        (Autoencoder(**MODULE), {**MODULE, "latent_dim": 5}, EXAMPLE.shape, None),  # other weights
+        (Autoencoder(**MODULE).to(memory_format=torch.channels_last), MODULE, EXAMPLE.shape, "autoencoder:Autoencoder"),
+        (LatentGenerator(**GENERATOR), GENERATOR, (2, 5), "gan:LatentGenerator"),
     ],
 )
 def test_only_what_the_config_rebuilds_waits_with_its_program(
-    store: Store, build: Callable[[], torch.nn.Module], config: object, named: str | None
+    store: Store, module: torch.nn.Module, config: object, example: tuple[int, ...], named: str | None
 ) -> None:
-    module = build()
-    shape = (2, 5) if named == "models.gan:LatentGenerator" else (2, 3, 28, 28) if isinstance(module, Judge) else None
-    run = log(store, module, {"module": config}, EXAMPLE if shape is None else torch.rand(shape))
-    assert json.loads((folder_of(store) / "model.json").read_text())["class"] == named
+    run = log(store, module, {"module": config}, torch.rand(example))
+    kind = json.loads((folder_of(store) / "model.json").read_text())["class"]
+    assert kind == (named and f"models.{named}")
     assert (folder_of(store) / "data" / "model.pt2").exists() == (named is None)
     if named is not None:
-        kwargs = logged_model(run.run_id).config()["module"]
-        assert weights_digest(type(module)(**kwargs).state_dict()) != logged_model(run.run_id).weights_digest
-        assert weights_digest(logged_model(run.run_id).load().state_dict()) == weights_digest(module.state_dict())
+        loaded = logged_model(run.run_id).load().state_dict()
+        assert weights_digest(loaded) == logged_model(run.run_id).weights_digest == weights_digest(module.state_dict())
 
 
 def test_the_digest_is_that_of_names_types_shapes_and_values(store: Store) -> None:
@@ -173,8 +153,6 @@ def test_the_digest_is_that_of_names_types_shapes_and_values(store: Store) -> No
     for name in ("bias", "weight"):
         value = layer.state_dict()[name].numpy()
         plain.update(f"{name} torch.float32 {value.shape}\n".encode() + value.tobytes())
-    assert weights_digest(layer.state_dict()) == plain.hexdigest()
-    assert weights_digest({name: value + 1e-3 for name, value in layer.state_dict().items()}) != plain.hexdigest()
     run = log(store, layer, {"module": {}}, torch.zeros(2, 2))
     assert logged_model(run.run_id).weights_digest == plain.hexdigest()
 
@@ -256,14 +234,10 @@ def test_a_deleted_model_is_gone_with_its_files_but_never_a_folder_elsewhere(sto
     assert (victim / "model.json").is_file()
 
 
-# A registered version of a local store, found without MLflow
-
-
 def test_a_version_is_found_without_mlflow(store: Store, tmp_path: Path) -> None:
     expected, folder = champion(store), tmp_path / "store"
     for number in (None, 1):
         found = find_version(folder, NAME, number)
-        assert found is not None
         assert (found.uri, found.location, found.tags) == (expected.uri, expected.location, expected.tags)
     again = registry.register(NAME, log(store, Autoencoder(**MODULE)).run_id, "", {})
     client = mlflow.MlflowClient()
@@ -281,9 +255,6 @@ def test_a_version_is_found_without_mlflow(store: Store, tmp_path: Path) -> None
     weights = load_model(NAME, 1, store=moved).state_dict()
     open_store(moved)
     assert weights_digest(find_version(moved, NAME, 1).state_dict()) == weights_digest(weights)
-    with closing(sqlite3.connect(moved / "mlflow.db")) as connection, connection:
-        connection.execute("ALTER TABLE registered_model_aliases RENAME TO aliases")
-    assert find_version(moved, NAME, 1) is None
 
 
 @pytest.mark.server
@@ -318,9 +289,6 @@ def test_on_a_server_a_file_that_is_away_is_not_missing_and_no_copy_stays(
         assert not list(tmp_path.rglob("model.json"))
     finally:
         server.stop()
-
-
-# Arrays beside a run
 
 
 def test_arrays_are_made_once_and_a_changed_file_is_not_believed(store: Store, tmp_path: Path) -> None:

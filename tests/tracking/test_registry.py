@@ -74,19 +74,13 @@ def test_the_champion_moves_only_if_better(
     assert tags["promotion.moved"] == str(champion == 2).lower()
 
 
-def test_a_champion_without_the_metric_gives_way(store: Store) -> None:
+def test_a_champion_without_the_metric_gives_way_and_a_value_measured_anew_and_force_decide(store: Store) -> None:
     old = register(store, 0.1, metric="val/other")
-    mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", str(old.number))
-    mlflow.MlflowClient().set_registered_model_alias(NAME, registry._alias_of(old.protocol), str(old.number))
+    registry.promote(old, "val/other", "minimize")
     assert promote(register(store, 5.0)) == 2
-    assert promote(register(store, 4.0)) == 3
-    assert promote(register(store, 4.5)) == 3
-
-
-def test_a_value_measured_anew_and_force_decide(store: Store) -> None:
-    assert promote(register(store, 1.0)) == 1
-    assert promote(register(store, 2.0), champions_value=3.0) == 2
-    assert promote(register(store, 9.0), force=True) == 3
+    assert promote(register(store, 6.0)) == 2
+    assert promote(register(store, 6.0), champions_value=7.0) == 4
+    assert promote(register(store, 9.0), force=True) == 5
 
 
 def test_versions_of_different_protocols_are_not_compared(store: Store, caplog: pytest.LogCaptureFixture) -> None:

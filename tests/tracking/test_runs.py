@@ -15,15 +15,13 @@ from tracking.errors import StoreError
 from tracking.runs import (
     Run,
     correct_statuses,
-    end_killed,
+    end,
     is_deleted,
     metric_history,
     parents,
+    runs_of,
     study_run,
-    trial_ids,
-    trial_metrics,
     trial_run,
-    trials,
 )
 from tracking.store import Store, check_environment
 
@@ -94,45 +92,21 @@ def test_a_finished_study_in_which_nothing_runs_keeps_its_end(store: Store) -> N
 def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store: Store) -> None:
     with open_study(store) as first:
         for number in range(2):
-            with trial_run(first, f"trial {number}", {}, {}):
+            with trial_run(first, f"trial {number}", {}, {"trial.part": "a"}):
                 pass
-        trials = trial_ids(first)
-        assert trial_ids(first, {*trials, "0" * 32}) == trials
-        assert trial_ids(first, set()) == set()
+        trials = {run.run_id for run in runs_of(first, "a")}
+        assert (len(trials), runs_of(first, "b")) == (2, [])
         mlflow.MlflowClient().delete_run(first.run_id)
         with pytest.raises(StoreError, match="was deleted in MLflow while it was under way: the same command"):
             trial_run(first, "trial", {}, {}).__enter__()
-    with open_study(store) as second, trial_run(second, "trial 2", {}, {}) as third:
-        assert trial_ids(second) == trials | {third.run_id}
+    with open_study(store) as second, trial_run(second, "trial 2", {}, {"trial.part": "a"}) as third:
+        assert {run.run_id for run in runs_of(second, "a")} == trials | {third.run_id}
     assert second.run_id != first.run_id
     under_it = f"tags.`mlflow.parentRunId` = '{second.run_id}'"
     found = mlflow.MlflowClient().search_runs([second.experiment_id], under_it)
     assert {run.info.run_id for run in found} == trials | {third.run_id}
     with open_study(store) as again:
         assert again == second
-
-
-def test_trials_are_nested_with_their_last_metrics(store: Store) -> None:
-    with open_study(store) as parent:
-        with trial_run(parent, "trial 0", {"latent_dim": 3, "none": None}, {"trial.number": 0}) as trial:
-            trial.log({"val/loss": 2.0, "train/loss": 3.0}, step=1)
-            trial.log({"val/loss": 1.0}, step=2)
-            trial.log_image("samples", np.zeros((8, 8), np.uint8), step=2)
-        assert trial_metrics(parent) == {trial.run_id: {"val/loss": 1.0, "train/loss": 3.0}}
-    found = mlflow.MlflowClient().get_run(trial.run_id)
-    assert found.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert found.data.params == {"latent_dim": "3"}
-    assert metric_history(trial.run_id, "val/loss") == ([1, 2], [2.0, 1.0])
-    assert [a.path for a in mlflow.MlflowClient().list_artifacts(trial.run_id)] == ["images"]
-
-
-def test_plain_data_is_read_back_and_what_was_cut_short_is_nothing(store: Store) -> None:
-    with open_study(store) as run:
-        assert run.read_json("outcome") is None
-        run.log_json("outcome", {"rows": [1, "ä"]})
-        assert run.read_json("outcome") == {"rows": [1, "ä"]}
-        mlflow.MlflowClient().log_text(run.run_id, '{"rows": [1, ', "outcome.json")
-        assert run.read_json("outcome") is None
 
 
 def test_the_runs_of_a_process_that_died_are_corrected(store: Store) -> None:
@@ -143,7 +117,7 @@ def test_the_runs_of_a_process_that_died_are_corrected(store: Store) -> None:
                 runs[number] = trial
         for number in (0, 1, 3):
             mlflow.MlflowClient().update_run(runs[number].run_id, status="RUNNING")
-        end_killed(runs[0].run_id)
+        end(runs[0].run_id)
         assert [status(runs[number]) for number in range(4)] == ["KILLED", "RUNNING", "FINISHED", "RUNNING"]
         correct_statuses(parent, "a", {runs[1].run_id: "FINISHED"}, under_way={3})
         assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "FINISHED", "RUNNING"]
@@ -154,15 +128,15 @@ def test_the_runs_of_a_process_that_died_are_corrected(store: Store) -> None:
 
 
 def test_a_deleted_run_is_known_and_left_alone(store: Store) -> None:
-    with open_study(store) as parent, trial_run(parent, "trial 0", {}, {}) as trial:
+    with open_study(store) as parent, trial_run(parent, "trial 0", {}, {"trial.part": "a"}) as trial:
         assert not is_deleted(trial.run_id)
         mlflow.MlflowClient().delete_run(trial.run_id)
         assert is_deleted(trial.run_id)
-        assert trial_ids(parent) == set()
-        end_killed(trial.run_id)
+        assert runs_of(parent) == []
+        end(trial.run_id)
         mlflow.MlflowClient().restore_run(trial.run_id)
     assert is_deleted("0" * 32), "gone for good, or in another store"
-    end_killed("0" * 32)
+    end("0" * 32)
 
 
 def test_a_parent_is_ended_only_if_no_other_process_works_under_it(store: Store) -> None:
@@ -224,15 +198,14 @@ def test_no_name_in_the_environment_reaches_a_run(
     def work() -> tuple[Run, Run]:
         with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1}, {}) as trial:
             trial.log({"val/loss": 2.0})
-            assert trial_metrics(parent) == {trial.run_id: {"val/loss": 2.0}}, "at once"
+            assert [run.metrics for run in runs_of(parent)] == [{"val/loss": 2.0}], "at once"
         return parent, trial
 
     with ThreadPoolExecutor(1) as pool:  # MLflow reads some variables once a thread
         parent, trial = pool.submit(work).result()
     assert (status(parent), status(trial)) == ("FINISHED", "FINISHED")
     assert (tags(parent)["study"], tags(trial)["trial.study"]) == (STUDY, STUDY)
-    assert "mlflow.parentRunId" not in tags(parent)
-    assert tags(trial)["mlflow.parentRunId"] == parent.run_id
+    assert (tags(parent).get("mlflow.parentRunId"), tags(trial)["mlflow.parentRunId"]) == (None, parent.run_id)
     assert info(trial).experiment_id == parent.experiment_id
     assert client.get_run(foreign).to_dictionary() == before
 
@@ -250,20 +223,25 @@ def test_a_run_of_the_calling_program_is_no_parent(store: Store) -> None:
 
 
 def test_what_studies_have_left_is_read(store: Store) -> None:
-    with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1}, {"mine": "yes"}) as trial:
-        trial.log({"val/loss": 2.0})
+    with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1, "none": None}, {"mine": "yes"}) as trial:
+        trial.log({"val/loss": 3.0, "train/loss": 3.0}, step=1)
+        trial.log({"val/loss": 2.0}, step=2)
+        trial.log_image("samples", np.zeros((8, 8), np.uint8), step=2)
         trial.log_table("numbers", {"a": ["1", "2"], "b, c": ["x", "y"]})
-        figure = Figure(label="A title")
-        trial.log_figure("one", figure, "What it \udcff shows.")
+        trial.log_figure("one", Figure(label="A title"), "What it \udcff shows.")
+        assert trial.read_json("outcome") is None
+        trial.log_json("outcome", {"rows": [1, "ä"]})
+        assert trial.read_json("outcome") == {"rows": [1, "ä"]}
+        mlflow.MlflowClient().log_text(trial.run_id, '{"rows": [1, ', "outcome.json")
+        assert trial.read_json("outcome") is None, "its writing was cut short"
     (found,) = parents("tiny/judge")
-    assert (found.run_id, found.study, found.description, found.status) == (
-        parent.run_id,
-        STUDY,
-        "What it is.",
-        "FINISHED",
-    )
-    (record,) = trials(found)
-    assert (record.name, record.params, record.metrics) == ("trial 0", {"x": "1"}, {"val/loss": 2.0})
+    assert (found.run_id, found.study, found.status) == (parent.run_id, STUDY, "FINISHED")
+    assert found.description == "What it is."
+    (record,) = runs_of(found)
+    assert (record.name, record.params) == ("trial 0", {"x": "1"})
+    assert record.metrics == {"val/loss": 2.0, "train/loss": 3.0}
+    assert metric_history(trial.run_id, "val/loss") == ([1, 2], [3.0, 2.0])
+    assert record.tags["mlflow.parentRunId"] == parent.run_id
     assert record.started <= record.ended
     assert record.files("tables", ".csv") == ["tables/numbers.csv"]
     assert record.read("tables/numbers.csv").decode().split() == ['a,"b,', 'c"', "1,x", "2,y"]

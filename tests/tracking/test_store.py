@@ -161,7 +161,6 @@ def test_a_process_has_one_copy_of_a_store_that_it_reads(store: Store, tmp_path:
     log_note(store)
     uris = {read_store(tmp_path / "store").tracking_uri}
     copies = list(stores._temporary().iterdir())
-    uris |= {read_store(tmp_path / "store").tracking_uri for _ in range(5)}
     open_store(tmp_path / "store").experiment("mnist/later")
     uris |= {read_store(tmp_path / "store").tracking_uri}
     assert runs.names() == ["mnist/judge", "mnist/later"], "the copy is that of today"
@@ -194,14 +193,11 @@ def test_a_store_that_this_user_may_not_enter_is_told(store: Store, tmp_path: Pa
             pass
 
 
-def test_a_database_that_is_none_is_refused_and_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("use", [open_store, read_store])
+def test_a_database_that_is_none_is_refused_and_kept(tmp_path: Path, use) -> None:
     (tmp_path / "mlflow.db").write_text("my diary " * 100)
-    for use, message in {
-        open_store: "must be a writable SQLite database",
-        read_store: "file is not a database",
-    }.items():
-        with pytest.raises(StoreError, match=message):
-            use(tmp_path)
+    with pytest.raises(StoreError, match="file is not a database"):
+        use(tmp_path)
     assert (tmp_path / "mlflow.db").read_text().startswith("my diary")
 
 
@@ -210,7 +206,7 @@ def test_a_store_of_another_version_is_told_with_what_wrote_it(store: Store, tmp
     store.experiment("mnist/judge")
     shutil.copytree(tmp_path / "store", tmp_path / "newer")  # MLflow looks at a database once a process
     sql(tmp_path / "newer", "UPDATE alembic_version SET version_num = 'ffff01234567'")
-    with pytest.raises(StoreError, match=rf"newer MLflow .*ffff01234567.*{mlflow.__version__}") as told:
+    with pytest.raises(StoreError, match=rf"another MLflow than {mlflow.__version__} .*ffff01234567") as told:
         use(tmp_path / "newer")
     assert "db upgrade" not in str(told.value)
     sql(tmp_path / "store", "DELETE FROM experiment_tags WHERE key = 'study.format'")
@@ -259,20 +255,8 @@ def test_more_experiments_than_a_page_hide_no_study(store: Store, tmp_path: Path
     )
     sql(tmp_path / "store", rows)
     read_store(tmp_path / "store")
-    assert runs.names() == [place.experiment for place in views.places()] == ["mnist/judge"]
+    assert runs.names() == list(views.places()) == ["mnist/judge"]
     assert [parent.run_id for parent in runs.parents("mnist/judge")] == [run.run_id]
-
-
-def test_every_search_reads_all_pages() -> None:
-    class Page(list):
-        token: str | None = None
-
-    def ask(condition: str, page_token: str | None = None) -> Page:
-        page = Page([f"{condition} {page_token}"])
-        page.token = {None: "b", "b": "c"}.get(page_token)
-        return page
-
-    assert list(stores.search(ask, "x")) == ["x None", "x b", "x c"]
 
 
 def test_an_experiment_keeps_its_identity(store: Store, tmp_path: Path) -> None:

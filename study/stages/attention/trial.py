@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.attention import LearnedAttention, PositionalAttention, Positions
-from models.attention_forms import AttentionAutoencoder, conv_as_attention
+from models.attention import AttentionAutoencoder, LearnedAttention, PositionalAttention, Positions, conv_as_attention
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from study import plots
@@ -52,7 +51,7 @@ def copy_encoder(trial: Trial, *, context: Context) -> tuple[float]:
     """Make, measure and log the autoencoder with self-attention as its encoder. Return `val/loss`."""
     data, alpha, version = context.dataset, trial.params["alpha"], context.inputs["autoencoder"]
     original, module = context.module("autoencoder", Autoencoder), version.config()["module"]
-    copy = AttentionAutoencoder.copy_of(original, alpha, **module)
+    copy = AttentionAutoencoder(original, alpha=alpha, **module).eval()
     judge = context.module("judge", Judge) if "judge" in context.inputs else None
     metrics = {"val/loss": compare(original, copy, data.val.images, dtype=torch.float32)["copy_loss"]}
     for name, dtype in TYPES.items():
@@ -172,19 +171,21 @@ def rows(
     original = f"autoencoder {copy['test/loss_of_original']:.6g}"
     bare, ring, held = ([each[name] for each in draws] for name in ("border", "ring", "shared"))
     layers = "; ".join(f"our {name}: {fraction:.2%}" for name, fraction in shared.items())
-    ringed = claim("Zero padding needs a ring of zero-valued keys", ring, bare, shown=f"without {max(bare):.1e}")
-    window = claim("Window 0 holds under 1 % of a fully connected layer", held, MOST_SHARED, shown="goal 1 %")
+    without = f"without {max(bare):.1e}"
+    ringed = claim("Zero padding needs a ring of zero-valued keys", ring, bare, shown=without)
+    window = claim("Window 0 holds under 1 % of a fully connected layer", held, MOST_SHARED)
     found = [
         Row("layers and encoder as attention", exact, None, "; ".join(wrong) or None, found=f"As attention, {exact}"),
         Row("test MSE (float32), encoder as attention", f"{copy['test/loss']:.6g}", None, original, metric="test/loss"),
-        Row("zero-padded convolution: largest border error", f"with a ring of zeros {max(ring):.1e}", claim=ringed),
-        Row(f"squared weights of an FC layer in window 0 ({layers})", mean_std(held, "{:.2%}"), claim=window),
+        Row("zero-padded convolution: largest border error", f"with a ring {max(ring):.1e}", None, without, ringed),
+        Row(f"squared weights of an FC layer in window 0 ({layers})", mean_std(held, "{:.2%}"), None, "goal 1 %", window),
     ]
     learned, fixed = (table.values("test/error", heads=heads) for heads in HEADS)
     if learned and fixed:
         text = "Heads that learn where to look imitate a convolution better than heads that do not"
-        better = claim(text, learned, fixed, shown=f"fixed heads {mean_std(fixed, '{:.1%}')}")
-        found.append(Row("first convolution, learned: relative error", mean_std(learned, "{:.1%}"), claim=better))
+        ours, rival = (mean_std(values, "{:.1%}") for values in (learned, fixed))
+        better, rival = claim(text, learned, fixed), f"fixed heads {rival}"
+        found.append(Row("first convolution, learned: relative error", ours, None, rival, better))
     for figure, metric, form in (
         ("... on noise", "noise/error", "{:.1%}"),
         ("... heads to a one-to-one grid of offsets, pixels", "head/centre_distance", "{:.2f}"),

@@ -141,7 +141,11 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
     caption = "A point per trial with its latent size. The lower left is better: little is lost, and little correlates."
     log("pareto", figure, caption)
     if len(free := every.where(part=FREE)):
-        axes = ("validation MSE per pixel", "largest |off-diagonal PCC|", "The search for a latent size, in fewer epochs")
+        axes = (
+            "validation MSE per pixel",
+            "largest |off-diagonal PCC|",
+            "The search for a latent size, in fewer epochs",
+        )
         log("search", plots.scatter(_points(free), *axes, log_x=True), "A point per trial that Optuna proposed.")
     losses = {
         **table.series("latent_dim", "test/loss", by="architecture"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from operator import ge, lt
 from statistics import mean, median
@@ -16,7 +16,6 @@ from scipy.stats import binomtest
 
 from models.gan import LatentGenerator
 from study import plots
-from study.config import LatentGanConfig
 from study.data.dataset import to_pixels
 from study.engine.search import Params, Result
 from study.engine.stage import Context
@@ -85,9 +84,7 @@ def baseline_list(context: Context) -> list[Params]:
     """
     counts = [count for count in context.settings.mixture_components if count <= len(context.dataset.train)]
     mixtures: list[Params] = [
-        {"source": MIXTURE, "components": count, "repeat": repeat}
-        for repeat in context.repeats
-        for count in counts
+        {"source": MIXTURE, "components": count, "repeat": repeat} for repeat in context.repeats for count in counts
     ]
     return [{"source": source} for source in (REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS)] + mixtures
 
@@ -239,7 +236,9 @@ def rows(
     return [
         *weak_judges(context),
         _found_row(groups, fd),
-        ours("FD, judge 3", fd, text="The WGAN comes nearer to the test images than {rival}", found=found, primary=True),
+        ours(
+            "FD, judge 3", fd, text="The WGAN comes nearer to the test images than {rival}", found=found, primary=True
+        ),
         ours("recall, judge 3", recall, text=f"Its recall is at least {RECALL} of {{rival}}'s", factor=RECALL, **more),
         ours("images of no class, judge 3", unsure, "{:.1%}", "Fewer of its images than of {rival}'s are of no class"),
         *(ours(f"FD, judge {number} (selects)", f"judge{number}/fd") for number in (1, 2)),
@@ -295,8 +294,9 @@ def _collapse_rows(context: Context, groups: Mapping[str, Table], recipes: Table
     if both:
         ours, rival = ([values[recipe] for recipe in both] for values in pairs)
         text = "A vanilla GAN collapses more often than a WGAN of the same recipe"
-        decided = claim(text, ours, rival, better="more", paired=True, shown=f"WGANs {fraction(rival)}")
-        found.append(Row("collapsed: vanilla GANs of random recipes", fraction(ours), said, decided.shown, decided))
+        shown = f"WGANs {fraction(rival)}"
+        decided = claim(text, ours, rival, better="more", paired=True, shown=shown)
+        found.append(Row("collapsed: vanilla GANs of random recipes", fraction(ours), said, shown, decided))
     return found
 
 

@@ -38,7 +38,9 @@ def run(context: Context) -> Outcome:
     )
     encoded = EncodedDataset(context.dataset, context.module("autoencoder", Autoencoder).encoder, WEAK_JITTER)
     with context.open(description) as study:
-        draws = [{"repeat": draw, "labels_per_class": count} for count, times in counts.items() for draw in range(times)]
+        draws = [
+            {"repeat": draw, "labels_per_class": count} for count, times in counts.items() for draw in range(times)
+        ]
         trials = [{"mode": mode, **draw} for draw in draws for mode in MODES]
         spreading = [{"mode": SPREADING, **draw} for draw in draws if draw["labels_per_class"] == labels]
         objective, baseline = (partial(each, context=context, encoded=encoded) for each in (train, spread))

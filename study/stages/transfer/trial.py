@@ -23,9 +23,14 @@ from study.engine.trial import Trial
 from study.measures.latents import max_abs_pcc
 from study.results import Row, Table, claim, mean_std
 from study.training.classifier import ClassifierSettings, draw_labelled, jitter, train_classifier, train_head
-from study.training.few_labels import EncodedDataset, baselines
+from study.training.few_labels import (
+    EncodedDataset,
+    SpreadClassifier,
+    baselines,
+    spread_labels,
+    train_on_spread_labels,
+)
 from study.training.loops import Report, apply, eval_mode
-from study.training.self_training import SpreadClassifier, spread_labels, train_on_spread_labels
 from tracking.runs import metric_history
 
 FROZEN, FINE_TUNED, SCRATCH, SEMI = MODES = ("frozen", "fine-tuned", "from scratch", "semi-supervised")

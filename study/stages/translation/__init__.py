@@ -17,8 +17,7 @@ def run(context: Context) -> Outcome:
     from study.engine.study import Candidate
     from study.results import Row
     from study.stages.translation import trial
-    from study.training.domains import PAIRED, PAIRINGS
-    from study.training.translation import METHODS
+    from study.training.translation import METHODS, PAIRED, PAIRINGS
     from tracking.errors import StoreError
     from tracking.registry import Direction
 

@@ -21,7 +21,6 @@ from study.measures.judges import weakness
 from study.measures.stats import Better
 from study.measures.translation import WORKS_ERROR, Truth, error
 from study.results import Row, Table, claim, mean_std
-from study.training.domains import LEVEL, LOOSE, PAIRED, PAIRINGS, TASKS, UNPAIRED, make_pairs, misalign
 from study.training.loops import apply, eval_mode, seeded, steps_per_epoch
 from study.training.translation import (
     BATCH_SIZE,
@@ -29,8 +28,16 @@ from study.training.translation import (
     CYCLE_GAN,
     GAN,
     L1,
+    LEVEL,
+    LOOSE,
     METHODS,
+    PAIRED,
+    PAIRINGS,
     SETTINGS,
+    TASKS,
+    UNPAIRED,
+    make_pairs,
+    misalign,
     train_translator,
 )
 from tracking.models import kept_model
@@ -126,10 +133,8 @@ def steps_to(goal: float, steps: Sequence[float], errors: Sequence[float]) -> fl
     below = np.flatnonzero(np.asarray(errors) <= goal)
     if not len(below):
         return inf
-    at = int(below[0])
-    if at == 0:
-        return float(steps[0])
-    return float(np.interp(-goal, [-errors[at - 1], -errors[at]], [steps[at - 1], steps[at]]))
+    before, at = max(int(below[0]) - 1, 0), int(below[0])
+    return float(np.interp(-goal, [-errors[before], -errors[at]], [steps[before], steps[at]]))
 
 
 def translated(translator: Translator, held_out: HeldOut) -> Tensor:
@@ -209,7 +214,7 @@ def _row(text: str, ours: list[float], rival: list[float] | float, better: Bette
     else:
         shown = f"best other {mean_std(rival, '{:.2f}') if rival else 'failed'}"
     cell = f"shortfall {mean_std(ours, '{:.2f}')}" if ours else "failed"
-    return Row(text, cell, reference, claim=claim(text, ours, rival, better=better, shown=shown))
+    return Row(text, cell, reference, shown, claim(text, ours, rival, better=better, shown=shown))
 
 
 def rows(context: Context, table: Table, best: str) -> list[Row]:

@@ -1,10 +1,10 @@
 """The program that test_kills.py runs: a study of cheap but real trials, under a rain of kill -9.
 
-    OMP_NUM_THREADS=1 python kills.py STORE KILLS SEED [FLAGS OF study.run]
+    OMP_NUM_THREADS=1 python kills.py STORE KILLS SEED
 
-Everything is imported once, and each launcher and worker is a fork: starting a process takes milliseconds, not seconds.
-It kills a worker, the launcher or all of them, after random times and in the middle of chosen calls, and starts
-the same command again, until it has killed KILLS times; then it lets that command end. Prints what it did as JSON.
+Everything is imported once, and each command is a fork: starting a process takes milliseconds, not seconds. Two of the
+same command work side by side. It kills one of them or both, after random times and in the middle of chosen calls, and
+starts them again, until it has killed KILLS times; then it lets them end. Prints what it did as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import random
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -28,7 +27,7 @@ import torch
 import study.stages
 from study import plots, run
 from study.cli import config_type
-from study.engine import queue, workers
+from study.engine import queue
 from study.engine.search import Search, integer, log_uniform
 from study.engine.stage import Candidate, Context, Outcome, Stage
 from study.engine.trial import Trial
@@ -41,23 +40,11 @@ COMMAND = "smoke --data digits"
 FREE = 2
 RISK = 0.01  # of dying as each of these calls begins, and as it ends
 DEATHS = Path(sys.argv[1]).with_suffix(".deaths")  # where processes died by these
-RISKY = [
-    (mlflow.MlflowClient, "create_run"),
-    (mlflow.MlflowClient, "log_batch"),
-    (mlflow.MlflowClient, "log_dict"),
-    (mlflow.MlflowClient, "create_model_version"),
-    (mlflow.MlflowClient, "update_model_version"),
-    (mlflow.MlflowClient, "set_model_version_tag"),
-    (mlflow.MlflowClient, "set_registered_model_alias"),
-    (mlflow.MlflowClient, "set_terminated"),
-    (mlflow.pytorch, "log_model"),
-    (mlflow.pytorch, "save_model"),
-    (queue.Queue, "add"),
-    (queue.Queue, "take"),
-    (queue.Queue, "note"),
-    (optuna.Study, "ask"),
-    (optuna.Study, "tell"),
-]
+RISKY: list[tuple[object, str]] = [(queue.Queue, name) for name in ("add", "take", "note")]
+RISKY += [(optuna.Study, "ask"), (optuna.Study, "tell"), (mlflow.pytorch, "log_model"), (mlflow.pytorch, "save_model")]
+RISKY += [(mlflow.MlflowClient, name) for name in ("create_run", "log_batch", "log_dict", "set_terminated")]
+RISKY += [(mlflow.MlflowClient, name) for name in ("create_model_version", "update_model_version")]
+RISKY += [(mlflow.MlflowClient, name) for name in ("set_model_version_tag", "set_registered_model_alias")]
 
 
 @dataclass(frozen=True)
@@ -120,28 +107,19 @@ def roll(place: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
 def launch(arguments: list[str], log: Path, seed: int, risk: bool) -> int:
-    """The command in a process group of its own."""
+    """Start the command; return its process."""
     pid = os.fork()
     if pid:
         return pid
-    os.setsid()
-    with log.open("a") as errors:
-        os.dup2(errors.fileno(), 2)
-        os.dup2(errors.fileno(), 1)
-    random.seed(seed)
-    if risk:
-        for owner, name in RISKY:
-            risky(owner, name)
     code = 1
     try:
+        with log.open("a") as errors:
+            os.dup2(errors.fileno(), 2)
+            os.dup2(errors.fileno(), 1)
+        random.seed(seed)
+        for owner, name in RISKY if risk else []:
+            risky(owner, name)
         code = run.main(arguments)
     finally:
         sys.stderr.flush()
@@ -149,51 +127,44 @@ def launch(arguments: list[str], log: Path, seed: int, risk: bool) -> int:
         os._exit(code)
 
 
-def main(folder: Path, wanted: int, seed: int, flags: list[str]) -> None:
+def main(folder: Path, wanted: int, seed: int) -> None:
     assert torch.get_num_threads() == 1, "set OMP_NUM_THREADS=1: threads do not survive a fork"
     dice = random.Random(seed)
-    queue.HEARTBEAT, queue.GRACE, queue.TRIES = 1, 3, 1000
-    workers.START = "fork"
+    queue.TRIES = 1000
     study.stages.OURS = (tiny("one", (), "first"), tiny("two", ("first",), "second"))
     study.stages.all_stages.cache_clear()
     config_type.cache_clear()
+    command = f"{COMMAND} --workers 1 --stages".split()
     # What is imported as it is needed comes with the first study.
-    warm = run.main(f"{COMMAND} --stages one --log-level warning --store {folder.with_name('warm')}".split())
-    assert warm == 0
+    assert run.main([*command, "one", "--log-level", "warning", "--store", str(folder.with_name("warm"))]) == 0
     log = folder.with_suffix(".log")
-    kills: Counter[str] = Counter()
-    number = launches = 0
+    number = launches = kills = 0
     DEATHS.touch()
     while True:
-        launches += 1
-        arguments = f"{COMMAND} --stages one two --workers 2 --seed {number} --store {folder}".split() + flags
-        deaths = DEATHS.read_text().split("\n")[:-1]
-        calm = sum(kills.values()) + len(deaths) >= wanted
-        launcher = launch(arguments, log, seed + launches, risk=not calm)
-        victim = dice.choice(["worker", "launcher", "all", "none"])
-        deadline = time.monotonic() + (600 if calm or victim == "none" else dice.uniform(0.5, 6))
-        status = None
-        while time.monotonic() < deadline and status is None:
-            ended, code = os.waitpid(launcher, os.WNOHANG)
-            status = code if ended else None
+        deaths = DEATHS.read_text().splitlines()
+        calm = kills + len(deaths) >= wanted
+        arguments = [*command, "one", "two", "--seed", str(number), "--store", str(folder)]
+        running = {launch(arguments, log, seed + launches + each, risk=not calm) for each in range(2)}
+        launches += 2
+        victims = set() if calm else dice.choice([set(), {min(running)}, running]) & running
+        deadline, codes = time.monotonic() + dice.uniform(0.5, 6), []
+        while running:
+            for pid in list(running):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    running.remove(pid)
+                    codes.append(os.waitstatus_to_exitcode(status))
+                elif pid in victims and time.monotonic() > deadline:
+                    victims = victims - {pid}
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
             time.sleep(0.02)
-        if status is None:
-            found = children(launcher)
-            if victim == "worker" and found:
-                os.kill(dice.choice(found), signal.SIGKILL)
-            elif victim == "all":
-                os.killpg(launcher, signal.SIGKILL)
-            else:
-                victim = "launcher"
-                os.kill(launcher, signal.SIGKILL)
-            kills[victim] += 1
-            status = os.waitpid(launcher, 0)[1]
-        if status == 0:
-            if calm:
-                break
-            number += 1
+        assert set(codes) <= {0, -signal.SIGKILL}, (codes, log.read_text())
+        if calm:
+            break
+        number += 0 in codes
     print(json.dumps({"kills": kills, "died": deaths, "launches": launches, "studies": number + 1}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -20,66 +20,45 @@ from tracking.errors import StoreError
 from tracking.store import Store
 
 
-def reasons(store: Store, state: str) -> list[str]:
-    """Of the trials that ended in this state."""
-    found = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")], f"tags.state = '{state}'")
-    return [each.data.tags["reason"] for each in found]
+def reasons(store: Store, state: str = "%") -> list[str]:
+    """Of the trials that ended in this state, or of all; the oldest first."""
+    runs = mlflow.MlflowClient().search_runs(
+        [store.experiment("tiny/test")], f"tags.state LIKE '{state}'", order_by=["attributes.start_time ASC"]
+    )
+    return [each.data.tags["reason"] for each in runs]
 
 
 def _raise(error: BaseException) -> float:
     raise error
 
 
-def test_the_outcome_of_every_trial_is_named_and_the_study_goes_on(store: Store) -> None:
-    def objective(trial: Trial) -> tuple[float, ...]:
-        if trial.params["n"] == 2:
-            raise FloatingPointError("critic/loss is nan after epoch 3")
-        if trial.params["n"] == 3:
-            raise Pruned("collapsed")
-        return (1.0,)
-
-    trials = [*GIVEN, {"x": 1.0, "n": 4, "c": "a"}]
-    results = run(store, listed(objective, trials))
-    assert [result.params["n"] for result in results] == [4]
-    assert states(store) == [("FAILED", "failed"), ("FINISHED", "pruned"), ("FINISHED", "complete")]
-    assert reasons(store, "failed") == ["critic/loss is nan after epoch 3"]
-    assert reasons(store, "pruned") == ["collapsed"]
-    again = Recorder()
-    assert run(store, listed(again, trials)) == results
-    assert again.ran == [], "failed trials stay failed"
-
-
-BREAKDOWNS: list[tuple[Callable[[], float], str]] = [
-    (lambda: check_finite(3, {"val/loss": float("nan")}) or 0.0, r"val/loss is nan after epoch 3"),
-    (lambda: float("inf"), r"loss is inf"),
-    (lambda: float(torch.empty(10**15).sum()), r"out of memory: .*can't allocate memory"),
-    (lambda: _raise(MemoryError("Unable to allocate 8 PiB")), r"out of memory: Unable to allocate 8 PiB"),
-    (lambda: _raise(torch.OutOfMemoryError("CUDA out of memory.")), r"out of memory: CUDA out of memory"),
+OUTCOMES: list[tuple[Callable[[], float], str, str]] = [
+    (lambda: check_finite(3, {"val/loss": float("nan")}) or 0.0, "failed", r"val/loss is nan after epoch 3"),
+    (lambda: float("inf"), "failed", r"loss is inf"),
+    (lambda: float(torch.empty(10**15).sum()), "failed", r"out of memory: .*can't allocate memory"),
+    (lambda: _raise(MemoryError("Unable to allocate 8 PiB")), "failed", r"out of memory: Unable to allocate 8 PiB"),
+    (lambda: _raise(torch.OutOfMemoryError("CUDA out of memory.")), "failed", r"out of memory: CUDA out of memory"),
+    (lambda: _raise(Pruned("collapsed")), "pruned", "collapsed"),
+    (lambda: 1.0, "complete", "loss=1"),
 ]
 
 
-def test_a_breakdown_fails_the_trial_with_a_reason_and_the_study_goes_on(store: Store) -> None:
-    trials = [{"number": number} for number in range(len(BREAKDOWNS) + 1)]
-
-    def loss(trial: Trial) -> float:
-        number = trial.params["number"]
-        return BREAKDOWNS[number][0]() if number < len(BREAKDOWNS) else 1.0
-
-    objective = Recorder(loss)
+def test_the_outcome_of_every_trial_is_named_and_the_study_goes_on(store: Store) -> None:
+    trials = [{"number": number} for number in range(len(OUTCOMES))]
+    objective = Recorder(lambda trial: OUTCOMES[trial.params["number"]][0]())
     results = run(store, listed(objective, trials))
-    assert objective.ran == trials, "none is tried again"
     assert [result.params for result in results] == trials[-1:]
-    assert states(store) == [("FAILED", "failed")] * len(BREAKDOWNS) + [("FINISHED", "complete")]
-    told = sorted(reasons(store, "failed"))
-    for _, reason in BREAKDOWNS:
-        assert any(re.search(reason, each) for each in told), (reason, told)
-
-
-def test_a_study_without_a_complete_trial_says_why(store: Store) -> None:
-    part = listed(lambda _: (_raise(FloatingPointError("generator/loss is inf")),))
-    with pytest.raises(StoreError, match=r"no trial of .*complete: generator/loss is inf"):
-        run(store, part)
-    assert run(store, listed(part.objective, optional=True)) == []
+    status = {"failed": "FAILED", "pruned": "FINISHED", "complete": "FINISHED"}
+    assert states(store) == [(status[state], state) for _, state, _ in OUTCOMES]
+    told = reasons(store)
+    for number, (_, _, reason) in enumerate(OUTCOMES):
+        assert re.search(reason, told[number])
+    assert run(store, listed(objective, trials)) == results
+    assert objective.ran == trials, "none is tried again"
+    failed = listed(objective, trials[1:2])
+    with pytest.raises(StoreError, match=r"no trial of .*complete: loss is inf"):
+        run(store, failed)
+    assert run(store, listed(objective, trials[1:2], optional=True)) == []
 
 
 def report_x(trial: Trial) -> tuple[float, ...]:
@@ -92,7 +71,7 @@ def report_x(trial: Trial) -> tuple[float, ...]:
 def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(store: Store) -> None:
     pruning = {"prune_on": "val/fd", "prune_after": 2}
     with runner(store) as found:
-        part = searched(report_x, store, 12, **pruning)
+        part = searched(report_x, 12, **pruning)
         given = listed(report_x, [{"x": 99.0}, {"x": 98.0}])
         for each in (part, given):
             found.enqueue(each)
@@ -104,7 +83,7 @@ def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(s
         assert all(re.search(r"val/fd .* at epoch \d", reason) for reason in reasons(store, "pruned"))
         mlflow.MlflowClient().delete_run(pruned[0].run_id)
     with runner(store) as found:
-        part = searched(lambda _: (1.0,), store, 12, **pruning)
+        part = searched(lambda _: (1.0,), 12, **pruning)
         found.enqueue(part)
         again = found.finish(part)
         assert pruned[0].params in [result.params for result in again], "its run was deleted: it ran again"
@@ -114,8 +93,8 @@ def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(s
 def test_a_stopped_trial_runs_again_with_the_same_parameters(store: Store, lost: BaseException) -> None:
     objective = Recorder(lambda trial: 1.0 if len(objective.ran) != 2 else _raise(lost))
     with pytest.raises(type(lost)):
-        run(store, searched(objective, store, 3))
-    assert len(run(store, searched(objective, store, 3))) == 3
+        run(store, searched(objective, 3))
+    assert len(run(store, searched(objective, 3))) == 3
     assert len(objective.ran) == 4
     assert objective.ran[2] == objective.ran[1]
     status = "KILLED" if isinstance(lost, KeyboardInterrupt) else "FAILED"
@@ -172,10 +151,10 @@ def test_a_stop_in_the_middle_of_a_call_leaves_no_run_open(
 
     monkeypatch.setattr(mlflow.MlflowClient, call, stopped_once)
     with pytest.raises(KeyboardInterrupt):
-        run(store, searched(Recorder(), store, 1))
+        run(store, searched(Recorder(), 1))
     assert stopped
     monkeypatch.undo()
     runs = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")])
     assert "RUNNING" not in {each.info.status for each in runs}
-    assert len(run(store, searched(Recorder(), store, 1))) == 1
+    assert len(run(store, searched(Recorder(), 1))) == 1
     assert parent_of(store).run_id

@@ -9,6 +9,7 @@ import pytest
 
 from study.engine import mlflow_pages as pages
 from study.engine.search import Result
+from study.engine.stage import Candidate
 from study.results import Row
 from tracking import views
 from tracking.registry import Version
@@ -22,7 +23,8 @@ BEST = Version("tiny-model", 1, "run", METRICS, {})
 def logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the best run has logged."""
     monkeypatch.setattr(views, "logged_pictures", lambda run: {"samples": 7})
-    monkeypatch.setattr(views, "is_curve", lambda run, name: name in ("val/loss", "train/loss"))
+    curves = ("val/loss", "train/loss")
+    monkeypatch.setattr(pages, "metric_history", lambda run, name: ([0] * (1 + (name in curves)), []))
     monkeypatch.setattr(views, "figures_of", lambda run: {name: f"![{name}]({run})" for name in ("samples", "loss")})
     monkeypatch.setattr(views, "run_address", lambda run: f"#/{run}")
 
@@ -74,8 +76,8 @@ def test_a_page_shows_the_best_picture_the_figures_and_the_lineage(many: int) ->
     )
     rows = [Row("loss | test", "1 ± 2", baseline="3", metric="test/loss"), Row("other", "1")]
     (result,) = results("", {"size": 1})
-    asked = {"result": result, "metric": "val/loss", "picture": "samples", "rows": rows}
-    text = pages.model_page(context, Run("parent", "1", "tiny/x/0"), BEST, **asked)
+    candidate = Candidate(result, "val/loss", picture="samples")
+    text = pages.model_page(context, Run("parent", "1", "tiny/x/0"), BEST, candidate, rows)
     assert "[Trial 0](#/run) (size=1) of the study [tiny/x/0](#/parent), chosen by val/loss 1." in text
     assert text.index("![samples](run)") < text.index("1 ± 2") < text.index("![loss](run)")
     assert "other" not in text, "rows with a metric come first, and stand alone"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
 from clusters import Ray
-from on_cluster import OnCluster
-from servers import PASSWORD, MlflowServer, Postgres
+from on_cluster import OnCluster, all_ended, on_servers
+from servers import PASSWORD
 
 pytestmark = pytest.mark.cluster
 GPUS = ["--launcher-options", "gpus=1"]  # declared ones: a worker on each node
@@ -18,14 +17,8 @@ GPUS = ["--launcher-options", "gpus=1"]  # declared ones: a worker on each node
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnCluster]:
     pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
-    folder = tmp_path_factory.mktemp("ray")
-    tracking, postgres = MlflowServer(folder), Postgres()
-    try:
-        tracking.start()
-        yield OnCluster(folder, tracking, postgres, ["--launcher", "ray", *GPUS], {})
-    finally:
-        tracking.stop()
-        postgres.remove()
+    with on_servers(tmp_path_factory.mktemp("ray"), ["--launcher", "ray", *GPUS], {}) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +34,7 @@ def ray(studies: OnCluster) -> Iterator[Ray]:
 @pytest.fixture(autouse=True)
 def nothing_is_left(ray: Ray) -> Iterator[None]:
     yield
-    deadline = time.monotonic() + 20
-    while ray.workers() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert ray.workers() == []
+    all_ended(ray.workers)
 
 
 def test_a_raylet_and_a_worker_die_and_no_trial_is_lost(ray: Ray, studies: OnCluster) -> None:
@@ -90,7 +80,7 @@ def test_the_head_dies_and_the_same_command_goes_on(ray: Ray, studies: OnCluster
         ray.kill_head()
         assert command.wait() == 2
         (error,) = [line for line in command.output.splitlines() if line.startswith("error: ")]
-        assert error.endswith("does not answer any more: start a cluster, and the same command goes on")
+        assert error.endswith("does not answer: start one, and the same command goes on")
     again = studies.run(3)
     assert again.returncode == 2
     assert "error: Ray's head" in again.stderr

@@ -6,24 +6,25 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import psycopg
 import pytest
+import searches
 from conftest import Command
+from searches import listed
 from servers import PASSWORD, MlflowServer, Postgres
 
 from study.engine import queue
-from study.engine.queue import Queue, key_of
-from study.engine.runner import Objective, Part, Runner
+from study.engine.queue import Queue
+from study.engine.runner import Objective
 from study.engine.search import Result
 from study.engine.trial import Trial
 from tracking import locks
 from tracking.errors import StoreError
-from tracking.runs import study_run
 from tracking.store import Store, open_store
 
 pytestmark = pytest.mark.server
@@ -48,15 +49,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]
 
 
 def run(store: Store, objective: Objective, name: str) -> list[Result]:
-    about: dict[str, Any] = {"title": "a study", "description": "", "tags": {}}
-    part = Part(name, "", {key_of(params): dict(params) for params in GIVEN}, objective, {"loss": "minimize"})
-    with (
-        closing(Queue(store)) as found,
-        study_run(store, store.experiment("tiny/test"), name, **about) as parent,
-    ):
-        runner = Runner(found, parent, label="test", seed_for=lambda number: number)
-        runner.enqueue(part)
-        return runner.finish(part)
+    return searches.run(store, listed(objective, GIVEN, name=name), name=name)
 
 
 def statuses(store: Store) -> list[str]:

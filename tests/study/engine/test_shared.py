@@ -14,7 +14,7 @@ import pytest
 from conftest import no_hang
 from searches import GIVEN, NAME, Recorder, dies, listed, parent_of, run, searched, states
 
-from study.engine import queue, runner
+from study.engine import queue
 from study.engine.queue import Queue
 from study.engine.trial import Trial
 from tracking.errors import StoreError
@@ -26,7 +26,7 @@ def delete(run_id: str) -> None:
 
 
 def test_a_trial_whose_run_was_deleted_runs_again_with_its_parameters(store: Store) -> None:
-    parts = lambda objective: (listed(objective), searched(objective, store, 2))  # noqa: E731
+    parts = lambda objective: (listed(objective), searched(objective, 2))  # noqa: E731
     first = run(store, *parts(lambda trial: (trial.params["x"],)))
     for deleted in (1, 3):
         delete(first[deleted].run_id)
@@ -149,7 +149,7 @@ def _work(folder: Path, place: Path) -> None:
         return (trial.params["x"],)
 
     store = open_store(folder)
-    assert len(run(store, listed(objective), searched(objective, store, 4))) == 6
+    assert len(run(store, listed(objective), searched(objective, 4))) == 6
 
 
 @pytest.mark.slow
@@ -171,10 +171,3 @@ def test_two_workers_share_the_trials_of_one_study(store: Store, tmp_path: Path)
     assert {(trial.worker or "").split(":")[1] for trial in trials} == {path.name for path in place.iterdir()}
     assert states(store) == [("FINISHED", "complete")] * 6
     assert mlflow.MlflowClient().get_run(parent_of(store).run_id).info.status == "FINISHED"
-
-
-def test_runs_are_named_by_their_parameters() -> None:
-    part = listed(Recorder(), title="seeds")
-    assert (
-        runner._name(part, 3, {"repeat": 1, "learning_rate": 0.00050001}) == "seeds 3: repeat 1, learning_rate 0.0005"
-    )

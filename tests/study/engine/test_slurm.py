@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clusters import Slurm
-from on_cluster import OnCluster
-from servers import PASSWORD, MlflowServer, Postgres
+from on_cluster import OnCluster, all_ended, on_servers
+from servers import PASSWORD
 
 pytestmark = pytest.mark.cluster
 OPEN = "0penSesame"  # the tracking server's password, which our own asks nobody for
@@ -26,24 +25,17 @@ def slurm() -> Iterator[Slurm]:
 
 @pytest.fixture(scope="module")
 def studies(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnCluster]:
-    folder = tmp_path_factory.mktemp("slurm")
-    tracking, postgres = MlflowServer(folder), Postgres()
-    try:
-        tracking.start()
-        secrets = {"MLFLOW_TRACKING_USERNAME": "worker", "MLFLOW_TRACKING_PASSWORD": OPEN}
-        yield OnCluster(folder, tracking, postgres, ["--launcher", "slurm"], {**slurm.environment, **secrets})
-    finally:
-        tracking.stop()
-        postgres.remove()
+    secrets = {"MLFLOW_TRACKING_USERNAME": "worker", "MLFLOW_TRACKING_PASSWORD": OPEN}
+    with on_servers(
+        tmp_path_factory.mktemp("slurm"), ["--launcher", "slurm"], {**slurm.environment, **secrets}
+    ) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(slurm: Slurm) -> Iterator[None]:
     yield
-    deadline = time.monotonic() + 20
-    while slurm.jobs() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert slurm.jobs() == []
+    all_ended(slurm.jobs)
 
 
 def hurry(slurm: Slurm, task: str) -> None:

@@ -47,7 +47,7 @@ def name_of(context: Context) -> str:
 def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
     objective = Recorder(lambda trial: trial.params["n"])
     spaces = [{"n": integer(1, 9)}, {"n": integer(1, 8)}, {"n": choice(1, 2, 3)}, {"n": integer(1, 9)}]
-    given = [{"n": 1}, {"n": 2}]
+    given = [{"n": 1, "learning_rate": 0.00050001}, {"n": 2}]
     for space in spaces:
         with context.open("") as study:
             side = study.enqueue(given, objective, "side", **LOSS)
@@ -61,7 +61,9 @@ def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
     assert len(objective.ran) == 4 + 3, "another space is another search; the same one is found again"
     runs = mlflow.MlflowClient().search_runs([study.parent.experiment_id], "tags.`trial.number` != ''")
     names = {run.info.run_name for run in runs if not run.info.run_name.startswith("free")}
-    assert names == {"side 0: n 1", "side 1: n 2", "trial 0: n 1", "trial 1: n 2"}
+    assert names == {
+        f"{part} {each}" for part in ("side", "trial") for each in ("0: n 1, learning_rate 0.0005", "1: n 2")
+    }
 
 
 def test_identity(context: Context, tiny: Dataset) -> None:
@@ -113,6 +115,28 @@ def test_figures_and_rows_are_made_once_for_the_same_trials(context: Context) ->
     assert len(made) == 2, "a trial was run again"
     assert second.made["line"].number == 2
     assert second.made["line"].weights_digest == first.made["line"].weights_digest
+
+
+def test_a_command_that_looks_on_waits_for_the_outcome_of_the_trials_that_it_has_seen(context: Context) -> None:
+    """There is an outcome from before a run was deleted; the worker that ran the trial again died before the next."""
+
+    class Dies(list[int]):
+        def append(self, _: int) -> None:
+            raise OSError("its process dies here")
+
+    first = run_stage(context, [])
+    mlflow.MlflowClient().delete_run(first.made["line"].run_id)
+    with pytest.raises(OSError, match="dies here"):
+        run_stage(context, Dies())
+    by_worker: list[int] = []
+    by_command: list[int] = []
+
+    def watch() -> str:
+        run_stage(context, by_worker)
+        return "1 running"
+
+    run_stage(replace(context, session=replace(context.session, watch=watch)), by_command)
+    assert (by_worker, by_command) == ([1], [])
 
 
 def test_a_version_that_is_registered_again_gets_its_page(context: Context) -> None:

@@ -1,19 +1,25 @@
+import math
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
+from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
 from models.autoencoder import Autoencoder
 from study.data.dataset import Dataset
 from study.measures.latents import (
     EncodedImages,
+    LatentFidelity,
     effective_rank,
     latent_measures,
     max_abs_pcc,
-    off_diagonal,
     pcc_matrix,
     pcc_noise_floor,
     principal_axes,
+    sliced_wasserstein,
+    two_sample_accuracy,
 )
 from study.training.loops import apply, eval_mode
 
@@ -38,10 +44,6 @@ def test_pcc_of_a_constant_column_is_undefined(bad: list[int], named: str) -> No
         pcc_matrix(latents)
 
 
-def test_off_diagonal_leaves_out_the_diagonal_only() -> None:
-    assert sorted(off_diagonal(torch.arange(9.0).reshape(3, 3)).tolist()) == [1, 2, 3, 5, 6, 7]
-
-
 def test_principal_axes_decorrelate_what_they_were_fitted_to() -> None:
     latents = gaussian(2000, 10, 1)
     measures = latent_measures(latents, latents @ principal_axes(latents).float())
@@ -63,11 +65,8 @@ def test_effective_rank_counts_equal_directions(rank: int) -> None:
     assert effective_rank(points) == pytest.approx(rank, rel=1e-3)
 
 
-def test_one_column_correlates_with_none() -> None:
+def test_two_latents_are_enough_for_all_measures_and_one_column_correlates_with_none() -> None:
     assert max_abs_pcc(gaussian(20, 1, 0)) == 0
-
-
-def test_two_latents_are_enough_for_all_measures() -> None:
     points = gaussian(2, 4, 0)
     found = latent_measures(points, points)
     assert found["latent/max_abs_pcc"] == pytest.approx(1)
@@ -97,3 +96,59 @@ def test_raw_latents_are_those_before_the_last_batch_norm(tiny: Dataset) -> None
         expected = apply(model.encoder, tiny.train.images)
     torch.testing.assert_close(raw.vectors, before, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(raw.latents, expected, atol=1e-3, rtol=1e-3)
+
+
+def points(count: int, dims: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed))
+
+
+def test_two_samples_of_one_distribution_cannot_be_told_apart() -> None:
+    std = 0.5 / math.sqrt(2000)
+    assert two_sample_accuracy(points(1000, 3, 0), points(1000, 3, 1)) == pytest.approx(0.5, abs=4 * std)
+
+
+def test_shifted_gaussians_are_told_apart_as_well_as_can_be() -> None:
+    """The best classifier of N(0, I) and N(m, I) is right with probability Phi(|m| / 2)."""
+    shift = torch.tensor([1.5, 0.0, 0.0])
+    found = two_sample_accuracy(points(1000, 3, 0), points(1000, 3, 1) + shift)
+    assert found == pytest.approx(float(norm.cdf(0.75)), abs=0.05)
+
+
+@torch.no_grad()  # it trains where nothing else does
+def test_the_classifier_leaves_the_random_numbers_of_others_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert two_sample_accuracy(points(50, 2, 0), points(50, 2, 1) + 9) > 0.9
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_sliced_wasserstein_of_a_shift_is_its_length_on_the_lines() -> None:
+    """A shift by m moves every projection by <m, line>; the mean of its square over random lines is |m|^2 / D."""
+    cloud, shift = points(500, 6, 0), torch.tensor([2.0, 0, 0, 0, 0, 0])
+    assert sliced_wasserstein(cloud, cloud + shift) == pytest.approx(2 / math.sqrt(6), rel=0.1)
+    assert sliced_wasserstein(cloud, cloud.flip(0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_on_a_line_it_is_the_wasserstein_distance() -> None:
+    a, b = points(40, 1, 0), points(40, 1, 1)
+    ordered = np.sort(a.numpy().ravel()) - np.sort(b.numpy().ravel())
+    assert sliced_wasserstein(a, b) == pytest.approx(np.sqrt((ordered**2).mean()), rel=1e-4)
+
+
+def test_copies_lie_on_training_latents_and_others_do_not() -> None:
+    train, held_out = points(500, 4, 0), points(400, 4, 1)
+    copied = LatentFidelity(train, held_out).measures(train[:400])
+    assert copied["latent/nearest"] == pytest.approx(0, abs=1e-3)
+    assert copied["latent/sliced_wasserstein"] == pytest.approx(1)
+    fresh = points(400, 4, 2)
+    neighbours = NearestNeighbors(n_neighbors=1).fit(train.numpy())
+    wanted = neighbours.kneighbors(fresh.numpy())[0].mean() / neighbours.kneighbors(held_out.numpy())[0].mean()
+    assert LatentFidelity(train, held_out).measures(fresh)["latent/nearest"] == pytest.approx(wanted, rel=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_latents_crash_no_measure(count: int) -> None:
+    found = LatentFidelity(points(5, 3, 1), points(count, 3, 2)).measures(points(count, 3, 0))
+    assert math.isnan(found["latent/two_sample_accuracy"]) == (count < 2)
+    assert math.isfinite(found["latent/nearest"])

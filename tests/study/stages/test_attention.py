@@ -9,8 +9,7 @@ import pytest
 import torch
 from fakes import FakeRun, FakeTrial
 
-from models.attention import LearnedAttention, Positions, grid
-from models.attention_forms import AttentionAutoencoder
+from models.attention import AttentionAutoencoder, LearnedAttention, Positions, grid
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from study.config import AttentionConfig

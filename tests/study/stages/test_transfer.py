@@ -22,8 +22,7 @@ from study.stages.transfer import TRANSFER, label_counts
 from study.stages.transfer import trial as figures
 from study.stages.transfer.trial import BASELINES, MODES, SPREADING, WEAK_JITTER, spread, train
 from study.training.classifier import draw_labelled
-from study.training.few_labels import EncodedDataset
-from study.training.self_training import renew_statistics, spread_labels
+from study.training.few_labels import EncodedDataset, renew_statistics, spread_labels
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from study.data.dataset import Dataset
 from study.results import Measured, Table
 from study.stages.translation import trial as stage
 from study.stages.translation.trial import SHOWN, HeldOut, claims, measure_source, shown_places, train_and_measure
-from study.training.domains import LOOSE, PAIRED, PAIRINGS, UNPAIRED
-from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, METHODS
+from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, LOOSE, METHODS, PAIRED, PAIRINGS, UNPAIRED
 
 CELLS = [(method, pairing) for method in METHODS for pairing in PAIRINGS]
 

@@ -7,7 +7,7 @@ import torch
 
 from models.autoencoder import Autoencoder
 from models.gan import Critic, Generator
-from study.measures import two_sample as two_samples
+from study.measures.latents import two_sample_accuracy
 from study.training import autoencoder as autoencoders
 from study.training import gan as gans
 from study.training import loops
@@ -16,44 +16,29 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that
 COUNT, LATENT_DIM = 640, 5
 
 
-def _gan(settings: gans.GanSettings) -> dict[str, float]:
-    device = torch.device("cuda")
+def _gan(settings: gans.GanSettings) -> dict[int, object]:
     torch.manual_seed(1)
-    latents = torch.randn(COUNT, LATENT_DIM, device=device)
-    generator = Generator(settings.noise_dim, LATENT_DIM, settings.width, settings.depth).to(device)
-    critic, found = Critic(LATENT_DIM, settings.width).to(device), {}
-    gans.train_gan(
-        generator,
-        critic,
-        latents,
-        latents[:, :0],
-        settings,
-        epochs=3,
-        report=lambda epoch, metrics: found.update({f"{name} {epoch}": value for name, value in metrics.items()}),
-    )
-    return found | {"weights": float(sum(weights.abs().sum() for weights in generator.parameters()))}
+    latents, found = torch.randn(COUNT, LATENT_DIM, device="cuda"), {}
+    generator = Generator(settings.noise_dim, LATENT_DIM, settings.width, settings.depth).cuda()
+    critic = Critic(LATENT_DIM, settings.width).cuda()
+    none = latents[:, :0]
+    gans.train_gan(generator, critic, latents, none, settings, epochs=3, report=found.__setitem__)
+    return {**found, 0: float(sum(weights.detach().abs().sum() for weights in generator.parameters()))}
 
 
-def _autoencoder() -> dict[str, float]:
-    device = torch.device("cuda")
+def _autoencoder() -> dict[int, object]:
     torch.manual_seed(1)
-    images = torch.randint(256, (COUNT, 1, 16, 16), dtype=torch.uint8, device=device)
-    model = Autoencoder(latent_dim=LATENT_DIM, architecture="conv+fc", image_shape=[1, 16, 16]).to(device)
-    settings, found = autoencoders.AutoencoderSettings(3, 64, 1e-3), {}
-    autoencoders.train_autoencoder(
-        model,
-        images,
-        images[:100],
-        settings,
-        lambda epoch, metrics: found.update({f"{name} {epoch}": value for name, value in metrics.items()}),
-    )
+    images, found = torch.randint(256, (COUNT, 1, 16, 16), dtype=torch.uint8, device="cuda"), {}
+    model = Autoencoder(latent_dim=LATENT_DIM, architecture="conv+fc", image_shape=[1, 16, 16]).cuda()
+    settings = autoencoders.AutoencoderSettings(3, 64, 1e-3)
+    autoencoders.train_autoencoder(model, images, images[:100], settings, found.__setitem__)
     return found
 
 
-def _two_samples() -> dict[str, float]:
+def _two_samples() -> float:
     torch.manual_seed(1)
     points = torch.randn(2 * COUNT, LATENT_DIM, device="cuda")
-    return {"accuracy": two_samples.two_sample_accuracy(points[:COUNT], points[COUNT:] + 0.5)}
+    return two_sample_accuracy(points[:COUNT], points[COUNT:] + 0.5)
 
 
 CASES = {

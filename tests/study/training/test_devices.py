@@ -17,8 +17,8 @@ from models.translation import Translator
 from study.data.dataset import Split
 from study.training import autoencoder as autoencoders
 from study.training import classifier as classifiers
-from study.training import domains, loops, translation
 from study.training import gan as gans
+from study.training import loops, translation
 
 META = torch.device("meta")
 STEPS, CLASSES, LATENT_DIM, SHAPE = 4, 3, 5, (1, 16, 16)
@@ -63,7 +63,7 @@ def _head() -> None:
 def _translation(method: translation.Method) -> None:
     count = STEPS * translation.BATCH_SIZE
     images = torch.zeros(count, *SHAPE, dtype=torch.uint8)
-    pairs = domains.Pairs(images, images, "paired")
+    pairs = translation.Pairs(images, images, "paired")
     translation.train_translator(Translator(SHAPE), pairs, method, epochs=1, images=count, report=_report)
 
 
@@ -89,7 +89,7 @@ def test_an_epoch_needs_nothing_but_its_device(case: str, monkeypatch: pytest.Mo
             yield index
             taken.append(index)  # its step is done
 
-    for module in (autoencoders, classifiers, domains, gans, loops, translation):
+    for module in (autoencoders, classifiers, gans, loops, translation):
         for name, stand_in in (("batches", counted), ("autocast", lambda *_: nullcontext())):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, stand_in)

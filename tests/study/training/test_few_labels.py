@@ -1,15 +1,18 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import make_moons
+from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import SVC
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.autoencoder import Encoder
 from study.data.dataset import Dataset, Split
 from study.training import few_labels
-from study.training.classifier import draw_labelled
-from study.training.few_labels import EncodedDataset, baselines
+from study.training.classifier import ClassifierSettings, accuracy, draw_labelled
+from study.training.few_labels import EncodedDataset, baselines, neighbour_graph, spread_labels
 
 
 def as_they_are(images: Tensor) -> Tensor:
@@ -64,3 +67,136 @@ def test_one_label_a_class_of_other_images(make_dataset) -> None:
     found = baselines(encoded, draw_labelled(data.train.labels, 1, 0, classes=26))
     assert len(found) == 3
     assert found["baseline/raw_pixels_jittered_svm"] > 0.9
+
+
+def moons() -> tuple[torch.Tensor, torch.Tensor]:
+    points, labels = make_moons(600, noise=0.06, random_state=0)
+    return torch.from_numpy(points).float(), torch.from_numpy(labels).long()
+
+
+def test_neighbours_are_those_of_scikit_learn() -> None:
+    points = torch.randn(2500, 4, generator=torch.Generator().manual_seed(0))  # more than one chunk
+    distances, indices = few_labels._nearest(points, 5)
+    expected, places = NearestNeighbors(n_neighbors=6).fit(points.numpy()).kneighbors()[0:2]
+    np.testing.assert_allclose(distances, expected[:, :5] ** 2, atol=1e-4)
+    assert (indices == places[:, :5]).mean() > 0.999
+
+
+def test_one_label_a_moon_spreads_over_it() -> None:
+    points, labels = moons()
+    known = torch.stack([(labels == side).nonzero()[0, 0] for side in (0, 1)])
+    spread = spread_labels(neighbour_graph(points), known, labels[known], 10)
+    assert float((spread[:, :2].argmax(1) == labels).float().mean()) > 0.98
+    torch.testing.assert_close(spread.sum(1), torch.ones(600))
+    assert spread[known].argmax(1).tolist() == [0, 1]
+    assert spread[known].max(1).values.tolist() == [1.0, 1.0]
+
+
+def test_spreading_is_the_closed_form() -> None:
+    """F = (1 - a) (1 - a S)^-1 Y, the limit of the iteration."""
+    points, labels = moons()
+    graph, known = neighbour_graph(points[:60]), torch.arange(6)
+    start = np.zeros((60, 10))
+    start[known, labels[known]] = 1
+    a = few_labels.ALPHA
+    limit = np.linalg.solve(np.eye(60) - a * graph.toarray(), (1 - a) * start)
+    iterated = spread_labels(graph, known, labels[known], 10)[6:]
+    limit = limit[6:] / limit[6:].sum(1, keepdims=True)
+    assert np.abs(iterated.numpy() - limit).mean() < 0.1  # 100 iterations are on the way there
+    assert (iterated.numpy().argmax(1) == limit.argmax(1)).mean() > 0.9
+
+
+def test_a_point_that_no_label_reaches_is_of_no_class() -> None:
+    islands = torch.cat([torch.randn(30, 2), torch.randn(30, 2) + 1000])
+    spread = spread_labels(neighbour_graph(islands), torch.tensor([0]), torch.tensor([3]), 10)
+    assert (spread[:30].argmax(1) == 3).all()
+    torch.testing.assert_close(spread[30:], torch.full((30, 10), 0.1))
+
+
+def test_self_training_mends_wrong_labels(tiny: Dataset) -> None:
+    torch.manual_seed(0)
+    images, labels = tiny.train.images, tiny.train.labels
+    wrong = torch.rand(len(labels)) < 0.25
+    known = (~wrong).nonzero()[:50, 0]
+    given = torch.where(wrong, torch.randint(10, labels.shape), labels)
+    probabilities = 0.9 * nn.functional.one_hot(given, 10) + 0.01
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 5, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 144, 10), nn.BatchNorm1d(10)
+    )
+    reported: list[dict[str, float]] = []
+    settings = ClassifierSettings(15, 64, 1e-2)
+    few_labels.train_on_spread_labels(
+        model, images, probabilities, known, settings=settings, report=lambda _, found: reported.append(found)
+    )
+    assert accuracy(model, tiny.train) > float((given == labels).float().mean()) + 0.1
+    assert len(reported) == 15
+    assert 0 < reported[-1]["train/used"] <= 1
+
+
+def untrained() -> nn.Sequential:
+    features = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784, affine=False))
+    return nn.Sequential(features, nn.Linear(784, 10))
+
+
+def test_labels_spread_again_on_the_features_mend_a_useless_start(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few_labels, "SPREAD_AGAIN", (1,))
+    labels = tiny.train.labels
+    known = torch.cat([(labels == digit).nonzero()[:3, 0] for digit in range(10)])
+    torch.manual_seed(0)
+    useless = nn.functional.one_hot(torch.randint(10, labels.shape), 10).float()
+    useless[known] = nn.functional.one_hot(labels[known], 10).float()
+    right = []
+    for again in (False, True):
+        model = untrained()
+        few_labels.train_on_spread_labels(
+            *(model, tiny.train.images, useless, known),
+            settings=ClassifierSettings(4, 32, 1e-2),
+            report=lambda *_: None,
+            features=model[0] if again else None,
+        )
+        right.append(accuracy(model, tiny.test))
+    assert right[1] > 0.9
+    assert right[1] > right[0] + 0.3
+
+
+def test_the_weights_are_averaged_over_the_last_steps(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_labels, "AVERAGED", 1 / 4)
+    weights: list[torch.Tensor] = []  # before each step
+    torch.manual_seed(0)
+    model, spread = untrained(), nn.functional.one_hot(tiny.train.labels, 10).float()
+
+    def watch(images: torch.Tensor) -> torch.Tensor:
+        weights.append(model[1].weight.detach().clone())
+        return images
+
+    few_labels.train_on_spread_labels(
+        *(model, tiny.train.images, spread, torch.arange(5)),
+        settings=ClassifierSettings(2, 32, 1e-2),
+        report=lambda *_: None,
+        augment=watch,
+    )
+    assert len(weights) == 40
+    average = weights[1]
+    for each in [*weights[2:], weights[-1]]:  # the last step, at a rate of almost nothing, hardly moves them
+        average = 0.9 * average + 0.1 * each
+    torch.testing.assert_close(model[1].weight.detach(), average, atol=1e-5, rtol=0)
+    assert float((average - weights[-1]).abs().max()) > 1e-4
+
+
+def test_statistics_are_renewed_from_the_images_as_they_are(tiny: Dataset) -> None:
+    norm = nn.BatchNorm2d(1).eval()
+    few_labels.renew_statistics(norm, tiny.train.images[:600])
+    assert norm.running_mean is not None
+    assert float(norm.running_mean) == pytest.approx(float(tiny.train.images[:600].float().mean()) / 255, rel=1e-4)
+    assert not norm.training
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_points_are_all_neighbours(count: int) -> None:
+    points = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+    graph = neighbour_graph(points)
+    assert graph.shape == (count, count)
+    spread = spread_labels(graph, torch.tensor([0]), torch.tensor([2]), 3)
+    assert spread.argmax(1).tolist() == [2] * count

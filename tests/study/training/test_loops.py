@@ -48,15 +48,3 @@ def test_a_broken_metric_is_named() -> None:
     loops.check_finite(1, {"train/loss": 1.0})
     with pytest.raises(FloatingPointError, match="val/loss is inf after epoch 3"):
         loops.check_finite(3, {"train/loss": 1.0, "val/loss": float("inf")})
-
-
-def test_the_rate_of_one_cycle_rises_and_falls() -> None:
-    model = nn.Linear(1, 1)
-    optimizer, step = loops.one_cycle(model, 0.1, 10)
-    rates = []
-    for _ in range(9):
-        model(torch.ones(1)).backward()
-        step()
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert max(rates) == pytest.approx(0.1)
-    assert rates[-1] < 1e-4

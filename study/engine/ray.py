@@ -34,6 +34,7 @@ class Keeper:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._errors = Path(tempfile.mkstemp(prefix="study-worker-")[1])
         self._pool = WorkerPool(1, environment, self._errors)
+        self._pool.start()
         threading.Thread(target=self._end, args=(ray.get_runtime_context().current_actor,), daemon=True).start()
 
     def state(self) -> tuple[int | None, str]:
