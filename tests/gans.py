@@ -47,6 +47,7 @@ def context_of(data: Dataset, settings: Any, **more: Any) -> Any:
         "device": CPU,
         "settings": settings,
         "session": SimpleNamespace(seed=0),
+        "repeats": range(1),
         "seed_for": lambda number: seed_for(0, number),
         "has_reference": False,
         "inputs": judges,

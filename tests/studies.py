@@ -19,7 +19,7 @@ from tracking.store import open_store
 FAST = (
     *("smoke", "--judge.epochs", "2", "--autoencoder.latent-dims", "3"),
     *("--autoencoder.free-trials", "0"),
-    *("--transfer.draws", "1", "--transfer.epochs", "1", "--transfer.semi-epochs", "1"),
+    *("--transfer.epochs", "1", "--transfer.semi-epochs", "1"),
 )
 """A preset and flags with which the stages of `TRIALS` train nine small models."""
 TRIALS = {"judge": 3, "autoencoder": 2, "transfer": 5}

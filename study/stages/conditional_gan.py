@@ -81,7 +81,7 @@ def log_outcome(study: Study) -> list[Row]:
     accuracies = {name: trials.values(f"label_accuracy/{label}") for label, name in enumerate(names)}
     means = {name: mean(values) for name, values in accuracies.items() if values}
     figure = plots.bars(means, "fraction", "Conditional WGAN: label accuracy of each class, mean over repeats")
-    study.parent.log_figure("label_accuracy", figure, "How often judge 1 sees the class that was asked for.")
+    study.parent.log_figure("label_accuracy", figure, "How often judge 3 sees the class that was asked for.")
     return rows(study.context, table)
 
 
@@ -116,7 +116,6 @@ def rows(context: Context, table: Table) -> list[Row]:
         ours("diversity within a class, judge 3", diversity, text=diverse, goal=goal, **more),
         ours("range of val/fd, last epochs", "val/fd_range", "{:.1%}", steady, goal=STABLE, reference=stable),
         *([ours("the same of the online generator", online, "{:.1%}")] if gan.values(online) else []),
-        *(ours(f"label accuracy, judge {number}", f"judge{number}/label_accuracy", "{:.1%}") for number in (1, 2)),
         ours("label accuracy of the worst class, judge 3", f"{accuracy}_worst", "{:.1%}"),
         ours("images of no class, judge 3", unsure, "{:.1%}"),
         *(ours(f"FD, judge {number} (selects)", f"judge{number}/fd") for number in (1, 2)),

@@ -344,10 +344,10 @@ def _stability(trial: Trial) -> dict[str, float]:
 
 
 def _label_accuracies(trial: Trial, inputs: GanInputs, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Log the confusion matrix of judge 1, and return the label accuracy of each class that was asked for."""
-    guesses, names = inputs.judges.first.probabilities(images).argmax(1), inputs.data.classes
+    """Log the confusion matrix of the third judge, and return the label accuracy of each class that was asked for."""
+    guesses, names = inputs.judges.all[-1].probabilities(images).argmax(1), inputs.data.classes
     fractions = confusion_matrix(labels.cpu(), guesses.cpu(), labels=range(len(names)), normalize="true")
-    title = "What judge 1 takes the samples for"
+    title = "What judge 3 takes the samples for"
     trial.log_figure("confusion", plots.confusion(fractions, names, "asked for", "taken for", title))
     return {f"label_accuracy/{label}": float(fractions[label, label]) for label in labels.unique().tolist()}
 

@@ -28,10 +28,17 @@ from tracking.runs import Run, study_run, trial_run
 from tracking.store import Store, open_store, read_store
 
 NAMES = [stage.name for stage in all_stages()]
+
+
+def claimed(text: str, p: float, difference: float = -1.0, shown: str = "") -> Claim:
+    """A claim of less, decided by this p-value."""
+    return Claim(text, "less", difference, difference - 1, difference + 1, p, (5, 5), shown=shown)
+
+
 PLAIN = Row("size", "3")
-SUPPORTED = Row("loss", "1.0 ± 0.1", "1.5", "2.0", claim=Claim("Ours is less", "supported", "2.0 ± 0.2"))
-REFUTED = Row("error", "4%", "3%", claim=Claim("It errs less than the reference", "refuted"))
-INCONCLUSIVE = Row("error", "4%", claim=Claim("It never errs", "inconclusive"))
+SUPPORTED = Row("loss", "1.0 ± 0.1", "1.5", "2.0", claim=claimed("Ours is less", 0.001, shown="2.0 ± 0.2"))
+REFUTED = Row("error", "4%", "3%", claim=claimed("It errs less than the reference", 0.001, difference=1.0))
+INCONCLUSIVE = Row("error", "4%", claim=claimed("It never errs", 0.9))
 EVIL = "<script>alert('x')</script>&<b>"
 
 
@@ -126,7 +133,7 @@ def test_the_page_has_claims_rows_figures_tables_trials_and_how_they_were_made(
 
 
 def test_whatever_comes_from_the_store_is_escaped(store: Store) -> None:
-    row = Row(EVIL, EVIL, baseline=EVIL, claim=Claim(EVIL, "refuted"))
+    row = Row(EVIL, EVIL, baseline=EVIL, claim=claimed(EVIL, 0.001, difference=1.0))
     parent, trial = add_study(store, NAMES[0], row, tags={"dataset": EVIL, "command": EVIL, "settings": EVIL})
     parent.log_figure("f", figure(EVIL), EVIL)
     trial.set_tags({"state": EVIL, "mlflow.runName": EVIL})

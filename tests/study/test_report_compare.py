@@ -23,10 +23,15 @@ FIRST, SECOND = (stage.name for stage in all_stages()[:2])
 COMMON = [("accuracy", "95.0% ± 0.5%", None), ("loss", "0.5", "supported"), ("noise", "1", None), ("noise", "2", None)]
 
 
+def claimed(verdict: str) -> Claim:
+    """A claim with this verdict, supported or inconclusive."""
+    return Claim("It is so", "less", -1.0, -2.0, 0.0, 0.001 if verdict == "supported" else 0.9, (5, 5))
+
+
 def rows(more: str, there: str, verdict: Any) -> list[Row]:
     """Rows that both studies have, and one more that only this one has."""
     return [
-        Row(figure, ours + there, claim=Claim("It is so", verdict) if decided else None, metric="test/loss")
+        Row(figure, ours + there, claim=claimed(verdict) if decided else None, metric="test/loss")
         for figure, ours, decided in (*COMMON, (more, "1", None))
     ]
 

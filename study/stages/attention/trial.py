@@ -178,7 +178,9 @@ def rows(
         Row("layers and encoder as attention", exact, None, "; ".join(wrong) or None, found=f"As attention, {exact}"),
         Row("test MSE (float32), encoder as attention", f"{copy['test/loss']:.6g}", None, original, metric="test/loss"),
         Row("zero-padded convolution: largest border error", f"with a ring {max(ring):.1e}", None, without, ringed),
-        Row(f"squared weights of an FC layer in window 0 ({layers})", mean_std(held, "{:.2%}"), None, "goal 1 %", window),
+        Row(
+            f"squared weights of an FC layer in window 0 ({layers})", mean_std(held, "{:.2%}"), None, "goal 1 %", window
+        ),
     ]
     learned, fixed = (table.values("test/error", heads=heads) for heads in HEADS)
     if learned and fixed:

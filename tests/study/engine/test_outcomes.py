@@ -69,7 +69,7 @@ def report_x(trial: Trial) -> tuple[float, ...]:
 
 
 def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(store: Store) -> None:
-    pruning = {"prune_on": "val/fd", "prune_after": 2}
+    pruning = {"prune_on": "val/fd"}
     with runner(store) as found:
         part = searched(report_x, 12, **pruning)
         given = listed(report_x, [{"x": 99.0}, {"x": 98.0}])

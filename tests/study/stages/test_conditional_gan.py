@@ -70,7 +70,8 @@ def test_a_latent_gan_whose_run_is_gone_is_not_compared_with(tiny: Dataset) -> N
 def test_a_whole_study_repeats_the_gan_and_the_mixtures_as_often(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = context(tiny, repeats=2, epochs=1)
+    there = context(tiny, epochs=1)
+    there.repeats = range(2)
     study = fake_study(there, monkeypatch)
     rows: Any = CONDITIONAL_GAN.run(there)
     gans = [result for result in study.results if result.part == ""]

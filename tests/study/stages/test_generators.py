@@ -13,7 +13,6 @@ from gans import context_of, inputs_of, measured
 
 from study.config import LatentGanConfig
 from study.data.dataset import Dataset
-from study.engine.search import Pruned
 from study.results import Table
 from study.stages import generators
 from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS, GanInputs, GanTraining
@@ -30,18 +29,17 @@ def inputs(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> GanInputs:
     return inputs_of(context_of(tiny, LatentGanConfig()))
 
 
-def test_a_collapsed_generator_of_a_search_is_pruned_and_a_given_one_measured(inputs: GanInputs, tiny: Dataset) -> None:
+def test_a_collapsed_generator_is_measured_to_its_end(inputs: GanInputs, tiny: Dataset) -> None:
     """The others are compared with given settings: a table without them would say nothing."""
-    with pytest.raises(Pruned, match="1 of 10 classes at epoch 2"):
-        generators.gan_trial(FakeTrial(prunable=True), inputs, WGAN, epochs=4, evaluate_every=2)
     trial = FakeTrial()
     (value,) = generators.gan_trial(trial, inputs, WGAN, epochs=4, evaluate_every=2)
     found = trial.metrics
     assert value == found["val/fd"]
-    assert found["judge1/modes"] == found["judge2/modes"] == found["judge3/modes"] == 1
+    assert found["judge3/modes"] == 1
+    assert {name for name in found if name[:6] in ("judge1", "judge2")} == {"judge1/fd", "judge2/fd"}, "they select"
     assert found["collapse/last"] == found["collapse/epochs"] == 1
     assert found["generator/steps"] == 4 * (len(tiny.train) // 64)
-    assert found["judge1/class_kl"] == pytest.approx(np.log(10))
+    assert found["judge3/class_kl"] == pytest.approx(np.log(10))
     assert trial.figures.keys() == {"loss", "fd", "samples", "samples_over_training"}
     assert [step for step, _ in trial.images["samples"]] == [0, 2, 4]
     assert trial.logged_params["ema_decay"] == 0
@@ -72,8 +70,8 @@ def test_a_conditional_trial_measures_what_was_asked_for_and_the_last_epochs(inp
         values = trial.history[metric][1]
         assert found[f"{metric}_range"] == pytest.approx((max(values) - min(values)) / min(values))
     accuracies = [found[f"label_accuracy/{label}"] for label in range(10)]
-    assert found["judge1/label_accuracy_worst"] == pytest.approx(min(accuracies))
-    assert np.mean(accuracies) == pytest.approx(found["judge1/label_accuracy"], abs=0.01)
+    assert np.mean(accuracies) == pytest.approx(found["judge3/label_accuracy"], abs=0.05), "of one draw, and of five"
+    assert found["judge3/label_accuracy_worst"] <= found["judge3/label_accuracy"]
     assert 0 <= found["classification_accuracy_score"] <= 1
     assert "confusion" in trial.figures
     assert trial.models[0][2]["module"]["input_dim"] == 4 + 10

@@ -14,12 +14,14 @@ from torch import nn
 
 from study.config import LatentGanConfig
 from study.data.dataset import Dataset
-from study.engine.search import Result
+from study.engine.search import Pruned, Result
 from study.results import Claim, Row, Table
 from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS
-from study.stages.latent_gan import LATENT_GAN
+from study.stages.latent_gan import LATENT_GAN, search
 from study.stages.latent_gan import trial as stage
-from study.stages.latent_gan.trial import KINDS, NAMED, SPACE, START, settings_of
+from study.stages.latent_gan.search import SPACE, epochs_for, settings_of
+from study.stages.latent_gan.trial import KINDS, NAMED
+from study.training import gan
 from study.training.loops import Diverged, Report
 
 PATHS: Any = {
@@ -28,28 +30,35 @@ PATHS: Any = {
 }
 
 
-def test_given_settings_are_named_and_searched_ones_vary_the_start() -> None:
-    for name, settings in NAMED.items():
-        assert settings_of({"settings": name, "repeat": 2}) == settings
-    found = settings_of({"width": 128, "clip_value": 0.3})
-    assert asdict(found) == asdict(START) | {"width": 128, "clip_value": 0.3}
-    assert asdict(START).keys() >= SPACE.keys()
+def test_every_parameter_of_the_search_is_a_setting_and_the_reference_takes_as_many_steps() -> None:
+    params = {"batch_size": 64, "learning_rate": 1e-3, "clip_value": 0.3, "n_critic": 2, "width": 128}
+    params |= {"depth": 3, "noise_dim": 16, "ema_decay": 0.99}
+    assert params.keys() == SPACE.keys()
+    settings = settings_of({**params, "repeat": 2})
+    assert asdict(settings).items() >= params.items()
+    for steps in (100, 2_730):
+        taken = gan.generator_steps(settings, 50_000, epochs_for(steps, params, 50_000))
+        assert abs(taken - steps) <= 50_000 / 64 / 2, "to the next epoch"
 
 
-def test_the_reference_is_repeated_as_often_as_the_best_and_one_of_each_wgan_competes() -> None:
-    trials = stage.settings_list(LatentGanConfig(repeats=3, vanilla_seeds=2))
-    names = [params["settings"] for params in trials]
-    assert {name: names.count(name) for name in NAMED} == {"paper": 1, "reference": 3, "start": 1, "vanilla": 2}
-    results = [Result(0, "settings", "", params, (1.0,), "") for params in trials]
-    competing = stage.competitors(results)
-    assert [each.params for each in competing] == [
-        {"settings": name, "repeat": 0} for name in ("paper", "reference", "start")
-    ]
-    assert all(each.params.keys() >= SPACE.keys() for each in stage.in_space(competing))
+def test_settings_of_others_are_trained_as_often_as_those_found() -> None:
+    names = [params["settings"] for params in stage.settings_list(range(3))]
+    assert {name: names.count(name) for name in NAMED} == {"paper": 3, "reference": 3, "vanilla": 3}
 
 
-def test_mixtures_are_drawn_as_often_as_gans_are_trained_with_at_most_a_component_a_latent() -> None:
-    trials = stage.baseline_list(LatentGanConfig(repeats=2, mixture_components=(1, 5, 1000)), latents=640)
+def test_a_trial_of_a_search_is_measured_at_its_rungs_and_stopped_if_it_collapses(tiny: Dataset) -> None:
+    params = {"batch_size": 64, "learning_rate": 1e-4, "clip_value": 0.1, "n_critic": 1, "width": 32}
+    trial = FakeTrial({**params, "depth": 2, "noise_dim": 4, "ema_decay": 0.0})
+    inputs = inputs_of(context_of(tiny, LatentGanConfig()))
+    with pytest.raises(Pruned, match="1 of 10 classes at epoch 2"):  # the fake judges see one class only
+        search.train(trial, inputs, epochs=6)
+    assert trial.history["search/fd"][0] == trial.history["val/modes"][0] == [2]
+    assert not trial.models
+    assert [step for step, _ in trial.images["samples"]] == [0, 2]
+
+
+def test_mixtures_are_drawn_as_often_as_gans_are_trained_with_at_most_a_component_a_latent(tiny: Dataset) -> None:
+    trials = stage.baseline_list(context_of(tiny, LatentGanConfig(mixture_components=(1, 5, 1000)), repeats=range(2)))
     mixtures = [params for params in trials if params["source"] == MIXTURE]
     assert [(each["components"], each["repeat"]) for each in mixtures] == [(1, 0), (5, 0), (1, 1), (5, 1)]
     assert sum("repeat" not in params for params in trials) == 3
@@ -129,11 +138,13 @@ def study_table(repeats: int, wgan: float, mixture: float) -> Table:
 
     steps = {"generator__steps": 100.0, "collapse__last": 0.0}
     trials = [
-        measured("best", {"settings": "start", "repeat": number}, **figures(number, wgan, **steps))
+        measured(part, {"width": 64, "repeat": number}, **figures(number, wgan, **steps))
         for number in range(repeats)
+        for part in ("best", stage.EQUAL_STEPS)
     ]
     trials += [
-        measured("settings", {"settings": name, "repeat": 0}, **figures(0, 3.0, **steps))
+        measured("settings", {"settings": name, "repeat": number}, **figures(number, 3.0, **steps))
+        for number in range(repeats)
         for name in ("reference", "paper")
     ]
     trials += [
@@ -146,8 +157,8 @@ def study_table(repeats: int, wgan: float, mixture: float) -> Table:
     )
 
 
-def rows_of(data: Dataset, table: Table, recipes: Table, **settings: int) -> list[Row]:
-    context = context_of(data, LatentGanConfig(**{"vanilla_seeds": 0, **settings}))
+def rows_of(data: Dataset, table: Table, recipes: Table, repeats: int = 1) -> list[Row]:
+    context = context_of(data, LatentGanConfig(), repeats=range(repeats))
     best = [Result(0, "best", "", dict(each.params), each.values, each.run_id) for each in table.where(part="best")]
     return stage.rows(context, stage.groups_of(table, best), recipes, PATHS)
 
@@ -160,13 +171,15 @@ def test_the_best_mixture_is_the_rival_and_the_third_judge_decides(
 ) -> None:
     recipes = recipes_of({KINDS[0]: [1.0] * 8, KINDS[1]: [0.0, 1.0] * 4})
     rows = rows_of(tiny, study_table(5, wgan, mixture), recipes)
-    claims = {row.metric or row.figure: row.claim for row in rows if row.claim}
+    first, *_ = (row.claim for row in rows if row.claim)
+    assert (first.verdict, first.primary, first.counts) == ("supported", True, (5, 5)), "against the reference"
+    claims = {row.metric or row.figure: row.claim for row in rows if row.claim and row.claim is not first}
     assert len(claims) == 5
     nearer: Claim = claims["judge3/fd"]
     assert nearer.verdict == verdict
     assert nearer.counts == (5, 5)
     assert nearer.shown.startswith("GMM-50 ")
-    fd = next(row for row in rows if row.metric == "judge3/fd")
+    fd = next(row for row in rows if row.found)
     beside = [part in str(fd.baseline) for part in ("GMM-50", REAL, RECONSTRUCTIONS, "one Gaussian")]
     assert beside == [True] * 3 + [False]
     assert fd.found is not None
@@ -176,7 +189,8 @@ def test_the_best_mixture_is_the_rival_and_the_third_judge_decides(
 
 def test_without_a_mixture_there_is_no_claim_against_one(tiny: Dataset) -> None:
     table = Table([trial for trial in study_table(3, 0.2, 0.4) if trial.params.get("source") != MIXTURE])
-    assert [row.metric for row in rows_of(tiny, table, Table([])) if row.claim] == ["latent/nearest"]
+    rows = rows_of(tiny, table, Table([]))
+    assert [row.metric for row in rows if row.claim] == ["judge3/fd", "latent/nearest"], "the reference, and copies"
 
 
 def test_vanilla_gans_that_diverged_count_as_collapsed(tiny: Dataset) -> None:
@@ -185,20 +199,23 @@ def test_vanilla_gans_that_diverged_count_as_collapsed(tiny: Dataset) -> None:
         for number in range(2)
     ]
     table = Table([*study_table(1, 0.2, 0.4), *vanilla])
-    rows = rows_of(tiny, table, Table([]), vanilla_seeds=3)
+    rows = rows_of(tiny, table, Table([]), repeats=3)
     row = next(row for row in rows if row.figure.startswith("collapsed"))
     assert row.ours.startswith("2 of 3")
-    assert str(row.baseline).startswith("WGANs 0 of 1")
+    assert str(row.baseline).startswith("WGANs 2 of 3")
 
 
 def test_a_whole_study_trains_the_best_settings_anew_and_shows_all_generators(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts = {"free_trials": 1, "repeats": 2, "recipes": 1, "mixture_components": (2,)}
-    context = context_of(tiny, LatentGanConfig(**counts, final_epochs=2, epochs=1, evaluate_every=1))  # type: ignore[arg-type]
+    counts = {"free_trials": 1, "search_epochs": 1, "recipes": 1, "mixture_components": (2,)}
+    settings = LatentGanConfig(**counts, final_epochs=2, epochs=1, evaluate_every=1)  # type: ignore[arg-type]
+    context = context_of(tiny, settings, repeats=range(2))
     # A proposal that collapses would be pruned: the fake judges see one class only.
-    monkeypatch.setattr("study.stages.generators.HOPELESS_FRACTION", 0.0)
-    study = fake_study(context, monkeypatch, proposals=[{"width": 128, "batch_size": 64}])
+    monkeypatch.setattr(search, "HOPELESS_FRACTION", 0.0)
+    params = {"batch_size": 64, "learning_rate": 1e-4, "clip_value": 0.1, "n_critic": 1, "width": 32}
+    params |= {"depth": 2, "noise_dim": 4, "ema_decay": 0.0}
+    study = fake_study(context, monkeypatch, proposals=[params])
 
     def model_of(run: str) -> Any:
         module, _, config = study.trials[run].models[0]
@@ -210,23 +227,21 @@ def test_a_whole_study_trains_the_best_settings_anew_and_shows_all_generators(
     rows: Any = LATENT_GAN.run(context)
     parts = {part: [each for each in study.results if each.part == part] for part in {r.part for r in study.results}}
     assert {part: len(found) for part, found in parts.items()} == {
-        "settings": 5, "": 1, "best": 2, "baselines": 5, "recipes": 2,
+        "settings": 6, "search": 1, "best": 2, "equal steps": 2, "baselines": 5, "recipes": 2,
     }  # fmt: skip
-    competing = [*stage.competitors(parts["settings"]), *parts[""]]
-    best = min(competing, key=lambda result: result.values[0])
-    assert [each.params for each in parts["best"]] == [{**best.params, "repeat": repeat} for repeat in (1, 2)]
+    assert [each.params for each in parts["best"]] == [{**params, "repeat": repeat} for repeat in (1, 2)]
     chosen = study.candidates["latent-gan"].result
     assert chosen.values[0] == min(each.values[0] for each in parts["best"])
     assert study.trials["best 0"].logged_params["epochs"] == 2
     generators = study.parent.tables["generators"]
     assert generators["generator"] == [
-        *("WGAN, best settings", "WGAN, reference settings", "WGAN, paper settings", "vanilla GAN"),
+        *(stage.BEST, stage.EQUAL, stage.REFERENCE, stage.PAPER, stage.VANILLA),
         *(REAL, RECONSTRUCTIONS, "reconstructions of test images", "GMM-2"),
     ]
-    assert generators["repeats"] == ["2", "2", "1", "1", "1", "1", "1", "2"]
-    assert len(generators["judge3/fd"]) == 8
+    assert generators["repeats"] == ["2"] * 5 + ["1"] * 3 + ["2"]
+    assert len(generators["judge3/fd"]) == 9
     assert study.parent.figures.keys() == {
-        *("generators", "loss_curves", "importances", "interpolation"),
+        *("generators", "loss_curves", "search", "importances", "interpolation"),
     }
     assert 0 <= study.parent.metrics["interpolation/noise linear/no_class"] <= 1
-    assert sum(row.claim is not None for row in rows) == 5
+    assert not any(row.claim for row in rows), "two repeats decide nothing"

@@ -37,11 +37,11 @@ def few(tiny: Dataset) -> Dataset:
 @pytest.mark.parametrize(
     ("settings", "counts", "warning"),
     [
-        (TransferConfig(draws=4), [(7, 4)], "7 labels a class in place of 10"),  # the default gives way
-        (TransferConfig(labels_per_class=7), [(7, 3)], ""),
-        (TransferConfig(labels_per_class=5, draws=6, label_counts=(2, 30, 100)), [(2, 2), (5, 6)], "30, 100 labels"),
-        (TransferConfig(labels_per_class=5, label_counts=(5, 2, 7)), [(2, 1), (7, 1), (5, 3)], ""),  # main one last
-        (TransferConfig(label_counts=(7, 5)), [(5, 1), (7, 3)], "7 labels a class in place of 10"),
+        (TransferConfig(), [(7, 6)], "7 labels a class in place of 10"),  # the default gives way
+        (TransferConfig(labels_per_class=7), [(7, 6)], ""),
+        (TransferConfig(labels_per_class=5, label_counts=(2, 30, 100)), [(2, 2), (5, 6)], "30, 100 labels"),
+        (TransferConfig(labels_per_class=5, label_counts=(5, 2, 7)), [(2, 2), (7, 2), (5, 6)], ""),  # main one last
+        (TransferConfig(label_counts=(7, 5)), [(5, 2), (7, 6)], "7 labels a class in place of 10"),
     ],
 )
 def test_numbers_of_labels_give_way_to_small_classes_with_a_warning(
@@ -51,7 +51,7 @@ def test_numbers_of_labels_give_way_to_small_classes_with_a_warning(
     few: Dataset,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert list(label_counts(settings, few).items()) == counts
+    assert list(label_counts(settings, few, 6).items()) == counts
     assert TRANSFER.check is not None
     with caplog.at_level(logging.WARNING, "study"):
         TRANSFER.check(settings, few)
@@ -85,7 +85,7 @@ def trained(mode: str, data: Dataset, encoder: Encoder, epochs: int = 20) -> tup
         device=torch.device("cpu"),
         seed_for=lambda draw: 1000 + draw,
     )
-    trial: Any = FakeTrial({"mode": mode, "draw": 0, "labels_per_class": 5})
+    trial: Any = FakeTrial({"mode": mode, "repeat": 0, "labels_per_class": 5})
     objective = spread if mode == SPREADING else train
     (value,) = objective(trial, context=context, encoded=EncodedDataset(data, encoder, WEAK_JITTER))
     return trial, value
@@ -136,7 +136,7 @@ def measured(labels: int = 10, **accuracies: float) -> Table:
             metrics = {"test/accuracy": accuracy, "test/accuracy_of_80": 0.5}
             if mode == "frozen":
                 metrics |= dict.fromkeys(BASELINES, accuracies["others"])
-            params = {"mode": mode, "draw": draw, "labels_per_class": labels}
+            params = {"mode": mode, "repeat": draw, "labels_per_class": labels}
             trials.append(Measured(number, part, str(number), params, (accuracy,), f"run {number}", metrics))
     return Table(trials)
 
