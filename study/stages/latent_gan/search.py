@@ -53,7 +53,7 @@ class SearchTraining(GanTraining):
             measures = self.inputs.judges.search_measures(self.inputs.decode(latents)) | correlation(latents)
         self.trial.report(epoch, {**losses, **measures})
         modes, classes = measures.get("val/modes", math.inf), len(self.inputs.data.classes)
-        if modes < HOPELESS_FRACTION * classes and epoch * SETTLED >= self.epochs:
+        if modes < HOPELESS_FRACTION * classes and self.epochs > epoch >= self.epochs / SETTLED:
             raise Pruned(f"collapsed to {modes:.0f} of {classes} classes at epoch {epoch}")
 
 
