@@ -46,7 +46,7 @@ def digits() -> np.ndarray:
 def test_the_classes_of_images_from_all_kinds_of_files(
     models_store: Path, write: Write, tmp_path: Path, digits: np.ndarray
 ) -> None:
-    np.savez(tmp_path / "a.NPZ.npz", images=digits)
+    np.savez(tmp_path / "arrays.npz", images=digits)
     rows = digits.reshape(len(digits), -1)
     np.savetxt(tmp_path / "plain.csv", rows, "%d", ",")
     np.savetxt(tmp_path / "kaggle.csv", rows, "%d", ",", header=",".join(f"pixel{n}" for n in range(784)), comments="")
@@ -57,7 +57,7 @@ def test_the_classes_of_images_from_all_kinds_of_files(
         Image.fromarray(image).save(tmp_path / "folder" / "below" / f"{number:02}.png")
     Image.fromarray(digits[0]).save(tmp_path / "one.png")
     expected = kept(models_store, "judge", digits[:, None].astype(np.float32) / 255)
-    for name in ("a.NPZ.npz", "plain.csv", "kaggle.csv", "pandas.csv", "excel.csv", "folder", "one.png"):
+    for name in ("arrays.npz", "plain.csv", "kaggle.csv", "pandas.csv", "excel.csv", "folder", "one.png"):
         assert write("judge", tmp_path / name, tmp_path / "OUT.NPZ").code == 0
         found = np.load(tmp_path / "OUT.NPZ")
         count = 1 if name == "one.png" else 30
@@ -87,18 +87,6 @@ def test_images_of_another_size_are_resized_as_for_the_training(
     assert "of 50x40 pixels: all are resized to 28x28" in caplog.text
 
 
-def test_what_sample_has_written_gives_the_same_images_again(
-    models_store: Path, write: Write, tmp_path: Path, called: Write
-) -> None:
-    given = ("--data", "digits", "--store", models_store, "--label", 7, "--count", 5, "--out", tmp_path / "a.npz")
-    assert called("sample", *given).code == 0
-    drawn = np.load(tmp_path / "a.npz")
-    np.savetxt(tmp_path / "a.csv", drawn["inputs"], delimiter=",")
-    for name in ("a.npz", "a.csv"):
-        assert write("conditional-gan", tmp_path / name, tmp_path / "b.npz").code == 0
-        np.testing.assert_array_equal(np.load(tmp_path / "b.npz")["images"], drawn["images"])
-
-
 def test_to_latents_and_back_is_the_autoencoder_and_a_translation_has_images(
     models_store: Path, write: Write, tmp_path: Path, digits: np.ndarray
 ) -> None:
@@ -113,6 +101,18 @@ def test_to_latents_and_back_is_the_autoencoder_and_a_translation_has_images(
     np.testing.assert_allclose(np.load(tmp_path / "c.npz")["images"], (expected[:, 0] * 255).round(), atol=1)
 
 
+def test_what_sample_has_written_gives_the_same_images_again(
+    models_store: Path, write: Write, tmp_path: Path, called: Write
+) -> None:
+    given = ("--data", "digits", "--store", models_store, "--label", 7, "--count", 5)
+    assert called("sample", *given, "--out", tmp_path / "a.npz").code == 0
+    drawn = np.load(tmp_path / "a.npz")
+    np.savetxt(tmp_path / "a.csv", drawn["inputs"], delimiter=",")
+    for name in ("a.npz", "a.csv"):
+        assert write("conditional-gan", tmp_path / name, tmp_path / "b.npz").code == 0
+        np.testing.assert_array_equal(np.load(tmp_path / "b.npz")["images"], drawn["images"])
+
+
 ROW = "1," * 783 + "1\n"
 PIXELS = "must be 784 numbers with decimal points, with commas between them, but has"
 NUMBERS = f"must be {NOISE} numbers with decimal points, with commas between them, but has"
@@ -125,23 +125,18 @@ NUMBERS = f"must be {NOISE} numbers with decimal points, with commas between the
         ("judge", "none.csv", None, "none.csv cannot be read: No such file"),
         ("judge", "a" * 300 + ".npz", None, "File name too long"),
         ("judge", "a.csv", "", "a.csv must have numbers, but has none"),
-        ("judge", "a.csv", "pixel0,pixel1\n", "a.csv must have numbers, but has none"),
         ("judge", "a.csv", ROW + "1,2\n", f"line 2 of {{path}} {PIXELS} 2"),
         ("judge", "a.csv", ROW.replace("1", "1;2", 1) + ROW, "line 1 of {path} must be 784 numbers"),
         ("judge", "a.csv", "NA" + ",1" * 783 + "\n" + ROW, "but has 'NA'"),
         ("judge", "a.csv", ROW + ROW.replace(",", "\t"), "but has '1\\t1\\t1\\t1\\t1\\t1\\t1\\t1\\t1\\t1\\t'\n"),
         ("judge", "a.csv", "0.5," * 783 + "1\n", "whole numbers from 0 to 255"),
-        ("judge", "a.csv", "256," * 783 + "1\n", "whole numbers from 0 to 255"),
         ("judge", "a.csv", "nan," * 783 + "1\n", "whole numbers from 0 to 255"),
         ("latent-gan", "a.csv", "1,2\n", f"line 1 of {{path}} {NUMBERS} 2\n"),
         ("latent-gan", "a.csv", "0,5;0,7;0,1\n" * 2, f"{NUMBERS} '5;0'"),
-        ("latent-gan", "a.csv", '"0,5","0,7"\n1,2\n', f"{NUMBERS} 2"),
         ("latent-gan", "a.csv", "1,2,3,4,5,1e39\n", "must be finite 32-bit numbers [N, 6]"),
         ("latent-gan", "a.npz", {"images": np.zeros((2, 28, 28), np.uint8)}, "`inputs`, but it holds images"),
         ("latent-gan", "a.npz", {"inputs": np.zeros((0, NOISE), np.float32)}, "but {path} has float32 [0, 6]"),
         ("latent-gan", "a.npz", {"inputs": np.array([["x"]])}, "but {path} has <U1 [1, 1]"),
-        ("latent-gan", "a.npz", "version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
-        ("judge", "a.png", "<html>", "it is a web page (HTML)"),
         ("judge", "a.npz", {"images": np.zeros((2, 28, 28))}, "[N, H, W, 3], but are float64"),
         ("judge", "a.npz", {"images": np.array([{}], object)}, "it holds Python objects"),
         ("none", "a.npz", {"images": np.zeros((2, 28, 28), np.uint8)}, "is registered as digits-none@champion"),
