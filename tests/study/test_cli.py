@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -141,10 +140,6 @@ def test_a_mistake_in_a_file_gets_one_sentence(
     assert (done.out, done.errors.count("\n")) == ("", 1)
 
 
-class Colour(Enum):
-    RED = "red"
-
-
 @dataclass(frozen=True)
 class Inner:
     x: int = 0
@@ -155,9 +150,7 @@ class Other:
     """A stage of somebody else's may have such settings."""
 
     pair: tuple[int, str] = (1, "a")
-    items: list[float] = field(default_factory=list)
     names: frozenset[str] = frozenset()
-    colour: Colour = Colour.RED
     either: int | str = 0
     level: Annotated[Literal[1, "two"], "a note"] = 1
     table: dict[str, int] = field(default_factory=dict)
@@ -166,10 +159,10 @@ class Other:
 
 
 def test_values_of_every_type_in_a_file() -> None:
-    table = {"pair": [2, "b"], "items": [1, 2.5], "names": ["a"], "colour": "red", "either": "x", "level": "two"}
-    made = with_table(Other(), {**table, "table": {"a": 1}, "inner": {"x": 4}, "size": "None"}, "a.toml")
-    assert made == Other((2, "b"), [1.0, 2.5], frozenset("a"), Colour.RED, "x", "two", {"a": 1}, Inner(4), None)
-    for wrong in ("pair", "colour", "either", "level", "names", "table", "inner", "size"):
+    table = {"pair": [2, "b"], "names": ["a"], "either": "x", "level": "two", "table": {"a": 1}, "inner": {"x": 4}}
+    made = with_table(Other(), {**table, "size": "None"}, "a.toml")
+    assert made == Other((2, "b"), frozenset("a"), "x", "two", {"a": 1}, Inner(4), None)
+    for wrong in table:
         with pytest.raises(UsageError, match=rf"`{wrong}` must .*but got \[1\]"):
             with_table(Other(), {wrong: [1]}, "a.toml")
 

@@ -92,8 +92,9 @@ def test_a_signal_in_the_middle_of_an_import_waits_for_its_end(tmp_path: Path, m
 
 @pytest.mark.parametrize("module", MAINS)
 def test_every_command_from_a_thread_after_a_wrong_flag_and_with_bytes_that_the_terminal_cannot_read(
-    module: str, called: Callable[..., Done]
+    module: str, called: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "1")  # of a narrow terminal: the help took minutes and gigabytes
     done: list[Done] = []
     thread = threading.Thread(target=lambda: done.append(called(module, "--help")))
     thread.start()
@@ -130,13 +131,6 @@ def test_lost_outputs_are_no_error(tmp_path: Path) -> None:
         done = finish(command)
         assert (done.returncode, "Traceback" in done.stderr) == (0, False)
         assert (tmp_path / "file").read_text() == "data", "no database takes their place"
-
-
-@pytest.mark.parametrize("columns", ["1", "4"])
-def test_help_in_a_narrow_terminal(columns: str, called: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It took minutes and gigabytes."""
-    monkeypatch.setenv("COLUMNS", columns)
-    assert called("run", "--help").code == 0
 
 
 def test_logging_of_the_calling_program_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
