@@ -177,7 +177,7 @@ def test_a_stopped_command_ends_its_workers_and_the_same_command_goes_on(fresh: 
         if stop == signal.SIGHUP:  # the terminal is gone: whatever is written to it fails
             process.stderr.close()
         os.killpg(process.pid, stop)
-        errors = "" if process.stderr.closed else process.stderr.read()
+        errors = "" if process.stderr.closed else process.communicate()[1]
         assert process.wait() == (-stop if stop == signal.SIGKILL else 130)
         assert errors.count("the same command goes on from here") == (stop == signal.SIGINT)
         assert "Traceback" not in errors
