@@ -19,33 +19,21 @@ class UsageError(Exception):
 
 
 def at_least(low: int, **values: int) -> None:
-    """Check settings, given by name.
-
-    Raises:
-        ValueError: One is below `low`; the message names it.
-    """
+    """Check settings, given by name; a ValueError names one that is below `low`."""
     for name, value in values.items():
         if value < low:
             raise ValueError(f"`{low} <= {name}` must hold, but got {value}")
 
 
 def at_most(high: int, **values: int) -> None:
-    """Check settings, given by name.
-
-    Raises:
-        ValueError: One is above `high`; the message names it.
-    """
+    """Check settings, given by name; a ValueError names one that is above `high`."""
     for name, value in values.items():
         if value > high:
             raise ValueError(f"`{name} <= {high}` must hold, but got {value}")
 
 
 def positive(**values: float) -> None:
-    """Check settings, given by name.
-
-    Raises:
-        ValueError: One is not positive and finite; the message names it.
-    """
+    """Check settings, given by name; a ValueError names one that is not positive and finite."""
     for name, value in values.items():
         if not 0 < value < inf:
             raise ValueError(f"`0 < {name} < inf` must hold, but got {value}")

@@ -15,15 +15,16 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, field, is_dataclass, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from traceback import walk_stack, walk_tb
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
+from study.api import Part
 from study.checks import UsageError, expanded
 from study.config import DEFAULT, INCIDENTAL, PRESETS, STUDY_PRESETS, StudyConfig
 from study.stages import all_stages
@@ -32,6 +33,35 @@ from tracking.locks import stop_waiting
 
 INTERRUPTED = 130
 NARROWEST = 40  # columns that the help is formatted for: in fewer, it takes minutes
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreConfig:
+    """Where a command that reads finds the results."""
+
+    store: Path = Path("mlruns")
+    """Folder of the results."""
+    tracking_uri: str | None = None
+    """MLflow server in place of the folder."""
+
+
+@dataclass(frozen=True)
+class ModelConfig(StoreConfig):
+    """Which registered model a command takes."""
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """Registered model: NAME, which is its champion, NAME@ALIAS or NAME/NUMBER; mnist-judge say."""
+    part: Part | None = field(default=None, kw_only=True)
+    """Only this part of an autoencoder: from images to latents, or from latents to images."""
+
+
+def command(kind: type[Any], prog: str, run: Callable[[Any], None]) -> Callable[..., int]:
+    """Return the `main(arguments=None)` of a command, which runs with these settings and returns its exit code."""
+
+    def main(arguments: Sequence[str] | None = None) -> int:
+        return exit_code(lambda: run(parse(kind, words(arguments), prog)))
+
+    return main
 
 
 def words(arguments: Sequence[str] | None) -> list[str]:

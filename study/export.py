@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
-from study.api import Part, module_of, registered
+from study.api import module_of, registered
 from study.checks import UsageError, check_file, expanded, replacing, writing
-from study.cli import exit_code, parse, words
+from study.cli import ModelConfig, command
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,36 +24,23 @@ TOLERANCE = 1e-5  # of the largest output, or of 1
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(ModelConfig):
     """Write a registered model to a file that other programs read, with its config, data set, classes and digests.
 
     The ending of --out says what is written: .onnx the program, from `inputs` [batch, ...] to `outputs`, for any batch
     size, compared with PyTorch before it is written; .safetensors the weights.
     """
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Registered model: NAME, which is its champion, NAME@ALIAS or NAME/NUMBER; mnist-latent-gan say."""
     out: Path
     """File to write, whose name ends in .onnx or .safetensors."""
-    part: Part | None = None
-    """Only this part of an autoencoder: from images to latents, or from latents to images."""
-    store: Path = Path("mlruns")
-    """Folder of the results."""
-    tracking_uri: str | None = None
-    """MLflow server in place of the folder."""
 
     def __post_init__(self) -> None:
         if self.out.suffix.lower() not in NEEDS:
             raise ValueError(f"`out` must end in {' or '.join(NEEDS)}, but got {self.out}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file that the command line asks for. Returns the exit code."""
-    return exit_code(lambda: _run(words(arguments)))
-
-
-def _run(arguments: Sequence[str]) -> None:
-    config = parse(ExportConfig, arguments, "export")
+def run(config: ExportConfig) -> None:
+    """Write the file that the settings ask for."""
     out, kind = expanded(config.out, "--out"), config.out.suffix.lower()
     check_file(out, "--out")
     missing = [name for name in NEEDS[kind] if find_spec(name) is None]
@@ -108,6 +93,8 @@ def _weights(module: nn.Module, _: Tensor, facts: dict[str, str]) -> tuple[bytes
     count = sum(value.numel() for value in weights.values())
     return save(weights, facts), f"{count:,} numbers in {len(weights)} tensors"
 
+
+main = command(ExportConfig, "export", run)
 
 if __name__ == "__main__":
     sys.exit(main())

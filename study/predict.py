@@ -4,58 +4,43 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tyro
 
-from study.api import Part, module_of, registered
+from study.api import module_of, registered
 from study.checks import UsageError, check_file, expanded, replacing, writing
-from study.cli import exit_code, parse, words
+from study.cli import ModelConfig, command
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(ModelConfig):
     """Write the outputs of a registered model: a class of each image, translations, latents, an image of each noise.
 
     The ending of --out says what is written: .csv a line per input, its file in a folder and its class first, if any;
     .npz the arrays `outputs` [N, ...], `images` (uint8), `labels` and `class_names`, `files`, as far as there are any.
     """
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """Registered model: NAME, which is its champion, NAME@ALIAS or NAME/NUMBER; mnist-judge say."""
     inputs: Path
     """For a model of images: a picture, a folder of pictures, an .npz file with the array `images`, uint8 [N, H, W] or
     [N, H, W, 3], or a .csv file with the pixels of an image a line, 0 to 255. For a model of vectors: an .npz file with
     the array `inputs` [N, width], as study.sample writes it, or a .csv file with a vector a line."""
     out: Path
     """File to write or to replace, whose name ends in .csv or .npz."""
-    part: Part | None = None
-    """Only this part of an autoencoder: from images to latents, or from latents to images."""
-    store: Path = Path("mlruns")
-    """Folder of the results."""
-    tracking_uri: str | None = None
-    """MLflow server in place of the folder."""
 
     def __post_init__(self) -> None:
         if self.out.suffix.lower() not in (".csv", ".npz"):
             raise ValueError(f"`out` must end in .csv or .npz, but got {self.out}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file that the command line asks for. Returns the exit code."""
-    return exit_code(lambda: _run(words(arguments)))
-
-
-def _run(arguments: Sequence[str]) -> None:
-    config = parse(PredictConfig, arguments, "predict")
+def run(config: PredictConfig) -> None:
+    """Write the outputs that the settings ask for."""
     out, path = expanded(config.out, "--out"), expanded(config.inputs, "--inputs")
     check_file(out, "--out", inputs=path)
     version = registered(config.model, config.store, config.tracking_uri)
@@ -161,6 +146,8 @@ def _is_number(cell: str) -> bool:
         return float(cell) is not None
     return False
 
+
+main = command(PredictConfig, "predict", run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,14 +16,14 @@ import numpy as np
 
 from study.api import registered
 from study.checks import UsageError, at_least, at_most, check_file, check_folder, expanded, replacing, writing
-from study.cli import exit_code, parse, words
+from study.cli import StoreConfig, command
 
 if TYPE_CHECKING:
     from tracking.models import Stored
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(StoreConfig):
     """Draw images from a registered generator: the latent GANs' champion, with a label the conditional GANs'.
 
     The ending of --out says what is written: .png a grid, .npz the arrays `images` (uint8 [N, H, W], in colour
@@ -45,10 +45,6 @@ class SampleConfig:
     """NAME (its champion), NAME@ALIAS or NAME/NUMBER; None: the champion that fits --data and the label."""
     data: str = "mnist"
     """Data set that the generator was trained on, by name or by the path that the study was given."""
-    store: Path = Path("mlruns")
-    """Folder of the results."""
-    tracking_uri: str | None = None
-    """MLflow server in place of the folder."""
     seed: int = 0
     """Seed of the noise."""
 
@@ -62,13 +58,8 @@ class SampleConfig:
             raise ValueError(f"`out` must end in .png or .npz, or be a folder's name, but got {self.out}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the images that the command line asks for. Returns the exit code."""
-    return exit_code(lambda: _run(words(arguments)))
-
-
-def _run(arguments: Sequence[str]) -> None:
-    config = parse(SampleConfig, arguments, "sample")
+def run(config: SampleConfig) -> None:
+    """Write the images that the settings ask for."""
     out = expanded(config.out, "--out")
     (check_file if out.suffix else check_folder)(out, "--out")
     if not out.suffix and out.exists() and any(out.iterdir()):
@@ -158,6 +149,8 @@ def _sheet(images: np.ndarray, columns: int) -> np.ndarray:
     sheet = cells.reshape(rows, columns, *pitch, *colour).swapaxes(1, 2).reshape(rows * pitch[0], -1, *colour)
     return sheet[:-gap, :-gap].repeat(zoom, 0).repeat(zoom, 1)
 
+
+main = command(SampleConfig, "sample", run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from study.checks import at_least, at_most, expanded
-from study.cli import exit_code, parse, words
+from study.cli import StoreConfig, command
 
 
 @dataclass(frozen=True)
-class UiConfig:
-    """Show the runs and models of a store in a browser: MLflow's pages, on this machine only, until Ctrl-C."""
+class UiConfig(StoreConfig):
+    """Show the runs and models of a store in a browser: MLflow's pages, on this machine only, until Ctrl-C.
 
-    store: Path = Path("mlruns")
-    """Folder of the results."""
-    tracking_uri: str | None = None
-    """MLflow server in place of the folder: its own pages are opened, and nothing is started."""
+    Of an MLflow server its own pages are opened, and nothing is started.
+    """
+
     port: int = 5000
     """Port of the server that is started."""
     open: bool = True
@@ -32,13 +30,8 @@ class UiConfig:
         at_most(65535, port=self.port)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Show what the command line asks for until it is stopped. Return the exit code."""
-    return exit_code(lambda: _run(words(arguments)))
-
-
-def _run(arguments: Sequence[str]) -> None:
-    config = parse(UiConfig, arguments, "ui")
+def run(config: UiConfig) -> None:
+    """Show what the settings ask for until it is stopped."""
     from tracking.server import check_port, local_address, serve
     from tracking.store import read_store, served_as
 
@@ -77,6 +70,8 @@ def show(server: str, open_browser: bool) -> None:
     if open_browser and not (screen and webbrowser.open(next(iter(addresses.values())))):
         print("no browser can be opened here: open the first address yourself", flush=True)
 
+
+main = command(UiConfig, "ui", run)
 
 if __name__ == "__main__":
     sys.exit(main())

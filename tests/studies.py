@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import mlflow
 import pytest
+from commands import Done, call
 from mlflow.entities import Run, ViewType
 
-from study import run
 from study.measures.stats import Verdict
 from tracking.store import open_store
 
@@ -31,27 +30,6 @@ def figures_of(line: str) -> list[str]:
     return [cell for cell in re.split(r"\s{2,}", line.strip())[1:] if cell not in get_args(Verdict)]
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command came to."""
-
-    code: int
-    out: str
-    errors: str
-
-    @property
-    def table(self) -> str:
-        return self.out.strip().partition("\n\n")[0]
-
-    @property
-    def error(self) -> str:
-        """The one sentence of a command that was refused."""
-        assert self.code == 2, self.out + self.errors
-        assert "Traceback" not in self.errors
-        (sentence,) = [line for line in self.errors.splitlines() if line.startswith("error: ")]
-        return sentence
-
-
 class Studies:
     """Runs studies on one store, and looks into it."""
 
@@ -65,12 +43,7 @@ class Studies:
 
     def call(self, *arguments: object) -> Done:
         """`python -m study.run ARGUMENTS --store STORE`, whatever comes of it."""
-        self._capsys.readouterr()
-        try:
-            code = run.main([*map(str, arguments), "--store", str(self.store)])
-        except SystemExit as ended:  # tyro's, after a mistake in the flags
-            code = int(ended.code or 0)
-        return Done(code, *self._capsys.readouterr())
+        return call("run", self._capsys, *arguments, "--store", self.store)
 
     def run(self, *arguments: object) -> Done:
         """The same, which must come to its end."""

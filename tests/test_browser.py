@@ -35,6 +35,7 @@ CLOSED = """
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
 """
+STAGE = all_stages()[0].name
 SEEN = 30_000  # milliseconds within which something must be on the page
 
 
@@ -91,25 +92,31 @@ def client(smoke_store: Path) -> mlflow.MlflowClient:
     return mlflow.MlflowClient()
 
 
+@pytest.fixture
+def decides(client: mlflow.MlflowClient) -> str:
+    """The metric by which the autoencoder was chosen."""
+    experiment = client.get_experiment_by_name("digits/autoencoder").experiment_id
+    (parent,) = client.search_runs([experiment], "tags.study != ''")
+    return parent.data.tags["best.metric"]
+
+
+@pytest.fixture
+def trials(client: mlflow.MlflowClient, decides: str) -> list[Run]:
+    """The trials of the autoencoder, the best first."""
+    experiment = client.get_experiment_by_name("digits/autoencoder").experiment_id
+    order = [f"metrics.`{decides}` ASC"]
+    return list(client.search_runs([experiment], "tags.`trial.study` != ''", order_by=order))
+
+
 def is_shown(image: playwright.Locator) -> bool:
     """Whether the picture has arrived and was drawn."""
     image.wait_for(timeout=SEEN)
     return bool(image.evaluate("image => image.decode().then(() => image.naturalWidth > 50)"))
 
 
-def trials_of(client: mlflow.MlflowClient, stage: str) -> tuple[str, list[Run]]:
-    """The metric by which the stage's model was chosen, and its trials, those with the least of it first."""
-    experiment = client.get_experiment_by_name(f"digits/{stage}").experiment_id
-    (parent,) = client.search_runs([experiment], "tags.study != ''")
-    metric = parent.data.tags["best.metric"]
-    order = [f"metrics.`{metric}` ASC"]
-    return metric, list(client.search_runs([experiment], "tags.`trial.study` != ''", order_by=order))
-
-
 def test_a_view_lists_the_trials_the_best_first_with_what_decides(
-    addresses: dict[str, str], page: playwright.Page, client: mlflow.MlflowClient
+    addresses: dict[str, str], page: playwright.Page, decides: str, trials: list[Run]
 ) -> None:
-    metric, trials = trials_of(client, "autoencoder")
     names = [trial.info.run_name for trial in trials]
     page.goto(addresses["autoencoder"])
     for name in names:
@@ -118,7 +125,7 @@ def test_a_view_lists_the_trials_the_best_first_with_what_decides(
     assert [text for text in rows if text in names] == names
     heads = [(head.bounding_box(), head.inner_text()) for head in page.get_by_role("columnheader").all()]
     columns = list(dict.fromkeys(text for _, text in sorted((box["x"], text) for box, text in heads if box)))
-    wanted = ["registered", metric, "latent_dim", "architecture"]
+    wanted = ["registered", decides, "latent_dim", "architecture"]
     assert [name for name in columns if name in wanted] == wanted
     page.get_by_role("gridcell", name="digits-autoencoder v1").first.wait_for()
     page.get_by_role("link", name="Model registry").wait_for()  # not the pages for language models
@@ -127,9 +134,8 @@ def test_a_view_lists_the_trials_the_best_first_with_what_decides(
 
 
 def test_the_description_leads_to_charts_of_the_trials_with_their_pictures(
-    ui: str, page: playwright.Page, client: mlflow.MlflowClient
+    ui: str, page: playwright.Page, trials: list[Run]
 ) -> None:
-    trials = trials_of(client, "autoencoder")[1]
     page.goto(f"{ui}/experiments/{trials[0].info.experiment_id}/runs?compareRunsMode=TABLE")
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="their charts").click()
@@ -149,9 +155,6 @@ def test_the_description_leads_to_charts_of_the_trials_with_their_pictures(
     for trial in trials:
         assert is_shown(charts.locator(f"img[src*='reconstructions'][src*='{trial.info.run_id}']").first)
 
-
-def test_parallel_coordinates_have_numeric_axes(ui: str, page: playwright.Page, client: mlflow.MlflowClient) -> None:
-    trials = trials_of(client, "autoencoder")[1]
     ids = ",".join(f'"{trial.info.run_id}"' for trial in trials)
     page.goto(f'{ui}/compare-runs?runs=[{ids}]&experiments=["{trials[0].info.experiment_id}"]')
     axes = page.locator("g.parcoords, g.y-axis")
@@ -184,19 +187,15 @@ VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
 @pytest.fixture
 def written(store: Store, tmp_path: Path) -> Path:
     """The report on a stage with a claim of each verdict, twelve trials and a wide figure."""
-    stage, long = all_stages()[0].name, "One comes nearer than another, " * 5
-    with study_run(
-        store, store.experiment(f"tiny/{stage}"), "tiny/0", title="a study", description="", tags={}
-    ) as parent:
+    about = {"title": "a study", "description": "", "tags": {}}
+    with study_run(store, store.experiment(f"tiny/{STAGE}"), "tiny/0", **about) as parent:
         for number in range(12):
             with trial_run(parent, f"trial {number}", {"rate": 10 ** -(number % 5)}, {}) as trial:
                 trial.log({"test/loss": (7 * number % 12) / 8, "val/loss": 0.5})
         series = {"a": ([1, 2], [3.0, 4.0])}
         parent.log_figure("wide", plots.side_by_side(dict.fromkeys("abc", series), "x", "A wide figure"))
-        rows = [
-            Row(f"judge1/a_rather_long_name_{verdict}", "0.123 ± 0.004", baseline="0.4", claim=Claim(long, verdict))
-            for verdict in VERDICTS
-        ]
+        claims = [Claim("One comes nearer than another, " * 5, verdict) for verdict in VERDICTS]
+        rows = [Row(f"judge1/a_rather_long_name_{each.verdict}", "0.1 ± 0.04", claim=each) for each in claims]
         parent.log_json("outcome", {"rows": [asdict(row) for row in rows]})
     out = tmp_path / "report.html"
     out.write_text(html(collect("tiny")), encoding="utf-8")
@@ -220,7 +219,7 @@ def test_the_report_reads_at_every_width_and_its_trials_can_be_sorted(
     assert [word.inner_text()[2:] for word in words] == list(VERDICTS)
     assert len({word.evaluate("word => getComputedStyle(word).color") for word in words}) == len(VERDICTS)
     page.locator(".claims a").first.click()
-    assert page.url.endswith(f"#{all_stages()[0].name}")
+    assert page.url.endswith(f"#{STAGE}")
     trials = page.locator(".trials")
     heads = [head.inner_text().strip() for head in trials.locator("th").all()]
     for order in (False, True):

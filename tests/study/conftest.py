@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import Done, call
 from conftest import Command
 from pictures import arrays_of_letters
 from studies import ALL, FAST, Studies, copied
@@ -44,6 +45,24 @@ def finished(letters: Path, command: Command, once: Callable[[str, Callable[[Pat
 def studies(finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Studies:
     """A copy of the finished store."""
     return Studies(copied(finished[0], tmp_path / "store"), capsys)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Studies:
+    """No store yet."""
+    return Studies(tmp_path / "store", capsys)
+
+
+@pytest.fixture
+def smoke(smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Studies:
+    """A copy of the store in which `smoke` has run."""
+    return Studies(copied(smoke_store, tmp_path / "store"), capsys)
+
+
+@pytest.fixture
+def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs a command in this process: `called("sample", "--count", 3)`."""
+    return lambda module, *arguments: call(module, capsys, *arguments)
 
 
 MakeDataset = Callable[[tuple[int, int, int], int, int], Dataset]

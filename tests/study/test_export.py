@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import mlflow
@@ -12,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from commands import Done
 from registered import CLASSES, NOISE, SHAPE
 from safetensors import safe_open
 
@@ -20,13 +24,13 @@ from study import export
 from tracking.registry import require_version, version
 from tracking.store import read_store
 
+Write = Callable[..., Done]
 
-def write(store: Path, model: str, out: Path, *arguments: object) -> int:
-    """Run the command in this process. Returns its exit code."""
-    try:
-        return export.main([str(part) for part in (model, "--store", store, "--out", out, *arguments)])
-    except SystemExit as done:
-        return int(done.code or 0)
+
+@pytest.fixture
+def write(models_store: Path, called: Write) -> Write:
+    """Writes a model of the store to a file: `write("digits-judge", file)`."""
+    return lambda model, out, *more: called("export", f"digits-{model}", "--store", models_store, "--out", out, *more)
 
 
 def run(file: Path, inputs: np.ndarray) -> np.ndarray:
@@ -46,14 +50,12 @@ def run(file: Path, inputs: np.ndarray) -> np.ndarray:
     ],
 )
 def test_onnxruntime_gives_what_mlflow_gives_for_any_batch_size(
-    models_store: Path, tmp_path: Path, model: str, shape: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+    models_store: Path, write: Write, tmp_path: Path, model: str, shape: tuple[int, ...]
 ) -> None:
-    out = tmp_path / "model.onnx"
-    assert write(models_store, f"digits-{model}", out) == 0
-    name = f"models:/digits-{model.partition('@')[0].partition('/')[0]}/1"
-    printed = capsys.readouterr()
-    assert printed.out.startswith(f"{out}: {name}, within ")
-    assert printed.err == ""
+    out, kind = tmp_path / "model.onnx", re.split("[@/]", model)[0]
+    done = write(model, out)
+    name = f"models:/digits-{kind}/1"
+    assert (done.code, done.out.startswith(f"{out}: {name}, within "), done.errors) == (0, True, "")
     read_store(models_store)
     kept = mlflow.pyfunc.load_model(name)
     for count in (1, 3, 64):
@@ -62,15 +64,17 @@ def test_onnxruntime_gives_what_mlflow_gives_for_any_batch_size(
         np.testing.assert_allclose(run(out, inputs), expected, rtol=1e-3, atol=1e-5 * max(1, abs(expected).max()))
     onnx.checker.check_model(str(out), full_check=True)
     facts = {each.key: each.value for each in onnx.load(out).metadata_props}
-    logged = version(name.split("/")[1], 1)
+    logged = version(f"digits-{kind}", 1)
     assert (facts["model"], facts["weights.sha256"], facts["dataset"]) == (name, logged.weights_digest, "digits")
     assert (json.loads(facts["config"]), json.loads(facts["classes"])) == (logged.config(), list("0123456789"))
 
 
 @pytest.mark.slow
-def test_parts_of_an_autoencoder_one_after_the_other_are_the_whole(models_store: Path, tmp_path: Path) -> None:
+def test_parts_of_an_autoencoder_one_after_the_other_are_the_whole(
+    models_store: Path, write: Write, tmp_path: Path
+) -> None:
     for part in ("encoder", "decoder"):
-        assert write(models_store, "digits-autoencoder", tmp_path / f"{part}.onnx", "--part", part) == 0
+        assert write("autoencoder", tmp_path / f"{part}.onnx", "--part", part).code == 0
     images = np.random.default_rng(7).random((5, *SHAPE), dtype=np.float32)
     latents = run(tmp_path / "encoder.onnx", images)
     read_store(models_store)
@@ -80,92 +84,67 @@ def test_parts_of_an_autoencoder_one_after_the_other_are_the_whole(models_store:
     np.testing.assert_allclose(run(tmp_path / "decoder.onnx", latents), expected, atol=1e-5)
 
 
-def test_weights_build_the_model_again(models_store: Path, tmp_path: Path) -> None:
+def test_weights_build_the_model_again(models_store: Path, write: Write, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
-    assert write(models_store, "digits-conditional-gan", file) == 0
+    assert write("autoencoder", file, "--part", "encoder").code == 0
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata()["part"] == "encoder"
+    assert write("conditional-gan", file).code == 0, "an existing file is replaced"
     with safe_open(file, "pt") as opened:
         facts, weights = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     module = LatentGenerator(**json.loads(facts["config"])["module"])
     module.load_state_dict(weights)
     read_store(models_store)
     kept = require_version("digits-conditional-gan")
-    inputs = kept.example()
     with torch.no_grad():
-        torch.testing.assert_close(module.eval()(inputs), kept.load()(inputs))
+        torch.testing.assert_close(module.eval()(kept.example()), kept.load()(kept.example()))
     assert (facts["weights.sha256"], facts["dataset"], facts["part"]) == (kept.weights_digest, "digits", "all")
-    assert write(models_store, "digits-autoencoder", file, "--part", "encoder") == 0, "an existing file is replaced"
-    with safe_open(file, "pt") as opened:
-        assert opened.metadata()["part"] == "encoder"
 
 
 @pytest.mark.parametrize(
-    ("model", "out", "arguments", "message"),
+    ("asked", "rule"),
     [
-        ("digits-judge", "a.pt", [], "`out` must end in .onnx or .safetensors, but got"),
-        ("digits-judge/0", "a.onnx", [], "must be given as NAME, NAME@ALIAS or NAME/NUMBER, but got 'digits-judge/0'"),
-        (
-            "digits-judge@none",
-            "a.onnx",
-            [],
-            "no model is registered as digits-judge@none in this store (it has: digits-",
-        ),
-        ("digits", "a.onnx", [], "no model is registered as digits@champion in this store"),
-        ("digits-latent-gan", "a.onnx", ["--part", "encoder"], "--part can be given of an autoencoder only, but got"),
-        ("digits-judge", "a.safetensors", ["--part", "decoder"], "--part can be given of an autoencoder only"),
+        ("judge a.pt", "`out` must end in .onnx or .safetensors, but got"),
+        ("judge/0 a.onnx", "must be given as NAME, NAME@ALIAS or NAME/NUMBER, but got 'digits-judge/0'"),
+        ("judge@none a.onnx", "no model is registered as digits-judge@none in this store (it has: digits-"),
+        ("none a.onnx", "no model is registered as digits-none@champion in this store"),
+        ("latent-gan a.onnx --part encoder", "--part can be given of an autoencoder only, but got"),
     ],
 )
-def test_what_cannot_be_exported(
-    models_store: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    model: str,
-    out: str,
-    arguments: list[str],
-    message: str,
-) -> None:
-    assert write(models_store, model, tmp_path / out, *arguments) == 2
-    errors = capsys.readouterr().err
-    assert message in " ".join(errors.replace("│", " ").split())
-    assert "Traceback" not in errors
+def test_what_cannot_be_exported(write: Write, tmp_path: Path, asked: str, rule: str) -> None:
+    model, out, *more = asked.split()
+    assert rule in write(model, tmp_path / out, *more).error
     assert not (tmp_path / out).exists()
 
 
-def test_a_model_whose_file_was_changed_is_not_exported(
-    models_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_whose_file_was_changed_is_not_exported(models_store: Path, called: Write, tmp_path: Path) -> None:
     store = Path(shutil.copytree(models_store, tmp_path / "store"))
     for file in store.rglob("weights.safetensors"):
         file.write_bytes(file.read_bytes()[:-1] + b"~")
-    for ending in ("onnx", "safetensors"):
-        assert write(store, "digits-latent-gan", tmp_path / f"a.{ending}") == 2
-        assert "of models:/digits-latent-gan/1 was changed" in capsys.readouterr().err
-        assert not (tmp_path / f"a.{ending}").exists()
+    for out in (tmp_path / "a.onnx", tmp_path / "a.safetensors"):
+        refused = called("export", "digits-latent-gan", "--store", store, "--out", out).error
+        assert "of models:/digits-latent-gan/1 was changed" in refused
+        assert not out.exists()
 
 
 @pytest.mark.slow
-def test_a_program_that_differs_is_not_written(
-    models_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_program_that_differs_is_not_written(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a fault of the exporter would make it: here of a module whose weights change on its way."""
     exported = torch.onnx.export
 
     def wrong(module: torch.nn.Module, *given: object, **named: object) -> object:
-        for weight in (weights := list(module.parameters())):
+        changed = deepcopy(module)
+        for weight in changed.parameters():
             weight.data *= 1.01
-        program = exported(module, *given, **named)
-        for weight in weights:
-            weight.data /= 1.01
-        return program
+        return exported(changed, *given, **named)
 
     monkeypatch.setattr(torch.onnx, "export", wrong)
-    assert write(models_store, "digits-judge", tmp_path / "a.onnx") == 2
-    assert "the program differs from the model by" in capsys.readouterr().err
+    assert "the program differs from the model by" in write("judge", tmp_path / "a.onnx").error
     assert not (tmp_path / "a.onnx").exists()
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else name)
-    assert write(tmp_path, "digits-judge", tmp_path / "a.onnx") == 2
-    assert "needs onnxruntime: pip install -e '.[export]'" in capsys.readouterr().err
+    assert "needs onnxruntime: pip install -e '.[export]'" in write("judge", tmp_path / "a.onnx").error

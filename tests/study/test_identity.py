@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import Command
 from pictures import arrays_of_letters
-from studies import ALL, FAST, TRIALS, Studies, copied, figures_of
+from studies import ALL, FAST, TRIALS, Studies, figures_of
 
 pytestmark = pytest.mark.slow
-COMPUTED_WITH = ("git_commit", "git_dirty", "versions", "device", "threads")
 
 
 def replay(studies: Studies, command: str, *more: object) -> str:
@@ -41,9 +40,15 @@ def test_the_first_seeds_study_is_found_again_whoever_is_champion(
     assert studies.champion("abcd-autoencoder") == 2, "nothing new was made, so that nothing moves"
 
 
-def test_other_pixels_under_the_same_name_are_other_data(studies: Studies, tmp_path: Path) -> None:
-    changed = arrays_of_letters(tmp_path / "other" / "abcd.npz", 30, 10, "ABCD", changed_pixel=200)
+def test_data_are_known_by_their_pixels_wherever_they_are(studies: Studies, letters: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved" / "abcd.npz"
+    moved.parent.mkdir()
+    moved.write_bytes(letters.read_bytes())
     before = studies.trials()
+    studies.run(*FAST, "--data", moved, *ALL)
+    assert studies.trials().keys() == before.keys(), "the same data elsewhere"
+
+    changed = arrays_of_letters(tmp_path / "other" / "abcd.npz", 30, 10, "ABCD", changed_pixel=200)
     done = studies.run(*FAST, "--data", changed, *ALL)
     new = {run_id: run for run_id, run in studies.trials().items() if run_id not in before}
     assert len(new) == len(before) == sum(TRIALS.values())
@@ -55,85 +60,55 @@ def test_other_pixels_under_the_same_name_are_other_data(studies: Studies, tmp_p
     assert "abcd-judge v2" in done.table
 
 
-def test_the_same_data_elsewhere_are_the_same_data(studies: Studies, letters: Path, tmp_path: Path) -> None:
-    (tmp_path / "moved").mkdir()
-    moved = tmp_path / "moved" / "abcd.npz"
-    moved.write_bytes(letters.read_bytes())
-    before = studies.trials().keys()
-    studies.run(*FAST, "--data", moved, *ALL)
-    assert studies.trials().keys() == before
-
-
-def test_settings_of_another_stage_that_are_read_count_too(
-    smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    studies = Studies(copied(smoke_store, tmp_path / "store"), capsys)
+def test_settings_of_another_stage_that_are_read_count_too(smoke: Studies) -> None:
     given = ("smoke", "--data", "digits", "--stages", "conditional-gan")
-    studies.run(*given)
-    assert len(studies.trials("conditional-gan")) == 4, "a training and three baselines"
-    studies.run(*given, "--judge.epochs", "3", "--conditional-gan.epochs", "4")
-    assert len(studies.trials("conditional-gan")) == 8, "it trains the classifier of its accuracy score otherwise"
-    studies.run(*given, "--autoencoder.epochs", "9")
-    assert len(studies.trials("conditional-gan")) == 8, "these it does not read"
+    assert len(smoke.trials("conditional-gan")) == 4, "a training and three baselines"
+    smoke.run(*given, "--judge.epochs", "3", "--conditional-gan.epochs", "4")
+    assert len(smoke.trials("conditional-gan")) == 8, "it trains the classifier of its accuracy score otherwise"
+    smoke.run(*given, "--autoencoder.epochs", "9")
+    assert len(smoke.trials("conditional-gan")) == 8, "these it does not read"
 
 
-def test_every_trial_says_what_it_was_computed_with(studies: Studies) -> None:
-    trials = studies.trials()
-    assert len(trials) == sum(TRIALS.values())
-    for run in trials.values():
-        assert all(run.data.tags[name] for name in COMPUTED_WITH)
-        assert run.data.tags["device"] == "cpu"
-        assert run.data.tags["threads"] == "1"
-        assert "torch " in run.data.tags["versions"]
-
-
-def test_other_threads_train_nothing_anew_and_stand_at_what_they_train(
+def test_every_trial_says_what_it_was_computed_with_and_other_threads_train_nothing_anew(
     studies: Studies, letters: Path, command: Command
 ) -> None:
-    before = studies.trials().keys()
-    given = [*FAST, "--data", letters, "--store", studies.store]
-    done = command("study.run", *given, *ALL, env={"OMP_NUM_THREADS": "2"})
+    before = studies.trials()
+    for run in before.values():
+        assert all(run.data.tags[name] for name in ("git_commit", "git_dirty"))
+        assert (run.data.tags["device"], run.data.tags["threads"]) == ("cpu", "1")
+        assert "torch " in run.data.tags["versions"]
+    given = [*FAST, "--data", letters, *ALL, "--transfer.draws", "2", "--store", studies.store]
+    done = command("study.run", *given, env={"OMP_NUM_THREADS": "2"})
     assert done.returncode == 0, done.stderr
-    assert studies.trials().keys() == before
-    done = command("study.run", *given, "--stages", "judge", "--seed", "5", env={"OMP_NUM_THREADS": "2"})
-    assert done.returncode == 0, done.stderr
-    new = [run for run_id, run in studies.trials().items() if run_id not in before]
-    assert [run.data.tags["threads"] for run in new] == ["2", "2", "2"]
+    after = studies.trials()
+    assert before.keys() < after.keys()
+    new = after.keys() - before.keys()
+    assert (len(new), {after[each].data.tags["threads"] for each in new}) == (TRIALS["transfer"], {"2"})
 
 
-def test_the_recorded_command_of_every_stage_finds_its_trials(studies: Studies, finished: tuple[Path, str]) -> None:
-    for stage in TRIALS:
-        (parent,) = studies.parents(stage)
-        assert replay(studies, parent.data.tags["command"]) == finished[1]
+def test_the_recorded_command_finds_the_trials_of_every_stage(studies: Studies, finished: tuple[Path, str]) -> None:
+    (command,) = {parent.data.tags["command"] for stage in TRIALS for parent in studies.parents(stage)}
+    assert replay(studies, command) == finished[1]
 
 
-def test_the_recorded_commands_of_all_five_stages_find_their_trials(
-    smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    studies = Studies(copied(smoke_store, tmp_path / "store"), capsys)
-    commands = {run.data.tags["command"] for run in studies.runs() if "study" in run.data.tags}
-    (command,) = commands
-    whole = replay(studies, command)
+def test_the_recorded_commands_of_all_stages_find_their_trials(smoke: Studies, smoke_store: Path) -> None:
+    (command,) = {run.data.tags["command"] for run in smoke.runs() if "study" in run.data.tags}
+    whole = replay(smoke, command)
     assert all(line in whole for line in (smoke_store / "output.txt").read_text().split("\n\n")[0].splitlines())
     given = ("smoke", "--data", "digits", "--stages", "latent-gan", "conditional-gan")
-    part = studies.run(*given).table
     inputs = "--inputs judge=1 second-judge=1 third-judge=1 autoencoder=1"
-    assert replay(studies, f"python -m study.run {shlex.join(given)} {inputs}") == part
+    assert replay(smoke, f"python -m study.run {shlex.join(given)} {inputs}") == smoke.run(*given).table
 
 
-def test_recorded_commands_of_booleans_empty_tuples_and_paths_with_spaces(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_recorded_commands_of_booleans_empty_tuples_and_paths_with_spaces(fresh: Studies, tmp_path: Path) -> None:
     letters = arrays_of_letters(tmp_path / "a b's" / "some letters.npz", 20, 5, "ABC")
-    studies = Studies(tmp_path / "store", capsys)
     given = (*FAST, "--data", letters, "--colour", "--image-size", "16", "--stages", "judge")
     flags = ("--latent-gan.mixture-components", "--transfer.label-counts", "2", "5")
-    done = studies.run(*given, *flags)
-    (parent,) = studies.parents("judge")
+    done = fresh.run(*given, *flags)
+    (parent,) = fresh.parents("judge")
     command = parent.data.tags["command"]
-    assert str(letters) in shlex.split(command)
-    assert {"--colour", *flags} < set(shlex.split(command))
-    assert replay(studies, command) == done.table
+    assert {str(letters), "--colour", *flags} < set(shlex.split(command))
+    assert replay(fresh, command) == done.table
 
 
 def test_a_stage_alone_takes_the_champion_and_its_command_keeps_the_version(studies: Studies, letters: Path) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from commands import Done
 from conftest import ROOT
 from studies import Studies
 
-import study.report.__main__ as report
 from study.cli import config_type
 from study.stages import all_stages
-from tracking.store import read_store
 
 PAGE = (ROOT / "docs" / "own-stage.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
@@ -48,19 +47,13 @@ def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
     forget()
 
 
-def test_the_page_shows_a_short_stage() -> None:
+def test_the_page_shows_a_short_stage_and_flags_follow_from_the_object(plug: Plug, fresh: Studies) -> None:
     assert len(CODE.splitlines()) - CODE.count("\n\n") <= 62
-    ours = re.findall(r"^ *from (?:models|study|tracking)\S* import", CODE, re.MULTILINE)
-    assert len(ours) <= 6
+    assert len(re.findall(r"^ *from (?:models|study|tracking)\S* import", CODE, re.MULTILINE)) <= 6
     assert '[project.entry-points."study.stages"]' in TOML
-
-
-def test_flags_follow_from_the_object(plug: Plug, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plug(CODE)
-    studies = Studies(tmp_path / "store", capsys)
-    assert "--linear-probe.trials" in studies.call("--help").out
-    planned = studies.call("--dry-run", "--linear-probe.trials", 5).out
-    assert "linear-probe" in planned
+    assert "--linear-probe.trials" in fresh.call("--help").out
+    planned = fresh.call("--dry-run", "--linear-probe.trials", 5).out
     assert "5" in planned.partition("linear-probe")[2]
 
 
@@ -74,38 +67,35 @@ def test_flags_follow_from_the_object(plug: Plug, tmp_path: Path, capsys: pytest
         (CODE.replace('identity_excludes=("trials",)', 'identity_excludes=("tries",)'), "identity_excludes"),
     ],
 )
-def test_a_broken_package_is_named_in_one_sentence(
-    plug: Plug, tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str, message: str
-) -> None:
+def test_a_broken_package_is_named_in_one_sentence(plug: Plug, fresh: Studies, module: str, message: str) -> None:
     plug(module)
-    refused = Studies(tmp_path / "store", capsys).call("--dry-run").error
+    refused = fresh.call("--dry-run").error
     assert message in refused
     assert "linear_probe:STAGE" in refused
 
 
 @pytest.mark.slow
-def test_it_runs_reports_and_loads_by_name(plug: Plug, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_reports_and_loads_by_name(
+    plug: Plug, fresh: Studies, tmp_path: Path, called: Callable[..., Done]
+) -> None:
     plug(CODE)
-    studies = Studies(tmp_path / "store", capsys)
     given = ("smoke", "--data", "digits", "--autoencoder.latent-dims", 5, "--autoencoder.free-trials", 0)
     stages = ("--stages", "judge", "autoencoder", "linear-probe")
-    done = studies.run(*given, *stages)
+    done = fresh.run(*given, *stages)
     assert re.search(r"\nlinear-probe: digits-linear-probe v1\n +test accuracy, linear layer +\d", done.out)
-    before = studies.trials().keys()
-    assert studies.run(*given, *stages).table == done.table
-    assert studies.trials().keys() == before, "the same command trains nothing"
-    code = report.main(["--store", str(studies.store), "--out", str(tmp_path / "r.html")])
-    assert code == 0
+    before = fresh.trials().keys()
+    assert fresh.run(*given, *stages).table == done.table
+    assert fresh.trials().keys() == before, "the same command trains nothing"
+    assert called("report", "--store", fresh.store, "--out", tmp_path / "r.html").code == 0
     page = (tmp_path / "r.html").read_text()
     assert "How much of the class can a linear layer read from the latents?" in page
     assert "A linear layer reads more than chance" in page
 
-    read_store(studies.store)
-    client = mlflow.MlflowClient()
+    client = fresh.client
     assert "mlflow.sharedViewState.trials" in client.get_experiment_by_name("digits/linear-probe").tags
     description = client.get_model_version("digits-linear-probe", "1").description
     assert "test accuracy, linear layer" in description
     assert "[digits-autoencoder v1](#/models/digits-autoencoder/versions/1)" in description
     model = mlflow.pyfunc.load_model("models:/digits-linear-probe@champion")
     assert model.predict(np.zeros((3, 1, 28, 28), np.float32)).shape == (3, 10)
-    studies.run("smoke", "--data", "digits", "--stages", "linear-probe", "--seed", 1)
+    fresh.run("smoke", "--data", "digits", "--stages", "linear-probe", "--seed", 1)

@@ -1,12 +1,16 @@
-"""Places that a user names: checked before the work, without a trace; `~` is the home folder."""
+"""Places and data that a user names: checked before the work, without a trace; one sentence if they cannot be used."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from commands import call
+from commands import Done
+from pictures import SHAPES, folder_of_shapes, letters
+from studies import Studies, copied
 
 from study.checks import UsageError, check_file, check_folder, replacing
 
@@ -17,24 +21,20 @@ def test_the_checks_of_files_and_folders_leave_no_trace(tmp_path: Path) -> None:
     os.utime(file, (1, 1))
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dangling").symlink_to(tmp_path / "new.html")
+    (tmp_path / "astray").symlink_to("/nowhere/new.html")
+    (tmp_path / "link").symlink_to(file)
     before = sorted(tmp_path.iterdir())
     for name in ("old.html", "pipe", "dangling", "new.html"):
         check_file(tmp_path / name, "--out")
+    for name in ("old.html", "link"):
+        with pytest.raises(UsageError, match="--out must be another file than --inputs"):
+            check_file(tmp_path / name, "--out", inputs=file)
+    with pytest.raises(UsageError, match="astray cannot be written"):
+        check_file(tmp_path / "astray", "--out")
     assert sorted(tmp_path.iterdir()) == before
     assert (file.read_text(), file.stat().st_mtime) == ("as it was", 1)
     check_folder(tmp_path / "a" / "b", "--pictures")
     assert list((tmp_path / "a" / "b").iterdir()) == []
-    (tmp_path / "astray").symlink_to("/nowhere/new.html")
-    with pytest.raises(UsageError, match="astray cannot be written"):
-        check_file(tmp_path / "astray", "--out")
-
-
-@pytest.mark.parametrize("name", ["old.npz", "link.npz"])
-def test_an_input_is_no_output_under_another_name_either(name: str, tmp_path: Path) -> None:
-    (tmp_path / "old.npz").touch()
-    (tmp_path / "link.npz").symlink_to(tmp_path / "old.npz")
-    with pytest.raises(UsageError, match="--out must be another file than --inputs"):
-        check_file(tmp_path / name, "--out", inputs=tmp_path / "old.npz")
 
 
 def test_a_file_is_replaced_whole_and_gets_the_mode_of_any_new_file(tmp_path: Path) -> None:
@@ -47,23 +47,53 @@ def test_a_file_is_replaced_whole_and_gets_the_mode_of_any_new_file(tmp_path: Pa
         assert new == Path("/dev/null")
 
 
-def test_a_home_folder_everywhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_home_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: Callable[..., Done]) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "mine.toml"
     file.write_text('store = "~/new"\ndata = "~/none.npz"\n')
-    code, _, errors = call("run", capsys, "~/mine.toml")
-    assert (code, "none.npz" in errors) == (2, True)
+    assert "none.npz" in called("run", "~/mine.toml").error
     assert (tmp_path / "new" / "mlflow.db").is_file()
     nobody = "~nobody-of-this-name"
     file.write_text(f'store = "{nobody}/new"\n')
     for module, *flags in (
         ("run", "~/mine.toml"),
         ("run", f"{nobody}/mine.toml"),
-        ("run", "--store", f"{nobody}/x"),
         ("report", "--store", f"{nobody}/x", "--out", "~/r.html"),
         ("sample", "--store", f"{nobody}/x", "--out", "~/r.png"),
     ):
-        code, _, errors = call(module, capsys, *flags)
-        assert (code, f"must be a path, but got {nobody}" in errors) == (2, True), errors
+        assert f"must be a path, but got {nobody}" in called(module, *flags).error
+
+
+def missing(place: Path) -> Path:
+    return place / "nowhere"
+
+
+def no_image(place: Path) -> Path:
+    folder = folder_of_shapes(place / "text", {"": 5})
+    (folder / SHAPES[0] / "note.png").write_text("no image")
+    return folder
+
+
+def labels_out_of_range(place: Path) -> Path:
+    images, labels = letters(5, 0, "ABC")
+    np.savez(place / "set.npz", x_train=images, y_train=labels, x_test=images, y_test=labels + 1)
+    return place / "set.npz"
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (missing, "nowhere' cannot be read (No such file or directory): --data takes auto, mnist"),
+        (no_image, "note.png cannot be read as an image: it is a text that begins with 'no image'"),
+        (labels_out_of_range, "must be from 0 to 2, but one is 3"),
+    ],
+)
+def test_data_that_cannot_be_used_get_one_sentence_and_nothing_is_trained(
+    make: Callable[[Path], Path], rule: str, empty_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other rules: tests/study/data."""
+    studies = Studies(copied(empty_store, tmp_path / "store"), capsys)
+    refused = studies.call("smoke", "--data", make(tmp_path))
+    assert rule in refused.error
+    assert (refused.errors.count("\n"), refused.out, studies.runs()) == (1, "", [])
+    assert not studies.client.search_registered_models()

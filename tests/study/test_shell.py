@@ -8,20 +8,19 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
-from commands import MAINS, call
+from commands import MAINS, Done
 from conftest import ROOT
 
 from study.checks import UsageError
-from study.cli import INTERRUPTED, exit_code, set_log_level, words
-from tracking.store import read_store
+from study.cli import INTERRUPTED, exit_code, set_log_level
 
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
-WAITING = "print('ready', flush=True); import time; time.sleep(float(sys.argv[1])); print('done')"
+PIPES = {"cwd": ROOT, "env": ENV, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 STOPPED = "\nstopped; the same command goes on from here\n"
 
 
@@ -31,41 +30,28 @@ def code_of(body: str) -> list[str]:
 
 
 def finish(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    given = {"cwd": ROOT, "env": ENV, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-    return subprocess.run(command, **given)
+    return subprocess.run(command, **{**PIPES, **options})
 
 
-def start(command: list[str], handling: Any = signal.SIG_DFL) -> subprocess.Popen[str]:
-    """A process in a group of its own, in which SIGHUP is handled so from the start."""
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=ENV,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, handling),
-    )
-
-
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
-def test_a_signal_stops_a_command_with_one_sentence(name: str) -> None:
-    process = start([*code_of(WAITING), "300"])
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(getattr(signal, name))
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (INTERRUPTED, STOPPED)
-
-
-def test_a_closed_terminal_does_not_stop_what_nohup_started() -> None:
-    process = start([*code_of(WAITING), "0.5"], handling=signal.SIG_IGN)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGHUP)
-    out, errors = process.communicate(timeout=60)
-    assert (process.returncode, out, errors) == (0, "done\n", "")
+@pytest.mark.parametrize(
+    ("name", "handling", "expected"),
+    [
+        ("SIGHUP", signal.SIG_DFL, (INTERRUPTED, "", STOPPED)),
+        ("SIGTERM", signal.SIG_DFL, (INTERRUPTED, "", STOPPED)),
+        ("SIGINT", signal.SIG_DFL, (INTERRUPTED, "", STOPPED)),
+        ("SIGHUP", signal.SIG_IGN, (0, "done\n", "")),  # a closed terminal does not stop what nohup started
+    ],
+)
+def test_a_signal_stops_a_command_with_one_sentence(name: str, handling: Any, expected: tuple[int, str, str]) -> None:
+    seconds = 0.5 if handling == signal.SIG_IGN else 300
+    waiting = code_of(f"print('ready', flush=True); import time; time.sleep({seconds}); print('done')")
+    number = getattr(signal, name)
+    before = {"start_new_session": True, "preexec_fn": lambda: signal.signal(number, handling) and None}
+    with subprocess.Popen(waiting, **{**PIPES, **before}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert (process.wait(60), *process.communicate()) == (expected[0], *expected[1:])
 
 
 def test_a_second_signal_does_not_cut_off_the_end_and_handlers_come_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,38 +90,18 @@ def test_a_signal_in_the_middle_of_an_import_waits_for_its_end(tmp_path: Path, m
     assert exit_code(command) == INTERRUPTED
 
 
-@pytest.mark.slow
-def test_a_closed_terminal_ends_the_runs_of_all_workers(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    arguments = ["smoke", "--data", "digits", "--stages", "judge", "--judge.epochs", "500", "--workers", "2"]
-    process = start([sys.executable, "-m", "study.run", *arguments, "--store", str(store)])
-    assert process.stdout is not None
-    assert process.stderr is not None
-
-    def runs(condition: str) -> list[mlflow.entities.Run]:
-        read_store(store)
-        client = mlflow.MlflowClient()
-        return list(client.search_runs([each.experiment_id for each in client.search_experiments()], condition))
-
-    for _ in range(1500):
-        if (store / "optuna.db").exists() and len(runs("metrics.`train/loss` > 0")) == 2:
-            break
-        threading.Event().wait(0.2)
-    for output in (process.stdout, process.stderr):  # The terminal is gone: whatever is written to it fails.
-        output.close()
-    os.killpg(process.pid, signal.SIGHUP)
-    assert process.wait(300) == INTERRUPTED
-    assert [each.info.status for each in runs("")] == ["KILLED"] * 3
-
-
 @pytest.mark.parametrize("module", MAINS)
-def test_a_command_can_be_called_from_a_thread(module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    codes: list[int] = []
-    flags = ("--dry-run",) if module == "run" else ("--help",)
-    thread = threading.Thread(target=lambda: codes.append(call(module, capsys, "--store", tmp_path, *flags)[0]))
+def test_every_command_from_a_thread_after_a_wrong_flag_and_with_bytes_that_the_terminal_cannot_read(
+    module: str, called: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1")  # of a narrow terminal: the help took minutes and gigabytes
+    done: list[Done] = []
+    thread = threading.Thread(target=lambda: done.append(called(module, "--help")))
     thread.start()
     thread.join(60)
-    assert codes == [0]
+    assert (done[0].code, "--help" in done[0].out) == (0, True)
+    assert called(module, "--nonsense", "1").error
+    assert r"'st\udcf6re' cannot be read as " in called(module, "--store", "st\udcf6re").error
 
 
 @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
@@ -167,23 +133,6 @@ def test_lost_outputs_are_no_error(tmp_path: Path) -> None:
         assert (tmp_path / "file").read_text() == "data", "no database takes their place"
 
 
-@pytest.mark.parametrize("module", MAINS)
-def test_bytes_that_the_terminal_cannot_read(module: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, errors = call(module, capsys, "--store", "st\udcf6re")
-    assert code == 2
-    assert errors.startswith(r"error: 'st\udcf6re' cannot be read as ")
-    assert words(["störe", "漢"]) == ["störe", "漢"]
-
-
-@pytest.mark.parametrize("columns", ["1", "4"])
-def test_help_in_a_narrow_terminal(
-    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It took minutes and gigabytes."""
-    monkeypatch.setenv("COLUMNS", columns)
-    assert call("run", capsys, "--help")[0] == 0
-
-
 def test_logging_of_the_calling_program_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     theirs, root = logging.NullHandler(), logging.getLogger()
     root.addHandler(theirs)
@@ -200,9 +149,7 @@ def test_a_users_mistake_a_bug_and_what_cannot_be_imported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    for number, error in enumerate(
-        ("OSError('cannot map')", "MemoryError()", "RuntimeError('no home')", "ImportError")
-    ):
+    for number, error in enumerate(("OSError('cannot map')", "MemoryError()", "ImportError")):
         (tmp_path / f"broken{number}.py").write_text(f"raise {error}\n")
         assert exit_code(lambda number=number: __import__(f"broken{number}")) == 2
         assert "error: a package cannot be loaded: " in capsys.readouterr().err
