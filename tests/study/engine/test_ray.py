@@ -58,8 +58,8 @@ def test_left_alone_looked_at_and_stopped(ray: Ray, studies: OnCluster) -> None:
     left = studies.run(1, "--detach")
     assert left.returncode == 0, left.stderr
     with studies.started(1) as command:
+        command.until(lambda: "2 of 2 workers were there before" in command.output)
         command.until(lambda: len(studies.at_work(1)) == 2)
-        assert "2 of 2 workers were there before" in command.output
         command.process.kill()
         command.process.wait()
     with studies.started(1) as command:
