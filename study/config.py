@@ -63,7 +63,9 @@ class StudyConfig:
     its run in MLflow, and it runs again."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What to report on the way: info is a line a trial, debug what Optuna, MLflow and SQLAlchemy say too, warning no
-    progress but the table at the end."""
+    progress but what was found at the end."""
+    table: bool = False
+    """Print every figure beside its rival at the end, not only what was found; the report has them too."""
     dry_run: bool = False
     """Print the settings of each stage and stop."""
     inputs: tuple[str, ...] = ()
@@ -91,7 +93,7 @@ STUDY_PRESETS: dict[str, dict[str, Any]] = {"full": {"repeats": 10}}
 """The study's own settings in the presets, where they are not the defaults."""
 INCIDENTAL = (
     *("store", "tracking_uri", "storage", "device", "workers", "launcher", "launcher_options", "detach"),
-    *("keep_models", "log_level", "dry_run"),
+    *("keep_models", "log_level", "table", "dry_run"),
 )
 """Settings that have no part in what a study computes."""
 

@@ -226,15 +226,16 @@ def corrected(tables: Sequence[Sequence[Row]]) -> list[tuple[Row, ...]]:
 
 
 def findings(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return one line a stage: the row that says what was found, else its first row."""
+    """Return one line a stage: the row that says what was found, else its first row; and the registered models."""
     lines = []
     for outcome in outcomes:
         said = next((row.found for row in outcome.rows if row.found), None)
         first = next(iter(outcome.rows), None)
         if said is None and first is not None:
             said = " against ".join(filter(None, (f"{first.figure}: {first.ours}", first.rival)))
+        models = ", ".join(f"{version.name} v{version.number}" for version in outcome.made.values())
         if said:
-            lines.append(f"{outcome.stage}: {said}")
+            lines.append(f"{outcome.stage}: {said}{models and f' [{models}]'}")
     return lines[:MOST_FOUND]
 
 

@@ -19,7 +19,7 @@ from study.engine.pipeline import Request, requested, resolve, run_stages
 from study.engine.stage import Outcome, Session
 from study.engine.workers import JobSpec
 from study.report.collect import keep
-from study.results import corrected, findings, printed, verdicts
+from study.results import FEWEST, corrected, findings, printed, verdicts
 from study.stages import all_stages
 from tracking.errors import StoreError, store_errors, without_password
 
@@ -63,8 +63,9 @@ def run(arguments: Sequence[str]) -> None:
         shown = corrected([outcome.rows for outcome in outcomes])
         outcomes = [replace(outcome, rows=rows) for outcome, rows in zip(outcomes, shown, strict=True)]
         report = keep(session.dataset.name, outcomes)  # while the workers come to their end
-    print(f"\n{printed(outcomes)}\n")
-    print(f"{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s\n")
+    if config.table:
+        print(f"\n{printed(outcomes)}")
+    print(f"\n{session.dataset.name}, preset {preset}, seed {config.seed}: {time.monotonic() - began:.0f} s\n")
     print(ending(outcomes, config, report))
 
 
@@ -140,10 +141,11 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
     from tracking.views import server, trials_page
 
     claims = verdicts(row for outcome in outcomes for row in outcome.rows)
+    few = "none" if config.repeats >= FEWEST else f"none with fewer than {FEWEST} repeats, --repeats 5 decides"
     remote = server()
     local = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
     flags = local if remote is None else ["--tracking-uri", remote]
-    found = [f"what was found{f' (claims: {claims})' if claims else ''}:", *findings(outcomes)]
+    found = [f"what was found (claims: {claims or few}; all figures: --table):", *findings(outcomes)]
     look = [
         "where to look:",
         f"the report: {shlex.quote(report)}",

@@ -116,7 +116,7 @@ def smoke_store(command: Command, once: Callable[[str, Callable[[Path], None]], 
     """A store in which `smoke` has run on the embedded digits; to be read only."""
 
     def make(folder: Path) -> None:
-        done = command("study.run", "smoke", "--data", "digits", "--store", folder / "store", timeout=900)
+        done = command("study.run", "smoke", "--data", "digits", "--table", "--store", folder / "store", timeout=900)
         assert done.returncode == 0, done.stderr
         (folder / "store" / "output.txt").write_text(done.stdout)
 

@@ -43,7 +43,7 @@ class Studies:
 
     def call(self, *arguments: object) -> Done:
         """`python -m study.run ARGUMENTS --store STORE`, whatever comes of it."""
-        return call("run", self._capsys, *arguments, "--store", self.store)
+        return call("run", self._capsys, *arguments, "--store", self.store, "--table")
 
     def run(self, *arguments: object) -> Done:
         """The same, which must come to its end."""

@@ -33,7 +33,7 @@ def finished(letters: Path, command: Command, once: Callable[[str, Callable[[Pat
 
     def make(folder: Path) -> None:
         given = [*FAST, "--data", letters, *ALL, "--store", folder / "store"]
-        done = command("study.run", *given, env={"OMP_NUM_THREADS": "1"})
+        done = command("study.run", *given, "--table", env={"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         (folder / "store" / "table.txt").write_text(done.stdout.strip().partition("\n\n")[0])
 

@@ -55,7 +55,7 @@ def own(request: pytest.FixtureRequest, command: Command, tmp_path_factory: pyte
         stages = (*stages, "latent-gan", "conditional-gan")
         about = ("letters", LETTERS, (1, 28, 28), "572 training, 52 validation and 156 test", stages)
         flags = ("--stages", *stages)
-    done = command("study.run", "smoke", "--data", data, "--store", place / "store", *flags, *SMALL)
+    done = command("study.run", "smoke", "--data", data, "--table", "--store", place / "store", *flags, *SMALL)
     assert done.returncode == 0, done.stderr
     return Own(data, place / "store", done.stdout, done.stderr, *about)
 

@@ -28,7 +28,7 @@ from tracking.store import read_store
 
 STAGES = {stage.name: stage for stage in all_stages()}
 SMALL = ("--judge.epochs", "1", "--autoencoder.latent-dims", "3", "--autoencoder.free-trials", "0")
-TWO = ("smoke", "--data", "digits", "--stages", "judge", "autoencoder", *SMALL)
+TWO = ("smoke", "--table", "--data", "digits", "--stages", "judge", "autoencoder", *SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -74,3 +74,5 @@ def test_the_flags_decide_what_is_told(command: Command, tmp_path: Path, flags: 
     assert done.stderr.startswith(told)
     assert bool(done.stderr) == bool(told)
     assert "abcd-judge v1" in done.stdout
+    assert "\nfigure " not in done.stdout, "the table is asked for by --table"
+    assert len(done.stdout.splitlines()) <= 30
