@@ -211,11 +211,11 @@ def compare_gans() -> None:
 
 
 def our_trials(folder: Path) -> None:
-    from harness import run
+    from harness import run, searched
 
     from tracking.store import open_store
 
-    run(open_store(folder), "bench/nothing/peers", TRIALS)
+    run(open_store(folder), searched(TRIALS))
 
 
 def optuna_trials(folder: Path) -> None:

@@ -150,11 +150,10 @@ class GanInputs:
         return model, critic.to(self.context.device), module
 
     def measures(self, draws: Sequence[Draw]) -> dict[str, float]:
-        """Return all measures against the test images, each a mean over draws of images, latents and labels."""
-        found = [
-            self.judges.measures(images, labels) | self.latent_fidelity.measures(each) for images, each, labels in draws
-        ]
-        return {name: mean(each[name] for each in found) for name in found[0]}
+        """Return the judges' measures against the test images, each a mean over the draws, and the first's latents'."""
+        found = [self.judges.measures(images, labels) for images, _, labels in draws]
+        means = {name: mean(each[name] for each in found) for name in found[0]}
+        return means | self.latent_fidelity.measures(draws[0][1])
 
     def accuracy_score(self, images: Tensor, labels: Tensor, settings: ClassifierSettings) -> dict[str, float]:
         """Return the accuracy on real test images of a classifier trained on images [N, C, S, S] and labels [N].
