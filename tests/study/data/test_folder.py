@@ -3,9 +3,11 @@
 import io
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,8 +135,20 @@ def test_litter_and_notes_are_left_out_in_silence_and_other_files_are_counted(ro
     picture(root / "train" / "overview.png")
     fill(root / "extra", 2)
     assert load(root).digest == expected
-    for part in ("16 .heic", "1 .svg", "1 .dcm", "1 without ending", "1 .h5", "1 .png", "7 images beside the parts or"):
+    for part in ("16 .heic", "pip install pillow-heif", "1 .svg", "1 .dcm", "1 without ending", "1 .h5", "1 .png", "7 images beside the parts or"):
         assert part in caplog.text
+
+
+def test_heic_is_read_with_pillow_heif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def register_heif_opener() -> None:
+        monkeypatch.setitem(Image.EXTENSION, ".heic", "PNG")  # in place of libheif
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register_heif_opener))
+    fill(tmp_path / "set", 5)
+    expected = load(tmp_path / "set").digest
+    for file in (tmp_path / "set" / "ant").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    assert load(tmp_path / "set").digest == expected
 
 
 def test_links_are_followed_and_each_folder_is_read_once(root: Path, tmp_path: Path, caplog) -> None:
