@@ -60,11 +60,7 @@ def load(data: str, data_dir: Path | None = None, *, image_size: int = 28, colou
     if dataset.image_shape != (3 if colour else 1, image_size, image_size):
         from study.data.own import as_tensor  # Pillow, for nothing in the usual case
 
-        splits = (dataset.train, dataset.val, dataset.test)
-        train, val, test = (
-            Split(as_tensor(to_pixels(each.images), image_size, colour), each.labels) for each in splits
-        )
-        dataset = Dataset(dataset.name, train, val, test, classes=dataset.classes, source=dataset.source)
+        dataset = dataset.each(lambda part: Split(as_tensor(to_pixels(part.images), image_size, colour), part.labels))
     check_dataset(dataset)
     return dataset
 

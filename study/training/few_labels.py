@@ -19,7 +19,7 @@ from models.autoencoder import Encoder
 from study.data.dataset import Dataset, to_float
 from study.training.autoencoder import fit_pca, flat_pixels
 from study.training.classifier import Augment, ClassifierSettings, jitter
-from study.training.loops import EVAL_BATCH, Report, Schedule, apply, autocast, batches, eval_mode, fit, steps_per_epoch
+from study.training.loops import EVAL_BATCH, Report, apply, autocast, batches, eval_mode, fit, steps_per_epoch
 
 SVM_PENALTY = 10.0  # C of scikit-learn's support vector machines
 SVM_IMAGES, SVM_LATENTS = 1600, 6400  # jittered copies of all labelled images together; they set the time
@@ -198,7 +198,7 @@ def train_on_spread_labels(
     """
     targets = _sharpened(probabilities)
     truth = targets[known].clone()
-    schedule, moving = Schedule(settings.epochs, settings.batch_size, settings.learning_rate), FIRST_MOVE == 1
+    moving = False
     steps = settings.epochs * steps_per_epoch(len(images), settings.batch_size)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(1.0, AVERAGED * steps)))
 
@@ -225,7 +225,7 @@ def train_on_spread_labels(
         return {}
 
     names, after_step = ["train/loss", "train/used"], partial(averaged.update_parameters, model)
-    fit(model.train(), losses_of, names, images, schedule, report, after_step=after_step, after_epoch=after_epoch)
+    fit(model.train(), losses_of, names, images, settings, report, after_step=after_step, after_epoch=after_epoch)
 
 
 def renew_statistics(model: nn.Module, images: Tensor) -> None:

@@ -8,11 +8,11 @@ from models.gan import KNOTS, ToneCurve
 from study.data.dataset import Dataset, to_float
 from study.measures.latents import max_abs_pcc, rotate_to_principal_axes
 from study.training import autoencoder as autoencoders
-from study.training.autoencoder import AutoencoderSettings, train_autoencoder
-from study.training.loops import apply, eval_mode
+from study.training.autoencoder import train_autoencoder
+from study.training.loops import Schedule, apply, eval_mode
 
 DIGITS, SMALL = (1, 28, 28), (4, 8)
-SETTINGS = AutoencoderSettings(epochs=4, batch_size=64, learning_rate=4e-3)
+SETTINGS = Schedule(epochs=4, batch_size=64, learning_rate=4e-3)
 
 
 def test_reconstruction_loss_is_the_mean_over_all_pixels(tiny: Dataset) -> None:
@@ -42,7 +42,7 @@ def test_the_same_seed_trains_the_same_autoencoder(tiny: Dataset) -> None:
     def train(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         model, images = Autoencoder(5, "conv+fc", DIGITS, SMALL), tiny.train.images[:200]
-        train_autoencoder(model, images, images, AutoencoderSettings(2, 64, 4e-3), lambda *_: None)
+        train_autoencoder(model, images, images, Schedule(2, 64, 4e-3), lambda *_: None)
         return nn.utils.parameters_to_vector(model.parameters())
 
     assert torch.equal(train(1), train(1))

@@ -30,7 +30,7 @@ def _autoencoder() -> dict[int, object]:
     torch.manual_seed(1)
     images, found = torch.randint(256, (COUNT, 1, 16, 16), dtype=torch.uint8, device="cuda"), {}
     model = Autoencoder(latent_dim=LATENT_DIM, architecture="conv+fc", image_shape=[1, 16, 16]).cuda()
-    settings = autoencoders.AutoencoderSettings(3, 64, 1e-3)
+    settings = loops.Schedule(3, 64, 1e-3)
     autoencoders.train_autoencoder(model, images, images[:100], settings, found.__setitem__)
     return found
 

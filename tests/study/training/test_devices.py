@@ -41,7 +41,7 @@ def _judge() -> nn.Module:
 
 
 def _autoencoder() -> None:
-    settings = autoencoders.AutoencoderSettings(1, BATCH_SIZE, 1e-3)
+    settings = loops.Schedule(1, BATCH_SIZE, 1e-3)
     model, images = Autoencoder(LATENT_DIM, "conv+fc", SHAPE, channels=(2, 4)), _split().images
     autoencoders.train_autoencoder(model, images, images, settings, _report)
 
