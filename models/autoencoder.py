@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -136,19 +136,15 @@ class Autoencoder(nn.Module):
             ValueError: The columns are not orthonormal.
         """
         axes = axes.double()
-        norm = self.encoder[-1]
-        assert isinstance(norm, nn.BatchNorm1d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
+        norm: Any = self.encoder[-1]  # BatchNorm
         identity = torch.eye(norm.num_features).to(axes)
         if axes.shape != identity.shape or not torch.allclose(axes.T @ axes, identity, atol=1e-5):
             raise ValueError(f"`axes.T @ axes == identity` must hold, but got axes of shape {tuple(axes.shape)}")
-        last = next(layer for layer in reversed(self.encoder) if isinstance(layer, (nn.Linear, nn.Conv2d)))
+        last: Any = next(layer for layer in reversed(self.encoder) if isinstance(layer, (nn.Linear, nn.Conv2d)))
         first = next(layer for layer in self.decoder if isinstance(layer, (nn.Linear, nn.ConvTranspose2d)))
         # BatchNorm in evaluation mode is (h - mean) * scale: it goes into the linear layer and is then the identity.
         scale = (norm.running_var + norm.eps).double().rsqrt()
         last.weight.copy_((axes.T @ (scale[:, None] * last.weight.flatten(1))).view_as(last.weight))
-        assert last.bias is not None
         last.bias.copy_(axes.T @ (scale * (last.bias - norm.running_mean)))
         norm.running_mean.zero_()
         norm.running_var.fill_(1 - norm.eps)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from stat import S_ISDIR
 
+from study.checks import expanded
 from study.data.dataset import DataError, Dataset, Split, check_dataset, to_float, to_pixels
 
 __all__ = ["BUILT_IN", "DataError", "Dataset", "Split", "data_name", "load", "to_float", "to_pixels"]
@@ -24,7 +25,7 @@ def data_name(data: str) -> str:
     built-in name, "-images" is added.
 
     Raises:
-        DataError: The path cannot be read.
+        UsageError: The path cannot be read.
     """
     if data in BUILT_IN:
         return data
@@ -82,11 +83,8 @@ def expand(path: str) -> Path:
     """Return an absolute path, with `~` as the home folder.
 
     Raises:
-        DataError: The path is empty, or names a user who is not there.
+        UsageError: The path is empty, or names a user who is not there.
     """
     if not path.strip():
         raise DataError(f"a path must not be empty: {KNOWN}")
-    try:
-        return Path(os.path.abspath(Path(path).expanduser()))
-    except (RuntimeError, ValueError) as error:
-        raise DataError(f"the path {path!r} cannot be read: {error}") from error
+    return Path(os.path.abspath(expanded(Path(path), "a path")))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -194,10 +195,7 @@ class EncodedImages:
 
     def raw(self, autoencoder: Autoencoder) -> EncodedImages:
         """Return the same latents in the scale before the encoder's last BatchNorm, not standardised."""
-        norm = autoencoder.encoder[-1]
-        assert isinstance(norm, nn.BatchNorm1d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
+        norm: Any = autoencoder.encoder[-1]  # BatchNorm
         scale = (norm.running_var + norm.eps).sqrt()
         vectors = self.latents * scale + norm.running_mean
         return EncodedImages(vectors, -norm.running_mean / scale, 1 / scale, self.labels)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from study import data
+from study.checks import UsageError
 from study.data import DataError, Dataset, Split
 from study.data.dataset import check_dataset, stratified_split
 
@@ -139,7 +140,7 @@ def test_image_sizes_out_of_range(size: int) -> None:
     [
         ("mnits", r"'mnits' cannot be read \(No such file or directory\): --data takes auto, mnist, fashion-mnist"),
         ("", "a path must not be empty"),
-        ("~nobody-has-this-name/x", "cannot be read"),
+        ("~nobody-has-this-name/x", "begins with ~"),
         ("a\0b", "cannot be read"),
         ("x" * 300, "File name too long"),
         ("photos.tar.gz", "neither a folder of images nor an .npz file"),
@@ -150,7 +151,7 @@ def test_a_path_that_is_no_data(given: str, rule: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     if "." in given:
         Path(given).write_bytes(b"content")
-    with pytest.raises(DataError, match=rule) as caught:
+    with pytest.raises(UsageError, match=rule) as caught:
         data.load(given)
     assert "\n" not in str(caught.value)
 
