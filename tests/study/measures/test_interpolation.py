@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import easy
 from gans import brightness_judge
 
 from models.classifier import Judge
@@ -72,8 +73,8 @@ def test_a_third_class_is_a_share_of_the_paths_and_the_way_back_counts_alike(bri
     assert found.measures["third_class"] == 0.5
 
 
-def test_few_candidates_of_other_images(make_dataset) -> None:
-    data: Dataset = make_dataset((3, 32, 32), 3, 2)
+def test_few_candidates_of_other_images() -> None:
+    data: Dataset = easy((3, 32, 32), 3, 2)
     judge = Judge("conv", image_shape=(3, 32, 32), classes=3, width=4).eval()
     wanted = interpolation.class_pairs(6, 3, 0)
     decode = torch.nn.Sequential(torch.nn.Linear(4, 3 * 32 * 32), torch.nn.Unflatten(1, (3, 32, 32)))

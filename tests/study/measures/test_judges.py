@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from conftest import easy
 from gans import brightness_judge
 
 from models.classifier import Judge
@@ -77,8 +78,8 @@ def test_features_that_are_known_already_are_not_computed_again(tiny: Dataset) -
     assert shifted.distance(tiny.val.images, "val") > 1
 
 
-def test_classes_are_compared_with_their_shares_of_the_test_images(make_dataset) -> None:
-    data = make_dataset((3, 32, 32), 3, 20)
+def test_classes_are_compared_with_their_shares_of_the_test_images() -> None:
+    data = easy((3, 32, 32), 3, 20)
     judge = Judge("conv", image_shape=(3, 32, 32), classes=3, width=4)
     torch.manual_seed(0)
     train_judge(judge, data.train, data.val, ClassifierSettings(15, 16, 1e-2), lambda *_: None)

@@ -25,15 +25,16 @@ def moved(images: Tensor) -> Tensor:
     return images.flatten(1)[:, order].view_as(images)
 
 
-def test_baselines_solve_easy_classes(tiny: Dataset) -> None:
+@pytest.mark.parametrize("per_class", [1, 10])
+def test_baselines_solve_easy_classes(tiny: Dataset, per_class: int) -> None:
     encoded = EncodedDataset(tiny, Encoder(10, "conv+fc", (1, 28, 28)).eval(), as_they_are)
-    known = draw_labelled(tiny.train.labels, 10, 0, classes=10)
+    known = draw_labelled(tiny.train.labels, per_class, 0, classes=10)
     found = baselines(encoded, known)
-    assert found["baseline/raw_pixels_jittered_svm"] == 1.0
-    assert found["baseline/pca_svm"] == 1.0
+    assert found["baseline/raw_pixels_jittered_svm"] > 0.9
+    assert found["baseline/pca_svm"] > 0.9
     train, test = encoded.latents
     # Copies that are no different, in their number, are the same as so much larger a penalty.
-    several = SVC(C=few_labels.SVM_PENALTY * (1 + few_labels.SVM_LATENTS // 100))
+    several = SVC(C=few_labels.SVM_PENALTY * (1 + few_labels.SVM_LATENTS // len(known)))
     several.fit(train[known].numpy(), tiny.train.labels[known].numpy())
     expected = several.score(test.numpy(), tiny.test.labels.numpy())
     assert found["baseline/latents_jittered_svm"] == pytest.approx(expected, abs=0.011)
@@ -50,23 +51,6 @@ def test_jittered_copies_teach_a_baseline_what_the_test_images_do(tiny: Dataset)
     assert found[1]["baseline/raw_pixels_jittered_svm"] == 1.0
     assert found[0]["baseline/raw_pixels_jittered_svm"] < 0.9
     assert found[1]["baseline/pca_svm"] == found[0]["baseline/pca_svm"], "it sees no copies"
-
-
-def test_copies_are_latents_of_moved_images(tiny: Dataset) -> None:
-    encoder = Encoder(10, "conv", (1, 28, 28)).eval()
-    copies = EncodedDataset(tiny, encoder, moved).copies(tiny.test.images, 3)
-    with torch.no_grad():
-        expected = encoder(moved(tiny.test.images) / 255)
-    assert copies.shape == (3, 100, 10)
-    torch.testing.assert_close(copies[2], expected, atol=1e-4, rtol=1e-4)
-
-
-def test_one_label_a_class_of_other_images(make_dataset) -> None:
-    data = make_dataset((1, 16, 16), 26, 2)
-    encoded = EncodedDataset(data, Encoder(15, "conv", (1, 16, 16)), as_they_are)
-    found = baselines(encoded, draw_labelled(data.train.labels, 1, 0, classes=26))
-    assert len(found) == 3
-    assert found["baseline/raw_pixels_jittered_svm"] > 0.9
 
 
 def moons() -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,13 +88,6 @@ def test_spreading_is_the_closed_form() -> None:
     limit = limit[6:] / limit[6:].sum(1, keepdims=True)
     assert np.abs(iterated.numpy() - limit).mean() < 0.1  # 100 iterations are on the way there
     assert (iterated.numpy().argmax(1) == limit.argmax(1)).mean() > 0.9
-
-
-def test_a_point_that_no_label_reaches_is_of_no_class() -> None:
-    islands = torch.cat([torch.randn(30, 2), torch.randn(30, 2) + 1000])
-    spread = spread_labels(neighbour_graph(islands), torch.tensor([0]), torch.tensor([3]), 10)
-    assert (spread[:30].argmax(1) == 3).all()
-    torch.testing.assert_close(spread[30:], torch.full((30, 10), 0.1))
 
 
 def test_self_training_mends_wrong_labels(tiny: Dataset) -> None:
@@ -185,18 +162,12 @@ def test_the_weights_are_averaged_over_the_last_steps(tiny: Dataset, monkeypatch
     assert float((average - weights[-1]).abs().max()) > 1e-4
 
 
-def test_statistics_are_renewed_from_the_images_as_they_are(tiny: Dataset) -> None:
-    norm = nn.BatchNorm2d(1).eval()
-    few_labels.renew_statistics(norm, tiny.train.images[:600])
-    assert norm.running_mean is not None
-    assert float(norm.running_mean) == pytest.approx(float(tiny.train.images[:600].float().mean()) / 255, rel=1e-4)
-    assert not norm.training
-
-
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_few_points_are_all_neighbours(count: int) -> None:
+def test_few_points_are_all_neighbours_and_islands_without_a_label_are_of_no_class(count: int) -> None:
     points = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
-    graph = neighbour_graph(points)
-    assert graph.shape == (count, count)
-    spread = spread_labels(graph, torch.tensor([0]), torch.tensor([2]), 3)
+    spread = spread_labels(neighbour_graph(points), torch.tensor([0]), torch.tensor([2]), 3)
     assert spread.argmax(1).tolist() == [2] * count
+    islands = torch.cat([torch.randn(30, 2), torch.randn(30, 2) + 1000])
+    spread = spread_labels(neighbour_graph(islands), torch.tensor([0]), torch.tensor([3]), 10)
+    assert (spread[:30].argmax(1) == 3).all()
+    torch.testing.assert_close(spread[30:], torch.full((30, 10), 0.1))
