@@ -69,17 +69,10 @@ def test_attention_is_any_convolution(seed: int, dtype: torch.dtype) -> None:
     assert len(found.matrices) == conv.kernel_size[0] * conv.kernel_size[1]
 
 
-@pytest.mark.parametrize(
-    ("options", "rule"),
-    [
-        ({"padding_mode": "reflect"}, "padding_mode.*reflect"),
-        ({"dilation": 2}, r"dilation.*\(2, 2\)"),
-        ({"groups": 2}, "groups.* 2"),
-    ],
-)
-def test_other_convolutions_are_refused(options: dict[str, Any], rule: str) -> None:
-    conv = nn.Conv2d(**{"in_channels": 2, "out_channels": 2, "kernel_size": 3, "padding": 1, **options})
-    with pytest.raises(ValueError, match=rule):
+@pytest.mark.parametrize("options", [{"padding_mode": "reflect"}, {"dilation": 2}, {"groups": 2}])
+def test_other_convolutions_are_refused(options: dict[str, Any]) -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=1, **options)
+    with pytest.raises(ValueError, match="must hold, but got"):
         as_attention(nn.Sequential(conv, nn.Flatten()), (2, 8, 8))
 
 
@@ -167,10 +160,7 @@ def test_learned_attention_is_the_given_form_of_its_parameters() -> None:
     torch.testing.assert_close(layer.weights().sum(-1), torch.ones(16, 12))
     chosen = torch.tensor([7, 0, 11])
     torch.testing.assert_close(layer(images, chosen), layer(images)[:, :, chosen])
-
-
-def test_fixed_heads_begin_as_learned_ones_and_are_not_trained() -> None:
-    free, fixed = learned(), learned(learn_positions=False)
+    free, fixed = learned(), learned(learn_positions=False)  # begin alike
     assert all(torch.equal(a, b) for a, b in zip(free.parameters(), fixed.parameters(), strict=True))
     assert all(parameter.requires_grad for parameter in free.parameters())
     assert {name for name, each in fixed.named_parameters() if each.requires_grad} == {"matrices", "bias"}
