@@ -66,22 +66,14 @@ def test_kerass_arrays_get_a_stratified_validation_split(tmp_path: Path) -> None
     assert found.digest == "73fc043144b50b48", "the split of earlier results"
 
 
-def test_arrays_sorted_by_class_are_mixed_and_class_names_have_one_spelling_of_accents(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["uint64", "float32", ">i4"])
+def test_labels_of_any_whole_kind_sorted_by_class_are_mixed(tmp_path: Path, dtype: str) -> None:
     arrays = medmnist(28, 28) | {"class_names": np.array(["cafe\u0301", "dog", "cow"])}
     for part in SIZES:
-        arrays[f"{part}_labels"].sort(axis=0)
+        arrays[f"{part}_labels"] = np.sort(arrays[f"{part}_labels"], axis=0).astype(dtype)
     found = load(tmp_path, arrays)
-    for split in (found.train, found.val, found.test):
-        assert len(split.labels[:6].unique()) > 1
-    assert found.classes == ("caf\u00e9", "dog", "cow")
-
-
-@pytest.mark.parametrize("dtype", ["bool", "uint64", "float32", ">i4"])
-def test_labels_of_any_whole_kind(tmp_path: Path, dtype: str) -> None:
-    arrays = medmnist(28, 28, classes=2)
-    for part in SIZES:
-        arrays[f"{part}_labels"] = arrays[f"{part}_labels"].astype(dtype)
-    assert set(load(tmp_path, arrays).train.labels.tolist()) == {0, 1}
+    assert all(len(split.labels[:6].unique()) > 1 for split in (found.train, found.val, found.test))
+    assert found.classes == ("caf\u00e9", "dog", "cow"), "one spelling of accents"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +101,7 @@ def with_(**others: object):
     return lambda arrays: arrays | others
 
 
-def label(value: object, dtype: str, part: str = "train"):
+def label(value: float, dtype: str, part: str = "train"):
     def change(arrays: Arrays) -> Arrays:
         labels = arrays[f"{part}_labels"].astype(dtype)
         labels[4] = value
@@ -125,7 +117,6 @@ IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
     ("change", "rule"),
     [
         (label(3, "int64", "test"), "labels of the test images of set must be from 0 to 2, but one is 3"),
-        (label(-1, "int64", "val"), "labels of the validation images .* but one is -1"),
         (label(1.5, "float32"), r"train_labels of .* must be whole numbers from 0 to classes - 1, but one is 1\.5"),
         (label(np.nan, "float32"), "must be whole numbers .* but one is nan"),
         (with_(train_labels=np.zeros((60, 14), dtype=np.uint8)), r"must be .* one label an image, .* \[60, 14\]"),
@@ -136,13 +127,11 @@ IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
         (with_(class_names=np.arange(3)), r"class_names of .* must be texts \[classes\], but are int64"),
         (with_(train_images=IMAGES / 255), r"train_images of .* must be uint8, 0 to 255, .* float64"),
         (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 28, 28, 4\]"),
-        (with_(train_images=np.zeros((60, 784), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 784\]"),
         (with_(train_images=np.zeros((60, 0, 28), np.uint8)), r"but are uint8 \[60, 0, 28\]"),
         (with_(train_images=IMAGES), "pixels must use the range from 0 to 255, .* training images .* from 0 to 0"),
         (with_(train_images=np.full((60,), None)), r"set.npz cannot be read .* \(a pickle\)"),
         (with_(class_names=np.full((3,), "a", dtype=object)), r"set.npz cannot be read .* \(a pickle\)"),
         (without("train_labels"), "must hold train_images, train_labels, .* has no 'train_labels': it holds 'train_"),
-        (without("val_labels"), "has no 'val_labels'"),
         (lambda arrays: {"images": IMAGES}, "or x_train, y_train, .* it holds 'images'"),
     ],
 )
@@ -155,10 +144,7 @@ def test_arrays_that_break_a_rule(tmp_path: Path, change, rule: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        (lambda content: b"", "empty"),
         (lambda content: b"no zip at all", "a text that begins with 'no zip at all'"),
-        (lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
-        (lambda content: b"\n<!DOCTYPE html>\n<html>not found</html>", r"a web page \(HTML\)"),
         (lambda content: content[: len(content) // 2], "a cut or damaged archive"),
         (lambda content: content[:2000] + bytes(200) + content[2200:], "a cut or damaged archive"),
         (lambda content: b"\x93NUMPY" + content, r"a single array without a name \(.npy\)"),
@@ -166,16 +152,12 @@ def test_arrays_that_break_a_rule(tmp_path: Path, change, rule: str) -> None:
         (lambda content: b"\x1f\x8b" + content, "of another format"),
     ],
 )
-def test_what_is_no_array_file_is_named(tmp_path: Path, damage, what: str) -> None:
+def test_what_is_no_array_file_is_named(tmp_path: Path, denied, damage, what: str) -> None:
+    load(tmp_path, medmnist(28, 28))
     path = tmp_path / "set.npz"
-    np.savez_compressed(path, **medmnist(28, 28))  # type: ignore[arg-type]
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=rf"set\.npz cannot be read .*: it is {what}") as caught:
         data.load(str(path))
     assert "\n" not in str(caught.value)
-
-
-def test_arrays_without_permission(tmp_path: Path, denied) -> None:
-    (tmp_path / "set.npz").touch()
-    with denied(tmp_path / "set.npz"), pytest.raises(DataError, match=r"set\.npz.* cannot be read.*Permission denied"):
-        data.load(str(tmp_path / "set.npz"))
+    with denied(path), pytest.raises(DataError, match=r"set\.npz.* cannot be read.*Permission denied"):
+        data.load(str(path))
