@@ -37,13 +37,11 @@ def load(folder: Path, arrays: Arrays, **options) -> Dataset:
     return data.load(str(folder / "set.npz"), **options)
 
 
-def pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
+def pairs(images: np.ndarray | Split, labels: np.ndarray | None = None) -> list[tuple[bytes, int]]:
     """Images with their labels in an order that does not depend on how they were shuffled."""
+    if isinstance(images, Split):
+        images, labels = data.to_pixels(images.images), images.labels.numpy()
     return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels.ravel(), strict=True))
-
-
-def ours(split: Split) -> list[tuple[bytes, int]]:
-    return pairs(data.to_pixels(split.images), split.labels.numpy())
 
 
 @pytest.mark.parametrize(("shape", "colour"), [((28, 28), False), ((28, 28, 1), False), ((28, 28, 3), True)])
@@ -51,7 +49,7 @@ def test_medmnists_arrays_come_through_unchanged(tmp_path: Path, shape: tuple[in
     arrays = medmnist(*shape)
     found = load(tmp_path, arrays, colour=colour)
     for part, split in (("train", found.train), ("val", found.val), ("test", found.test)):
-        assert ours(split) == pairs(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+        assert pairs(split) == pairs(arrays[f"{part}_images"], arrays[f"{part}_labels"])
         assert (split.images.dtype, split.labels.dtype) == (torch.uint8, torch.int64)
     assert found.image_shape == (3 if colour else 1, 28, 28)
     assert (found.name, found.classes, found.source) == ("set", ("0", "1", "2"), str(tmp_path / "set.npz"))
@@ -60,8 +58,8 @@ def test_medmnists_arrays_come_through_unchanged(tmp_path: Path, shape: tuple[in
 def test_kerass_arrays_get_a_stratified_validation_split(tmp_path: Path) -> None:
     arrays = keras(28, 28)
     found = load(tmp_path, arrays)
-    assert sorted(ours(found.train) + ours(found.val)) == pairs(arrays["x_train"], arrays["y_train"])
-    assert ours(found.test) == pairs(arrays["x_test"], arrays["y_test"])
+    assert sorted(pairs(found.train) + pairs(found.val)) == pairs(arrays["x_train"], arrays["y_train"])
+    assert pairs(found.test) == pairs(arrays["x_test"], arrays["y_test"])
     assert found.val.labels.bincount().tolist() == [2, 2, 2]  # 10 % of 20 each
     assert found.digest == "73fc043144b50b48", "the split of earlier results"
 
@@ -87,7 +85,7 @@ def test_grey_colour_and_size_are_pillows(
     found = load(tmp_path, arrays, image_size=size, colour=colour)
     pictures = [Image.fromarray(image).convert("RGB" if colour else "L") for image in arrays["test_images"]]
     expected = np.stack([np.asarray(each.resize((size, size), Image.Resampling.BILINEAR)) for each in pictures])
-    assert ours(found.test) == pairs(expected, arrays["test_labels"])
+    assert pairs(found.test) == pairs(expected, arrays["test_labels"])
     told = [each.getMessage() for each in caplog.records if "--image-size" in each.getMessage()]
     assert len(told) == (shape[:2] != (size, size))
     assert all(f"of {shape[1]}x{shape[0]} pixels: all are resized to {size}x{size}" in each for each in told)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 from sklearn import datasets
 
 from study import data
@@ -92,15 +91,6 @@ def test_the_digits_are_scikit_learns_and_have_the_digest_that_all_results_name(
     ours = sorted(zip(small.flatten(1).tolist(), labels.tolist(), strict=True))
     exact = (torch.from_numpy(bunch.images).float() / 16 * 255).round().to(torch.uint8)
     assert ours == sorted(zip(exact.flatten(1).tolist(), bunch.target.tolist(), strict=True)), "each image once"
-
-
-def test_other_sizes_and_colour_are_pillows() -> None:
-    plain, found = data.load("digits"), data.load("digits", image_size=16, colour=True)
-    assert found.image_shape == (3, 16, 16)
-    assert torch.equal(found.val.labels, plain.val.labels)
-    for image, original in zip(data.to_pixels(found.val.images), plain.val.images[:, 0].numpy(), strict=True):
-        expected = Image.fromarray(original).convert("RGB").resize((16, 16), Image.Resampling.BILINEAR)
-        assert (image == np.asarray(expected)).all()
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])

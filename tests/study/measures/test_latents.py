@@ -115,14 +115,14 @@ def test_sliced_wasserstein_of_a_shift_is_its_length_on_the_lines() -> None:
 
 
 def test_copies_lie_on_training_latents_and_others_do_not() -> None:
-    train, held_out = points(500, 4, 0), points(400, 4, 1)
-    copied = LatentFidelity(train, held_out).measures(train[:400])
+    train, held_out, fresh = points(500, 4, 0), points(400, 4, 1), points(400, 4, 2)
+    fidelity = LatentFidelity(train, held_out)
+    copied = fidelity.measures(train[:400])
     assert copied["latent/nearest"] == pytest.approx(0, abs=1e-3)
     assert copied["latent/sliced_wasserstein"] == pytest.approx(1)
-    fresh = points(400, 4, 2)
     neighbours = NearestNeighbors(n_neighbors=1).fit(train.numpy())
-    wanted = neighbours.kneighbors(fresh.numpy())[0].mean() / neighbours.kneighbors(held_out.numpy())[0].mean()
-    assert LatentFidelity(train, held_out).measures(fresh)["latent/nearest"] == pytest.approx(wanted, rel=1e-3)
+    found, unit = (neighbours.kneighbors(each.numpy())[0].mean() for each in (fresh, held_out))
+    assert fidelity.measures(fresh)["latent/nearest"] == pytest.approx(found / unit, rel=1e-3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -88,15 +88,12 @@ def test_affine_maps_are_those_of_scipy() -> None:
         np.testing.assert_allclose(made[number, 0], expected, atol=2e-4)
 
 
-@pytest.mark.parametrize(("drawn", "sign"), [(1.0, 1), (0.0, -1)])
-def test_misalignment_reaches_as_far_as_regans_level_3(
-    drawn: float, sign: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = random_images(3).float() / 255
-    monkeypatch.setattr(torch, "rand", lambda *shape, **_: torch.full(shape, drawn))
-    ones = torch.ones(3)
-    expected = affine(images, sign * 3 * ones, sign * 0.06 * torch.ones(3, 2), 1 + sign * 0.06 * ones)
-    torch.testing.assert_close(misalign(images), expected)
+def test_misalignment_reaches_as_far_as_regans_level_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, ones = random_images(3).float() / 255, torch.ones(3)
+    for drawn, sign in ((1.0, 1), (0.0, -1)):
+        monkeypatch.setattr(torch, "rand", lambda *shape, drawn=drawn, **_: torch.full(shape, drawn))
+        expected = affine(images, sign * 3 * ones, sign * 0.06 * torch.ones(3, 2), 1 + sign * 0.06 * ones)
+        torch.testing.assert_close(misalign(images), expected)
 
 
 def drawn(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,14 +128,11 @@ def test_loosely_paired_images_are_moved_apart_and_anew() -> None:
     images = torch.zeros(64, 1, 28, 28, dtype=torch.uint8)
     images[:, :, 10:18, 10:18] = 255
     (a, b), (again, _) = (next(make_pairs("rotate", images, "loosely paired", seed=0).batches(64, 64)) for _ in "ab")
-    for one, other in ((a, b), (a, again)):
-        assert float((one - other).abs().mean()) > 0.005
+    assert min(float((a - other).abs().mean()) for other in (b, again)) > 0.005
     rows = torch.arange(28.0)
-    centres = [(image.sum((1, 3)) * rows).sum(1) / image.sum((1, 2, 3)) for image in (a, b)]
-    reach = 0.06 * 28 + 0.2
-    for centre in centres:
-        assert bool(((centre - 13.5).abs() <= reach).all())
-    assert abs(float(torch.corrcoef(torch.stack(centres))[0, 1])) < 0.4
+    centres = torch.stack([(image.sum((1, 3)) * rows).sum(1) / image.sum((1, 2, 3)) for image in (a, b)])
+    assert float((centres - 13.5).abs().max()) <= 0.06 * 28 + 0.2
+    assert abs(float(torch.corrcoef(centres)[0, 1])) < 0.4
 
 
 def test_losses_by_hand() -> None:
@@ -230,29 +224,20 @@ def test_the_parts_of_cyclegans_loss(batch: tuple[torch.Tensor, torch.Tensor]) -
     assert parts["adversarial"] == pytest.approx(sum(float((1 - score).square().mean()) for score in scores), rel=1e-4)
 
 
-def with_settings(monkeypatch: pytest.MonkeyPatch, **changes: float) -> None:
-    monkeypatch.setattr(translation, "SETTINGS", {L1: SETTINGS[L1]._replace(**changes)})
-
-
 def test_l1_learns_a_task(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     pairs, translator = make_pairs("thicken", tiny.train.images, "paired", 0), Translator((1, 28, 28))
-    reported: list[dict[str, float]] = []
 
     def found() -> float:
         with eval_mode(translator):
             return error(apply(translator, pairs.a), pairs.b)
 
-    before = found()
-    with_settings(monkeypatch, learning_rate=2e-3)
-    train_translator(translator, pairs, L1, epochs=6, images=640, report=lambda _, each: reported.append(dict(each)))
+    before, reported = found(), {}
+    monkeypatch.setattr(translation, "SETTINGS", {L1: SETTINGS[L1]._replace(learning_rate=2e-3)})
+    train_translator(translator, pairs, L1, epochs=6, images=640, report=reported.__setitem__)
     assert found() < before / 2
-    assert len(reported) == 6
-    assert reported[-1]["generator/loss"] < 0.7 * reported[0]["generator/loss"]
-
-
-def test_a_training_that_diverges_is_stopped(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = make_pairs("thicken", tiny.train.images, "paired", 0)
-    with_settings(monkeypatch, weight=math.inf)
-    with pytest.raises(FloatingPointError, match="generator/"):
-        train_translator(Translator((1, 28, 28)), pairs, L1, epochs=1, images=64, report=lambda *_: None)
+    assert list(reported) == [1, 2, 3, 4, 5, 6]
+    assert reported[6]["generator/loss"] < 0.7 * reported[1]["generator/loss"]
+    monkeypatch.setattr(translation, "SETTINGS", {L1: SETTINGS[L1]._replace(weight=math.inf)})
+    with pytest.raises(FloatingPointError, match="generator/"):  # it diverges
+        train_translator(translator, pairs, L1, epochs=1, images=64, report=lambda *_: None)
