@@ -266,8 +266,8 @@ class LearnedAttention(nn.Module):
 
     Args:
         channels: Of the images and of the outputs.
-        kernel_size, stride, padding: Of the convolution.
         image_size: Height and width of the images.
+        window: Kernel size, stride and padding of the convolution.
         learn_positions: Whether centres and sharpness are trained; else only the matrices and the bias are.
     """
 
@@ -275,21 +275,13 @@ class LearnedAttention(nn.Module):
     keys: Tensor  # [K, 2]
 
     def __init__(
-        self,
-        channels: Sequence[int],
-        image_size: Sequence[int],
-        *,
-        kernel_size: int,
-        stride: int,
-        padding: int,
-        learn_positions: bool = True,
+        self, channels: Sequence[int], image_size: Sequence[int], window: Sequence[int], *, learn_positions: bool = True
     ) -> None:
         super().__init__()
-        conv = nn.Conv2d(channels[0], channels[1], kernel_size, stride, padding, device="meta")
-        queries, keys, _ = positions(conv, image_size)
+        queries, keys, _ = positions(nn.Conv2d(*channels, *window, device="meta"), image_size)
         self.register_buffer("queries", queries.float())
         self.register_buffer("keys", keys.float())
-        heads, reach = kernel_size**2, kernel_size / 4  # centres begin with a standard deviation of `reach` pixels
+        heads, reach = window[0] ** 2, window[0] / 4  # centres begin with a standard deviation of `reach` pixels
         self.centres = nn.Parameter(reach * torch.randn(heads, 2), requires_grad=learn_positions)
         self.log_alpha = nn.Parameter(torch.full((heads,), 1 / reach**2).log(), requires_grad=learn_positions)
         self.matrices = nn.Parameter(torch.randn(heads, *channels) / (heads * channels[0]) ** 0.5)

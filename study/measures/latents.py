@@ -18,7 +18,7 @@ from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from models.gan import ToneCurve
 from study.data.dataset import Dataset, Split
-from study.measures.fidelity import Moments, frechet_distance, nearest_distance, ratio
+from study.measures.fidelity import frechet_distance, nearest_distance, ratio
 from study.training.autoencoder import fit_tone_curve
 from study.training.classifier import draw_labelled
 from study.training.few_labels import svm_accuracy
@@ -158,15 +158,13 @@ def few_label_accuracy(autoencoder: Autoencoder, data: Dataset, val: Tensor) -> 
 def judged_distance(judges: Sequence[Judge], images: Tensor) -> Distance:
     """Return the Frechet distance from these images [N, C, H, W], the geometric mean over the judges' features."""
 
+    with torch.no_grad():
+        real = [apply(judge.features, images) for judge in judges]
+
     @torch.no_grad()
-    def moments(judge: Judge, given: Tensor) -> Moments:
-        return Moments.of(apply(judge.features, given))
-
-    real = [moments(judge, images) for judge in judges]
-
     def distance(fake: Tensor) -> float:
-        found = [frechet_distance(moments(judge, fake), each) for judge, each in zip(judges, real, strict=True)]
-        return math.prod(found) ** (1 / len(found))
+        features = (apply(judge.features, fake) for judge in judges)
+        return math.prod(map(frechet_distance, features, real)) ** (1 / len(real))
 
     return distance
 

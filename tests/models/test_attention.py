@@ -148,7 +148,7 @@ def test_a_copy_of_the_autoencoder_gives_its_images(architecture: Architecture, 
 
 def learned(**options: Any) -> LearnedAttention:
     torch.manual_seed(0)
-    return LearnedAttention((2, 3), (8, 6), kernel_size=4, stride=2, padding=1, **options)
+    return LearnedAttention((2, 3), (8, 6), (4, 2, 1), **options)
 
 
 def test_learned_attention_is_the_given_form_of_its_parameters() -> None:

@@ -85,7 +85,7 @@ def test_trained_attention_against_its_convolution() -> None:
     """A layer that is the convolution, its heads in another order; then one whose heads look elsewhere."""
     torch.manual_seed(0)
     conv, order = nn.Conv2d(1, 4, 2, padding=1, bias=False), torch.tensor([2, 0, 3, 1])
-    layer = LearnedAttention((1, 4), (8, 8), kernel_size=2, stride=1, padding=1)
+    layer = LearnedAttention((1, 4), (8, 8), (2, 1, 1))
     layer.centres.copy_(offsets(conv)[order])
     layer.log_alpha.fill_(4.0)
     layer.matrices.copy_(conv.weight.flatten(2).permute(2, 1, 0)[order])
