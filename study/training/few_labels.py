@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from models.autoencoder import Encoder
+from models.classifier import Judge
 from study.data.dataset import Dataset, to_float
 from study.training.autoencoder import fit_pca, flat_pixels
 from study.training.classifier import Augment, ClassifierSettings, jitter
@@ -168,7 +169,7 @@ class SpreadClassifier(nn.Module):
 
 
 def train_on_spread_labels(
-    model: nn.Module,
+    model: Judge,
     images: Tensor,
     probabilities: Tensor,
     known: Tensor,
@@ -176,7 +177,6 @@ def train_on_spread_labels(
     settings: ClassifierSettings,
     report: Report,
     augment: Augment = jitter,
-    features: nn.Module | None = None,
 ) -> None:
     """Train on spread labels, which then follow the network's own predictions (self-training), on augmented images.
 
@@ -190,11 +190,9 @@ def train_on_spread_labels(
     `FloatingPointError` when the loss is not finite.
 
     Args:
-        model: Images to logits [N, classes].
         images: uint8 [N, C, H, W].
         probabilities: From `spread_labels`, [N, classes].
         known: Indices of the labelled images, whose targets never move.
-        features: A part of the model, images to features [N, D]; None: labels are not spread again.
     """
     targets = _sharpened(probabilities)
     truth = targets[known].clone()
@@ -217,8 +215,8 @@ def train_on_spread_labels(
     def after_epoch(epoch: int) -> dict[str, float]:
         nonlocal targets, moving
         moving = epoch + 1 >= FIRST_MOVE
-        if features is not None and epoch in SPREAD_AGAIN and epoch < settings.epochs:
-            targets = _sharpened(_spread_on(features, images, known, truth))
+        if epoch in SPREAD_AGAIN and epoch < settings.epochs:
+            targets = _sharpened(_spread_on(model.features, images, known, truth))
         if epoch == settings.epochs:
             model.load_state_dict(averaged.module.state_dict())
             renew_statistics(model, images)

@@ -9,6 +9,7 @@ from sklearn.svm import SVC
 from torch import Tensor, nn
 
 from models.autoencoder import Encoder
+from models.classifier import Judge
 from study.data.dataset import Dataset, Split
 from study.training import few_labels
 from study.training.classifier import ClassifierSettings, accuracy, draw_labelled
@@ -90,48 +91,46 @@ def test_spreading_is_the_closed_form() -> None:
     assert (iterated.numpy().argmax(1) == limit.argmax(1)).mean() > 0.9
 
 
-def test_self_training_mends_wrong_labels(tiny: Dataset) -> None:
+def test_self_training_mends_wrong_labels(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_labels, "SPREAD_AGAIN", ())
     torch.manual_seed(0)
-    images, labels = tiny.train.images, tiny.train.labels
+    labels, model, reported = tiny.train.labels, Judge("conv", image_shape=(1, 28, 28), classes=10, width=4), {}
     wrong = torch.rand(len(labels)) < 0.25
     known = (~wrong).nonzero()[:50, 0]
     given = torch.where(wrong, torch.randint(10, labels.shape), labels)
-    probabilities = 0.9 * nn.functional.one_hot(given, 10) + 0.01
-    model = nn.Sequential(
-        nn.Conv2d(1, 8, 5, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 144, 10), nn.BatchNorm1d(10)
-    )
-    reported: list[dict[str, float]] = []
-    settings = ClassifierSettings(15, 64, 1e-2)
     few_labels.train_on_spread_labels(
-        model, images, probabilities, known, settings=settings, report=lambda _, found: reported.append(found)
+        *(model, tiny.train.images, 0.9 * nn.functional.one_hot(given, 10) + 0.01, known),
+        settings=ClassifierSettings(15, 64, 1e-2),
+        report=reported.__setitem__,
     )
     assert accuracy(model, tiny.train) > float((given == labels).float().mean()) + 0.1
-    assert len(reported) == 15
-    assert 0 < reported[-1]["train/used"] <= 1
+    assert list(reported) == list(range(1, 16))
+    assert 0 < reported[15]["train/used"] <= 1
 
 
-def untrained() -> nn.Sequential:
-    features = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784, affine=False))
-    return nn.Sequential(features, nn.Linear(784, 10))
+def untrained() -> Judge:
+    """Its features are the pixels."""
+    judge = Judge("mlp", image_shape=(1, 28, 28), classes=10, width=1, feature_dim=784)
+    judge.features = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(784, affine=False))
+    return judge
 
 
 def test_labels_spread_again_on_the_features_mend_a_useless_start(
     tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(few_labels, "SPREAD_AGAIN", (1,))
     labels = tiny.train.labels
     known = torch.cat([(labels == digit).nonzero()[:3, 0] for digit in range(10)])
     torch.manual_seed(0)
     useless = nn.functional.one_hot(torch.randint(10, labels.shape), 10).float()
     useless[known] = nn.functional.one_hot(labels[known], 10).float()
     right = []
-    for again in (False, True):
+    for again in ((), (1,)):
+        monkeypatch.setattr(few_labels, "SPREAD_AGAIN", again)
         model = untrained()
         few_labels.train_on_spread_labels(
             *(model, tiny.train.images, useless, known),
             settings=ClassifierSettings(4, 32, 1e-2),
             report=lambda *_: None,
-            features=model[0] if again else None,
         )
         right.append(accuracy(model, tiny.test))
     assert right[1] > 0.9
@@ -145,7 +144,7 @@ def test_the_weights_are_averaged_over_the_last_steps(tiny: Dataset, monkeypatch
     model, spread = untrained(), nn.functional.one_hot(tiny.train.labels, 10).float()
 
     def watch(images: torch.Tensor) -> torch.Tensor:
-        weights.append(model[1].weight.detach().clone())
+        weights.append(model.head.weight.detach().clone())
         return images
 
     few_labels.train_on_spread_labels(
@@ -158,7 +157,7 @@ def test_the_weights_are_averaged_over_the_last_steps(tiny: Dataset, monkeypatch
     average = weights[1]
     for each in [*weights[2:], weights[-1]]:  # the last step, at a rate of almost nothing, hardly moves them
         average = 0.9 * average + 0.1 * each
-    torch.testing.assert_close(model[1].weight.detach(), average, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.head.weight.detach(), average, atol=1e-5, rtol=0)
     assert float((average - weights[-1]).abs().max()) > 1e-4
 
 
