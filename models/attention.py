@@ -278,10 +278,12 @@ class LearnedAttention(nn.Module):
         self, channels: Sequence[int], image_size: Sequence[int], window: Sequence[int], *, learn_positions: bool = True
     ) -> None:
         super().__init__()
-        queries, keys, _ = positions(nn.Conv2d(*channels, *window, device="meta"), image_size)
+        kernel, stride, padding = window
+        conv = nn.Conv2d(channels[0], channels[1], kernel, stride, padding, device="meta")
+        queries, keys, _ = positions(conv, image_size)
         self.register_buffer("queries", queries.float())
         self.register_buffer("keys", keys.float())
-        heads, reach = window[0] ** 2, window[0] / 4  # centres begin with a standard deviation of `reach` pixels
+        heads, reach = kernel**2, kernel / 4  # centres begin with a standard deviation of `reach` pixels
         self.centres = nn.Parameter(reach * torch.randn(heads, 2), requires_grad=learn_positions)
         self.log_alpha = nn.Parameter(torch.full((heads,), 1 / reach**2).log(), requires_grad=learn_positions)
         self.matrices = nn.Parameter(torch.randn(heads, *channels) / (heads * channels[0]) ** 0.5)

@@ -154,7 +154,7 @@ def test_accuracy_with_few_labels_is_that_of_a_support_vector_machine(smallest: 
     threes = (tiny.train.labels == 3).nonzero()[:, 0]
     others = (tiny.train.labels != 3).nonzero()[:, 0]
     train = tiny.train.take(torch.cat([others, threes[:smallest]]))
-    data, model = replace(tiny, train=train), Autoencoder(4, "conv", (1, 28, 28), channels=(2, 4))
+    data, model = replace(tiny, train=train), Autoencoder(4, "conv", (1, 28, 28))
     with eval_mode(model):
         latents, val = (model.encoder(to_float(split.images)) for split in (train, tiny.val))
     expected = []
@@ -170,7 +170,7 @@ def test_a_trained_autoencoders_latents_allow_more(tiny: Dataset) -> None:
     torch.manual_seed(0)
     judges = [Judge(kind, image_shape=(1, 28, 28), classes=10, width=4).eval() for kind in ("conv", "mlp")]
     distance = judged_distance(judges, tiny.val.images)
-    model = Autoencoder(5, "conv", (1, 28, 28), channels=(4, 8))
+    model = Autoencoder(5, "conv", (1, 28, 28))
     with torch.no_grad():
         model(to_float(tiny.train.images[:200]))  # BatchNorm's statistics
     before = consequences(model, tiny, distance)
@@ -185,7 +185,7 @@ def test_a_trained_autoencoders_latents_allow_more(tiny: Dataset) -> None:
 
 
 def test_without_classes_only_the_latents_are_compared(tiny: Dataset) -> None:
-    model = Autoencoder(3, "conv", (1, 28, 28), channels=(2, 4))
+    model = Autoencoder(3, "conv", (1, 28, 28))
     unlabelled = replace(tiny, classes=())
     assert consequences(model, unlabelled, None).keys() == {TWO_SAMPLE}
     few = replace(unlabelled, val=Split(tiny.val.images[:3], tiny.val.labels[:3]))

@@ -12,7 +12,7 @@ from study.training import autoencoder as autoencoders
 from study.training.autoencoder import train_autoencoder
 from study.training.loops import Schedule, apply, eval_mode
 
-DIGITS, SMALL = (1, 28, 28), (4, 8)
+DIGITS = (1, 28, 28)
 SETTINGS = Schedule(epochs=4, batch_size=64, learning_rate=4e-3)
 
 
@@ -45,7 +45,7 @@ def test_autoencoder_learns_and_reports_each_epoch(tiny: Dataset) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_five_images_are_one_batch(architecture: str, tiny: Dataset) -> None:
-    model, reported, few = Autoencoder(8, architecture, DIGITS, SMALL), {}, tiny.train.images[:5]
+    model, reported, few = Autoencoder(8, architecture, DIGITS), {}, tiny.train.images[:5]
     train_autoencoder(model, few, few, SETTINGS, reported.__setitem__)
     assert len(reported) == 4
     rotated = rotate_to_principal_axes(model, few)

@@ -36,7 +36,7 @@ def _judge() -> nn.Module:
 
 
 def _autoencoder(report: Report) -> None:
-    model, images = Autoencoder(LATENT_DIM, "conv+fc", SHAPE, channels=(2, 4)), _split().images
+    model, images = Autoencoder(LATENT_DIM, "conv+fc", SHAPE), _split().images
     autoencoders.train_autoencoder(model, images, images, CLASSIFIER, report)
 
 
