@@ -24,14 +24,6 @@ def medmnist(*shape: int, classes: int = 3) -> Arrays:
     return arrays
 
 
-def keras(*shape: int) -> Arrays:
-    arrays = medmnist(*shape)
-    return {
-        **{f"x_{part}": arrays[f"{part}_images"] for part in ("train", "test")},
-        **{f"y_{part}": arrays[f"{part}_labels"][:, 0] for part in ("train", "test")},
-    }
-
-
 def load(folder: Path, arrays: Arrays, **options) -> Dataset:
     np.savez_compressed(folder / "set.npz", **arrays)  # type: ignore[arg-type]
     return data.load(str(folder / "set.npz"), **options)
@@ -56,7 +48,9 @@ def test_medmnists_arrays_come_through_unchanged(tmp_path: Path, shape: tuple[in
 
 
 def test_kerass_arrays_get_a_stratified_validation_split(tmp_path: Path) -> None:
-    arrays = keras(28, 28)
+    given, arrays = medmnist(28, 28), {}
+    for part in ("train", "test"):
+        arrays |= {f"x_{part}": given[f"{part}_images"], f"y_{part}": given[f"{part}_labels"][:, 0]}
     found = load(tmp_path, arrays)
     assert sorted(pairs(found.train) + pairs(found.val)) == pairs(arrays["x_train"], arrays["y_train"])
     assert pairs(found.test) == pairs(arrays["x_test"], arrays["y_test"])
