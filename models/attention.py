@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.autoencoder import Autoencoder
+from models.autoencoder import Autoencoder, Sizes
 
 ALPHA = 46.0
 """Sharpness at which the attention that a head pays beside its pixel, about 4 exp(-alpha), vanishes in float64."""
@@ -122,9 +122,7 @@ class PositionalAttention(nn.Module):
         out_shape: (D, height, width) with height * width == Q, or (D,) for one query.
     """
 
-    def __init__(
-        self, scores: QuadraticScores | TableScores, matrices: Tensor, bias: Tensor | None, out_shape: Sequence[int]
-    ) -> None:
+    def __init__(self, scores: nn.Module, matrices: Tensor, bias: Tensor | None, out_shape: Sequence[int]) -> None:
         super().__init__()
         self.scores = scores
         self.matrices = nn.Parameter(matrices.detach().clone(memory_format=torch.contiguous_format))
@@ -274,9 +272,7 @@ class LearnedAttention(nn.Module):
     queries: Tensor  # [Q, 2]
     keys: Tensor  # [K, 2]
 
-    def __init__(
-        self, channels: Sequence[int], image_size: Sequence[int], window: Sequence[int], *, learn_positions: bool = True
-    ) -> None:
+    def __init__(self, channels: Sizes, image_size: Sizes, window: Sizes, *, learn_positions: bool = True) -> None:
         super().__init__()
         kernel, stride, padding = window
         conv = nn.Conv2d(channels[0], channels[1], kernel, stride, padding, device="meta")

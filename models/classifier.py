@@ -12,6 +12,7 @@ from models.autoencoder import Architecture, Encoder, Shape, Sizes, check_image_
 
 JudgeKind = Literal["conv", "mlp", "residual"]
 JUDGE_KINDS: tuple[JudgeKind, ...] = get_args(JudgeKind)
+HIDDEN = 128  # neurons of the transfer classifier
 
 
 class Judge(nn.Module):
@@ -86,12 +87,10 @@ class TransferClassifier(nn.Module):
     Raises the errors of `models.autoencoder.Encoder`.
     """
 
-    def __init__(
-        self, latent_dim: int, architecture: Architecture, *, image_shape: Sizes, classes: int, hidden: int = 128
-    ) -> None:
+    def __init__(self, latent_dim: int, architecture: Architecture, *, image_shape: Sizes, classes: int) -> None:
         super().__init__()
         self.encoder = Encoder(latent_dim, architecture, image_shape)
-        self.head = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+        self.head = nn.Sequential(nn.Linear(latent_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.encoder(images))

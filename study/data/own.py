@@ -155,9 +155,7 @@ def tell_of_resizing(name: str, sizes: set[tuple[int, int]], size: int) -> None:
     """Warn that images are resized to size x size pixels, unless all these widths and heights are so."""
     if sizes != {(size, size)}:
         what = "of {}x{} pixels".format(*min(sizes)) if len(sizes) == 1 else f"of {len(sizes)} different sizes"
-        log.warning(
-            f"the images of {name} are {what}: all are resized to {size}x{size}; --image-size sets another size"
-        )
+        log.warning(f"images of {name} are {what}: all are resized to {size}x{size}; --image-size sets another size")
 
 
 def read_images(files: Sequence[Path], image_size: int, colour: bool) -> tuple[np.ndarray, set[tuple[int, int]]]:

@@ -16,8 +16,8 @@ def test_judge_logits_come_from_its_features(kind: str, image_shape: tuple[int, 
     assert torch.equal(judge(images), judge.head(judge.features(images)))
 
 
-def test_transfer_head_has_one_hidden_layer_of_the_asked_width() -> None:
-    classifier = TransferClassifier(15, "conv", image_shape=(3, 32, 32), classes=3, hidden=128)
+def test_transfer_head_has_one_hidden_layer() -> None:
+    classifier = TransferClassifier(15, "conv", image_shape=(3, 32, 32), classes=3)
     assert classifier(torch.rand(2, 3, 32, 32)).shape == (2, 3)
     assert [tuple(p.shape) for p in classifier.head.parameters()] == [(128, 15), (128,), (3, 128), (3,)]
 
