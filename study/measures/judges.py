@@ -150,19 +150,12 @@ class Judges:
     either counts the same, whatever the scale of its features. The third only reports.
 
     Args:
-        judges: Trained, in evaluation mode; one for each of `PREFIXES`.
-        real: For each judge, as of `Evaluator`.
+        evaluators: One for each of `PREFIXES`.
     """
 
-    def __init__(
-        self,
-        judges: Sequence[Judge],
-        data: Dataset,
-        *,
-        real: Sequence[Callable[[], Mapping[str, np.ndarray]] | None] = (None,) * len(PREFIXES),
-    ) -> None:
-        self.all = [Evaluator(judge, data, features) for judge, features in zip(judges, real, strict=True)]
-        self.first = self.all[0]  # it looks at single images and classes too
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self.all = evaluators
+        self.first = evaluators[0]  # it looks at single images and classes too
 
     def search_measures(self, images: Tensor) -> dict[str, float]:
         """Return what a search goes by, of few images: the first judge's distance, and the classes that it sees."""

@@ -14,7 +14,7 @@ DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
 
 @pytest.fixture
 def judges(tiny: Dataset) -> Judges:
-    return Judges([brightness_judge() for _ in PREFIXES], tiny)
+    return Judges([Evaluator(brightness_judge(), tiny) for _ in PREFIXES])
 
 
 def uniform(values: torch.Tensor) -> torch.Tensor:
@@ -43,20 +43,19 @@ def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: Judge
 def test_two_judges_select_and_the_third_only_reports(tiny: Dataset) -> None:
     torch.manual_seed(0)
     kinds = ("conv", "mlp", "residual")
-    three = [Judge(kind, **DIGITS, width=4).eval() for kind in kinds]
     images = tiny.train.images[:50]
-    alone = [Evaluator(judge, tiny) for judge in three]
-    found = Judges(three, tiny).val_measures(images)
+    alone = [Evaluator(Judge(kind, **DIGITS, width=4).eval(), tiny) for kind in kinds]
+    found = Judges(alone).val_measures(images)
     distances = [judge.val_measures(images)["fd"] for judge in alone]
     assert found["val/fd"] == pytest.approx(math.sqrt(distances[0] * distances[1]))
     assert [found["val/fd_1"], found["val/fd_2"]] == pytest.approx(distances[:2])
-    other_third = Judge("residual", **DIGITS, width=4).eval()
-    assert Judges([*three[:2], other_third], tiny).val_measures(images) == pytest.approx(found)
+    other_third = Evaluator(Judge("residual", **DIGITS, width=4).eval(), tiny)
+    assert Judges([*alone[:2], other_third]).val_measures(images) == pytest.approx(found)
     whole = [judge.measures(images) for judge in alone]
     expected = {f"judge{number}/fd": each["fd"] for number, each in enumerate(whole, 1)}
     expected |= {f"judge3/{name}": value for name, value in whole[2].items()}
-    assert Judges(three, tiny).measures(images) == pytest.approx(expected, nan_ok=True)
-    quick = Judges(three, tiny).search_measures(images)
+    assert Judges(alone).measures(images) == pytest.approx(expected, nan_ok=True)
+    quick = Judges(alone).search_measures(images)
     assert quick == pytest.approx({"search/fd": distances[0], "val/modes": alone[0].val_measures(images)["modes"]})
 
 
