@@ -42,8 +42,9 @@ from models.autoencoder import Autoencoder
 from models.gan import Critic, Generator
 from study.data import Dataset, load
 from study.data.dataset import to_float
-from study.training.autoencoder import AutoencoderSettings, reconstruction_loss, train_autoencoder
+from study.training.autoencoder import reconstruction_loss, train_autoencoder
 from study.training.gan import PAPER, REFERENCE, GanSettings, train_gan
+from study.training.loops import Schedule
 
 FOLDER = Path(os.environ.get("STUDY_DATA_DIR", "data"))
 LATENT_DIM, LIMIT, REPEATS = 15, 150.0, 3
@@ -51,8 +52,8 @@ CHANNELS, FC_WIDTH = (16, 48), 512  # our autoencoder's
 MAP = (CHANNELS[1], 7, 7)
 MAP_SIZE = CHANNELS[1] * 7 * 7
 GOALS = {
-    0.010: (37_000, AutoencoderSettings(epochs=1, batch_size=128, learning_rate=3e-2)),
-    0.0076: (46_000, AutoencoderSettings(epochs=3, batch_size=128, learning_rate=2e-2)),
+    0.010: (37_000, Schedule(epochs=1, batch_size=128, learning_rate=3e-2)),
+    0.0076: (46_000, Schedule(epochs=3, batch_size=128, learning_rate=2e-2)),
 }
 """Of each goal, the images and the settings of the shortest training of ours that was found to be enough."""
 EVERY = 25  # batches between two measurements of a peer

@@ -10,61 +10,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.autoencoder import Autoencoder
+from models.autoencoder import Autoencoder, Sizes
 
 ALPHA = 46.0
 """Sharpness at which the attention that a head pays beside its pixel, about 4 exp(-alpha), vanishes in float64."""
 
 
-class Positions(NamedTuple):
-    """The positions of a layer's tokens, (row, column) in pixels; the image's upper left pixel is at (0, 0).
+def positions(conv: nn.Conv2d, image_size: Sequence[int]) -> tuple[Tensor, Tensor, list[int]]:
+    """Return the positions of a convolution's outputs and inputs: (row, column) from the upper left pixel.
 
-    Attributes:
-        queries: [Q, 2].
-        keys: [K, 2], the pixels row by row, then zero-valued tokens.
-        out_size: Height and width of the grid of queries.
+    Args:
+        image_size: Height and width of the convolution's input.
+
+    Returns:
+        Queries [Q, 2]; keys [K, 2], the pixels row by row, then, of a convolution with zero padding, a ring of
+        zero-valued tokens around the image, as wide as the padding; height and width of the grid of queries.
+
+    Raises:
+        ValueError: The padding is neither of zeros nor "replicate", or the convolution has dilation or groups.
     """
-
-    queries: Tensor
-    keys: Tensor
-    out_size: tuple[int, int]
-
-    @classmethod
-    def of_conv(cls, conv: nn.Conv2d, image_size: Sequence[int]) -> Positions:
-        """Return a query for each output of a convolution, and the pixels as keys.
-
-        A convolution with zero padding gets a ring of zero-valued keys around the image, as wide as the padding.
-
-        Args:
-            image_size: Height and width of the convolution's input.
-
-        Raises:
-            ValueError: The padding is neither of zeros nor "replicate", the convolution has dilation or groups, or the
-                kernel is larger than the padded image.
-        """
-        if conv.padding_mode not in ("zeros", "replicate"):
-            raise ValueError(f"`padding_mode in ('zeros', 'replicate')` must hold, but got {conv.padding_mode!r}")
-        if conv.dilation != (1, 1) or conv.groups != 1:
-            raise ValueError(f"`dilation == groups == 1` must hold, but got {conv.dilation} and {conv.groups}")
-        pads = [int(pad) for pad in conv.padding]
-        # Positions of the kernel, less one.
-        free = [side + 2 * pad - size for side, pad, size in zip(image_size, pads, conv.kernel_size, strict=True)]
-        if min(free) < 0:
-            raise ValueError(f"`kernel <= padded image` must hold, but got {conv.kernel_size} on {tuple(image_size)}")
-        height, width = (left // step + 1 for left, step in zip(free, conv.stride, strict=True))
-        queries = grid(range(height), range(width)) * torch.tensor(conv.stride)
-        keys = pixels = grid(*map(range, image_size))
-        if conv.padding_mode == "zeros":
-            padded = grid(*(range(-pad, side + pad) for pad, side in zip(pads, image_size, strict=True)))
-            inside = ((padded >= 0) & (padded < torch.tensor(tuple(image_size)))).all(1)
-            keys = torch.cat([pixels, padded[~inside]])
-        return cls(queries, keys, (height, width))
+    if conv.padding_mode not in ("zeros", "replicate") or conv.dilation != (1, 1) or conv.groups != 1:
+        rule = "`padding_mode in ('zeros', 'replicate')` and `dilation == groups == 1` must hold"
+        raise ValueError(f"{rule}, but got {conv.padding_mode!r}, {conv.dilation} and {conv.groups}")
+    pads = [int(pad) for pad in conv.padding]
+    sides = list(zip(image_size, pads, conv.kernel_size, conv.stride, strict=True))
+    out_size = [(side + 2 * pad - kernel) // step + 1 for side, pad, kernel, step in sides]
+    queries = grid(*map(range, out_size)) * torch.tensor(conv.stride)
+    keys = grid(*map(range, image_size))
+    if conv.padding_mode == "zeros":
+        padded = grid(*(range(-pad, side + pad) for side, pad, *_ in sides))
+        inside = ((padded >= 0) & (padded < torch.tensor(tuple(image_size)))).all(1)
+        keys = torch.cat([keys, padded[~inside]])
+    return queries, keys, out_size
 
 
 def grid(rows: Sequence[int], columns: Sequence[int]) -> Tensor:
@@ -139,9 +122,7 @@ class PositionalAttention(nn.Module):
         out_shape: (D, height, width) with height * width == Q, or (D,) for one query.
     """
 
-    def __init__(
-        self, scores: QuadraticScores | TableScores, matrices: Tensor, bias: Tensor | None, out_shape: Sequence[int]
-    ) -> None:
+    def __init__(self, scores: nn.Module, matrices: Tensor, bias: Tensor | None, out_shape: Sequence[int]) -> None:
         super().__init__()
         self.scores = scores
         self.matrices = nn.Parameter(matrices.detach().clone(memory_format=torch.contiguous_format))
@@ -170,36 +151,21 @@ def conv_as_attention(conv: nn.Conv2d, image_size: Sequence[int], *, alpha: floa
     padding "replicate"; a ring of zero-valued keys gives zero padding.
 
     Raises:
-        ValueError: See `Positions.of_conv`.
+        ValueError: See `positions`.
     """
-    positions = Positions.of_conv(conv, image_size)
+    queries, keys, out_size = positions(conv, image_size)
     weight = conv.weight.detach()  # [D, C, height, width]
-    scores = QuadraticScores(positions.queries, positions.keys, offsets(conv), alpha).to(weight)
+    scores = QuadraticScores(queries, keys, offsets(conv), alpha).to(weight)
     matrices = weight.flatten(2).permute(2, 1, 0)  # [heads, C, D]
-    return PositionalAttention(scores, matrices, conv.bias, (conv.out_channels, *positions.out_size))
-
-
-def _weight_of(linear: nn.Linear, shape: Sequence[int]) -> Tensor:
-    """Return the weight [D, C, H * W] of an FC layer on feature maps of this shape (C, H, W).
-
-    Raises:
-        ValueError: The layer takes vectors of another length.
-    """
-    channels, height, width = shape
-    if linear.in_features != channels * height * width:
-        raise ValueError(f"`in_features == C * H * W` must hold, but got {linear.in_features} and {tuple(shape)}")
-    return linear.weight.detach().view(-1, channels, height * width)
+    return PositionalAttention(scores, matrices, conv.bias, (conv.out_channels, *out_size))
 
 
 def linear_as_attention(linear: nn.Linear, shape: Sequence[int], *, alpha: float = ALPHA) -> PositionalAttention:
     """Return an FC layer on feature maps (C, H, W) as attention of one read-out token, with one head per pixel: [N, D].
 
     It is the convolution whose kernel is as large as the map.
-
-    Raises:
-        ValueError: The layer takes vectors of another length than C * H * W.
     """
-    weight = _weight_of(linear, shape)  # [D, C, H * W]
+    weight = linear.weight.detach().unflatten(1, (shape[0], shape[1] * shape[2]))  # [D, C, H * W]
     pixels = grid(range(shape[1]), range(shape[2]))
     scores = QuadraticScores(pixels[:1], pixels, pixels, alpha).to(weight)
     return PositionalAttention(scores, weight.permute(2, 1, 0), linear.bias, (linear.out_features,))
@@ -210,11 +176,8 @@ def linear_by_rank(linear: nn.Linear, shape: Sequence[int]) -> PositionalAttenti
 
     One head is uniform. Each other head is uniform plus a small multiple of a direction that sums to zero, so that all
     weights are positive and all scores finite. At least as many heads as the rank are needed.
-
-    Raises:
-        ValueError: The layer takes vectors of another length than C * H * W.
     """
-    weight = _weight_of(linear, shape).double()
+    weight = linear.weight.detach().double().unflatten(1, (shape[0], shape[1] * shape[2]))  # [D, C, H * W]
     count = weight.shape[2]
     left, size, right = torch.linalg.svd(weight.flatten(0, 1), full_matrices=False)
     rank = int(torch.linalg.matrix_rank(weight.flatten(0, 1)))
@@ -235,12 +198,7 @@ def linear_to_image(linear: nn.Linear, out_size: Sequence[int]) -> PositionalAtt
 
     W = c (A+ - A-): the heads hold the positive and the negative weights, and the zero-valued token takes what a row
     lacks to one. Without it rows of attention sum to one, and a constant image always gives a constant image.
-
-    Raises:
-        ValueError: The layer returns another number of pixels.
     """
-    if linear.out_features != out_size[0] * out_size[1]:
-        raise ValueError(f"`out_features == H * W` must hold, but got {linear.out_features} and {tuple(out_size)}")
     weight = linear.weight.detach().double()
     least = 1e-3 * weight.abs().max().clamp_min(torch.finfo(weight.dtype).tiny)  # keeps scores finite; cancels out
     parts = torch.stack([weight.clamp_min(0), (-weight).clamp_min(0)]) + least  # [2, D, K]
@@ -261,7 +219,7 @@ def as_attention(layers: nn.Sequential, shape: Sequence[int], *, alpha: float = 
         shape: (C, H, W).
 
     Raises:
-        ValueError: A convolution has no form as attention, see `Positions.of_conv`.
+        ValueError: A convolution has no form as attention, see `positions`.
     """
     maps = torch.zeros(1, *shape).to(next(layers.parameters()))
     turned: list[nn.Module] = []
@@ -306,30 +264,22 @@ class LearnedAttention(nn.Module):
 
     Args:
         channels: Of the images and of the outputs.
-        kernel_size, stride, padding: Of the convolution.
         image_size: Height and width of the images.
+        window: Kernel size, stride and padding of the convolution.
         learn_positions: Whether centres and sharpness are trained; else only the matrices and the bias are.
     """
 
     queries: Tensor  # [Q, 2]
     keys: Tensor  # [K, 2]
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        image_size: Sequence[int],
-        *,
-        kernel_size: int,
-        stride: int,
-        padding: int,
-        learn_positions: bool = True,
-    ) -> None:
+    def __init__(self, channels: Sizes, image_size: Sizes, window: Sizes, *, learn_positions: bool = True) -> None:
         super().__init__()
-        conv = nn.Conv2d(channels[0], channels[1], kernel_size, stride, padding, device="meta")
-        positions = Positions.of_conv(conv, image_size)
-        self.register_buffer("queries", positions.queries.float())
-        self.register_buffer("keys", positions.keys.float())
-        heads, reach = kernel_size**2, kernel_size / 4  # centres begin with a standard deviation of `reach` pixels
+        kernel, stride, padding = window
+        conv = nn.Conv2d(channels[0], channels[1], kernel, stride, padding, device="meta")
+        queries, keys, _ = positions(conv, image_size)
+        self.register_buffer("queries", queries.float())
+        self.register_buffer("keys", keys.float())
+        heads, reach = kernel**2, kernel / 4  # centres begin with a standard deviation of `reach` pixels
         self.centres = nn.Parameter(reach * torch.randn(heads, 2), requires_grad=learn_positions)
         self.log_alpha = nn.Parameter(torch.full((heads,), 1 / reach**2).log(), requires_grad=learn_positions)
         self.matrices = nn.Parameter(torch.randn(heads, *channels) / (heads * channels[0]) ** 0.5)

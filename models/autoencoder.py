@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +43,14 @@ def _linear_block(into: int, out: int) -> list[nn.Module]:
     return [nn.Linear(into, out, bias=False), nn.BatchNorm1d(out), nn.SiLU()]
 
 
-def _smallest(latent_dim: int, architecture: Architecture, image_shape: Sizes, channels: Sizes) -> Shape:
+def _smallest(latent_dim: int, architecture: Architecture, image_shape: Sizes) -> Shape:
     """Return the shape (channels, S / 4, S / 4) between convolutions and bottleneck; raise as `Encoder` does."""
     if latent_dim < 1:
         raise ValueError(f"`1 <= latent_dim` must hold, but got {latent_dim}")
     if architecture not in ARCHITECTURES:
         raise ValueError(f"`architecture in {ARCHITECTURES}` must hold, but got {architecture!r}")
     _, side, _ = check_image_shape(image_shape)
-    return channels[1], side // 4, side // 4
+    return CHANNELS[1], side // 4, side // 4
 
 
 class Encoder(nn.Sequential):
@@ -61,17 +61,15 @@ class Encoder(nn.Sequential):
 
     Args:
         image_shape: (C, S, S).
-        channels: Channels of the two convolutions.
 
     Raises:
         ValueError: `latent_dim` is below 1, the architecture is unknown, or images of this shape are not supported.
     """
 
-    def __init__(
-        self, latent_dim: int, architecture: Architecture, image_shape: Sizes, channels: Sizes = CHANNELS
-    ) -> None:
-        second, side, _ = smallest = _smallest(latent_dim, architecture, image_shape, channels)
-        super().__init__(*_conv_block(image_shape[0], channels[0]), *_conv_block(channels[0], second))
+    def __init__(self, latent_dim: int, architecture: Architecture, image_shape: Sizes) -> None:
+        first, second = CHANNELS
+        _, side, _ = smallest = _smallest(latent_dim, architecture, image_shape)
+        super().__init__(*_conv_block(image_shape[0], first), *_conv_block(first, second))
         if architecture == "conv+fc":
             self.extend([nn.Flatten(), *_linear_block(prod(smallest), FC_WIDTH), nn.Linear(FC_WIDTH, latent_dim)])
         else:
@@ -85,10 +83,9 @@ class Decoder(nn.Sequential):
     Takes the arguments of `Encoder` and raises the same errors.
     """
 
-    def __init__(
-        self, latent_dim: int, architecture: Architecture, image_shape: Sizes, channels: Sizes = CHANNELS
-    ) -> None:
-        second, side, _ = smallest = _smallest(latent_dim, architecture, image_shape, channels)
+    def __init__(self, latent_dim: int, architecture: Architecture, image_shape: Sizes) -> None:
+        first, second = CHANNELS
+        _, side, _ = smallest = _smallest(latent_dim, architecture, image_shape)
         if architecture == "conv+fc":
             blocks = [*_linear_block(latent_dim, FC_WIDTH), *_linear_block(FC_WIDTH, prod(smallest))]
             expand = [*blocks, nn.Unflatten(1, smallest)]
@@ -97,10 +94,10 @@ class Decoder(nn.Sequential):
             expand = [nn.Unflatten(1, (latent_dim, 1, 1)), grow, nn.BatchNorm2d(second), nn.SiLU()]
         super().__init__(
             *expand,  # [N, second, S / 4, S / 4]
-            nn.ConvTranspose2d(second, channels[0], 4, stride=2, padding=1, bias=False),  # [N, first, S / 2, S / 2]
-            nn.BatchNorm2d(channels[0]),
+            nn.ConvTranspose2d(second, first, 4, stride=2, padding=1, bias=False),  # [N, first, S / 2, S / 2]
+            nn.BatchNorm2d(first),
             nn.SiLU(),
-            nn.ConvTranspose2d(channels[0], image_shape[0], 4, stride=2, padding=1),  # [N, C, S, S]
+            nn.ConvTranspose2d(first, image_shape[0], 4, stride=2, padding=1),  # [N, C, S, S]
             nn.Sigmoid(),
         )
 
@@ -112,12 +109,10 @@ class Autoencoder(nn.Module):
     bottleneck. Takes the arguments of `Encoder` and raises the same errors.
     """
 
-    def __init__(
-        self, latent_dim: int, architecture: Architecture, image_shape: Sizes, channels: Sizes = CHANNELS
-    ) -> None:
+    def __init__(self, latent_dim: int, architecture: Architecture, image_shape: Sizes) -> None:
         super().__init__()
-        self.encoder = Encoder(latent_dim, architecture, image_shape, channels)
-        self.decoder = Decoder(latent_dim, architecture, image_shape, channels)
+        self.encoder = Encoder(latent_dim, architecture, image_shape)
+        self.decoder = Decoder(latent_dim, architecture, image_shape)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images))
@@ -136,19 +131,15 @@ class Autoencoder(nn.Module):
             ValueError: The columns are not orthonormal.
         """
         axes = axes.double()
-        norm = self.encoder[-1]
-        assert isinstance(norm, nn.BatchNorm1d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
+        norm: Any = self.encoder[-1]  # BatchNorm
         identity = torch.eye(norm.num_features).to(axes)
         if axes.shape != identity.shape or not torch.allclose(axes.T @ axes, identity, atol=1e-5):
             raise ValueError(f"`axes.T @ axes == identity` must hold, but got axes of shape {tuple(axes.shape)}")
-        last = next(layer for layer in reversed(self.encoder) if isinstance(layer, (nn.Linear, nn.Conv2d)))
+        last: Any = next(layer for layer in reversed(self.encoder) if isinstance(layer, (nn.Linear, nn.Conv2d)))
         first = next(layer for layer in self.decoder if isinstance(layer, (nn.Linear, nn.ConvTranspose2d)))
         # BatchNorm in evaluation mode is (h - mean) * scale: it goes into the linear layer and is then the identity.
         scale = (norm.running_var + norm.eps).double().rsqrt()
         last.weight.copy_((axes.T @ (scale[:, None] * last.weight.flatten(1))).view_as(last.weight))
-        assert last.bias is not None
         last.bias.copy_(axes.T @ (scale * (last.bias - norm.running_mean)))
         norm.running_mean.zero_()
         norm.running_var.fill_(1 - norm.eps)

@@ -12,6 +12,7 @@ from models.autoencoder import Architecture, Encoder, Shape, Sizes, check_image_
 
 JudgeKind = Literal["conv", "mlp", "residual"]
 JUDGE_KINDS: tuple[JudgeKind, ...] = get_args(JudgeKind)
+HIDDEN = 128  # neurons of the transfer classifier
 
 
 class Judge(nn.Module):
@@ -26,7 +27,7 @@ class Judge(nn.Module):
         image_shape: (C, S, S), see `models.autoencoder.Encoder`.
 
     Raises:
-        ValueError: The kind is unknown, images of this shape are not supported, or there is no class.
+        ValueError: The kind is unknown, or images of this shape are not supported.
     """
 
     def __init__(
@@ -35,9 +36,7 @@ class Judge(nn.Module):
         super().__init__()
         if kind not in JUDGE_KINDS:
             raise ValueError(f"`kind in {JUDGE_KINDS}` must hold, but got {kind!r}")
-        _check_classes(classes)
-        shape = check_image_shape(image_shape)
-        layers, last = _JUDGE_LAYERS[kind](shape, width)
+        layers, last = _judge_layers(kind, check_image_shape(image_shape), width)
         self.features = nn.Sequential(
             *layers,  # [N, last]
             nn.Linear(last, feature_dim, bias=False),
@@ -65,51 +64,33 @@ class _ResidualBlock(nn.Module):
         return x + self.residual(x)
 
 
-def _conv_layers(shape: Shape, width: int) -> tuple[list[nn.Module], int]:
+def _judge_layers(kind: JudgeKind, shape: Shape, width: int) -> tuple[list[nn.Module], int]:
     """Return layers from images [N, C, S, S] to vectors, and the length of these vectors."""
     layers: list[nn.Module] = []
-    for into, out in [(shape[0], width), (width, 2 * width), (2 * width, 2 * width)]:
-        layers += [nn.Conv2d(into, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.SiLU(), nn.MaxPool2d(2)]
-    return [*layers, nn.Flatten()], 2 * width * (shape[1] // 8) ** 2  # each pooling rounds down: 28, 14, 7, 3
-
-
-def _mlp_layers(shape: Shape, width: int) -> tuple[list[nn.Module], int]:
-    layers: list[nn.Module] = [nn.Flatten()]
-    for into, out in [(prod(shape), 32 * width), (32 * width, 32 * width)]:
-        layers += [nn.Linear(into, out, bias=False), nn.BatchNorm1d(out), nn.SiLU()]
-    return layers, 32 * width
-
-
-def _residual_layers(shape: Shape, width: int) -> tuple[list[nn.Module], int]:
-    layers: list[nn.Module] = []
+    if kind == "mlp":
+        layers.append(nn.Flatten())
+        for into, out in [(prod(shape), 32 * width), (32 * width, 32 * width)]:
+            layers += [nn.Linear(into, out, bias=False), nn.BatchNorm1d(out), nn.SiLU()]
+        return layers, 32 * width
+    if kind == "conv":
+        for into, out in [(shape[0], width), (width, 2 * width), (2 * width, 2 * width)]:
+            layers += [nn.Conv2d(into, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.SiLU(), nn.MaxPool2d(2)]
+        return [*layers, nn.Flatten()], 2 * width * (shape[1] // 8) ** 2  # each pooling rounds down: 28, 14, 7, 3
     for into, out in [(shape[0], width), (width, 2 * width)]:
         layers += [nn.Conv2d(into, out, 4, stride=2, padding=1, bias=False), _ResidualBlock(out)]
-    layers += [nn.BatchNorm2d(2 * width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return layers, 2 * width
-
-
-_JUDGE_LAYERS = {"conv": _conv_layers, "mlp": _mlp_layers, "residual": _residual_layers}
+    return [*layers, nn.BatchNorm2d(2 * width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()], 2 * width
 
 
 class TransferClassifier(nn.Module):
     """An encoder and a small MLP (one hidden layer, ReLU): images [N, C, S, S] in [0, 1] to logits [N, classes].
 
-    Raises:
-        ValueError: `models.autoencoder.Encoder` raises it, or there is no class.
+    Raises the errors of `models.autoencoder.Encoder`.
     """
 
-    def __init__(
-        self, latent_dim: int, architecture: Architecture, *, image_shape: Sizes, classes: int, hidden: int = 128
-    ) -> None:
+    def __init__(self, latent_dim: int, architecture: Architecture, *, image_shape: Sizes, classes: int) -> None:
         super().__init__()
-        _check_classes(classes)
         self.encoder = Encoder(latent_dim, architecture, image_shape)
-        self.head = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+        self.head = nn.Sequential(nn.Linear(latent_dim, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.encoder(images))
-
-
-def _check_classes(classes: int) -> None:
-    if classes < 1:
-        raise ValueError(f"`1 <= classes` must hold, but got {classes}")

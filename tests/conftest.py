@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -136,18 +137,25 @@ def store(empty_store: Path, tmp_path: Path) -> Store:
     return open_store(tmp_path / "store")
 
 
-def blobs(per_class: int, seed: int) -> Split:
-    """Images that a linear classifier can tell apart: a bright bar, left or right, at one of five heights."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(10).repeat(per_class)
-    images = torch.randint(0, 60, (len(labels), 1, 28, 28), generator=generator)
+def squares(image_shape: tuple[int, int, int], classes: int, per_class: int, seed: int) -> Split:
+    """Noise with a bright square, at a place of its own for each class: a linear classifier can tell them apart."""
+    labels = torch.arange(classes).repeat(per_class)
+    images = torch.randint(0, 60, (len(labels), *image_shape), generator=torch.Generator().manual_seed(seed))
+    places = ceil(sqrt(classes))
+    side = image_shape[1] // places
     for image, label in zip(images, labels.tolist(), strict=True):
-        top, left = 5 * (label // 2) + 2, 14 * (label % 2)
-        image[:, top : top + 4, left : left + 14] += 180
+        top, left = side * (label // places), side * (label % places)
+        image[:, top : top + side, left : left + side] += 180
     return Split(images.to(torch.uint8), labels)
+
+
+def easy(image_shape: tuple[int, int, int], classes: int, per_class: int, held_out: int = 2) -> Dataset:
+    """An easy data set with so many training images a class, and so many for validation and for the test."""
+    parts = [squares(image_shape, classes, count, seed) for seed, count in enumerate((per_class, held_out, held_out))]
+    return Dataset("tiny", *parts, classes=tuple(map(str, range(classes))), source="digits")
 
 
 @pytest.fixture
 def tiny() -> Dataset:
     """640 training images, 100 validation and 100 test images of ten easy classes."""
-    return Dataset("tiny", blobs(64, 0), blobs(10, 1), blobs(10, 2), classes=tuple("0123456789"), source="digits")
+    return easy((1, 28, 28), 10, 64, 10)

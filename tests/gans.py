@@ -15,7 +15,7 @@ from models.classifier import Judge
 from models.gan import ToneCurve
 from study.data.dataset import Dataset
 from study.engine.stage import seed_for
-from study.measures.judges import PREFIXES, Judges
+from study.measures.judges import PREFIXES, Evaluator, Judges
 from study.results import Measured
 from study.stages.generators import KINDS, GanInputs
 
@@ -59,7 +59,7 @@ def inputs_of(context: Any) -> GanInputs:
     """Inputs whose untrained decoder makes all images alike: the judges see one class, whatever is generated."""
     torch.manual_seed(0)
     inputs = GanInputs(context)
-    judges = Judges([brightness_judge() for _ in PREFIXES], context.dataset)
+    judges = Judges([Evaluator(brightness_judge(), context.dataset) for _ in PREFIXES])
     autoencoder = Autoencoder(3, "conv", (1, 28, 28)).eval()
     inputs.__dict__.update(autoencoder=autoencoder, architecture="conv", judges=judges, tone=ToneCurve())
     return inputs

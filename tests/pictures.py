@@ -16,8 +16,7 @@ LETTERS = tuple(ascii_uppercase)
 
 def shape(kind: int, generator: np.random.Generator, size: int = 32) -> Image.Image:
     """A coloured disc, square or stripe, somewhere in noise."""
-    noise = generator.integers(0, 70, (size, size, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
+    image = Image.fromarray(generator.integers(0, 70, (size, size, 3), dtype=np.uint8))
     draw = ImageDraw.Draw(image)
     left, top = (int(place) for place in generator.integers(2, size // 2 - 2, 2))
     box = (left, top, left + size // 2, top + size // 2)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from stat import S_ISDIR
 
+from study.checks import expanded
 from study.data.dataset import DataError, Dataset, Split, check_dataset, to_float, to_pixels
 
 __all__ = ["BUILT_IN", "DataError", "Dataset", "Split", "data_name", "load", "to_float", "to_pixels"]
@@ -24,7 +25,7 @@ def data_name(data: str) -> str:
     built-in name, "-images" is added.
 
     Raises:
-        DataError: The path cannot be read.
+        UsageError: The path cannot be read.
     """
     if data in BUILT_IN:
         return data
@@ -60,11 +61,7 @@ def load(data: str, data_dir: Path | None = None, *, image_size: int = 28, colou
     if dataset.image_shape != (3 if colour else 1, image_size, image_size):
         from study.data.own import as_tensor  # Pillow, for nothing in the usual case
 
-        splits = (dataset.train, dataset.val, dataset.test)
-        train, val, test = (
-            Split(as_tensor(to_pixels(each.images), image_size, colour), each.labels) for each in splits
-        )
-        dataset = Dataset(dataset.name, train, val, test, classes=dataset.classes, source=dataset.source)
+        dataset = dataset.each(lambda part: Split(as_tensor(to_pixels(part.images), image_size, colour), part.labels))
     check_dataset(dataset)
     return dataset
 
@@ -86,11 +83,8 @@ def expand(path: str) -> Path:
     """Return an absolute path, with `~` as the home folder.
 
     Raises:
-        DataError: The path is empty, or names a user who is not there.
+        UsageError: The path is empty, or names a user who is not there.
     """
     if not path.strip():
         raise DataError(f"a path must not be empty: {KNOWN}")
-    try:
-        return Path(os.path.abspath(Path(path).expanduser()))
-    except (RuntimeError, ValueError) as error:
-        raise DataError(f"the path {path!r} cannot be read: {error}") from error
+    return Path(os.path.abspath(expanded(Path(path), "a path")))

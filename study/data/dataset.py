@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -76,10 +76,13 @@ class Dataset:
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same data on a device; the digest is kept, not computed again."""
-        train, val, test = (split.to(device) for split in (self.train, self.val, self.test))
-        moved = Dataset(self.name, train, val, test, classes=self.classes, source=self.source)
+        moved = self.each(lambda split: split.to(device))
         moved.__dict__["digest"] = self.digest
         return moved
+
+    def each(self, change: Callable[[Split], Split]) -> Dataset:
+        """Return the data set with every split changed."""
+        return replace(self, train=change(self.train), val=change(self.val), test=change(self.test))
 
 
 def to_float(images: Tensor) -> Tensor:

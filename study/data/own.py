@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -68,6 +69,10 @@ def image_files(path: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         DataError: A folder cannot be read, or there is no image.
     """
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     kinds = Image.registered_extensions().items()
     known = {ending for ending, kind in kinds if kind in Image.OPEN and kind not in NOT_DRAWN}
     found, folders, seen, left = [], [path], {os.path.realpath(path)}, Counter[str]()
@@ -89,6 +94,7 @@ def image_files(path: Path) -> tuple[list[Path], list[Path]]:
             elif ending not in NOTES:
                 left[ending or "without ending"] += 1
     out = ", ".join(f"{count} {what}" for what, count in left.most_common())
+    out += "; `pip install pillow-heif` reads .heic" if {".heic", ".heif"} & left.keys() else ""
     if not found:
         raise DataError(f"{path} must hold images or class folders with images, but has {out or 'no file'}")
     if left:
@@ -149,9 +155,7 @@ def tell_of_resizing(name: str, sizes: set[tuple[int, int]], size: int) -> None:
     """Warn that images are resized to size x size pixels, unless all these widths and heights are so."""
     if sizes != {(size, size)}:
         what = "of {}x{} pixels".format(*min(sizes)) if len(sizes) == 1 else f"of {len(sizes)} different sizes"
-        log.warning(
-            f"the images of {name} are {what}: all are resized to {size}x{size}; --image-size sets another size"
-        )
+        log.warning(f"images of {name} are {what}: all are resized to {size}x{size}; --image-size sets another size")
 
 
 def read_images(files: Sequence[Path], image_size: int, colour: bool) -> tuple[np.ndarray, set[tuple[int, int]]]:

@@ -77,16 +77,11 @@ def border_errors(conv: nn.Conv2d, images: Tensor) -> dict[str, float]:
     bare.padding_mode = "replicate"  # what attention without the ring is
     copies = (conv_as_attention(each, size)(images) for each in (bare, conv))
     pixels, ring = ((copy - conv(images)).abs().amax((0, 1)).flatten() for copy in copies)
-    border = reaches_out(conv, size)
-    return {"inside": float(pixels[~border].max()), "border": float(pixels[border].max()), "ring": float(ring.max())}
-
-
-def reaches_out(conv: nn.Conv2d, size: Sequence[int]) -> Tensor:
-    """Return which outputs [Q] of a convolution depend on padding, found with an image of ones."""
     probe = deepcopy(conv).requires_grad_(False)
     probe.weight.fill_(1.0)
     sums = probe(torch.ones(1, conv.in_channels, *size).to(conv.weight))[0, 0].flatten()
-    return sums < sums.max() - 0.5
+    border = sums < sums.max() - 0.5  # outputs that depend on padding
+    return {"inside": float(pixels[~border].max()), "border": float(pixels[border].max()), "ring": float(ring.max())}
 
 
 def shared_fraction(weight: Tensor) -> float:

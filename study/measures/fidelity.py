@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,37 +16,29 @@ MODE_FRACTION = 0.1  # a class counts as a mode from this part of its expected f
 SURE = 0.9  # an image of less confidence counts as of no class
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Mean [D] and covariance [D, D] of features, in double precision."""
-
-    mean: Tensor
-    covariance: Tensor
-
-    @classmethod
-    def of(cls, features: Tensor) -> Moments:
-        """The moments of features [N, D]; a single image has the covariance zero."""
-        features = features.double()
-        covariance = torch.cov(features.T, correction=int(len(features) > 1))
-        return cls(features.mean(0), torch.atleast_2d(covariance))
-
-
-def frechet_distance(a: Moments, b: Moments) -> float:
-    """Squared Frechet distance of two Gaussians: |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
+def frechet_distance(fake: Tensor, real: Tensor) -> float:
+    """Squared Frechet distance of Gaussians fitted to features: |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
 
     Dowson & Landau 1982, eq. 7; used on features by Heusel et al. 2017 (https://arxiv.org/abs/1706.08500). The
-    trace of the root comes from the symmetric S_a^(1/2) S_b S_a^(1/2), which has the same eigenvalues.
+    trace of the root comes from the symmetric S_a^(1/2) S_b S_a^(1/2), which has the same eigenvalues. The mean over
+    classes is Miyato & Koyama's of 2018, https://arxiv.org/abs/1802.05637, section 5.1.
+
+    Args:
+        fake: [N, D].
+        real: [M, D]; a single image has the covariance zero.
 
     Raises:
-        FloatingPointError: A moment is not finite.
+        FloatingPointError: A feature is not finite.
     """
-    if not all(bool(torch.isfinite(m).all()) for m in (a.mean, a.covariance, b.mean, b.covariance)):
+    both = fake.double(), real.double()
+    mean_a, mean_b = (features.mean(0) for features in both)
+    a, b = (torch.atleast_2d(torch.cov(features.T, correction=int(len(features) > 1))) for features in both)
+    if not all(bool(torch.isfinite(m).all()) for m in (mean_a, a, mean_b, b)):
         raise FloatingPointError("the Frechet distance is undefined: features are not finite")
-    values, vectors = torch.linalg.eigh(a.covariance)
+    values, vectors = torch.linalg.eigh(a)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
-    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross
-    return max(float(distance), 0.0)
+    cross = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()
+    return max(float((mean_a - mean_b).square().sum() + a.trace() + b.trace() - 2 * cross), 0.0)
 
 
 def neighbourhood_measures(real: Tensor, fake: Tensor, k: int, real_radius: Tensor) -> dict[str, float]:
@@ -120,14 +111,6 @@ def within_classes(
     found = [measure(ours, theirs) for ours, theirs in pairs if min(len(ours), len(theirs)) > 1]
     kept = [value for value in found if not math.isnan(value)]
     return ratio(sum(kept), len(kept))
-
-
-def feature_distance(fake: Tensor, real: Tensor) -> float:
-    """Return the Frechet distance of features [N, D] from others [M, D].
-
-    Its mean over classes is Miyato & Koyama's of 2018, https://arxiv.org/abs/1802.05637, section 5.1.
-    """
-    return frechet_distance(Moments.of(fake), Moments.of(real))
 
 
 def diversity(fake: Tensor, real: Tensor) -> float:

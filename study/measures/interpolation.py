@@ -28,8 +28,8 @@ class Interpolation:
         images: [P, STEPS, C, H, W], in [0, 1], the ends included.
         measures: Of the steps between the ends, means over the paths: `no_class`, the fraction whose confidence is
             below SURE; `third_class`, the fraction of paths with a step of at least that confidence of neither of the
-            two classes; `smoothness`, see `path_smoothness`, of paths that move. A path that jumps from one class to
-            the other has the best `no_class` and `third_class`, and the worst smoothness.
+            two classes; `smoothness` of the paths that move, a path's length over its longest step times their number:
+            1 for equal steps, 1 / (STEPS - 1) for a jump, which has the best `no_class` and `third_class`.
     """
 
     images: Tensor
@@ -87,20 +87,10 @@ def interpolate(
     confidence, classes = evaluator.probabilities(images).max(1)
     inner = confidence.unflatten(0, paths)[:, 1:-1]  # the ends are confident by choice
     of_ends = (classes.unflatten(0, paths)[:, 1:-1, None] == wanted.to(classes.device)[:, None]).any(2)
+    steps = evaluator.features(images).unflatten(0, paths).diff(dim=1).norm(dim=2)  # [P, STEPS - 1]
     measures = {
         "no_class": (inner < SURE).float().mean(1),
         "third_class": ((inner >= SURE) & ~of_ends).any(1).float(),
-        "smoothness": path_smoothness(evaluator.features(images).unflatten(0, paths)),
+        "smoothness": steps.sum(1) / (steps.max(1).values * steps.shape[1]),
     }
     return Interpolation(images.unflatten(0, paths), {name: float(of.nanmean()) for name, of in measures.items()})
-
-
-def path_smoothness(features: Tensor) -> Tensor:
-    """Return how even the steps of each path are, [P]: its length over its longest step times their number; 0 to 1.
-
-    Args:
-        features: [P, S, D] of P paths of S points. 1: equal steps; 1 / (S - 1): all the path in one step; NaN: both
-            ends are the same point.
-    """
-    steps = features.diff(dim=1).norm(dim=2)  # [P, S - 1]
-    return steps.sum(1) / (steps.max(1).values * steps.shape[1])

@@ -13,7 +13,6 @@ from torch import Tensor
 from models.classifier import Judge
 from study.data.dataset import Dataset
 from study.measures import fidelity
-from study.measures.fidelity import Moments
 from study.training.loops import apply
 
 NEAREST = 5  # k of precision, recall, density, coverage
@@ -78,10 +77,6 @@ class Evaluator:
         return {name: torch.from_numpy(features).to(device) for name, features in self._real().items()}
 
     @cached_property
-    def moments(self) -> dict[str, Moments]:
-        return {name: Moments.of(self.real[name]) for name in ("val", "test")}
-
-    @cached_property
     def radius(self) -> dict[str, Tensor]:
         """The distance of each validation or test image to its fifth neighbour, [N]."""
         return {name: fidelity.kth_neighbour(self.real[name], NEAREST) for name in ("val", "test")}
@@ -107,7 +102,7 @@ class Evaluator:
 
     def distance(self, images: Tensor, split: str) -> float:
         """Return the Frechet distance to the images of a split, "val" or "test"."""
-        return fidelity.frechet_distance(Moments.of(self.features(images)), self.moments[split])
+        return fidelity.frechet_distance(self.features(images), self.real[split])
 
     @torch.no_grad()
     def val_measures(self, images: Tensor) -> dict[str, float]:
@@ -132,7 +127,7 @@ class Evaluator:
         nearest = fidelity.nearest_distance(features[:MEMORY_SAMPLES], self.real["train"])
         found = self._measures(features, logits, "test", real_labels if labels is None else labels) | {
             "diversity": fidelity.within_classes(fidelity.diversity, *(each[:few] for each in points)),
-            "intra_fd": fidelity.within_classes(fidelity.feature_distance, *points),
+            "intra_fd": fidelity.within_classes(fidelity.frechet_distance, *points),
             "nearest": fidelity.ratio(nearest, self.test_nearest),
         }
         if labels is not None:
@@ -144,7 +139,7 @@ class Evaluator:
     def _measures(self, features: Tensor, logits: Tensor, split: str, expected: Tensor) -> dict[str, float]:
         """Return the measures against one split that need no class within it; `expected` are labels [N]."""
         return {
-            "fd": fidelity.frechet_distance(Moments.of(features), self.moments[split]),
+            "fd": fidelity.frechet_distance(features, self.real[split]),
             **fidelity.neighbourhood_measures(self.real[split], features, NEAREST, self.radius[split]),
             **fidelity.class_measures(logits, self.fractions(expected)),
         }
@@ -155,28 +150,19 @@ class Judges:
     either counts the same, whatever the scale of its features. The third only reports.
 
     Args:
-        judges: Trained, in evaluation mode; one for each of `PREFIXES`.
-        real: For each judge, as of `Evaluator`.
+        evaluators: One for each of `PREFIXES`.
     """
 
-    def __init__(
-        self,
-        judges: Sequence[Judge],
-        data: Dataset,
-        *,
-        real: Sequence[Callable[[], Mapping[str, np.ndarray]] | None] = (None,) * len(PREFIXES),
-    ) -> None:
-        self.all = [Evaluator(judge, data, features) for judge, features in zip(judges, real, strict=True)]
-        self.first = self.all[0]  # it looks at single images and classes too
+    def __init__(self, evaluators: Sequence[Evaluator]) -> None:
+        self.all = evaluators
+        self.first = evaluators[0]  # it looks at single images and classes too
 
     def search_measures(self, images: Tensor) -> dict[str, float]:
         """Return what a search goes by, of few images: the first judge's distance, and the classes that it sees."""
         features = self.first.features(images)
-        classes = fidelity.class_measures(
-            self.first.judge.head(features), self.first.fractions(self.first.data.val.labels)
-        )
-        distance = fidelity.frechet_distance(Moments.of(features), self.first.moments["val"])
-        return {"search/fd": distance, "val/modes": classes["modes"]}
+        expected = self.first.fractions(self.first.data.val.labels)
+        modes = fidelity.class_measures(self.first.judge.head(features), expected)["modes"]
+        return {"search/fd": fidelity.frechet_distance(features, self.first.real["val"]), "val/modes": modes}
 
     def val_measures(self, images: Tensor) -> dict[str, float]:
         """Return the first judge's `val/` measures; `val/fd` is the geometric mean of both selecting judges'."""

@@ -87,7 +87,7 @@ class Truth:
             guesses = judge.head(features).argmax(1)
             found[f"{prefix}/kept"] = kept = float((guesses == self.labels).float().mean())
             found[f"{prefix}/permuted"] = permuted_accuracy(guesses, self.labels, self.classes)
-            found[f"{prefix}/fd"] = fidelity.feature_distance(features, real)
+            found[f"{prefix}/fd"] = fidelity.frechet_distance(features, real)
             short.append((1 - kept) / WORKS_LOST)
             if prefix == PREFIXES[0]:
                 reach = fidelity.neighbourhood_measures(real, features, NEAREST, self.radius)

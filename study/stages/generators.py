@@ -25,7 +25,7 @@ from study.data.dataset import Dataset, Split, to_float, to_pixels
 from study.engine.search import Params
 from study.engine.stage import Context
 from study.engine.trial import Trial
-from study.measures.judges import Judges, collapse, real_features, weakness
+from study.measures.judges import Evaluator, Judges, collapse, real_features, weakness
 from study.measures.latents import EncodedImages, LatentFidelity, max_abs_pcc
 from study.results import Row, Table, claim
 from study.training.autoencoder import fit_tone_curve
@@ -95,8 +95,8 @@ class GanInputs:
         """All judges; their features of the real images are cached in the store."""
         with seeded(0, self.context.device):
             judges = {kind: self.context.module(kind, Judge) for kind in KINDS}
-        real = [partial(self._real_features, kind, judge) for kind, judge in judges.items()]
-        return Judges(list(judges.values()), self.data, real=real)
+        real = {kind: partial(self._real_features, kind, judge) for kind, judge in judges.items()}
+        return Judges([Evaluator(judge, self.data, real[kind]) for kind, judge in judges.items()])
 
     def _real_features(self, kind: str, judge: Judge) -> Mapping[str, np.ndarray]:
         return self.context.cached_arrays(kind, lambda: real_features(judge, self.data), "real features")

@@ -21,9 +21,7 @@ def imitation_of(conv: nn.Conv2d, image_size: tuple[int, int], *, learn_position
     return {
         "channels": [conv.in_channels, conv.out_channels],
         "image_size": list(image_size),
-        "kernel_size": conv.kernel_size[0],
-        "stride": conv.stride[0],
-        "padding": int(conv.padding[0]),
+        "window": [conv.kernel_size[0], conv.stride[0], int(conv.padding[0])],
         "learn_positions": learn_positions,
     }
 

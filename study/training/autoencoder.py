@@ -23,13 +23,7 @@ GREYS = 256  # values of a pixel
 EXACT_PIXELS = 1024  # pixels from which on the eigenvectors of the whole covariance take minutes
 
 
-class AutoencoderSettings(Schedule):
-    """What an autoencoder is trained with."""
-
-
-def train_autoencoder(
-    model: Autoencoder, train: Tensor, val: Tensor, settings: AutoencoderSettings, report: Report
-) -> None:
+def train_autoencoder(model: Autoencoder, train: Tensor, val: Tensor, schedule: Schedule, report: Report) -> None:
     """Minimise the mean squared error per pixel of uint8 images [N, C, H, W]; report `train/loss` and `val/loss`.
 
     Raises `FloatingPointError` when a loss is not finite.
@@ -45,7 +39,7 @@ def train_autoencoder(
         return {"val/loss": reconstruction_loss(model, val)}
 
     names = ["train/loss"]
-    fit(model.train(), losses_of, names, train, settings, report, beta2=BETA2, graph=True, after_epoch=val_loss)
+    fit(model.train(), losses_of, names, train, schedule, report, beta2=BETA2, graph=True, after_epoch=val_loss)
 
 
 def reconstruction_loss(autoencoder: Autoencoder, images: Tensor) -> float:

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from models.autoencoder import Encoder
+from models.classifier import Judge
 from study.data.dataset import Dataset, to_float
 from study.training.autoencoder import fit_pca, flat_pixels
 from study.training.classifier import Augment, ClassifierSettings, jitter
-from study.training.loops import EVAL_BATCH, Report, Schedule, apply, autocast, batches, eval_mode, fit, steps_per_epoch
+from study.training.loops import EVAL_BATCH, Report, apply, autocast, batches, eval_mode, fit, steps_per_epoch
 
 SVM_PENALTY = 10.0  # C of scikit-learn's support vector machines
 SVM_IMAGES, SVM_LATENTS = 1600, 6400  # jittered copies of all labelled images together; they set the time
@@ -168,7 +169,7 @@ class SpreadClassifier(nn.Module):
 
 
 def train_on_spread_labels(
-    model: nn.Module,
+    model: Judge,
     images: Tensor,
     probabilities: Tensor,
     known: Tensor,
@@ -176,7 +177,6 @@ def train_on_spread_labels(
     settings: ClassifierSettings,
     report: Report,
     augment: Augment = jitter,
-    features: nn.Module | None = None,
 ) -> None:
     """Train on spread labels, which then follow the network's own predictions (self-training), on augmented images.
 
@@ -190,15 +190,13 @@ def train_on_spread_labels(
     `FloatingPointError` when the loss is not finite.
 
     Args:
-        model: Images to logits [N, classes].
         images: uint8 [N, C, H, W].
         probabilities: From `spread_labels`, [N, classes].
         known: Indices of the labelled images, whose targets never move.
-        features: A part of the model, images to features [N, D]; None: labels are not spread again.
     """
     targets = _sharpened(probabilities)
     truth = targets[known].clone()
-    schedule, moving = Schedule(settings.epochs, settings.batch_size, settings.learning_rate), FIRST_MOVE == 1
+    moving = False
     steps = settings.epochs * steps_per_epoch(len(images), settings.batch_size)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / max(1.0, AVERAGED * steps)))
 
@@ -217,15 +215,15 @@ def train_on_spread_labels(
     def after_epoch(epoch: int) -> dict[str, float]:
         nonlocal targets, moving
         moving = epoch + 1 >= FIRST_MOVE
-        if features is not None and epoch in SPREAD_AGAIN and epoch < settings.epochs:
-            targets = _sharpened(_spread_on(features, images, known, truth))
+        if epoch in SPREAD_AGAIN and epoch < settings.epochs:
+            targets = _sharpened(_spread_on(model.features, images, known, truth))
         if epoch == settings.epochs:
             model.load_state_dict(averaged.module.state_dict())
             renew_statistics(model, images)
         return {}
 
     names, after_step = ["train/loss", "train/used"], partial(averaged.update_parameters, model)
-    fit(model.train(), losses_of, names, images, schedule, report, after_step=after_step, after_epoch=after_epoch)
+    fit(model.train(), losses_of, names, images, settings, report, after_step=after_step, after_epoch=after_epoch)
 
 
 def renew_statistics(model: nn.Module, images: Tensor) -> None:

@@ -117,9 +117,8 @@ def train_gan(
         if settings.clip_value is not None:
             metrics["critic/wasserstein"] = -metrics["critic/loss"]
             # The fraction of weights on the bound; near 1 the critic has no freedom left.
-            metrics["critic/at_clip"] = float(
-                (parameters_to_vector(critic.parameters()).abs() >= settings.clip_value).float().mean()
-            )
+            magnitudes = parameters_to_vector(critic.parameters()).abs()
+            metrics["critic/at_clip"] = float((magnitudes >= settings.clip_value).float().mean())
         check_finite(epoch, metrics)
         report(epoch, metrics)
 

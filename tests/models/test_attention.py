@@ -51,47 +51,21 @@ def random_conv(seed: int) -> tuple[nn.Conv2d, Tensor]:
     return conv, torch.randn(3, into, *sides)
 
 
-def by_torch(conv: nn.Conv2d, images: Tensor) -> Tensor:
-    """The convolution by `torch.nn.functional` alone."""
-    (rows, columns), mode = conv.padding, "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    assert isinstance(rows, int)
-    padded = F.pad(images, (columns, columns, rows, rows), mode)
-    return F.conv2d(padded, conv.weight, conv.bias, conv.stride)
-
-
 @pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("seed", range(20))
 def test_attention_is_any_convolution(seed: int, dtype: torch.dtype) -> None:
     conv, images = random_conv(seed)
     conv, images = conv.to(dtype), images.to(dtype)
     found = conv_as_attention(conv, images.shape[2:])
-    torch.testing.assert_close(found(images), by_torch(conv, images), atol=EXACT[dtype], rtol=0)
+    torch.testing.assert_close(found(images), conv(images), atol=EXACT[dtype], rtol=0)
     assert len(found.matrices) == conv.kernel_size[0] * conv.kernel_size[1]
 
 
-@pytest.mark.parametrize(
-    ("options", "rule"),
-    [
-        ({"padding_mode": "reflect"}, "padding_mode.*reflect"),
-        ({"dilation": 2}, r"dilation.*\(2, 2\)"),
-        ({"groups": 2}, "groups.* 2"),
-        ({"kernel_size": 11}, r"kernel.*\(8, 8\)"),
-    ],
-)
-def test_other_convolutions_are_refused(options: dict[str, Any], rule: str) -> None:
-    conv = nn.Conv2d(**{"in_channels": 2, "out_channels": 2, "kernel_size": 3, "padding": 1, **options})
-    with pytest.raises(ValueError, match=rule):
-        conv_as_attention(conv, (8, 8))
-    with pytest.raises(ValueError, match=rule):
+@pytest.mark.parametrize("options", [{"padding_mode": "reflect"}, {"dilation": 2}, {"groups": 2}])
+def test_other_convolutions_are_refused(options: dict[str, Any]) -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=1, **options)
+    with pytest.raises(ValueError, match="must hold, but got"):
         as_attention(nn.Sequential(conv, nn.Flatten()), (2, 8, 8))
-
-
-def test_fully_connected_layers_of_other_sizes_are_refused() -> None:
-    for turn in (linear_as_attention, linear_by_rank):
-        with pytest.raises(ValueError, match=r"in_features.* 12 and \(2, 2, 2\)"):
-            turn(nn.Linear(12, 3), (2, 2, 2))
-    with pytest.raises(ValueError, match=r"out_features.* 3 and \(2, 2\)"):
-        linear_to_image(nn.Linear(12, 3), (2, 2))
 
 
 @pytest.mark.parametrize("dtype", EXACT)
@@ -166,7 +140,7 @@ def test_a_copy_of_the_autoencoder_gives_its_images(architecture: Architecture, 
 
 def learned(**options: Any) -> LearnedAttention:
     torch.manual_seed(0)
-    return LearnedAttention((2, 3), (8, 6), kernel_size=4, stride=2, padding=1, **options)
+    return LearnedAttention((2, 3), (8, 6), (4, 2, 1), **options)
 
 
 def test_learned_attention_is_the_given_form_of_its_parameters() -> None:
@@ -178,10 +152,7 @@ def test_learned_attention_is_the_given_form_of_its_parameters() -> None:
     torch.testing.assert_close(layer.weights().sum(-1), torch.ones(16, 12))
     chosen = torch.tensor([7, 0, 11])
     torch.testing.assert_close(layer(images, chosen), layer(images)[:, :, chosen])
-
-
-def test_fixed_heads_begin_as_learned_ones_and_are_not_trained() -> None:
-    free, fixed = learned(), learned(learn_positions=False)
+    free, fixed = learned(), learned(learn_positions=False)  # begin alike
     assert all(torch.equal(a, b) for a, b in zip(free.parameters(), fixed.parameters(), strict=True))
     assert all(parameter.requires_grad for parameter in free.parameters())
     assert {name for name, each in fixed.named_parameters() if each.requires_grad} == {"matrices", "bias"}

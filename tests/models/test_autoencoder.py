@@ -12,9 +12,9 @@ SHAPES = [DIGITS, [3, 32, 32], (1, 16, 16), (3, 64, 64)]  # a list, as JSON has 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("latent_dim", [3, 100])
 def test_shapes_and_range(latent_dim: int, architecture: str, image_shape: tuple[int, int, int]) -> None:
-    model = Autoencoder(latent_dim, architecture, image_shape, channels=(4, 8))
+    model = Autoencoder(latent_dim, architecture, image_shape)
     images = torch.rand(4, *image_shape)
-    assert {m.out_channels for m in model.encoder.modules() if isinstance(m, nn.Conv2d)} <= {4, 8, latent_dim}
+    assert {m.out_channels for m in model.encoder.modules() if isinstance(m, nn.Conv2d)} <= {16, 48, latent_dim}
     assert any(isinstance(m, nn.Linear) for m in model.modules()) == (architecture == "conv+fc")
     assert model.encoder(images).shape == (4, latent_dim)
     reconstructions = model(images)

@@ -16,17 +16,13 @@ def test_judge_logits_come_from_its_features(kind: str, image_shape: tuple[int, 
     assert torch.equal(judge(images), judge.head(judge.features(images)))
 
 
-@pytest.mark.parametrize(("image_shape", "classes"), KINDS_OF_IMAGES)
-def test_transfer_head_has_one_hidden_layer_of_the_asked_width(image_shape: tuple[int, int, int], classes: int) -> None:
-    classifier = TransferClassifier(15, "conv", image_shape=image_shape, classes=classes, hidden=128)
-    assert classifier(torch.rand(2, *image_shape)).shape == (2, classes)
-    assert [tuple(p.shape) for p in classifier.head.parameters()] == [(128, 15), (128,), (classes, 128), (classes,)]
+def test_transfer_head_has_one_hidden_layer() -> None:
+    classifier = TransferClassifier(15, "conv", image_shape=(3, 32, 32), classes=3)
+    assert classifier(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    assert [tuple(p.shape) for p in classifier.head.parameters()] == [(128, 15), (128,), (3, 128), (3,)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "image_shape", "classes"),
-    [("forest", (1, 28, 28), 10), ("conv", (1, 28, 30), 10), ("mlp", (1, 28, 28), 0)],
-)
-def test_impossible_judges(kind: str, image_shape: tuple[int, int, int], classes: int) -> None:
+@pytest.mark.parametrize(("kind", "image_shape"), [("forest", (1, 28, 28)), ("conv", (1, 28, 30))])
+def test_impossible_judges(kind: str, image_shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="must hold, but got"):
-        Judge(kind, image_shape=image_shape, classes=classes)
+        Judge(kind, image_shape=image_shape, classes=10)

@@ -38,7 +38,7 @@ from tracking.runs import Run, study_run, trial_run
 from tracking.store import Store, open_store, path_of
 
 NAME = "tiny-autoencoder"
-MODULE = {"latent_dim": 4, "architecture": "conv", "image_shape": [1, 16, 16], "channels": [2, 4]}
+MODULE = {"latent_dim": 4, "architecture": "conv", "image_shape": [1, 16, 16]}
 GENERATOR = {"input_dim": 5, "latent_dim": 4, "architecture": "conv", "image_shape": [1, 28, 28], "width": 8}
 EXAMPLE = torch.rand(2, 1, 16, 16)
 IMAGES = torch.rand(5, 1, 16, 16)  # another batch size than the example's

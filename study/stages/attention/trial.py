@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.attention import AttentionAutoencoder, LearnedAttention, PositionalAttention, Positions, conv_as_attention
+from models.attention import AttentionAutoencoder, LearnedAttention, PositionalAttention, conv_as_attention, positions
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from study import plots
@@ -221,7 +221,7 @@ def _log_heads(parent: Run, context: Context, conv: nn.Conv2d, table: Table) -> 
         if stored is None:
             return
         layers[f"{trial.params['heads']} heads"] = stored.rebuild(LearnedAttention).to(context.device)
-    queries = Positions.of_conv(conv, size).queries
+    queries = positions(conv, size)[0]
     with torch.no_grad():
         sheets = [head_maps(layer.weights().cpu(), queries, size) for layer in layers.values()]
     title = "Where heads look from the middle pixel; the heads of the convolution itself look at single pixels"

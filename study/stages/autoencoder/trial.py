@@ -20,19 +20,27 @@ from study.engine.search import Result, pareto_front
 from study.engine.stage import Context
 from study.engine.study import Study
 from study.engine.trial import Trial
-from study.measures.consequences import FD, FEW_LABELS, TWO_SAMPLE, Distance, consequences, judged_distance
-from study.measures.latents import latent_measures, pcc_matrix, rotate_to_principal_axes
+from study.measures.latents import (
+    FD,
+    FEW_LABELS,
+    TWO_SAMPLE,
+    Distance,
+    consequences,
+    judged_distance,
+    latent_measures,
+    pcc_matrix,
+    rotate_to_principal_axes,
+)
 from study.results import Measured, Row, Table, claim, mean_std
 from study.stages.autoencoder import FREE, KNEE
 from study.training.autoencoder import (
-    AutoencoderSettings,
     knee_distance,
     pca_losses,
     reconstruction_loss,
     reconstruction_pairs,
     train_autoencoder,
 )
-from study.training.loops import apply, eval_mode, fitting_batch
+from study.training.loops import Schedule, apply, eval_mode, fitting_batch
 from tracking.models import kept_model
 from tracking.runs import metric_history
 
@@ -82,7 +90,7 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
     """Train and log an autoencoder. Return `val/loss` and `latent/max_abs_pcc`."""
     data = comparison.context.dataset
     latent_dim, architecture = trial.params["latent_dim"], trial.params["architecture"]
-    training = AutoencoderSettings(settings.epochs, fitting_batch(BATCH_SIZE, len(data.train)), LEARNING_RATE)
+    training = Schedule(settings.epochs, fitting_batch(BATCH_SIZE, len(data.train)), LEARNING_RATE)
     trial.log_params(vars(training))
     module = {"latent_dim": latent_dim, "architecture": architecture, "image_shape": list(data.image_shape)}
     model = Autoencoder(**module).to(comparison.context.device)

@@ -156,7 +156,6 @@ def _self_train(
         settings=settings,
         report=report,
         augment=MEDIUM_JITTER,
-        features=classifier.features,
     )
     return {SPREAD_ACCURACY: float((probabilities.argmax(1) == labels).float().mean())}
 

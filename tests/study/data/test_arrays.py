@@ -24,26 +24,16 @@ def medmnist(*shape: int, classes: int = 3) -> Arrays:
     return arrays
 
 
-def keras(*shape: int) -> Arrays:
-    arrays = medmnist(*shape)
-    return {
-        **{f"x_{part}": arrays[f"{part}_images"] for part in ("train", "test")},
-        **{f"y_{part}": arrays[f"{part}_labels"][:, 0] for part in ("train", "test")},
-    }
-
-
 def load(folder: Path, arrays: Arrays, **options) -> Dataset:
     np.savez_compressed(folder / "set.npz", **arrays)  # type: ignore[arg-type]
     return data.load(str(folder / "set.npz"), **options)
 
 
-def pairs(images: np.ndarray, labels: np.ndarray) -> list[tuple[bytes, int]]:
+def pairs(images: np.ndarray | Split, labels: np.ndarray | None = None) -> list[tuple[bytes, int]]:
     """Images with their labels in an order that does not depend on how they were shuffled."""
+    if isinstance(images, Split):
+        images, labels = data.to_pixels(images.images), images.labels.numpy()
     return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels.ravel(), strict=True))
-
-
-def ours(split: Split) -> list[tuple[bytes, int]]:
-    return pairs(data.to_pixels(split.images), split.labels.numpy())
 
 
 @pytest.mark.parametrize(("shape", "colour"), [((28, 28), False), ((28, 28, 1), False), ((28, 28, 3), True)])
@@ -51,37 +41,31 @@ def test_medmnists_arrays_come_through_unchanged(tmp_path: Path, shape: tuple[in
     arrays = medmnist(*shape)
     found = load(tmp_path, arrays, colour=colour)
     for part, split in (("train", found.train), ("val", found.val), ("test", found.test)):
-        assert ours(split) == pairs(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+        assert pairs(split) == pairs(arrays[f"{part}_images"], arrays[f"{part}_labels"])
         assert (split.images.dtype, split.labels.dtype) == (torch.uint8, torch.int64)
     assert found.image_shape == (3 if colour else 1, 28, 28)
     assert (found.name, found.classes, found.source) == ("set", ("0", "1", "2"), str(tmp_path / "set.npz"))
 
 
 def test_kerass_arrays_get_a_stratified_validation_split(tmp_path: Path) -> None:
-    arrays = keras(28, 28)
+    given, arrays = medmnist(28, 28), {}
+    for part in ("train", "test"):
+        arrays |= {f"x_{part}": given[f"{part}_images"], f"y_{part}": given[f"{part}_labels"][:, 0]}
     found = load(tmp_path, arrays)
-    assert sorted(ours(found.train) + ours(found.val)) == pairs(arrays["x_train"], arrays["y_train"])
-    assert ours(found.test) == pairs(arrays["x_test"], arrays["y_test"])
+    assert sorted(pairs(found.train) + pairs(found.val)) == pairs(arrays["x_train"], arrays["y_train"])
+    assert pairs(found.test) == pairs(arrays["x_test"], arrays["y_test"])
     assert found.val.labels.bincount().tolist() == [2, 2, 2]  # 10 % of 20 each
     assert found.digest == "73fc043144b50b48", "the split of earlier results"
 
 
-def test_arrays_sorted_by_class_are_mixed_and_class_names_have_one_spelling_of_accents(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["uint64", "float32", ">i4"])
+def test_labels_of_any_whole_kind_sorted_by_class_are_mixed(tmp_path: Path, dtype: str) -> None:
     arrays = medmnist(28, 28) | {"class_names": np.array(["cafe\u0301", "dog", "cow"])}
     for part in SIZES:
-        arrays[f"{part}_labels"].sort(axis=0)
+        arrays[f"{part}_labels"] = np.sort(arrays[f"{part}_labels"], axis=0).astype(dtype)
     found = load(tmp_path, arrays)
-    for split in (found.train, found.val, found.test):
-        assert len(split.labels[:6].unique()) > 1
-    assert found.classes == ("caf\u00e9", "dog", "cow")
-
-
-@pytest.mark.parametrize("dtype", ["bool", "uint64", "float32", ">i4"])
-def test_labels_of_any_whole_kind(tmp_path: Path, dtype: str) -> None:
-    arrays = medmnist(28, 28, classes=2)
-    for part in SIZES:
-        arrays[f"{part}_labels"] = arrays[f"{part}_labels"].astype(dtype)
-    assert set(load(tmp_path, arrays).train.labels.tolist()) == {0, 1}
+    assert all(len(split.labels[:6].unique()) > 1 for split in (found.train, found.val, found.test))
+    assert found.classes == ("caf\u00e9", "dog", "cow"), "one spelling of accents"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +79,7 @@ def test_grey_colour_and_size_are_pillows(
     found = load(tmp_path, arrays, image_size=size, colour=colour)
     pictures = [Image.fromarray(image).convert("RGB" if colour else "L") for image in arrays["test_images"]]
     expected = np.stack([np.asarray(each.resize((size, size), Image.Resampling.BILINEAR)) for each in pictures])
-    assert ours(found.test) == pairs(expected, arrays["test_labels"])
+    assert pairs(found.test) == pairs(expected, arrays["test_labels"])
     told = [each.getMessage() for each in caplog.records if "--image-size" in each.getMessage()]
     assert len(told) == (shape[:2] != (size, size))
     assert all(f"of {shape[1]}x{shape[0]} pixels: all are resized to {size}x{size}" in each for each in told)
@@ -109,7 +93,7 @@ def with_(**others: object):
     return lambda arrays: arrays | others
 
 
-def label(value: object, dtype: str, part: str = "train"):
+def label(value: float, dtype: str, part: str = "train"):
     def change(arrays: Arrays) -> Arrays:
         labels = arrays[f"{part}_labels"].astype(dtype)
         labels[4] = value
@@ -125,7 +109,6 @@ IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
     ("change", "rule"),
     [
         (label(3, "int64", "test"), "labels of the test images of set must be from 0 to 2, but one is 3"),
-        (label(-1, "int64", "val"), "labels of the validation images .* but one is -1"),
         (label(1.5, "float32"), r"train_labels of .* must be whole numbers from 0 to classes - 1, but one is 1\.5"),
         (label(np.nan, "float32"), "must be whole numbers .* but one is nan"),
         (with_(train_labels=np.zeros((60, 14), dtype=np.uint8)), r"must be .* one label an image, .* \[60, 14\]"),
@@ -136,13 +119,11 @@ IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
         (with_(class_names=np.arange(3)), r"class_names of .* must be texts \[classes\], but are int64"),
         (with_(train_images=IMAGES / 255), r"train_images of .* must be uint8, 0 to 255, .* float64"),
         (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 28, 28, 4\]"),
-        (with_(train_images=np.zeros((60, 784), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 784\]"),
         (with_(train_images=np.zeros((60, 0, 28), np.uint8)), r"but are uint8 \[60, 0, 28\]"),
         (with_(train_images=IMAGES), "pixels must use the range from 0 to 255, .* training images .* from 0 to 0"),
         (with_(train_images=np.full((60,), None)), r"set.npz cannot be read .* \(a pickle\)"),
         (with_(class_names=np.full((3,), "a", dtype=object)), r"set.npz cannot be read .* \(a pickle\)"),
         (without("train_labels"), "must hold train_images, train_labels, .* has no 'train_labels': it holds 'train_"),
-        (without("val_labels"), "has no 'val_labels'"),
         (lambda arrays: {"images": IMAGES}, "or x_train, y_train, .* it holds 'images'"),
     ],
 )
@@ -155,10 +136,7 @@ def test_arrays_that_break_a_rule(tmp_path: Path, change, rule: str) -> None:
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        (lambda content: b"", "empty"),
         (lambda content: b"no zip at all", "a text that begins with 'no zip at all'"),
-        (lambda content: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
-        (lambda content: b"\n<!DOCTYPE html>\n<html>not found</html>", r"a web page \(HTML\)"),
         (lambda content: content[: len(content) // 2], "a cut or damaged archive"),
         (lambda content: content[:2000] + bytes(200) + content[2200:], "a cut or damaged archive"),
         (lambda content: b"\x93NUMPY" + content, r"a single array without a name \(.npy\)"),
@@ -166,16 +144,12 @@ def test_arrays_that_break_a_rule(tmp_path: Path, change, rule: str) -> None:
         (lambda content: b"\x1f\x8b" + content, "of another format"),
     ],
 )
-def test_what_is_no_array_file_is_named(tmp_path: Path, damage, what: str) -> None:
+def test_what_is_no_array_file_is_named(tmp_path: Path, denied, damage, what: str) -> None:
+    load(tmp_path, medmnist(28, 28))
     path = tmp_path / "set.npz"
-    np.savez_compressed(path, **medmnist(28, 28))  # type: ignore[arg-type]
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=rf"set\.npz cannot be read .*: it is {what}") as caught:
         data.load(str(path))
     assert "\n" not in str(caught.value)
-
-
-def test_arrays_without_permission(tmp_path: Path, denied) -> None:
-    (tmp_path / "set.npz").touch()
-    with denied(tmp_path / "set.npz"), pytest.raises(DataError, match=r"set\.npz.* cannot be read.*Permission denied"):
-        data.load(str(tmp_path / "set.npz"))
+    with denied(path), pytest.raises(DataError, match=r"set\.npz.* cannot be read.*Permission denied"):
+        data.load(str(path))

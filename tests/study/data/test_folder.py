@@ -2,10 +2,11 @@
 
 import io
 import os
-import struct
-import zlib
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,27 +64,26 @@ def torchvisions(folder: Path, mode: str, size: int) -> tuple[list[str], list[tu
     )
 
 
-@pytest.mark.parametrize(("size", "colour"), [(32, True), (16, False)])
-@pytest.mark.parametrize("val", [None, "val", "Validation"])
-def test_the_parts_are_what_image_folder_reads(tmp_path: Path, size: int, colour: bool, val: str | None) -> None:
+@pytest.mark.parametrize(("size", "mode", "val"), [(32, "RGB", None), (16, "L", "val"), (16, "L", "Validation")])
+def test_the_parts_are_what_image_folder_reads(tmp_path: Path, size: int, mode: str, val: str | None) -> None:
+    root = tmp_path / "my set"
     for part in ("train", "test", *([val] if val else [])):
-        fill(tmp_path / "my set" / part, size=(28, 20), mode="RGB")
-    found = load(tmp_path / "my set", image_size=size, colour=colour)
-    mode = "RGB" if colour else "L"
-    classes, train = torchvisions(tmp_path / "my set" / "train", mode, size)
+        fill(root / part, size=(28, 20), mode="RGB")
+    found = load(root, image_size=size, colour=mode == "RGB")
+    classes, train = torchvisions(root / "train", mode, size)
     assert list(found.classes) == classes == ["Cat", "ant", "bee"]
-    assert (pairs(found.train) if val else pairs(found.train, found.val)) == train
-    assert pairs(found.test) == torchvisions(tmp_path / "my set" / "test", mode, size)[1]
+    assert pairs(found.test) == torchvisions(root / "test", mode, size)[1]
     if val:
-        assert pairs(found.val) == torchvisions(tmp_path / "my set" / val, mode, size)[1]
+        assert (pairs(found.train), pairs(found.val)) == (train, torchvisions(root / val, mode, size)[1])
     else:
+        assert pairs(found.train, found.val) == train
         assert found.val.labels.bincount().tolist() == [1, 1, 1]
-    assert (found.name, found.source) == ("my-set", str(tmp_path / "my set"))
-    assert found.image_shape == (3 if colour else 1, size, size)
+    assert (found.name, found.source) == ("my-set", str(root))
+    assert found.image_shape == (len(mode), size, size)
 
 
 def test_one_level_is_split_by_class(tmp_path: Path) -> None:
-    for name, count in {"ant": 30, "bee": 11, "cow": 3}.items():
+    for name, count in {"ant": 30, "bee": 11, "train": 3}.items():  # which may be a class
         fill(tmp_path / name, count, ())
     found = load(tmp_path)
     assert pairs(found.train, found.val, found.test) == torchvisions(tmp_path, "L", 28)[1]
@@ -92,16 +92,17 @@ def test_one_level_is_split_by_class(tmp_path: Path) -> None:
     assert len(found.train.labels[:8].unique()) > 1  # not one class after the other
 
 
-@pytest.mark.parametrize("parts", [("",), ("train", "test"), ("train", "val", "test")])
-def test_images_without_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("parts", "sizes"), [([""], (14, 2, 4)), (["train", "test"], (18, 2, 20)), (["train", "val", "test"], (20, 20, 20))]
+)
+def test_images_without_classes(tmp_path: Path, parts: list[str], sizes: tuple[int, int, int]) -> None:
     for part in parts:
         fill(tmp_path / "flat" / part, 20, ())
     found = load(tmp_path / "flat")
-    sizes = {1: (14, 2, 4), 2: (18, 2, 20), 3: (20, 20, 20)}[len(parts)]
-    assert (len(found.train), len(found.val), len(found.test)) == sizes
-    assert found.classes == ()
+    splits = found.train, found.val, found.test
+    assert (found.classes, tuple(map(len, splits))) == ((), sizes)
     files = [path for part in parts for path in (tmp_path / "flat" / part).iterdir()]
-    assert pairs(found.train, found.val, found.test) == sorted((np.asarray(Image.open(f)).tobytes(), 0) for f in files)
+    assert pairs(*splits) == sorted((np.asarray(Image.open(f)).tobytes(), 0) for f in files)
 
 
 def test_the_split_is_the_one_of_earlier_results_in_whatever_order_files_are_listed(
@@ -133,8 +134,21 @@ def test_litter_and_notes_are_left_out_in_silence_and_other_files_are_counted(ro
     picture(root / "train" / "overview.png")
     fill(root / "extra", 2)
     assert load(root).digest == expected
-    for part in ("16 .heic", "1 .svg", "1 .dcm", "1 without ending", "1 .h5", "1 .png", "7 images beside the parts or"):
+    counted = ("16 .heic", "1 .svg", "1 .dcm", "1 without ending", "1 .h5", "1 .png", "7 images beside the parts or")
+    for part in (*counted, "pip install pillow-heif"):
         assert part in caplog.text
+
+
+def test_heic_is_read_with_pillow_heif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def register_heif_opener() -> None:
+        monkeypatch.setitem(Image.EXTENSION, ".heic", "PNG")  # in place of libheif
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register_heif_opener))
+    fill(tmp_path / "set", 5)
+    expected = load(tmp_path / "set").digest
+    for file in (tmp_path / "set" / "ant").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    assert load(tmp_path / "set").digest == expected
 
 
 def test_links_are_followed_and_each_folder_is_read_once(root: Path, tmp_path: Path, caplog) -> None:
@@ -156,11 +170,6 @@ def test_links_are_followed_and_each_folder_is_read_once(root: Path, tmp_path: P
         load(root)
 
 
-def test_train_may_be_a_class(tmp_path: Path) -> None:
-    fill(tmp_path, 5, ("train", "car", "bus"))
-    assert load(tmp_path).classes == ("bus", "car", "train")
-
-
 def test_accents_are_one_spelling(tmp_path: Path) -> None:
     for name, root in (("caf\u00e9", tmp_path / "one"), ("cafe\u0301", tmp_path / "two")):
         for place in (root / part / each for part in ("train", "test") for each in (name, "cafz")):
@@ -172,14 +181,12 @@ def test_accents_are_one_spelling(tmp_path: Path) -> None:
     assert load(tmp_path / "two").classes == ("cafz", "caf\u00e9")
 
 
-@pytest.mark.parametrize(
-    ("sizes", "what"), [([(50, 40)], "of 50x40 pixels"), ([(9, 9), (28, 28)], "of 2 different sizes")]
-)
-def test_resizing_is_told_once(tmp_path: Path, caplog, sizes: list[tuple[int, int]], what: str) -> None:
+def test_resizing_is_told_once(tmp_path: Path, caplog) -> None:
     for i in range(12):
-        picture(tmp_path / "set" / "ab"[i // 6] / f"{i}.png", sizes[i % len(sizes)])
+        picture(tmp_path / "set" / "ab"[i // 6] / f"{i}.png", [(9, 9), (28, 28)][i % 2])
     load(tmp_path / "set")
-    assert caplog.text.count("--image-size") == caplog.text.count(f"{what}: all are resized to 28x28") == 1
+    assert caplog.text.count("--image-size") == 1
+    assert "of 2 different sizes: all are resized to 28x28" in caplog.text
 
 
 def move(source: str, target: str) -> Callable[[Path], object]:
@@ -197,30 +204,18 @@ def move(source: str, target: str) -> Callable[[Path], object]:
         (lambda root: (root / "train" / "dog").mkdir(), "train/ of .*set must hold .* but has none in 'dog'"),
         (lambda root: fill(root / "val", 2, ()), "val/ of .*set must have .* but has 'images in no class folder'"),
         (lambda root: fill(root / "train" / "one\ntwo", 2, ()), r"printable texts .* but one is 'one\\ntwo'"),
+        (lambda root: shutil.copytree(root / "train", root / "../b/only"), "from 2 to 200 classes, but has 1: 'only'"),
+        (lambda root: (root / "../b/a").mkdir(parents=True), "must hold images or class folders .* has no file"),
+        (lambda root: (fill(root / "../b", 5), fill(root / "../b", 2, "d")), "3 or more .* class 'd' has only 2"),
+        (lambda root: fill(root / "../b", 2, ()), "3 or more images of each class, but there are only 2"),
     ],
 )
-def test_folders_that_break_a_rule(root: Path, change, rule: str) -> None:
+def test_folders_that_break_a_rule(root: Path, change: Callable[[Path], object], rule: str) -> None:
+    """Changes are made in the set, or a new one is made beside it."""
     change(root)
     with pytest.raises(DataError, match=rule) as caught:
-        load(root)
+        load(root.parent / "b" if (root.parent / "b").exists() else root)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("make", "rule"),
-    [
-        (lambda root: root.mkdir(), "set must hold images or class folders with images, but has no file"),
-        (lambda root: (root / "a" / "b").mkdir(parents=True), "but has no file"),
-        (lambda root: fill(root, 5, ("only",)), "set must have from 2 to 200 classes, but has 1: 'only'"),
-        (lambda root: (fill(root, 5, ("a",)), fill(root, 2, ("b",))), "3 or more .* class 'b' has only 2"),
-        (lambda root: fill(root, 2, ()), "3 or more images of each class, but there are only 2"),
-        (lambda root: (fill(root / "train", 1), fill(root / "test")), "2 or more .* 'Cat' has only 1"),
-    ],
-)
-def test_folders_with_too_little_or_too_much(tmp_path: Path, make, rule: str) -> None:
-    make(tmp_path / "set")
-    with pytest.raises(DataError, match=rule):
-        load(tmp_path / "set")
 
 
 @pytest.mark.parametrize("place", ["", "train/ant", "train/ant/000.png"])
@@ -247,20 +242,13 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     assert read_images([tmp_path / "turned.png"], 32, True)[1] == {(50, 20) if orientation < 5 else (20, 50)}
 
 
-def test_broken_exif_data_bring_no_warning_of_pillows(tmp_path: Path) -> None:
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0"
-    Image.new("L", (28, 28), 7).save(tmp_path / "broken.jpg", exif=exif)
-    assert (read(tmp_path / "broken.jpg") == 7).all(), "a warning would be an error"
-
-
 @pytest.mark.parametrize(("ending", "dtype"), [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2"), ("pgm", "<u2")])
-@pytest.mark.parametrize("colour", [False, True])
-def test_grey_of_16_bits_is_scaled(tmp_path: Path, ending: str, dtype: str, colour: bool) -> None:
+def test_grey_of_16_bits_is_scaled(tmp_path: Path, ending: str, dtype: str) -> None:
     values = np.linspace(0, 65_535, 784).round().reshape(28, 28)
     path = tmp_path / f"deep.{ending}"
     Image.fromarray(values.astype(dtype)).save(path)
-    expected = values[..., None] / 257 if colour else values / 257
-    assert abs(read(path, colour) - expected).max() <= 0.5
+    assert abs(read(path) - values / 257).max() <= 0.5
+    assert abs(read(path, colour=True) - values[..., None] / 257).max() <= 0.5
 
 
 @pytest.mark.parametrize("high", [255, 4095])
@@ -272,38 +260,30 @@ def test_a_picture_of_12_bits_in_16_is_refused_before_it_becomes_black(root: Pat
 
 
 @pytest.mark.parametrize("mode", ["1", "LA", "P", "RGBA", "CMYK", "YCbCr"])
-@pytest.mark.parametrize("colour", [False, True])
-def test_every_mode_is_read_as_pillow_converts_it(tmp_path: Path, mode: str, colour: bool) -> None:
+def test_every_mode_is_read_as_pillow_converts_it(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(RANDOM.integers(0, 256, (28, 28, 3), dtype=np.uint8)).convert(mode)
     path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr") else "image.png")
     image.save(path)
-    assert (read(path, colour) == np.asarray(image.convert("RGB" if colour else "L"))).all()
+    for colour in (False, True):
+        assert (read(path, colour) == np.asarray(image.convert("RGB" if colour else "L"))).all()
 
 
-def test_transparent_images_lie_on_white(tmp_path: Path) -> None:
+def test_transparent_images_lie_on_white_and_broken_exif_data_bring_no_warning(tmp_path: Path) -> None:
     stroke = np.zeros((28, 28, 4), dtype=np.uint8)
     stroke[4:8, :, 3] = 255  # black, all the same but for the transparency
-    expected = np.full((28, 28), 255)
-    expected[4:8] = 0
-    path = tmp_path / "stroke.png"
-    Image.fromarray(stroke).save(path)
-    assert (read(path) == expected).all()
     palette = Image.fromarray(stroke[..., 3] // 255, mode="L").convert("P")
     palette.putpalette([0] * 768)
-    palette.save(path, transparency=bytes([0, 255]))
-    assert (read(path) == expected).all()
+    for image, options in ((Image.fromarray(stroke), {}), (palette, {"transparency": bytes([0, 255])})):
+        image.save(tmp_path / "stroke.png", **options)
+        assert (read(tmp_path / "stroke.png") == 255 - stroke[..., 3]).all()
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0"
+    Image.new("L", (28, 28), 7).save(tmp_path / "broken.jpg", exif=exif)
+    assert (read(tmp_path / "broken.jpg") == 7).all(), "a warning of Pillow's would be an error"
 
 
-def png_of(width: int, height: int) -> bytes:
-    """A PNG that claims to be this large."""
-    chunks = [b"IHDR" + struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0), b"IDAT" + zlib.compress(bytes(1000))]
-    framed = [struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
-
-
-def valid(kind: str) -> bytes:
+def valid(kind: str, pixels: np.ndarray | None = None) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(RANDOM.integers(0, 256, (28, 28), dtype=np.uint8)).save(stream, kind)
+    Image.fromarray(RANDOM.integers(0, 256, (28, 28), np.uint8) if pixels is None else pixels).save(stream, kind)
     return stream.getvalue()
 
 
@@ -313,25 +293,18 @@ def valid(kind: str) -> bytes:
         (lambda: b"", "it is empty"),
         (lambda: b"\n<html>not found</html>", r"it is a web page \(HTML\)"),
         (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a pointer of Git LFS"),
-        (lambda: b'{"error": 404}', "it is a text that begins with '{\"error\": 404}'"),
-        (lambda: b"\xfe\xfe\xfe\xfe", "it is of another format"),
         (lambda: valid("png")[:400], "truncated"),
         (lambda: valid("jpeg")[:500], "truncated"),
-        (lambda: valid("png")[:60] + bytes(60) + valid("png")[120:], "cannot be read as an image: "),
-        (lambda: png_of(10_000, 10_000), r"must have at most \d+ pixels"),
+        (lambda: valid("png")[:60] + bytes(60) + valid("png")[120:], ""),
+        (lambda: valid("png", np.zeros((28, 29), np.uint8)), "must have at most 784 pixels"),
+        (lambda: valid("tiff", np.ones((28, 28), np.float32)), "pixels must be whole numbers"),
+        (lambda: valid("tiff", np.full((28, 28), 70_000, np.int32)), "pixels must be whole numbers"),
     ],
 )
-def test_a_broken_image_is_named(tmp_path: Path, content: Callable[[], bytes], rule: str) -> None:
+def test_a_broken_image_is_named(tmp_path: Path, monkeypatch, content: Callable[[], bytes], rule: str) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 784)
     path = tmp_path / "image.png"
     path.write_bytes(content())
-    with pytest.raises(DataError, match=rule) as caught:
+    with pytest.raises(DataError, match=rf"image\.png cannot be read as an image: .*{rule}") as caught:
         read(path)
-    assert str(caught.value).startswith(f"{path} cannot be read as an image: ")
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("pixels", [np.ones((28, 28), np.float32), np.full((28, 28), 70_000, np.int32)])
-def test_pixels_of_unknown_scale_are_refused(tmp_path: Path, pixels: np.ndarray) -> None:
-    Image.fromarray(pixels).save(tmp_path / "image.tif")
-    with pytest.raises(DataError, match=r"image\.tif cannot be read as an image: pixels must be whole numbers"):
-        read(tmp_path / "image.tif")

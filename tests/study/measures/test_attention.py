@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -59,17 +60,22 @@ def test_fully_connected_layers() -> None:
 
 
 def test_a_copy_is_compared_image_by_image() -> None:
+    def bright_first(images: torch.Tensor) -> torch.Tensor:
+        """Logits of two classes: whether the first pixel is bright."""
+        return torch.stack([torch.full_like(images[:, 0, 0, 0], 0.5), images[:, 0, 0, 0]], 1)
+
     images = torch.randint(0, 256, (450, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    judge = nn.Sequential(nn.Flatten(), _BrightFirst())
-    found = compare(nn.Identity(), nn.Identity(), images, dtype=torch.float64, judge=judge)
+    judge, same = _Changed(bright_first), nn.Identity()
+    found = compare(same, same, images, dtype=torch.float64, judge=judge)
     assert found == {"difference": 0, "loss": 0, "copy_loss": 0, "decisions": 0}
-    found = compare(nn.Identity(), _Shifted(), images, dtype=torch.float64, judge=judge)
+    found = compare(same, _Changed(lambda images: images + 0.25), images, dtype=torch.float64, judge=judge)
     assert found["difference"] == pytest.approx(0.25)
     assert found["copy_loss"] == pytest.approx(0.25**2)
     first = to_float(images)[:, 0, 0, 0]
     assert found["decisions"] == int(((first <= 0.5) & (first + 0.25 > 0.5)).sum()) > 0
     images[0] = 255
-    found = compare(nn.Identity(), _NoNumber(), images, dtype=torch.float64)
+    broken = _Changed(lambda images: torch.where(images == 1, torch.nan, images))
+    found = compare(same, broken, images, dtype=torch.float64)
     assert math.isnan(found["difference"]), "a NaN in an early batch is not lost"
     assert "decisions" not in found
 
@@ -79,7 +85,7 @@ def test_trained_attention_against_its_convolution() -> None:
     """A layer that is the convolution, its heads in another order; then one whose heads look elsewhere."""
     torch.manual_seed(0)
     conv, order = nn.Conv2d(1, 4, 2, padding=1, bias=False), torch.tensor([2, 0, 3, 1])
-    layer = LearnedAttention((1, 4), (8, 8), kernel_size=2, stride=1, padding=1)
+    layer = LearnedAttention((1, 4), (8, 8), (2, 1, 1))
     layer.centres.copy_(offsets(conv)[order])
     layer.log_alpha.fill_(4.0)
     layer.matrices.copy_(conv.weight.flatten(2).permute(2, 1, 0)[order])
@@ -93,20 +99,7 @@ def test_trained_attention_against_its_convolution() -> None:
     assert relative_error(layer, conv, shown) == pytest.approx(1), "as bad as giving nothing"
 
 
-class _NoNumber(nn.Module):
-    """NaN for white images."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.where(images == 1, torch.nan, images)
-
-
-class _Shifted(nn.Module):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images + 0.25
-
-
-class _BrightFirst(nn.Module):
-    """Class 1 if the first pixel is bright."""
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.stack([torch.full_like(pixels[:, 0], 0.5), pixels[:, 0]], 1)
+class _Changed(nn.Module):
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.forward = change

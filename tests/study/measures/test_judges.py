@@ -1,102 +1,86 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from gans import brightness_judge
 
 from models.classifier import Judge
-from study.data.dataset import Dataset, to_float
+from study.data.dataset import Dataset, Split, to_float
 from study.measures.judges import PREFIXES, Evaluator, Judges, collapse, real_features
-from study.training.classifier import ClassifierSettings, train_judge
 
 DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
 
 
 @pytest.fixture
 def judges(tiny: Dataset) -> Judges:
-    return Judges([brightness_judge() for _ in PREFIXES], tiny)
+    return Judges([Evaluator(brightness_judge(), tiny) for _ in PREFIXES])
 
 
 def uniform(values: torch.Tensor) -> torch.Tensor:
     return (values / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
 
 
-def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: Judges) -> None:
+def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: Judges, tiny: Dataset) -> None:
     labels = torch.arange(200) % 10
     found = judges.measures(uniform(labels.float()), labels)
-    assert found["judge3/label_accuracy"] == 1
-    assert found["judge3/modes"] == 10
-    assert found["judge3/class_kl"] == pytest.approx(0, abs=1e-9)
-    assert found["judge3/low_confidence"] == 0
-    assert found["judge3/diversity"] == pytest.approx(0, abs=1e-4)  # each class always the same
+    expected = {"label_accuracy": 1, "modes": 10, "class_kl": 0, "low_confidence": 0, "diversity": 0}
+    assert {name: found[f"judge3/{name}"] for name in expected} == pytest.approx(expected, abs=1e-4)
     assert {name for name in found if not name.startswith("judge3/")} == {"judge1/fd", "judge2/fd"}, "they select"
     assert found["judge3/fd"] == found["judge2/fd"] == found["judge1/fd"]
     assert judges.measures(uniform(labels.float()), labels.roll(1))["judge3/label_accuracy"] == 0
-
-
-def test_the_worst_class_counts_only_what_was_asked_for(judges: Judges) -> None:
     labels = torch.arange(100) // 25  # the first four classes
     drawn = labels.clone()
     drawn[50:60] = 9  # ten of the 25 twos
     found = judges.measures(uniform(drawn.float()), labels)
     assert found["judge3/label_accuracy"] == pytest.approx(0.9)
     assert found["judge3/label_accuracy_worst"] == pytest.approx(0.6)
-
-
-def test_test_images_are_as_near_to_the_training_images_as_themselves(judges: Judges, tiny: Dataset) -> None:
     found = judges.measures(to_float(tiny.test.images))
-    assert found["judge3/nearest"] == pytest.approx(1, rel=1e-4)
+    assert found["judge3/nearest"] == pytest.approx(1, rel=1e-4), "as near to the training images as test images"
     assert found["judge1/fd"] == pytest.approx(0, abs=1e-6)
 
 
 def test_two_judges_select_and_the_third_only_reports(tiny: Dataset) -> None:
     torch.manual_seed(0)
     kinds = ("conv", "mlp", "residual")
-    three = [Judge(kind, **DIGITS, width=4).eval() for kind in kinds]
     images = tiny.train.images[:50]
-    alone = [Evaluator(judge, tiny) for judge in three]
-    found = Judges(three, tiny).val_measures(images)
+    alone = [Evaluator(Judge(kind, **DIGITS, width=4).eval(), tiny) for kind in kinds]
+    found = Judges(alone).val_measures(images)
     distances = [judge.val_measures(images)["fd"] for judge in alone]
     assert found["val/fd"] == pytest.approx(math.sqrt(distances[0] * distances[1]))
     assert [found["val/fd_1"], found["val/fd_2"]] == pytest.approx(distances[:2])
-    other_third = Judge("residual", **DIGITS, width=4).eval()
-    assert Judges([*three[:2], other_third], tiny).val_measures(images) == pytest.approx(found)
+    other_third = Evaluator(Judge("residual", **DIGITS, width=4).eval(), tiny)
+    assert Judges([*alone[:2], other_third]).val_measures(images) == pytest.approx(found)
     whole = [judge.measures(images) for judge in alone]
     expected = {f"judge{number}/fd": each["fd"] for number, each in enumerate(whole, 1)}
     expected |= {f"judge3/{name}": value for name, value in whole[2].items()}
-    assert Judges(three, tiny).measures(images) == pytest.approx(expected, nan_ok=True)
-    quick = Judges(three, tiny).search_measures(images)
+    assert Judges(alone).measures(images) == pytest.approx(expected, nan_ok=True)
+    quick = Judges(alone).search_measures(images)
     assert quick == pytest.approx({"search/fd": distances[0], "val/modes": alone[0].val_measures(images)["modes"]})
 
 
 def test_features_that_are_known_already_are_not_computed_again(tiny: Dataset) -> None:
     judge = Judge("conv", **DIGITS, width=4).eval()
-    known = Evaluator(judge, tiny, lambda: real_features(judge, tiny))
-    assert known.measures(tiny.val.images) == Evaluator(judge, tiny).measures(tiny.val.images)
-    shifted = Evaluator(judge, tiny, lambda: {name: each + 1 for name, each in real_features(judge, tiny).items()})
+    real = real_features(judge, tiny)
+    assert Evaluator(judge, tiny, lambda: real).distance(tiny.val.images, "val") == pytest.approx(0, abs=1e-6)
+    shifted = Evaluator(judge, tiny, lambda: {name: each + 1 for name, each in real.items()})
     assert shifted.distance(tiny.val.images, "val") > 1
 
 
-def test_classes_are_compared_with_their_shares_of_the_test_images(make_dataset) -> None:
-    data = make_dataset((3, 32, 32), 3, 20)
-    judge = Judge("conv", image_shape=(3, 32, 32), classes=3, width=4)
-    torch.manual_seed(0)
-    train_judge(judge, data.train, data.val, ClassifierSettings(15, 16, 1e-2), lambda *_: None)
-    uneven = data.test.take(torch.tensor([0, 3, 1, 2]))  # two of class 0
-    evaluator = Evaluator(judge.eval(), Dataset("uneven", data.train, data.val, uneven, classes=data.classes))
-    assert evaluator.measures(uneven.images)["class_kl"] == pytest.approx(0, abs=1e-9), "two of four of class 0"
-    found = evaluator.measures(uneven.images, uneven.labels)
+def test_classes_are_compared_with_their_fractions_of_the_test_images(tiny: Dataset) -> None:
+    labels = torch.tensor([0, 0, 1, 2])
+    uneven = Split((uniform(labels.float()) * 255).round().to(torch.uint8), labels)
+    evaluator = Evaluator(brightness_judge(), replace(tiny, test=uneven))
+    for asked in (None, labels):
+        found = evaluator.measures(uneven.images, asked)
+        assert found["class_kl"] == pytest.approx(0, abs=1e-9), "two of four of class 0"
     assert found["label_accuracy"] == 1
-    assert found["class_kl"] == pytest.approx(0, abs=1e-9)
-    assert found["modes"] == 3
-    assert evaluator.probabilities(uneven.images).shape == (4, 3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_images_crash_no_measure(count: int, tiny: Dataset) -> None:
     few = tiny.train.take(torch.arange(count))
-    data = Dataset("few", few, few, few, classes=tiny.classes)
-    evaluator = Evaluator(Judge("conv", **DIGITS, width=4).eval(), data)
+    evaluator = Evaluator(Judge("conv", **DIGITS, width=4).eval(), tiny.each(lambda _: few))
     found = evaluator.measures(to_float(tiny.test.images[:count]), tiny.test.labels[:count])
     assert math.isnan(found["nearest"])  # the test images are training images
     assert math.isfinite(found["fd"])
@@ -104,19 +88,16 @@ def test_few_images_crash_no_measure(count: int, tiny: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modes", "kl", "recall", "coverage", "classes", "way"),
+    ("measures", "classes", "way"),
     [
-        (8, 0.5, 0.5, 0.5, 10, None),
-        (7, 0.1, 0.5, 0.5, 10, "7 of 10 classes"),
-        (10, 0.6, 0.5, 0.5, 10, "class KL 0.60"),
-        (10, 0.1, 0.003, 0.5, 10, "recall 0.003"),  # all classes, but of each the same image
-        (10, 0.1, 0.5, 0.05, 10, "coverage 0.050"),
-        (3, 0.1, 0.1, 0.1, 3, None),
-        (2, 0.1, 0.5, 0.5, 3, "2 of 3 classes"),
+        ((8, 0.5, 0.5, 0.5), 10, None),
+        ((7, 0.1, 0.5, 0.5), 10, "7 of 10 classes"),
+        ((10, 0.6, 0.5, 0.5), 10, "class KL 0.60"),
+        ((10, 0.1, 0.003, 0.5), 10, "recall 0.003"),  # all classes, but of each the same image
+        ((10, 0.1, 0.5, 0.05), 10, "coverage 0.050"),
+        ((2, 0.1, 0.5, 0.5), 3, "2 of 3 classes"),
     ],
 )
-def test_how_a_generator_has_collapsed(
-    modes: int, kl: float, recall: float, coverage: float, classes: int, way: str | None
-) -> None:
-    measures = {"val/modes": modes, "val/class_kl": kl, "val/recall": recall, "val/coverage": coverage}
-    assert collapse(measures, classes) == way
+def test_how_a_generator_has_collapsed(measures: tuple[float, ...], classes: int, way: str | None) -> None:
+    names = ("val/modes", "val/class_kl", "val/recall", "val/coverage")
+    assert collapse(dict(zip(names, measures, strict=True)), classes) == way

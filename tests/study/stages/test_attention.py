@@ -9,7 +9,7 @@ import pytest
 import torch
 from fakes import FakeRun, FakeTrial
 
-from models.attention import AttentionAutoencoder, LearnedAttention, Positions, grid
+from models.attention import AttentionAutoencoder, LearnedAttention, grid
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from study.config import AttentionConfig
@@ -117,7 +117,7 @@ def test_maps_are_of_the_query_in_the_middle() -> None:
     weights = torch.zeros(2, 48, 48)
     weights[0, 3 * 8 + 4, 5] = 0.5
     weights[1, 3 * 8 + 4, :8] = 0.125
-    maps = stage.head_maps(weights, Positions(pixels, pixels, (6, 8)).queries, (6, 8))
+    maps = stage.head_maps(weights, pixels, (6, 8))
     assert maps.shape == (2, 6, 8)
     assert list(zip(*maps[0].nonzero(), strict=True)) == [(0, 5)]
     assert maps[1, 0].tolist() == [255] * 8

@@ -169,7 +169,7 @@ def test_one_size_and_one_repeat_claim_nothing_certain_and_the_reference_is_cite
 
 def test_every_figure_of_the_reference_is_logged(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     parent: Any = FakeRun()
-    kept = SimpleNamespace(rebuild=lambda _: Autoencoder(5, "conv", (1, 28, 28), channels=(2, 4)))
+    kept = SimpleNamespace(rebuild=lambda _: Autoencoder(5, "conv", (1, 28, 28)))
     monkeypatch.setattr(trial, "kept_model", lambda run: None if run == "run 1" else kept)
     monkeypatch.setattr(trial, "metric_history", lambda *_: ([1, 2], [0.2, 0.1]))
     table, context = measured(), context_of(tiny)

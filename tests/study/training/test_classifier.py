@@ -2,11 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.classifier import JUDGE_KINDS, Judge, TransferClassifier
-from study.data.dataset import Dataset, Split, to_float
+from models.classifier import Judge
+from study.data.dataset import Dataset, Split
 from study.training import classifier as classifiers
 from study.training.classifier import ClassifierSettings
-from study.training.loops import eval_mode
 
 DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
 
@@ -20,19 +19,6 @@ def test_judge_learns_easy_classes(tiny: Dataset) -> None:
     assert classifiers.accuracy(judge, tiny.test) > 0.9
 
 
-@pytest.mark.parametrize("kind", JUDGE_KINDS)
-@pytest.mark.parametrize(("image_shape", "classes"), [((3, 32, 32), 3), ((1, 16, 16), 26)])
-def test_judges_of_other_images_and_classes(
-    kind: str, image_shape: tuple[int, int, int], classes: int, make_dataset
-) -> None:
-    torch.manual_seed(0)
-    data = make_dataset(image_shape, classes, 156 // classes)
-    judge = Judge(kind, image_shape=image_shape, classes=classes, width=8)
-    classifiers.train_judge(judge, data.train, data.val, ClassifierSettings(8, 16, 1e-2), lambda *_: None)
-    assert classifiers.accuracy(judge, data.test) > 2 / classes
-    assert classifiers.accuracy(judge, data.train) > 0.6
-
-
 def test_classifier_learns_what_is_not_frozen(tiny: Dataset) -> None:
     torch.manual_seed(0)
     model, reported = nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Linear(784, 10)), {}
@@ -43,20 +29,6 @@ def test_classifier_learns_what_is_not_frozen(tiny: Dataset) -> None:
     assert torch.equal(model[1].weight, kept)
     assert reported[30]["train/accuracy"] > 0.7
     assert len(reported) == 30
-
-
-@pytest.mark.parametrize("per_class", [1, 4])
-def test_one_image_a_class_trains_a_transfer_classifier(per_class: int, make_dataset) -> None:
-    data = make_dataset((3, 32, 32), 3, 8)
-    known = classifiers.draw_labelled(data.train.labels, per_class, 0, classes=3)
-    few = Split(data.train.images[known], data.train.labels[known])
-    model, reported = TransferClassifier(5, "conv", image_shape=(3, 32, 32), classes=3), {}
-    classifiers.train_classifier(model, few, ClassifierSettings(3, 20, 5e-3), reported.__setitem__)
-    with eval_mode(model):
-        copies = torch.stack([model.encoder(classifiers.jitter(to_float(few.images))) for _ in range(4)])
-    settings = ClassifierSettings(2, 20, 5e-3, passes=2)
-    classifiers.train_head(model.head, copies, few.labels, settings, reported.__setitem__)
-    assert list(reported) == [1, 2, 3]
 
 
 def test_head_learns_clusters_from_noisy_copies() -> None:
@@ -88,7 +60,6 @@ def offsets(images: torch.Tensor, axis: int) -> torch.Tensor:
 
 def test_jitter_turns_shifts_and_scales_within_its_bounds() -> None:
     square, larger = block(slice(12, 16), slice(12, 16)), block(slice(24, 32), slice(24, 32), 56)
-    torch.testing.assert_close(classifiers.jitter(square, 0, 0, 0), square, atol=1e-5, rtol=0)
     assert 5 < float(offsets(classifiers.jitter(larger, 0, 3, 0), 3).abs().max()) <= 6.001, "the same part of the side"
     for axis in (2, 3):
         offset = offsets(classifiers.jitter(square, 0, 3, 0), axis)
@@ -100,9 +71,6 @@ def test_jitter_turns_shifts_and_scales_within_its_bounds() -> None:
     turned = classifiers.jitter(square, 45, 0, 0)
     torch.testing.assert_close(turned.sum((1, 2, 3)), square.sum((1, 2, 3)), atol=1.5, rtol=0)
     assert float((turned - square).abs().amax((1, 2, 3)).max()) > 0.5
-
-
-def test_jitter_shears_and_changes_the_ratio() -> None:
     bar = block(slice(4, 24), slice(12, 16))
     sheared = classifiers.jitter(bar, 0, 0, 0, shear=0.5)
     slope = (offsets(sheared[:, :, 18:19], 3) - offsets(sheared[:, :, 9:10], 3)) / 9

@@ -1,5 +1,5 @@
-"""Training loops on a device without numbers, PyTorch's `meta`: nothing is mixed with the processor's memory, and
-nothing is read back before an epoch's end, where a GPU would have to wait for it.
+"""Training loops on PyTorch's `meta`, a device without numbers: nothing is mixed with the processor's memory, and
+nothing is read back before an epoch's end, where a GPU would have to wait for it. And steps as CUDA graphs on a GPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,62 +19,56 @@ from study.training import autoencoder as autoencoders
 from study.training import classifier as classifiers
 from study.training import gan as gans
 from study.training import loops, translation
+from study.training.loops import Report
 
-META = torch.device("meta")
 STEPS, CLASSES, LATENT_DIM, SHAPE = 4, 3, 5, (1, 16, 16)
-BATCH_SIZE = 16
+BATCH_SIZE, EPOCHS = 16, 3
 COUNT = STEPS * BATCH_SIZE
-PLAIN = {"fused": None}
-CLASSIFIER = classifiers.ClassifierSettings(epochs=1, batch_size=BATCH_SIZE, learning_rate=1e-3)
-
-
-def _report(epoch: int, metrics: object) -> None:
-    raise AssertionError("metrics of numbers that are not there")
+CLASSIFIER = classifiers.ClassifierSettings(EPOCHS, BATCH_SIZE, learning_rate=1e-3)
 
 
 def _split() -> Split:
-    return Split(torch.zeros(COUNT, *SHAPE, dtype=torch.uint8), torch.zeros(COUNT, dtype=torch.long))
+    return Split(torch.randint(256, (COUNT, *SHAPE), dtype=torch.uint8), torch.arange(COUNT) % CLASSES)
 
 
 def _judge() -> nn.Module:
     return Judge("conv", image_shape=SHAPE, classes=CLASSES, width=2)
 
 
-def _autoencoder() -> None:
-    settings = autoencoders.AutoencoderSettings(1, BATCH_SIZE, 1e-3)
-    model, images = Autoencoder(LATENT_DIM, "conv+fc", SHAPE, channels=(2, 4)), _split().images
-    autoencoders.train_autoencoder(model, images, images, settings, _report)
+def _autoencoder(report: Report) -> None:
+    model, images = Autoencoder(LATENT_DIM, "conv+fc", SHAPE), _split().images
+    autoencoders.train_autoencoder(model, images, images, CLASSIFIER, report)
 
 
-def _gan(settings: gans.GanSettings) -> None:
+def _gan(report: Report, settings: gans.GanSettings) -> None:
     generator = Generator(settings.noise_dim + CLASSES, LATENT_DIM, settings.width, settings.depth)
     critic = Critic(LATENT_DIM + CLASSES, settings.width, norm=settings.critic_norm)
-    latents, conditions = torch.zeros(COUNT, LATENT_DIM), torch.zeros(COUNT, CLASSES)
+    latents, conditions = torch.randn(COUNT, LATENT_DIM), torch.eye(CLASSES)[torch.arange(COUNT) % CLASSES]
     settings = replace(settings, batch_size=BATCH_SIZE, n_critic=2)
-    gans.train_gan(generator, critic, latents, conditions, settings, epochs=1, report=_report)
+    gans.train_gan(generator, critic, latents, conditions, settings, epochs=EPOCHS, report=report)
 
 
-def _head() -> None:
-    head, labels = nn.Linear(LATENT_DIM, CLASSES), torch.zeros(COUNT, dtype=torch.long)
-    copies = torch.zeros(2, COUNT, LATENT_DIM)
-    classifiers.train_head(head, copies, labels, CLASSIFIER, _report)
+def _translation(report: Report) -> None:
+    images = torch.zeros(STEPS * translation.BATCH_SIZE, *SHAPE, dtype=torch.uint8)
+    pairs, method = translation.Pairs(images, images, "paired"), translation.CONDITIONAL_GAN
+    translation.train_translator(Translator(SHAPE), pairs, method, epochs=1, images=len(images), report=report)
 
 
-def _translation(method: translation.Method) -> None:
-    count = STEPS * translation.BATCH_SIZE
-    images = torch.zeros(count, *SHAPE, dtype=torch.uint8)
-    pairs = translation.Pairs(images, images, "paired")
-    translation.train_translator(Translator(SHAPE), pairs, method, epochs=1, images=count, report=_report)
-
-
-CASES: dict[str, Callable[[], object]] = {
+GRAPHS: dict[str, Callable[[Report], None]] = {
     "autoencoder": _autoencoder,
-    "WGAN": lambda: _gan(replace(gans.REFERENCE, ema_decay=0.99)),
-    "vanilla GAN": lambda: _gan(replace(gans.VANILLA, critic_norm=True)),
-    "judge": lambda: classifiers.train_judge(_judge(), _split(), _split(), CLASSIFIER, _report, augment=nn.Identity()),
-    "few labels": lambda: classifiers.train_classifier(_judge(), _split(), CLASSIFIER, _report),
-    "head": _head,
-    "conditional GAN on images": lambda: _translation(translation.CONDITIONAL_GAN),
+    "WGAN": lambda report: _gan(report, replace(gans.REFERENCE, depth=3, ema_decay=0.99, lr_decay=True)),
+    "vanilla GAN": lambda report: _gan(report, replace(gans.VANILLA, critic_norm=True)),
+}
+CASES: dict[str, Callable[[Report], None]] = {
+    **GRAPHS,
+    "judge": lambda report: classifiers.train_judge(
+        *(_judge(), _split(), _split(), CLASSIFIER, report), augment=nn.Identity()
+    ),
+    "few labels": lambda report: classifiers.train_classifier(_judge(), _split(), CLASSIFIER, report),
+    "head": lambda report: classifiers.train_head(
+        nn.Linear(LATENT_DIM, CLASSES), torch.zeros(2, COUNT, LATENT_DIM), _split().labels, CLASSIFIER, report
+    ),
+    "conditional GAN on images": _translation,
 }
 
 
@@ -94,7 +88,26 @@ def test_an_epoch_needs_nothing_but_its_device(case: str, monkeypatch: pytest.Mo
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, stand_in)
     for kind in (torch.optim.Adam, torch.optim.AdamW):  # their fused form knows no such device
-        monkeypatch.setattr(torch.optim, kind.__name__, lambda of, kind=kind, **options: kind(of, **(options | PLAIN)))
-    with META, pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
-        CASES[case]()
+        plain = lambda of, kind=kind, **options: kind(of, **(options | {"fused": None}))  # noqa: E731
+        monkeypatch.setattr(torch.optim, kind.__name__, plain)
+    reported: list[int] = []
+    with torch.device("meta"), pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+        CASES[case](lambda epoch, _: reported.append(epoch))
+    assert not reported, "there are no numbers"
     assert len(taken) >= STEPS, "numbers are read back before the epoch's end"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch sees")
+@pytest.mark.parametrize("case", GRAPHS)
+def test_on_a_gpu_a_graph_gives_the_numbers_of_single_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> dict[int, object]:
+        torch.manual_seed(1)
+        reported: dict[int, object] = {}
+        with torch.device("cuda"):
+            GRAPHS[case](reported.__setitem__)
+        return reported
+
+    graphs = found()
+    assert len(graphs) == EPOCHS
+    monkeypatch.setattr(loops, "_Captured", lambda gradients: gradients)
+    assert found() == graphs

@@ -54,13 +54,17 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
     return found
 
 
-@pytest.mark.parametrize(("n_critic", "expected"), [(1, 10), (3, 3), (10, 1), (11, 0)])
-def test_one_generator_step_every_n_critic_steps(n_critic: int, expected: int, steps: list[tuple[int, float]]) -> None:
+@pytest.mark.parametrize(
+    ("count", "n_critic", "expected"), [(640, 1, 10), (640, 3, 3), (640, 10, 1), (640, 11, 0), (5, 1, 1)]
+)
+def test_one_generator_step_every_n_critic_steps(
+    count: int, n_critic: int, expected: int, steps: list[tuple[int, float]]
+) -> None:
     settings = replace(SETTINGS, n_critic=n_critic)
-    generator, critic, reported = train(settings, 1, torch.randn(640, 5))
+    generator, critic, reported = train(settings, 1, torch.randn(count, 5))
     sizes = [sum(p.numel() for p in module.parameters()) for module in (critic, generator)]
-    assert [sum(count == size for count, _ in steps) for size in sizes] == [10, expected]
-    assert gans.generator_steps(settings, 640, 1) == expected
+    assert [sum(weights == size for weights, _ in steps) for size in sizes] == [max(1, count // 64), expected]
+    assert gans.generator_steps(settings, count, 1) == expected
     assert ("generator/loss" in reported[0]) == (expected > 0)
 
 
@@ -105,28 +109,9 @@ def test_conditional_wgan_obeys_its_condition() -> None:
     assert torch.corrcoef(torch.stack([drawn[:, 0], labels.float()]))[0, 1] > 0.9
 
 
-def test_an_average_moves_towards_the_online_weights_and_statistics() -> None:
-    average, online = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
-    nn.init.constant_(average.weight, 1.0)
-    nn.init.constant_(online.weight, 3.0)
-    online.running_mean += 4.0
-    gans.update_average(average, online, 0.75)
-    assert average.weight.tolist() == [1.5, 1.5]
-    assert average.running_mean.tolist() == [1.0, 1.0]
-
-
 def test_a_loss_that_is_not_finite_stops_the_training_with_its_name() -> None:
     with pytest.raises(FloatingPointError, match="critic/loss is nan after epoch 1"):
         train(SETTINGS, 3, torch.full((640, 5), float("nan")))
-
-
-@pytest.mark.parametrize("settings", [gans.PAPER, gans.REFERENCE, gans.VANILLA])
-@pytest.mark.parametrize("classes", [0, 26])
-def test_five_latents_are_one_batch(settings: GanSettings, classes: int) -> None:
-    conditions = torch.eye(26)[:5, :classes]
-    _, _, reported = train(settings, 6, torch.randn(5, 3), conditions)
-    assert len(reported) == 6
-    assert any("generator/loss" in found for found in reported)
 
 
 def test_the_online_generator_is_trained_and_the_generator_is_its_average() -> None:
@@ -140,19 +125,21 @@ def test_the_online_generator_is_trained_and_the_generator_is_its_average() -> N
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a, b)
     assert not torch.equal(generator[0].weight, online[0].weight)
+    average, online = nn.BatchNorm1d(2), nn.BatchNorm1d(2)  # weights of 1 and statistics of 0
+    nn.init.constant_(online.weight, 3.0)
+    online.running_mean += 4.0
+    gans.update_average(average, online, 0.75)
+    assert (average.weight.tolist(), average.running_mean.tolist()) == ([1.5, 1.5], [1.0, 1.0])
 
 
 def test_the_saturating_loss_is_the_papers_equation_and_saturates() -> None:
     """log(1 - D) and -log D, and their slopes where the discriminator is sure that the sample was made."""
     scores = torch.tensor([-8.0, 0.0, 3.0], dtype=torch.float64, requires_grad=True)
     made = torch.sigmoid(scores)
-    torch.testing.assert_close(gans.vanilla_generator_loss(scores, True), torch.log(1 - made).mean())
-    torch.testing.assert_close(gans.vanilla_generator_loss(scores, False), -torch.log(made).mean())
-    slopes = [
-        torch.autograd.grad(gans.vanilla_generator_loss(scores, saturating), scores)[0][0]
-        for saturating in (True, False)
-    ]
-    assert abs(slopes[0]) < abs(slopes[1]) / 1000
+    losses = [gans.vanilla_generator_loss(scores, saturating) for saturating in (True, False)]
+    torch.testing.assert_close(torch.stack(losses), torch.stack([torch.log(1 - made).mean(), -torch.log(made).mean()]))
+    slopes = [torch.autograd.grad(loss, scores)[0][0].abs() for loss in losses]
+    assert slopes[0] < slopes[1] / 1000
 
 
 def test_statistics_of_batch_norm_are_never_of_real_and_made_vectors_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,13 +37,6 @@ def test_eval_mode_restores_each_module() -> None:
     assert [module.training for module in modes] == [True, False]
 
 
-def test_apply_turns_bytes_into_floats_and_joins_the_batches() -> None:
-    images = torch.randint(0, 256, (loops.EVAL_BATCH + 7, 1, 2, 2)).to(torch.uint8)
-    expected = images.to(torch.float32) / 255
-    assert torch.equal(loops.apply(nn.Identity(), images), expected)
-    assert torch.equal(loops.apply(nn.Identity(), expected), expected)
-
-
 def test_a_broken_metric_is_named() -> None:
     loops.check_finite(1, {"train/loss": 1.0})
     with pytest.raises(FloatingPointError, match="val/loss is inf after epoch 3"):

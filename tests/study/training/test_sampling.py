@@ -7,7 +7,6 @@ from study.training.sampling import (
     draw_class_mixtures,
     draw_mixture,
     generator_inputs,
-    labels_like,
     noise,
     places_of,
     sample_count,
@@ -17,36 +16,21 @@ from study.training.sampling import (
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("count", [4, 8, 6])
-def test_labels_have_the_fractions_of_real_ones(count: int) -> None:
-    """Of an uneven set, a generator is asked for as many of each class as there are, not for as many of all."""
-    real = torch.tensor([2, 0, 0, 0])
-    found = labels_like(real, count)
-    assert found.shape == (count,)
-    assert torch.bincount(found[:4]).tolist() == [3, 0, 1]
-    assert set(found.tolist()) == {0, 2}
-
-
 @pytest.mark.parametrize(("real", "expected"), [(10_000, 10_000), (5_000, 5_000), (360, 1_000), (60_000, 10_000)])
 def test_as_many_samples_as_real_images_within_bounds(real: int, expected: int) -> None:
     assert sample_count(real) == expected
 
 
-def test_a_smaller_noise_is_the_beginning_of_a_larger_one() -> None:
-    assert torch.equal(noise(7, 20, 3, CPU)[:, :10], noise(7, 10, 3, CPU))
-    assert not torch.equal(noise(7, 10, 3, CPU), noise(7, 10, 2, CPU))
-
-
-def test_inputs_are_noise_and_the_one_hot_labels_asked_for() -> None:
+def test_inputs_are_noise_and_one_hot_labels_with_the_fractions_of_real_ones() -> None:
     real = torch.tensor([2, 0, 0, 0])
     plain, none = generator_inputs(5, 0, real, seed=1)
-    assert plain.shape == (1_000, 5)
-    assert none is None
-    inputs, labels = generator_inputs(5, 3, real, seed=1, count=8)
-    assert torch.equal(inputs[:, :5], noise(8, 5, 1, CPU))
-    assert torch.equal(inputs[:, 5:].argmax(1), labels)
+    assert (plain.shape, none) == ((1_000, 5), None)
+    inputs, labels = generator_inputs(5, 3, real, seed=1, count=6)
+    assert torch.equal(inputs[:, :5], noise(6, 5, 1, CPU))
     assert labels is not None
-    assert labels.tolist() == [2, 0, 0, 0] * 2
+    assert inputs[:, 5:].argmax(1).tolist() == labels.tolist() == [2, 0, 0, 0, 2, 0]
+    assert torch.equal(noise(7, 20, 3, CPU)[:, :10], noise(7, 10, 3, CPU)), "a smaller noise begins a larger one"
+    assert not torch.equal(noise(7, 10, 3, CPU), noise(7, 10, 2, CPU))
 
 
 @pytest.mark.parametrize(("classes", "shape"), [(0, (100, 7)), (3, (30, 10)), (26, (200, 33))])
@@ -84,15 +68,11 @@ def test_a_mixture_draws_from_the_clusters_and_knows_their_density(quick: bool) 
 
 
 def test_one_component_is_a_gaussian_and_there_are_no_more_than_points() -> None:
-    points = clusters(300, 0)
+    points, apart = clusters(300, 0), 100 * torch.eye(5)
     drawn, _ = draw_mixture(points, points, 1, 20_000, seed=0)
     np.testing.assert_allclose(np.cov(drawn.numpy().T), np.cov(points.numpy().T), rtol=0.1, atol=0.3)
-    apart = 100 * torch.eye(5)
     assert float(torch.cdist(draw_mixture(apart, apart, 20, 50, seed=0)[0], apart).min(1).values.max()) < 1
-
-
-def test_a_class_of_one_image_and_none_held_out_is_no_error() -> None:
-    alone = torch.tensor([[3.0, -1.0]])
+    alone = torch.tensor([[3.0, -1.0]])  # a class of one image, and none held out
     points, loss = draw_mixture(alone, alone[:0], 20, 50, seed=0)
     assert loss is None
     torch.testing.assert_close(points, alone.expand(50, -1), atol=0.1, rtol=0)
