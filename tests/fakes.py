@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -83,7 +83,7 @@ class FakeStudy:
     def run(self, trials: Any, objective: Any, part: str = "", *, prunable: bool = False, **_: Any) -> list[Any]:
         import torch
 
-        from study.engine.search import Result
+        from study.results import Result
 
         results = []
         for number, params in enumerate(trials):
@@ -102,9 +102,9 @@ class FakeStudy:
         return self.run(self.proposals[: search.trials], objective, part, prunable=True)
 
     def table(self) -> Any:
-        from study.results import Measured, Table
+        from study.results import Table
 
-        return Table([Measured(**vars(each), metrics=self.trials[each.run_id].metrics) for each in self.results])
+        return Table([replace(each, metrics=self.trials[each.run_id].metrics) for each in self.results])
 
     def pruned(self, part: str = "") -> list[Any]:
         return []

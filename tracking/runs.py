@@ -140,7 +140,13 @@ class Record(Run):
 
 @contextmanager
 def study_run(
-    store: Store, experiment_id: str, study: str, *, title: str, description: str, tags: Mapping[str, Any]
+    store: Store,
+    experiment_id: str,
+    study: str,
+    *,
+    title: str = "",
+    description: str = "",
+    tags: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
     """Open the parent run of a study: found again as a user may have changed it, else made, with its trials under it.
 
@@ -151,7 +157,7 @@ def study_run(
         with store.locks.hold(study):
             run = _parent(experiment_id, study)
             if run is None:
-                made = _create(experiment_id, title, {STUDY: study, NOTE: description, **tags})
+                made = _create(experiment_id, title, {STUDY: study, NOTE: description, **(tags or {})})
                 run = Run(made, experiment_id, study)
                 for orphan in runs_of(run):
                     orphan.set_tags({PARENT: run.run_id})

@@ -19,6 +19,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 
 from study.engine.queue import COMPLETE, PRUNED, QueuedTrial, key_of, opening
+from study.results import Result
 from tracking.registry import Direction
 from tracking.runs import Run
 from tracking.views import page_of
@@ -60,24 +61,6 @@ def choice(*values: Any) -> Distribution:
 
 class Pruned(Exception):
     """A trial was stopped early; the message says why."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A trial that ran to its end.
-
-    Attributes:
-        part: The list or the search of its study that it belongs to.
-        key: Its name in that part.
-        values: One of each objective; of a pruned trial, the last that it reported.
-    """
-
-    number: int
-    part: str
-    key: str
-    params: Params
-    values: tuple[float, ...]
-    run_id: str
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from study.data.dataset import Dataset
     from study.engine.launchers import Watch
-    from study.engine.search import Result
     from study.engine.study import Study
+    from study.results import Result
     from tracking.registry import Direction, Version
     from tracking.store import Store
 

@@ -71,22 +71,17 @@ def report_x(trial: Trial) -> tuple[float, ...]:
 def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(store: Store) -> None:
     pruning = {"prune_on": "val/fd"}
     with runner(store) as found:
-        part = searched(report_x, 12, **pruning)
-        given = listed(report_x, [{"x": 99.0}, {"x": 98.0}])
-        for each in (part, given):
-            found.enqueue(each)
-        results = found.finish(part)
-        pruned = found.pruned(part)
-        assert [result.values for result in found.finish(given)] == [(99.0,), (98.0,)], "given trials run to their end"
+        search = searched(report_x, 12, **pruning)(found)
+        given = listed(report_x, [{"x": 99.0}, {"x": 98.0}])(found)
+        results = search()
+        pruned = found.pruned("s")
+        assert [result.values for result in given()] == [(99.0,), (98.0,)], "given trials run to their end"
         assert 0 < len(pruned) == 12 - len(results)
         assert all(result.values == (result.params["x"],) for result in pruned)
         assert all(re.search(r"val/fd .* at epoch \d", reason) for reason in reasons(store, "pruned"))
         mlflow.MlflowClient().delete_run(pruned[0].run_id)
-    with runner(store) as found:
-        part = searched(lambda _: (1.0,), 12, **pruning)
-        found.enqueue(part)
-        again = found.finish(part)
-        assert pruned[0].params in [result.params for result in again], "its run was deleted: it ran again"
+    again = run(store, searched(lambda _: (1.0,), 12, **pruning))
+    assert pruned[0].params in [result.params for result in again], "its run was deleted: it ran again"
 
 
 @pytest.mark.parametrize("lost", [KeyboardInterrupt(), StoreError("the store was lost: disk is full")])

@@ -1,6 +1,5 @@
 import io
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -33,8 +32,7 @@ def shown_on(terminal: io.StringIO, level: int) -> Iterator[io.StringIO]:
 
 def train(progress: Progress, trial: int, epochs: int) -> None:
     for epoch in range(1, epochs + 1):
-        time.sleep(0.15)  # longer than the bar's pause between two drawings
-        progress.doing(f"trial {trial} epoch {epoch}")
+        progress.set_postfix_str(f"trial {trial} epoch {epoch}")
 
 
 def test_a_terminal_shows_the_stage_and_its_trial() -> None:

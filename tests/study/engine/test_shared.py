@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 import pytest
 from conftest import no_hang
-from searches import GIVEN, NAME, Recorder, dies, listed, parent_of, run, searched, states
+from searches import GIVEN, Recorder, dies, listed, parent_of, run, runner, searched, states
 
 from study.engine import queue
 from study.engine.queue import Queue
@@ -164,9 +164,10 @@ def test_two_workers_share_the_trials_of_one_study(store: Store, tmp_path: Path)
         process.join(300)
         process.kill()
     assert [process.exitcode for process in processes] == [0, 0]
-    found = Queue(store)
-    trials = [trial for part in ("", "s") for trial in found.trials(f"{NAME}/{part}")]
-    found.close()
+    with runner(store) as found:
+        listed(Recorder())(found)
+        searched(Recorder(), 4)(found)
+        trials = [trial for part in found.parts.values() for trial in found.queue.trials(part.name)]
     assert [(trial.state, trial.tries) for trial in trials] == [("complete", 1)] * 6
     assert {(trial.worker or "").split(":")[1] for trial in trials} == {path.name for path in place.iterdir()}
     assert states(store) == [("FINISHED", "complete")] * 6

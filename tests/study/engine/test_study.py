@@ -41,7 +41,7 @@ def context(store: Store, tiny: Dataset) -> Context:
 
 def name_of(context: Context) -> str:
     with context.open("") as study:
-        return study.name
+        return study.parent.study
 
 
 def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
