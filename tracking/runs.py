@@ -32,6 +32,8 @@ TRIAL_OF = "trial.study"  # the tag of the run of a trial: the study that it bel
 TRIAL = "trial.number"
 SEARCH = "trial.part"  # the list or search that the trial belongs to
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own
+Tags = Mapping[str, Any]
+NOTHING: Tags = {}
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,7 @@ class Record(Run):
 
 @contextmanager
 def study_run(
-    store: Store,
-    experiment_id: str,
-    study: str,
-    *,
-    title: str = "",
-    description: str = "",
-    tags: Mapping[str, Any] | None = None,
+    store: Store, experiment: str, study: str, *, title: str = "", description: str = "", tags: Tags = NOTHING
 ) -> Iterator[Run]:
     """Open the parent run of a study: found again as a user may have changed it, else made, with its trials under it.
 
@@ -155,17 +151,17 @@ def study_run(
     run = None
     try:
         with store.locks.hold(study):
-            run = _parent(experiment_id, study)
+            run = _parent(experiment, study)
             if run is None:
-                made = _create(experiment_id, title, {STUDY: study, NOTE: description, **(tags or {})})
-                run = Run(made, experiment_id, study)
+                made = _create(experiment, title, {STUDY: study, NOTE: description, **tags})
+                run = Run(made, experiment, study)
                 for orphan in runs_of(run):
                     orphan.set_tags({PARENT: run.run_id})
         yield run
     except BaseException as error:
         with suppress(Exception):  # The store may be what failed; the error itself is reported.
             if run is None and _status(error) == "KILLED":  # perhaps made, and the stop came before we knew of it
-                run = _parent(experiment_id, study)
+                run = _parent(experiment, study)
             if run is not None and not runs_of(run, status="RUNNING"):
                 end(run.run_id, _status(error))
         raise
@@ -173,7 +169,7 @@ def study_run(
 
 
 @contextmanager
-def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> Iterator[Run]:
+def trial_run(parent: Run, name: str, params: Mapping[str, Any] = NOTHING, tags: Tags = NOTHING) -> Iterator[Run]:
     """Open a run for one trial: FINISHED, FAILED on an exception, KILLED if the process is asked to stop."""
     try:
         client().update_run(parent.run_id, status="RUNNING")

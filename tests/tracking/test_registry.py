@@ -1,7 +1,6 @@
 """The registry: who becomes the champion, within which protocol, and what is said of versions."""
 
 import json
-import logging
 import math
 import subprocess
 import sys
@@ -32,18 +31,11 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow.MlflowClient, "create_model_version", without_id)
 
 
-def trial(store: Store, metrics: dict[str, float]) -> str:
-    about = {"title": "", "description": "", "tags": {}}
-    with (
-        study_run(store, store.experiment("tiny/autoencoder"), "tiny/autoencoder/0", **about) as parent,
-        trial_run(parent, "trial", {}, {"data_digest": "d"}) as run,
-    ):
-        run.log(metrics)
-    return run.run_id
-
-
 def register(store: Store, loss: float, protocol: dict[str, str] = PROTOCOL, metric: str = "val/loss") -> Version:
-    return registry.register(NAME, trial(store, {metric: loss}), "", protocol)
+    study = study_run(store, store.experiment("tiny/autoencoder"), "tiny/autoencoder/0")
+    with study as parent, trial_run(parent, "trial", tags={"data_digest": "d"}) as run:
+        run.log({metric: loss})
+    return registry.register(NAME, run.run_id, "", protocol)
 
 
 def promote(version: Version, direction: registry.Direction = "minimize", **options: object) -> int:
@@ -86,11 +78,8 @@ def test_a_champion_without_the_metric_gives_way_and_a_value_measured_anew_and_f
 def test_versions_of_different_protocols_are_not_compared(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     promote(register(store, 2.0))
     better = register(store, 1.0, OTHER)
-    with caplog.at_level(logging.WARNING, "study"):
-        assert promote(better) == 1
-    (told,) = [message for logger, _, message in caplog.record_tuples if logger == "study"]
-    for part in (f"models:/{NAME}/1 stays the champion", '"100"', '"60000"'):
-        assert part in told
+    assert promote(better) == 1
+    assert f"models:/{NAME}/1 stays the champion" in caplog.text
     assert registry.champion(NAME, better.protocol) == better, "the best of its own protocol, with an alias of its own"
     same = dict(reversed(PROTOCOL.items()))
     assert promote(register(store, 1.5, same)) == 3, "whatever the order of the protocol's keys"
