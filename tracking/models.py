@@ -53,10 +53,6 @@ VERSION = """
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-class NoModelError(StoreError):
-    """The run has no model: it has logged none, or it was deleted."""
-
-
 class Stored:
     """A model in the store: its address, the address of its files, the tags of its run."""
 
@@ -180,30 +176,27 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def logged_model(run_id: str) -> LoggedModel:
-    """Return the model that the run has logged; a NoModelError if it has logged none, or the model was deleted."""
+    """Return the model that the run has logged; a StoreError if it has logged none, or the model was deleted."""
     from mlflow import MlflowException
 
     run = client().get_run(run_id)
     if run.outputs is None or not run.outputs.model_outputs:
-        raise NoModelError(f"run {run_id} has logged no model")
+        raise StoreError(f"run {run_id} has logged no model")
     model_id = run.outputs.model_outputs[0].model_id
     try:
         location = client().get_logged_model(model_id).artifact_location
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise NoModelError(
-            f"the model of run {run_id} was deleted: delete the run too, so that it runs again"
-        ) from error
+        raise StoreError(f"the model of run {run_id} was deleted: delete the run too, so that it runs again") from error
     return LoggedModel(f"models:/{model_id}", location, dict(run.data.tags))
 
 
 def kept_model(run_id: str) -> LoggedModel | None:
     """Return the model that the run has logged, None if there is none, or it was deleted (see `delete_model`)."""
-    try:
+    with suppress(StoreError):
         return logged_model(run_id)
-    except NoModelError:
-        return None
+    return None
 
 
 def delete_model(run_id: str) -> None:

@@ -39,19 +39,12 @@ Distribution = BaseDistribution
 Space = Mapping[str, Distribution]
 
 
-def integer(low: int, high: int) -> Distribution:
-    """Return the whole numbers of a range, both ends included."""
-    return IntDistribution(low, high)
+integer, uniform = IntDistribution, FloatDistribution  # by `low` and `high`, both ends included
 
 
 def log_uniform(low: float, high: float) -> Distribution:
     """Return a range of positive numbers, every order of magnitude as likely as the next."""
     return FloatDistribution(low, high, log=True)
-
-
-def uniform(low: float, high: float) -> Distribution:
-    """Return a range of numbers, both ends included."""
-    return FloatDistribution(low, high)
 
 
 def choice(*values: Any) -> Distribution:

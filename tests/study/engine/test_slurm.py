@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from clusters import Slurm
 from on_cluster import OnCluster, all_ended, on_servers
-from servers import PASSWORD
+from servers import PASSWORD, until
 
 pytestmark = pytest.mark.cluster
 OPEN = "0penSesame"  # the tracking server's password, which our own asks nobody for
@@ -124,7 +124,7 @@ def test_left_alone_looked_at_and_stopped(slurm: Slurm, studies: OnCluster) -> N
         assert command.wait() == 130
     assert len(slurm.jobs()) == 3, "it has started none of them"
     studies.release(4)
-    slurm.wait(lambda: slurm.jobs() == [], "the end of the study")
+    until(lambda: slurm.jobs() == [], "the end of the study")
     logs = "".join(file.read_text() for file in (studies.folder / "store" / "logs").rglob("*.log"))
     refused = [line for line in logs.splitlines() if line.startswith("error: ")]  # not Slurm's own, of a requeue
     assert refused == [], "the last worker starts as all others are gone, and finds the study finished"

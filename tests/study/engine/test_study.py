@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +18,7 @@ from study.engine.trial import Trial
 from study.results import Row, claim
 from tracking import registry
 from tracking.registry import Version
-from tracking.store import Store, open_store
+from tracking.store import Store
 
 LOSS: Any = {"objectives": {"loss": "minimize"}}
 CLAIM = claim("It is less", [1.0], 2.0)
@@ -168,33 +167,3 @@ def test_an_input_is_known_by_its_weights_not_by_its_number(context: Context, ti
     changed = replace(context.session, dataset=replace(tiny, train=tiny.val))
     assert run_stage(replace(context, session=changed), []).made["line"].number == 4
     assert registry.require_version("tiny-line").number < 4, "candidates of other data do not compete"
-
-
-def test_stores_that_share_a_database_have_queues_of_their_own(
-    context: Context, tmp_path: Any, empty_store: Any
-) -> None:
-    run_stage(context, [])
-    shutil.copytree(empty_store, tmp_path / "other")
-    other = open_store(tmp_path / "other", storage=context.session.store.optuna_url)
-    mlflow.MlflowClient().create_experiment("somebody else's")
-    made: list[int] = []
-    run_stage(replace(context, session=replace(context.session, store=other)), made)
-    open_store(tmp_path / "store")
-    run_stage(context, made)
-    assert made == [1], "each has its own trials, found again"
-
-
-@pytest.mark.parametrize(
-    ("fields", "rule"),
-    [
-        ({"name": "Two Words"}, "lower-case words"),
-        ({"settings": dict}, "frozen dataclass"),
-        ({"presets": {"demo": 3}}, "presets must be"),
-        ({"identity_excludes": ("x",)}, "identity_excludes must be"),
-        ({"optional_inputs": ("x",)}, "optional_inputs must be"),
-        ({"outputs": ("class",)}, "lower-case words"),
-    ],
-)
-def test_a_stage_that_is_not_valid_is_refused(fields: dict[str, Any], rule: str) -> None:
-    with pytest.raises(ValueError, match=rule):
-        replace(STAGE, **fields)

@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import no_hang
+from servers import until
 
 from study import run
 from study.checks import UsageError
@@ -170,11 +170,6 @@ def test_ctrl_c_while_workers_start_is_not_lost(monkeypatch: pytest.MonkeyPatch)
     finally:
         signal.signal(signal.SIGINT, before)
     assert all(process.poll() is not None for process in pools[0]._processes)
-
-
-def until(ready: Callable[[], object]) -> None:
-    while not ready():
-        time.sleep(0.05)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -10,8 +10,7 @@ import pytest
 
 from study.checks import UsageError
 from study.data.dataset import Dataset
-from study.engine.pipeline import Request, resolve, run_stages
-from study.engine.stage import Context, Outcome, Stage
+from study.engine.stage import Context, Outcome, Request, Stage, resolve, run_stages
 from tracking import registry
 
 
@@ -117,3 +116,19 @@ def test_a_stage_is_given_its_settings_those_it_reads_and_what_was_made_before_i
     assert [outcome.stage for outcome in outcomes] == ["ruler-maker", "drawer"]
     assert (seen[1].settings, seen[1].others) == (Settings(4), {"ruler-maker": {"epochs": 3}})
     assert seen[1].inputs == {"ruler": "made"}, "the stage's before the champion"
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"name": "Two Words"}, "lower-case words"),
+        ({"settings": dict}, "frozen dataclass"),
+        ({"presets": {"demo": 3}}, "presets must be"),
+        ({"identity_excludes": ("x",)}, "identity_excludes must be"),
+        ({"optional_inputs": ("x",)}, "optional_inputs must be"),
+        ({"outputs": ("class",)}, "lower-case words"),
+    ],
+)
+def test_a_stage_that_is_not_valid_is_refused(fields: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        replace(MAKER, **fields)
