@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -134,6 +135,12 @@ def store(empty_store: Path, tmp_path: Path) -> Store:
     """A fresh, empty store, open."""
     shutil.copytree(empty_store, tmp_path / "store")
     return open_store(tmp_path / "store")
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_told() -> None:
+    """Whatever level a command of an earlier test has set."""
+    logging.getLogger("study").setLevel(logging.WARNING)
 
 
 def blobs(per_class: int, seed: int) -> Split:
