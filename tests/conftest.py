@@ -137,6 +137,16 @@ def store(empty_store: Path, tmp_path: Path) -> Store:
     return open_store(tmp_path / "store")
 
 
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server, which a test may stop and start."""
+    from servers import Postgres
+
+    server = Postgres()
+    yield server
+    server.remove()
+
+
 @pytest.fixture(autouse=True)
 def _warnings_are_told() -> None:
     """Whatever level a command of an earlier test has set."""

@@ -11,7 +11,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -204,19 +204,6 @@ def is_deleted(run_id: str) -> bool:
         return error.error_code == "RESOURCE_DOES_NOT_EXIST"
     except Exception:  # a server that is away
         return False
-
-
-def correct_statuses(parent: Run, part: str, outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
-    """Correct the status of runs, of trials of this list or search, whose processes died before they could.
-
-    `outcomes` are wanted statuses by run id; other open runs become KILLED, but for numbers of trials `under_way`.
-    """
-    numbers = {str(number) for number in under_way}
-    for run in runs_of(parent, part):
-        wanted = outcomes.get(run.run_id, "KILLED" if run.status == "RUNNING" else run.status)
-        wrong = run.status == "RUNNING" or ("FINISHED" in (run.status, wanted) and run.status != wanted)
-        if wrong and run.tags.get(TRIAL) not in numbers:
-            client().set_terminated(run.run_id, wanted)
 
 
 def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:

@@ -37,7 +37,7 @@ from study.engine.trial import Trial
 from study.results import Result, Table
 from tracking.errors import StoreError, reason_of, store_errors
 from tracking.registry import Direction
-from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end, is_deleted, runs_of, trial_run
+from tracking.runs import SEARCH, TRIAL, Inputs, Run, end, is_deleted, runs_of, trial_run
 
 if TYPE_CHECKING:
     from study.engine.launchers import Watch
@@ -328,9 +328,13 @@ class Runner:
     def _correct_runs(self, part: Part) -> None:
         """Correct the status of MLflow runs whose processes died before they could."""
         trials = self.queue.trials(part.name)
-        outcomes = {trial.run_id: STATUS.get(trial.state, "KILLED") for trial in trials if trial.run_id}
-        under_way = {trial.number for trial in trials if trial.state == RUNNING}
-        correct_statuses(self.parent, part.name, outcomes, under_way)
+        outcomes = {trial.run_id: STATUS.get(trial.state, "KILLED") for trial in trials}
+        under_way = {str(trial.number) for trial in trials if trial.state == RUNNING}
+        for run in runs_of(self.parent, part.name):
+            wanted = outcomes.get(run.run_id, "KILLED" if run.status == "RUNNING" else run.status)
+            wrong = run.status == "RUNNING" or ("FINISHED" in (run.status, wanted) and run.status != wanted)
+            if wrong and run.tags.get(TRIAL) not in under_way:
+                end(run.run_id, wanted)
 
 
 class Progress(tqdm):

@@ -166,7 +166,7 @@ class Session:
 
     def model_name(self, kind: str) -> str:
         """The registered name of a kind of model: `mnist-autoencoder`."""
-        return model_name(self.dataset.name, kind)
+        return f"{self.dataset.name}-{kind}"
 
 
 @dataclass(frozen=True)
@@ -254,11 +254,6 @@ class Context:
         }
 
 
-def model_name(dataset: str, kind: str) -> str:
-    """The registered name of a kind of model on a data set: `mnist-autoencoder`."""
-    return f"{dataset}-{kind}"
-
-
 def seed_for(seed: int, number: int) -> int:
     """Seed of a repeat or a draw; those of studies of different seeds do not overlap below a seed of 21,474, and hardly
     ever above: the remainder is that of a prime, so that every seed gives another one.
@@ -320,7 +315,7 @@ def _inputs(request: Request, data: Dataset, known: Sequence[Stage]) -> dict[str
     for stage in request.stages:
         missing = []
         for kind in (kind for kind in stage.inputs if kind not in made | found.keys()):
-            name = model_name(data.name, kind)
+            name = f"{data.name}-{kind}"
             if kind in request.versions:
                 found[kind] = registry.require_version(name, request.versions[kind])
             elif (champion := registry.champion_on(name, data.digest)) is not None:

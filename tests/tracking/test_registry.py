@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import mlflow
@@ -117,22 +115,6 @@ def test_a_missing_version_is_told_with_what_is_there(store: Store) -> None:
     for wanted, missing in ((None, "tiny-judge@champion"), (7, "tiny-judge/7"), ("mine", "tiny-judge@mine")):
         with pytest.raises(StoreError, match=rf"{missing} .*it has: {NAME}/1"):
             registry.require_version("tiny-judge", wanted)
-
-
-@pytest.mark.slow
-def test_a_champion_whose_run_was_deleted_for_good_gives_way(store: Store) -> None:
-    lost = register(store, 1.0)
-    promote(lost)
-    mlflow.MlflowClient().delete_run(lost.run_id)
-    gc = ["mlflow", "gc", "--backend-store-uri", store.tracking_uri]
-    done = subprocess.run([sys.executable, "-m", *gc], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found = registry.require_version(NAME)
-    assert (found.number, found.metrics, found.tags) == (1, {}, {})
-    for use in (found.load, found.config, lambda: found.weights_digest):
-        with pytest.raises(StoreError, match=f"models:/{NAME}/1 .*its run was deleted for good"):
-            use()
-    assert promote(register(store, 5.0)) == 2
 
 
 def test_a_registered_run_says_so_and_a_description_is_ours_until_a_user_changes_it(store: Store) -> None:

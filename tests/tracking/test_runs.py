@@ -14,7 +14,6 @@ from PIL import Image
 from tracking.errors import StoreError
 from tracking.runs import (
     Run,
-    correct_statuses,
     end,
     is_deleted,
     metric_history,
@@ -101,24 +100,6 @@ def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store:
         assert again == second
 
 
-def test_the_runs_of_a_process_that_died_are_corrected(store: Store) -> None:
-    with open_study(store) as parent:
-        runs = {}
-        for number in range(4):
-            with trial_run(parent, f"trial {number}", {}, {"trial.part": "a", "trial.number": number}) as trial:
-                runs[number] = trial
-        for number in (0, 1, 3):
-            mlflow.MlflowClient().update_run(runs[number].run_id, status="RUNNING")
-        end(runs[0].run_id)
-        assert [status(runs[number]) for number in range(4)] == ["KILLED", "RUNNING", "FINISHED", "RUNNING"]
-        correct_statuses(parent, "a", {runs[1].run_id: "FINISHED"}, under_way={3})
-        assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "FINISHED", "RUNNING"]
-        correct_statuses(parent, "a", {runs[2].run_id: "KILLED"}, under_way=())
-        assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "KILLED", "KILLED"]
-        correct_statuses(parent, "b", {runs[1].run_id: "KILLED"}, under_way=())
-        assert status(runs[1]) == "FINISHED", "another search's"
-
-
 def test_a_deleted_run_is_known_and_left_alone(store: Store) -> None:
     with open_study(store) as parent, trial_run(parent, "trial 0", {}, {"trial.part": "a"}) as trial:
         assert not is_deleted(trial.run_id)
@@ -127,6 +108,8 @@ def test_a_deleted_run_is_known_and_left_alone(store: Store) -> None:
         assert runs_of(parent) == []
         end(trial.run_id)
         mlflow.MlflowClient().restore_run(trial.run_id)
+        end(trial.run_id)
+        assert status(trial) == "KILLED"
     assert is_deleted("0" * 32), "gone for good, or in another store"
     end("0" * 32)
 
