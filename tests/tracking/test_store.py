@@ -308,8 +308,7 @@ def test_several_processes_open_a_fresh_store_at_once_and_without_git_say_nothin
         "with study_run(store, store.experiment('a'), 'b'): pass\n"
         "import mlflow; mlflow.start_run(); mlflow.end_run()"
     )
-    pipes = {"stderr": subprocess.PIPE, "text": True, "env": {**os.environ, "PATH": str(tmp_path)}}
+    env = {**os.environ, "PATH": str(tmp_path)}
     command = [sys.executable, "-c", code, tmp_path / "s"]
-    processes = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(3)]
-    errors = [process.communicate(timeout=600)[1] for process in processes]
-    assert [(process.returncode, said) for process, said in zip(processes, errors, strict=True)] == [(0, "")] * 3
+    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, env=env) for _ in range(3)]
+    assert [(each.communicate(timeout=600)[1], each.returncode) for each in processes] == [(b"", 0)] * 3
