@@ -17,7 +17,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from filelock import FileLock
 from mlflow.entities import Param
 
 from study.engine.queue import Queue, key_of
-from study.engine.runner import Part, Runner
+from study.engine.runner import Runner
 from study.engine.search import Search, integer, log_uniform
 from study.engine.trial import Trial
 from tracking.runs import study_run
@@ -43,25 +43,15 @@ def nothing(trial: Trial) -> tuple[float, ...]:
     return (trial.params["x"],)
 
 
-def listed(count: int) -> Part:
-    trials = [{"x": 1.0 + number, "n": 1} for number in range(count)]
-    return Part(f"{NAME}/list", "", {key_of(params): params for params in trials}, nothing, {"val/loss": "minimize"})
+def listed(count: int) -> list[dict[str, Any]]:
+    return [{"x": 1.0 + number, "n": 1} for number in range(count)]
 
 
-def searched(count: int) -> Part:
-    search = Search({"val/loss": "minimize"}, SPACE, count)
-    keys: dict[str, dict[str, Any]] = {f"free {number}": {} for number in range(count)}
-    return Part(f"{NAME}/search", "search", keys, nothing, search.objectives, search)
-
-
-def run(store: Store, part: Part) -> None:
-    queue = Queue(store)
-    about: dict[str, Any] = {"title": NAME, "description": "", "tags": {}}
-    with study_run(store, store.experiment(NAME), NAME, **about) as parent:
-        runner = Runner(queue, parent, label="bench", seed_for=lambda number: number)
-        runner.enqueue(part)
-        runner.finish(part)
-    queue.close()
+def run(store: Store, trials: Sequence[dict[str, Any]] | Search) -> None:
+    with study_run(store, store.experiment(NAME), NAME) as parent:
+        runner = Runner(queue=Queue(store), parent=parent, name=NAME, label="bench", seed_for=lambda number: number)
+        runner.enqueue(trials, nothing, objectives={"val/loss": "minimize"})()
+        runner.leave()
 
 
 def our_list(folder: Path, count: int, barrier: Any) -> None:
@@ -73,7 +63,7 @@ def our_list(folder: Path, count: int, barrier: Any) -> None:
 def our_search(folder: Path, count: int, barrier: Any) -> None:
     store = open_store(folder)
     barrier.wait()
-    run(store, searched(count))
+    run(store, Search({"val/loss": "minimize"}, SPACE, count))
 
 
 def _nested(parent: str, params: dict[str, Any]) -> float:
@@ -172,10 +162,10 @@ def growth(folder: Path, count: int) -> list[float]:
     store, real = open_store(folder), 10
     one = seconds(lambda: run(store, listed(real))) / real
     client, queue = mlflow.MlflowClient(), Queue(store)
-    part = listed(count)
-    queue.add(part.name, part.trials)
-    pattern = client.get_run(queue.trials(part.name)[0].run_id or "")
-    for trial in queue.trials(part.name)[real:]:
+    part = f"{NAME}/trials"
+    queue.add(part, {key_of(params): params for params in listed(count)})
+    pattern = client.get_run(queue.trials(part)[0].run_id or "")
+    for trial in queue.trials(part)[real:]:
         tags = {**pattern.data.tags, "trial.number": str(trial.number)}
         made = client.create_run(pattern.info.experiment_id, tags=tags).info
         client.log_batch(made.run_id, params=[Param(name, str(value)) for name, value in trial.params.items()])
@@ -184,7 +174,7 @@ def growth(folder: Path, count: int) -> list[float]:
         queue.note(trial, run_id=made.run_id)
         queue.note(trial, state="complete", values=[trial.params["x"]])
     queue.close()
-    return [one, seconds(lambda: run(store, part)), seconds(lambda: run(store, listed(count + 1)))]
+    return [one, seconds(lambda: run(store, listed(count))), seconds(lambda: run(store, listed(count + 1)))]
 
 
 def main(count: int = 40, most: int = 1000) -> None:

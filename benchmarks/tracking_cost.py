@@ -22,8 +22,8 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 from study.config import preset
-from study.engine.pipeline import run_stages
 from study.engine.search import Objective, Search, Trial
+from study.engine.stage import run_stages
 from study.run import Prepared, prepare
 from tracking.runs import Run, trial_run
 

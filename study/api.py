@@ -33,12 +33,6 @@ def registered(name: str, store: Path = Path("mlruns"), tracking_uri: str | None
         raise UsageError(f"the model must be given as NAME, NAME@ALIAS or NAME/NUMBER, but got {name!r}")
     model, alias, number = match[1], match[2] or "champion", int(match[3]) if match[3] else None
     folder = expanded(store, "--store")
-    if tracking_uri is None and (number or alias == "champion"):
-        from tracking.models import find_version
-
-        found = find_version(folder, model, number)
-        if found is not None:  # without MLflow, whose import takes longer than to draw with the model
-            return found
     from tracking.store import read_store
 
     read_store(folder, tracking_uri)

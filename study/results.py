@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import isfinite, nan
 from statistics import mean, stdev
@@ -23,13 +23,14 @@ WIDTHS = {"figure": 44, "ours": 26, "reference": 20, "baseline": 44, "verdict": 
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A trial that ran to its end, with the last value of each of its metrics.
+class Result:
+    """A trial that ran to its end.
 
     Attributes:
         part: The list or the search of its study that it belongs to.
         key: Its name in that part.
-        values: One of each objective.
+        values: One of each objective; of a pruned trial, the last that it reported.
+        metrics: The last value of each, in a study's table.
     """
 
     number: int
@@ -38,16 +39,16 @@ class Measured:
     params: Mapping[str, Any]
     values: tuple[float, ...]
     run_id: str
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Table:
     """Trials with their parameters and metrics. `part` counts as a parameter; a condition is a value or a function."""
 
-    def __init__(self, trials: Sequence[Measured]) -> None:
+    def __init__(self, trials: Sequence[Result]) -> None:
         self.rows = tuple(trials)
 
-    def __iter__(self) -> Iterator[Measured]:
+    def __iter__(self) -> Iterator[Result]:
         return iter(self.rows)
 
     def __len__(self) -> int:
@@ -56,7 +57,7 @@ class Table:
     def where(self, **conditions: Any) -> Table:
         """Return the trials for which all conditions hold; a trial without such a parameter is left out."""
 
-        def holds(trial: Measured, name: str, wanted: Any) -> bool:
+        def holds(trial: Result, name: str, wanted: Any) -> bool:
             params = {**trial.params, "part": trial.part}
             if name not in params:
                 return False
@@ -74,7 +75,7 @@ class Table:
         return mean_std(values, form) if values else None
 
     def series(
-        self, x: str, metric: str, by: str | Callable[[Measured], str] | None = None, **conditions: Any
+        self, x: str, metric: str, by: str | Callable[[Result], str] | None = None, **conditions: Any
     ) -> dict[str, tuple[list[Any], list[float], list[float]]]:
         """Return for each label the values of parameter x in order, and the metric's means and standard deviations.
 

@@ -15,8 +15,7 @@ from study.checks import UsageError, expanded
 from study.config import StudyConfig
 from study.engine import launchers, workers
 from study.engine.identity import fingerprint
-from study.engine.pipeline import Request, requested, resolve, run_stages
-from study.engine.stage import Outcome, Session
+from study.engine.stage import Outcome, Request, Session, requested, resolve, run_stages
 from study.engine.workers import JobSpec
 from study.report.collect import keep
 from study.results import FEWEST, corrected, findings, printed, verdicts

@@ -9,13 +9,13 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import free_port
+from servers import free_port, until
 
 CONFIG = """\
 ClusterName=study
@@ -65,9 +65,8 @@ class Slurm:
     """
 
     def __init__(self, cpus: int = 1) -> None:
-        missing = [name for name in ("slurmctld", "slurmd", "munged", "sbatch") if shutil.which(name) is None]
-        if missing:
-            pytest.skip(f"{', '.join(missing)} not installed: Debian's packages are called slurm-wlm and munge")
+        if not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))):
+            pytest.skip("Slurm is not installed: Debian's packages are called slurm-wlm and munge")
         if os.geteuid() != 0:
             pytest.skip("two slurmd on one machine start workers as root only")
         self.folder = Path(tempfile.mkdtemp(prefix="study-slurm-"))
@@ -94,19 +93,19 @@ class Slurm:
 
     def start_controller(self) -> None:
         self._start("slurmctld", "-D", "-i")
-        self.wait(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
+        until(lambda: self.run("scontrol", "ping").returncode == 0, "slurmctld")
 
     def kill_controller(self) -> None:
         """It dies, and has written down which tasks run: it does so minutes after their start, or as one changes."""
         saved, before = self.folder / "state" / "job_state", time.time()
         for task in (tasks := self.tasks().values()):
             self.run("scontrol", "update", f"JobId={task}", "Comment=changed")
-        self.wait(lambda: not tasks or saved.stat().st_mtime > before, "what Slurm writes down")
+        until(lambda: not tasks or saved.stat().st_mtime > before, "what Slurm writes down")
         self._kill("slurmctld")
 
     def start_node(self, node: str) -> None:
         self._start(node, "-D", "-N", node, program="slurmd")
-        self.wait(lambda: self.state(node) in ("idle", "mixed", "allocated"), f"node {node}")
+        until(lambda: self.state(node) in ("idle", "mixed", "allocated"), f"node {node}")
 
     def processes(self, node: str) -> list[int]:
         """Those of the node's steps, and of all that they have started, in this order."""
@@ -140,14 +139,8 @@ class Slurm:
 
     def _queue(self, *options: str) -> list[str]:
         """Its lines, one a task; a controller that has just come back may be late with its first answers."""
-        found: list[subprocess.CompletedProcess[str]] = []
-
-        def answered() -> bool:
-            found.append(self.run("squeue", "-h", "-r", *options))
-            return found[-1].returncode == 0
-
-        self.wait(answered, "squeue")
-        return found[-1].stdout.splitlines()
+        until(lambda: self.run("squeue").returncode == 0, "squeue")
+        return self.run("squeue", "-h", "-r", *options).stdout.splitlines()
 
     def remove(self) -> None:
         if "slurmctld" in self._processes:
@@ -184,12 +177,6 @@ class Slurm:
         if process is not None:
             process.kill()
             process.wait()
-
-    def wait(self, ready: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + 300  # a busy machine may take long
-        while not ready():
-            assert time.monotonic() < deadline, f"{what} does not come, see {self.folder}"
-            time.sleep(0.2)
 
 
 def _kill_worker(pids: list[int]) -> None:
@@ -229,16 +216,20 @@ class Ray:
             from ray.cluster_utils import Cluster
 
             self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
-            self.nodes = {name: self._add(name) for name in ("r1", "r2")}
+        self.nodes: dict[str, Any] = {}
+        for name in ("r1", "r2"):
+            self.add(name)
 
     @property
     def address(self) -> str:
         return self._cluster.address
 
     def add(self, name: str) -> None:
-        """Start a raylet in the place of one that was killed."""
+        """Start a raylet, in the place of one that was killed say."""
         with self._surroundings():
-            self.nodes[name] = self._add(name)
+            # What names a node of Slurm's names ours too: all are on one host.
+            own = {"num_gpus": 1, "env_vars": {"SLURMD_NODENAME": name}}
+            self.nodes[name] = self._cluster.add_node(num_cpus=self._cpus, **own, **SMALL)
 
     def kill_node(self, name: str) -> None:
         """Kill a raylet: what runs there ends with it."""
@@ -280,10 +271,6 @@ class Ray:
             os.environ.clear()
             os.environ.update(kept)
             signal.signal(signal.SIGTERM, handler)  # Ray's would drain a node, for half a minute.
-
-    def _add(self, name: str) -> Any:
-        # What names a node of Slurm's names ours too: all are on one host.
-        return self._cluster.add_node(num_cpus=self._cpus, num_gpus=1, env_vars={"SLURMD_NODENAME": name}, **SMALL)
 
 
 MARK = "TEST_CLUSTER"  # a variable by which our cluster's processes are known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -135,6 +136,22 @@ def store(empty_store: Path, tmp_path: Path) -> Store:
     """A fresh, empty store, open."""
     shutil.copytree(empty_store, tmp_path / "store")
     return open_store(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server, which a test may stop and start."""
+    from servers import Postgres
+
+    server = Postgres()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_told() -> None:
+    """Whatever level a command of an earlier test has set."""
+    logging.getLogger("study").setLevel(logging.WARNING)
 
 
 def squares(image_shape: tuple[int, int, int], classes: int, per_class: int, seed: int) -> Split:

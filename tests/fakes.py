@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
+
+from study.engine.search import Pruned
+from study.results import Result, Table
 
 
 @dataclass
@@ -31,8 +36,6 @@ class FakeTrial:
             epochs.append(epoch)
             values.append(float(value))
         if self.prune_at is not None and epoch >= self.prune_at:
-            from study.engine.search import Pruned
-
             raise Pruned("as the test asked")
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
@@ -81,10 +84,6 @@ class FakeStudy:
     candidates: dict[str, Any] = field(default_factory=dict)
 
     def run(self, trials: Any, objective: Any, part: str = "", *, prunable: bool = False, **_: Any) -> list[Any]:
-        import torch
-
-        from study.engine.search import Result
-
         results = []
         for number, params in enumerate(trials):
             trial = FakeTrial(dict(params), part, number, prunable)
@@ -102,9 +101,7 @@ class FakeStudy:
         return self.run(self.proposals[: search.trials], objective, part, prunable=True)
 
     def table(self) -> Any:
-        from study.results import Measured, Table
-
-        return Table([Measured(**vars(each), metrics=self.trials[each.run_id].metrics) for each in self.results])
+        return Table([replace(each, metrics=self.trials[each.run_id].metrics) for each in self.results])
 
     def pruned(self, part: str = "") -> list[Any]:
         return []

@@ -16,7 +16,7 @@ from models.gan import ToneCurve
 from study.data.dataset import Dataset
 from study.engine.stage import seed_for
 from study.measures.judges import PREFIXES, Evaluator, Judges
-from study.results import Measured
+from study.results import Result
 from study.stages.generators import KINDS, GanInputs
 
 CPU = torch.device("cpu")
@@ -76,9 +76,9 @@ def fake_study(context: Any, monkeypatch: Any, **fields: Any) -> FakeStudy:
     return study
 
 
-def measured(part: str, params: dict[str, Any], **metrics: float) -> Measured:
+def measured(part: str, params: dict[str, Any], **metrics: float) -> Result:
     """A trial of a table; "__" in a metric's name stands for "/"."""
     found = {name.replace("__", "/"): value for name, value in metrics.items()}
     values = (found.get("val/fd", found.get("collapse/last", 0.0)),)
     run = f"{part} {sorted(params.items())}"
-    return Measured(0, part, run, params, values, run, found)
+    return Result(0, part, run, params, values, run, found)

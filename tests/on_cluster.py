@@ -18,7 +18,7 @@ import numpy as np
 import psycopg
 from conftest import ROOT
 from mlflow.entities import Run
-from servers import MlflowServer, Postgres
+from servers import MlflowServer, Postgres, until
 
 from tracking.store import open_store
 
@@ -29,16 +29,11 @@ class OnCluster:
     Args:
         folder: For the stage's package, the store's folder and logs.
         engine: The flags that name it.
-        environment: What its commands need.
+        env: What its commands need.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        tracking: MlflowServer,
-        postgres: Postgres,
-        engine: list[str],
-        environment: Mapping[str, str],
+        self, folder: Path, tracking: MlflowServer, postgres: Postgres, engine: list[str], env: Mapping[str, str]
     ) -> None:
         self.workers = 2
         self.folder, self.tracking, self.postgres, self.engine = folder, tracking, postgres, engine
@@ -47,7 +42,7 @@ class OnCluster:
         (about / "METADATA").write_text("Metadata-Version: 2.1\nName: cheap\nVersion: 1\n")
         (about / "entry_points.txt").write_text("[study.stages]\ncheap = cluster_stage:STAGE\n")
         found = os.pathsep.join(map(str, (ROOT, folder, Path(__file__).parent)))
-        self.environment = {**os.environ, **environment, "PYTHONPATH": found}
+        self.environment = {**os.environ, **env, "PYTHONPATH": found}
         self.places = ["--tracking-uri", tracking.url, "--storage", postgres.url, "--store", str(folder / "store")]
 
     def command(self, seed: int, *flags: object) -> list[str]:
@@ -64,12 +59,10 @@ class OnCluster:
         """From now on they come to their end."""
         self._hold(seed).unlink()
 
-    def run(self, seed: int, *flags: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, seed: int, *flags: object) -> subprocess.CompletedProcess[str]:
         """A study's command, to its end."""
-        env = {**self.environment, **environment}
-        return subprocess.run(
-            self.command(seed, *flags), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
-        )
+        options: Any = {"cwd": ROOT, "env": self.environment, "capture_output": True, "text": True, "timeout": 300}
+        return subprocess.run(self.command(seed, *flags), **options)
 
     @contextmanager
     def started(self, seed: int, *flags: object) -> Iterator[Command]:
@@ -96,9 +89,8 @@ class OnCluster:
         """How often each complete trial was tried, less the times that it was stopped."""
         runs = [run.info.run_id for run in self.runs(seed) if run.info.status == "FINISHED"]
         with psycopg.connect(self.postgres.url) as connection:
-            found = connection.execute(
-                "SELECT state, tries FROM study_trials WHERE run_id = ANY(%s)", [runs]
-            ).fetchall()
+            query = "SELECT state, tries FROM study_trials WHERE run_id = ANY(%s)"
+            found = connection.execute(query, [runs]).fetchall()
         assert {state for state, _ in found} == {"complete"}
         return [tries for _, tries in found]
 
@@ -155,10 +147,7 @@ def on_servers(folder: Path, engine: list[str], environment: Mapping[str, str]) 
 
 def all_ended(left: Callable[[], list[Any]]) -> None:
     """Check that nothing is left, in a while."""
-    deadline = time.monotonic() + 20
-    while left() and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert left() == []
+    until(lambda: left() == [], "the end of all workers", 20)
 
 
 class Command:
@@ -175,10 +164,12 @@ class Command:
         """Its exit code."""
         return self.process.wait(timeout)
 
-    def until(self, ready: Callable[[], object], timeout: float = 400) -> None:
-        """Wait until something is so."""
-        deadline = time.monotonic() + timeout
-        while not ready():
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.3)
+    def until(self, ready: Callable[[], object]) -> None:
+        """Wait until something is so; the command must not end before."""
+
+        def is_so() -> bool:
+            so = bool(ready())
+            assert so or self.process.poll() is None, self.output
+            return so
+
+        until(is_so, f"what is waited for after {self.output}", 400)

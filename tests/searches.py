@@ -5,62 +5,55 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import mlflow
 
-from study.engine.queue import Queue, key_of
-from study.engine.runner import Objective, Part, Runner
-from study.engine.search import Result, Search, choice, integer, log_uniform
+from study.engine.queue import Queue
+from study.engine.runner import Objective, Runner
+from study.engine.search import Search, choice, integer, log_uniform
 from study.engine.trial import Trial
+from study.results import Result
+from tracking.registry import Direction
 from tracking.runs import Run, study_run
 from tracking.store import Store
 
 NAME = "tiny/test/0"
 SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9), "c": choice("a", "b")}
+LOSS: Mapping[str, Direction] = {"loss": "minimize"}
 GIVEN = [{"x": 0.5, "n": 2, "c": "a"}, {"x": 50.0, "n": 3, "c": "b"}]
+Asked = Callable[[Runner], Callable[[], list[Result]]]
 
 
-def listed(
-    objective: Objective,
-    trials: Sequence[Mapping[str, Any]] = GIVEN,
-    title: str = "",
-    name: str = NAME,
-    optional: bool = False,
-) -> Part:
-    """A list of trials of one objective, of the study of this name."""
-    keys = {key_of(params): dict(params) for params in trials}
-    return Part(f"{name}/{title}", title, keys, objective, {"loss": "minimize"}, optional=optional)
+def listed(objective: Objective, trials: Sequence[Mapping[str, Any]] = GIVEN, title: str = "", **options: Any) -> Asked:
+    """A list of trials of one objective."""
+    return lambda runner: runner.enqueue(trials, objective, title, objectives=LOSS, **options)
 
 
 def searched(
     objective: Objective, trials: int, space: Mapping[str, Any] = SPACE, title: str = "s", **options: Any
-) -> Part:
+) -> Asked:
     """A search of one objective over `SPACE`."""
-    search = Search({"loss": "minimize"}, space, trials, **options)
-    keys: dict[str, dict[str, Any]] = {f"free {number}": {} for number in range(trials)}
-    return Part(f"{NAME}/{title}", title, keys, objective, search.objectives, search, search.optional)
+    return lambda runner: runner.enqueue(Search(LOSS, space, trials, **options), objective, title)
 
 
 @contextmanager
 def runner(store: Store, name: str = NAME) -> Iterator[Runner]:
     """What a study has: the queue, and a runner under the parent run."""
-    about: dict[str, Any] = {"title": "a study", "description": "", "tags": {}}
-    with (
-        closing(Queue(store)) as queue,
-        study_run(store, store.experiment("tiny/test"), name, **about) as parent,
-        closing(Runner(queue, parent, label="test", seed_for=lambda number: number)) as found,
-    ):
-        yield found
+    with study_run(store, store.experiment("tiny/test"), name) as parent:
+        found = Runner(queue=Queue(store), parent=parent, name=name, label="test", seed_for=lambda number: number)
+        try:
+            yield found
+        finally:
+            found.leave()
 
 
-def run(store: Store, *parts: Part, name: str = NAME) -> list[Result]:
+def run(store: Store, *parts: Asked, name: str = NAME) -> list[Result]:
     """Run these parts one after the other, and return their results."""
     with runner(store, name) as found:
-        for part in parts:
-            found.enqueue(part)
-        return [result for part in parts for result in found.finish(part)]
+        finish = [part(found) for part in parts]
+        return [result for each in finish for result in each()]
 
 
 def parent_of(store: Store) -> Run:

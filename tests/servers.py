@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psycopg
@@ -20,6 +20,14 @@ import pytest
 PASSWORD = "s3cret/{x}%40"  # what a URL has to quote, Optuna's template and alembic's config to escape
 
 NOBODY = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def until(ready: Callable[[], object], what: object = "what is waited for", seconds: float = 300) -> None:
+    """Wait until something is so; a busy machine may take long."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < deadline, f"{what} does not come"
+        time.sleep(0.1)
 
 
 def free_port() -> int:
@@ -54,10 +62,7 @@ class Server:
     def start(self) -> None:
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(self.command(), start_new_session=True, **pipes, **self.owner)
-        deadline = time.monotonic() + 90
-        while not self.answers():
-            assert time.monotonic() < deadline, f"{self.command()} does not answer"
-            time.sleep(0.2)
+        until(self.answers, self.command(), 90)
 
     def stop(self) -> None:
         if self._process is not None:

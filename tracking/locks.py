@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from tracking.errors import StoreError, root_of, without_password
 
@@ -165,9 +167,6 @@ def check_database(url: str, mlflow_db: Path) -> str:
 
     It must be PostgreSQL, or an SQLite file other than MLflow's own; a StoreError says what is wrong.
     """
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
     shown = without_password(url)
     try:
         parts = make_url(url)
@@ -196,16 +195,12 @@ def check_database(url: str, mlflow_db: Path) -> str:
 
 def sqlite_url(path: Path) -> str:
     """Return the SQLAlchemy URL of an SQLite file, whatever characters its path has."""
-    from sqlalchemy import URL
-
     # Without the driver's name, MLflow would make the folder of what follows sqlite:///, taken as it stands.
     return URL.create("sqlite+pysqlite", database=str(path)).render_as_string()
 
 
 def sqlite_path(url: str) -> Path:
     """Return the file of such a URL."""
-    from sqlalchemy import make_url
-
     return Path(make_url(url).database or "")
 
 

@@ -1,8 +1,7 @@
 """Models in the store: weights as safetensors, the config beside them; a registered one as a torch.export program too.
 
 Nothing is unpickled, and nothing from a store runs as code: a model is rebuilt as one of the classes in the package
-`models`; the program of a model of another class is read only if it is the one that was logged. MLflow is imported
-where it is used: a command that only needs weights does without.
+`models`; the program of a model of another class is read only if it is the one that was logged.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ import io
 import json
 import logging
 import shutil
-import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -25,13 +23,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from mlflow import MlflowException
+from mlflow.entities import LoggedModelOutput
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from tracking.errors import StoreError, opened
-from tracking.locks import LOCAL_TIMEOUT
-from tracking.store import FORMAT, NUMBER, client, path_of, read_artifact
+from tracking.store import client, path_of, read_artifact
 
 if TYPE_CHECKING:
     from tracking.runs import Run
@@ -40,21 +40,7 @@ WEIGHTS, EXAMPLE, ABOUT, PROGRAM = "weights.safetensors", "example.safetensors",
 WEIGHTS_DIGEST, PROGRAM_DIGEST = "weights.sha256", "program.sha256"  # tags of the run
 AGAIN = "it is not loaded; restore it, or delete its run in MLflow, so that it runs again"
 CACHE = "cache"  # the folder among the artifacts of a run, and the start of its tags
-VERSION = """
-    SELECT version.version, version.run_id, model.artifact_location
-    FROM model_versions version
-    JOIN logged_models model ON model.source_run_id = version.run_id AND model.lifecycle_stage = 'active'
-    JOIN experiment_tags tag ON tag.experiment_id = model.experiment_id AND tag.key = :format AND tag.value = :number
-    WHERE version.name = :name AND version.current_stage != 'Deleted_Internal' AND version.version = coalesce(
-        :wanted, (SELECT version FROM registered_model_aliases WHERE name = :name AND alias = 'champion')
-    )
-"""
-"""In the tables of MLflow 3."""
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-class NoModelError(StoreError):
-    """The run has no model: it has logged none, or it was deleted."""
 
 
 class Stored:
@@ -141,8 +127,6 @@ def log_model(
     as it is registered, since that takes long. `example` is an input [N, ...] with N >= 2; `facts` (data set, class
     names, seed, git commit) are kept beside the config.
     """
-    from mlflow.entities import LoggedModelOutput
-
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
     about: dict[str, Any] = {"class": _rebuilt_as(module, config), "metadata": {"config": dict(config), **facts}}
     tags = {WEIGHTS_DIGEST: weights_digest(weights)}
@@ -180,37 +164,29 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def logged_model(run_id: str) -> LoggedModel:
-    """Return the model that the run has logged; a NoModelError if it has logged none, or the model was deleted."""
-    from mlflow import MlflowException
-
+    """Return the model that the run has logged; a StoreError if it has logged none, or the model was deleted."""
     run = client().get_run(run_id)
     if run.outputs is None or not run.outputs.model_outputs:
-        raise NoModelError(f"run {run_id} has logged no model")
+        raise StoreError(f"run {run_id} has logged no model")
     model_id = run.outputs.model_outputs[0].model_id
     try:
         location = client().get_logged_model(model_id).artifact_location
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise NoModelError(
-            f"the model of run {run_id} was deleted: delete the run too, so that it runs again"
-        ) from error
+        raise StoreError(f"the model of run {run_id} was deleted: delete the run too, so that it runs again") from error
     return LoggedModel(f"models:/{model_id}", location, dict(run.data.tags))
 
 
 def kept_model(run_id: str) -> LoggedModel | None:
     """Return the model that the run has logged, None if there is none, or it was deleted (see `delete_model`)."""
-    try:
+    with suppress(StoreError):
         return logged_model(run_id)
-    except NoModelError:
-        return None
+    return None
 
 
 def delete_model(run_id: str) -> None:
     """Delete the model that the run has logged, if any, with its files; files outside the store are a StoreError."""
-    from mlflow import MlflowException
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     if (model := kept_model(run_id)) is None:
         return
     if model.location.startswith("file:"):
@@ -224,31 +200,11 @@ def delete_model(run_id: str) -> None:
     client().delete_logged_model(model.uri.removeprefix("models:/"))
 
 
-def find_version(folder: Path, name: str, number: int | None) -> LoggedModel | None:
-    """Return the version of this number in a local store, None: the champion, without MLflow, whose import takes long.
-
-    None is returned where MLflow has to say what is wrong: no such version, a store that was moved, other tables.
-    """
-    folder = folder.absolute()
-    asked = {"name": name, "wanted": number, "format": FORMAT, "number": NUMBER}
-    try:
-        database = f"{(folder / 'mlflow.db').as_uri()}?mode=ro"
-        with closing(sqlite3.connect(database, uri=True, timeout=LOCAL_TIMEOUT)) as connection:
-            ((version, run_id, location),) = connection.execute(VERSION, asked).fetchall()
-            tags = dict(connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run_id,)).fetchall())
-    except (sqlite3.Error, ValueError):
-        return None
-    here = location.startswith((folder / "artifacts").as_uri())
-    return LoggedModel(f"models:/{name}/{version}", location, tags) if here else None
-
-
 def cached_arrays(run_id: str, name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the arrays that are cached beside the run; made anew where their file is missing, or was changed.
 
     The name, of letters, digits, "-" and ".", should contain the digests of all that the arrays are made from.
     """
-    from mlflow import MlflowException
-
     run, tag, file = client().get_run(run_id), f"{CACHE}.{name}", f"{name}.npz"
     content = read_artifact(f"{run.info.artifact_uri}/{CACHE}/{file}") if tag in run.data.tags else None
     if content is not None and hashlib.sha256(content).hexdigest() == run.data.tags[tag]:

@@ -11,7 +11,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +32,8 @@ TRIAL_OF = "trial.study"  # the tag of the run of a trial: the study that it bel
 TRIAL = "trial.number"
 SEARCH = "trial.part"  # the list or search that the trial belongs to
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own
+Tags = Mapping[str, Any]
+NOTHING: Tags = {}
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Record(Run):
 
 @contextmanager
 def study_run(
-    store: Store, experiment_id: str, study: str, *, title: str, description: str, tags: Mapping[str, Any]
+    store: Store, experiment: str, study: str, *, title: str = "", description: str = "", tags: Tags = NOTHING
 ) -> Iterator[Run]:
     """Open the parent run of a study: found again as a user may have changed it, else made, with its trials under it.
 
@@ -149,17 +151,17 @@ def study_run(
     run = None
     try:
         with store.locks.hold(study):
-            run = _parent(experiment_id, study)
+            run = _parent(experiment, study)
             if run is None:
-                made = _create(experiment_id, title, {STUDY: study, NOTE: description, **tags})
-                run = Run(made, experiment_id, study)
+                made = _create(experiment, title, {STUDY: study, NOTE: description, **tags})
+                run = Run(made, experiment, study)
                 for orphan in runs_of(run):
                     orphan.set_tags({PARENT: run.run_id})
         yield run
     except BaseException as error:
         with suppress(Exception):  # The store may be what failed; the error itself is reported.
             if run is None and _status(error) == "KILLED":  # perhaps made, and the stop came before we knew of it
-                run = _parent(experiment_id, study)
+                run = _parent(experiment, study)
             if run is not None and not runs_of(run, status="RUNNING"):
                 end(run.run_id, _status(error))
         raise
@@ -167,7 +169,7 @@ def study_run(
 
 
 @contextmanager
-def trial_run(parent: Run, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> Iterator[Run]:
+def trial_run(parent: Run, name: str, params: Mapping[str, Any] = NOTHING, tags: Tags = NOTHING) -> Iterator[Run]:
     """Open a run for one trial: FINISHED, FAILED on an exception, KILLED if the process is asked to stop."""
     try:
         client().update_run(parent.run_id, status="RUNNING")
@@ -202,19 +204,6 @@ def is_deleted(run_id: str) -> bool:
         return error.error_code == "RESOURCE_DOES_NOT_EXIST"
     except Exception:  # a server that is away
         return False
-
-
-def correct_statuses(parent: Run, part: str, outcomes: Mapping[str, str], under_way: Collection[int]) -> None:
-    """Correct the status of runs, of trials of this list or search, whose processes died before they could.
-
-    `outcomes` are wanted statuses by run id; other open runs become KILLED, but for numbers of trials `under_way`.
-    """
-    numbers = {str(number) for number in under_way}
-    for run in runs_of(parent, part):
-        wanted = outcomes.get(run.run_id, "KILLED" if run.status == "RUNNING" else run.status)
-        wrong = run.status == "RUNNING" or ("FINISHED" in (run.status, wanted) and run.status != wanted)
-        if wrong and run.tags.get(TRIAL) not in numbers:
-            client().set_terminated(run.run_id, wanted)
 
 
 def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:

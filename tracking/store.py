@@ -1,7 +1,4 @@
-"""Where everything is kept: MLflow's database and artifacts, and the database that the study's processes share.
-
-MLflow is imported where it is used: a command that only needs the weights of a model does without.
-"""
+"""Where everything is kept: MLflow's database and artifacts, and the database that the study's processes share."""
 
 from __future__ import annotations
 
@@ -18,15 +15,18 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+import mlflow.artifacts
+import requests
+from mlflow import MlflowClient
+from mlflow import environment_variables as known
+from mlflow.entities import ViewType
+
 from tracking.errors import StoreError, causes, is_full, opened, root_of, store_errors, without_password
 from tracking.locks import LOCAL_TIMEOUT, Locks, check_database, sqlite_url
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 for _noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)  # What they say at length becomes one sentence.
@@ -61,8 +61,6 @@ class Store:
 
     def experiment(self, name: str, description: str = "") -> str:
         """Return the id of the experiment that we made by this name, whatever its name is now; made if missing."""
-        from mlflow.entities import ViewType
-
         client = _client_on(self.tracking_uri)
         with self.locks.hold("experiments"):
             ours = client.search_experiments(ViewType.ALL, filter_string=f"tags.`{EXPERIMENT}` = '{name}'")
@@ -133,8 +131,6 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
 
 def client() -> MlflowClient:
     """Return MLflow's client on the store that was opened last: one a process, since to make one takes long."""
-    import mlflow
-
     return _client_on(mlflow.get_tracking_uri())
 
 
@@ -167,9 +163,6 @@ def read_artifact(address: str) -> bytes | None:
             raise StoreError(f"{error.filename} must be readable by this user: {error.strerror}") from error
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
-    import mlflow.artifacts
-    import requests
-
     with store_errors(), TemporaryDirectory() as folder:
         try:
             return Path(mlflow.artifacts.download_artifacts(address, dst_path=folder)).read_bytes()
@@ -192,8 +185,6 @@ def served_as(store: Store, folder: Path) -> str:
 def check_environment() -> None:
     """Check that MLflow can read all of its variables, lest it fails in mid-trial; forget those that are not for us."""
     try:
-        from mlflow import environment_variables as known
-
         for each in vars(known).values():
             if isinstance(each, type(known.MLFLOW_RUN_ID)) and each.is_set():
                 each.get()
@@ -218,8 +209,6 @@ def _without_credentials(url: str) -> str:
 
 def _connect(folder: Path, tracking_uri: str, optuna_url: str = "", shown: str = "") -> Store:
     """Return the store with these databases, after MLflow's first answer; a copy of one is named as `shown`."""
-    import mlflow
-
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(tracking_uri)
     shown, before = without_password(shown or tracking_uri), dict(os.environ)
@@ -323,6 +312,4 @@ def _temporary() -> Path:
 
 @cache
 def _client_on(tracking_uri: str) -> MlflowClient:
-    from mlflow import MlflowClient
-
     return MlflowClient(tracking_uri, tracking_uri)

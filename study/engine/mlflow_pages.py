@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from study.engine.runner import Part, short
-from study.engine.search import Result
 from study.engine.stage import Candidate, Context
-from study.results import Row
+from study.results import Result, Row
 from tracking import views
 from tracking.registry import Direction, Version
 from tracking.runs import TRIAL_OF, Run, metric_history

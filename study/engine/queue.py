@@ -152,12 +152,14 @@ class Queue:
         stop = threading.Event()
 
         def beat() -> None:
+            pool = self._engine.pool
             while not stop.wait(HEARTBEAT):
                 try:
                     self._update(trial, self._mine(RUNNING), heartbeat=self._now())
                 except Exception:  # the server may come back
                     log.debug("no heartbeat of trial %d", trial.number, exc_info=True)
-            self._engine.dispose()  # where a lost server was waited for, the queue may be closed by now
+            for each in (self._engine, pool):  # where a lost server was waited for, the queue may be closed by now
+                each.dispose()
 
         thread = threading.Thread(target=beat, daemon=True)
         if self._locks.on_server:

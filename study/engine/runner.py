@@ -13,26 +13,39 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
-from study.engine.queue import COMPLETE, FAILED, FINISHED, PRUNED, RUNNING, WAITING, Queue, QueuedTrial, Superseded
-from study.engine.search import Params, Proposals, Pruned, Result, Search
+from study.engine.identity import fingerprint
+from study.engine.queue import (
+    COMPLETE,
+    FAILED,
+    FINISHED,
+    PRUNED,
+    RUNNING,
+    WAITING,
+    Queue,
+    QueuedTrial,
+    Superseded,
+    key_of,
+)
+from study.engine.search import Params, Proposals, Pruned, Search
 from study.engine.trial import Trial
+from study.results import Result, Table
 from tracking.errors import StoreError, reason_of, store_errors
 from tracking.registry import Direction
-from tracking.runs import SEARCH, TRIAL, Inputs, Run, correct_statuses, end, is_deleted, runs_of, trial_run
+from tracking.runs import SEARCH, TRIAL, Inputs, Run, end, is_deleted, runs_of, trial_run
 
 if TYPE_CHECKING:
     from study.engine.launchers import Watch
 
-PAUSE = 0.1  # seconds between two drawings of the bar
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
 STATUS = {COMPLETE: "FINISHED", PRUNED: "FINISHED", FAILED: "FAILED"}  # of the MLflow runs
 MOST_NAMED = 4  # parameters in the name of a run
+OBJECTIVES: Mapping[str, Direction] = {"val/fd": "minimize"}
 log = logging.getLogger("study")
 
 Objective = Callable[[Trial], "tuple[float, ...]"]
@@ -61,37 +74,109 @@ class Part:
     optional: bool = False
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Runner:
     """Runs the trials of a study in this process, beside any number of other processes.
 
     Attributes:
+        name: Of the study in the queue; it differs between stores that share a database.
         label: What the progress display calls the study.
         seed_for: The seed of a repeat.
         tags: Of the run of every trial.
         inputs: Of the run of every trial.
         facts: What is kept beside every model.
         watch: Where given, this process takes no trial, and calls it as it waits for processes that do.
+        parts: All lists and searches that were enqueued, by their title.
+        results: Of all parts that are finished.
+        keep: Runs whose models the study itself goes on using.
     """
 
     queue: Queue
     parent: Run
+    name: str
     label: str
     seed_for: Callable[[int], int]
     tags: Mapping[str, str] = field(default_factory=dict)
     inputs: Inputs | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     watch: Watch | None = None
-    _parts: list[Part] = field(default_factory=list)  # enqueued, and not finished
+    parts: dict[str, Part] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+    keep: set[str] = field(default_factory=set)
+    _waiting: list[Part] = field(default_factory=list)  # enqueued, and not finished
     _proposals: dict[str, Proposals] = field(default_factory=dict)
     _looked: float = 0.0
 
-    def enqueue(self, part: Part) -> None:
-        """Add a part: processes that find nothing else to do may run its trials from now on."""
-        self.queue.add(part.name, part.trials)
-        self._parts.append(part)
+    def run(self, trials: Sequence[Params], objective: Objective, part: str = "", **options: Any) -> list[Result]:
+        """Run what is missing of a list of trials with these parameters, and return the complete ones.
 
-    def finish(self, part: Part) -> list[Result]:
+        Each trial starts from the seed of its parameter "repeat", else from the study's.
+
+        Args:
+            part: A name of its own for each of several parts of a study.
+            options: See `enqueue`.
+        """
+        return self.enqueue(trials, objective, part, **options)()
+
+    def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
+        """Run what is missing of a search, and return the complete trials."""
+        return self.enqueue(search, objective, part)()
+
+    def enqueue(
+        self,
+        trials: Sequence[Params] | Search,
+        objective: Objective,
+        part: str = "",
+        *,
+        objectives: Mapping[str, Direction] = OBJECTIVES,
+        optional: bool = False,
+        keep_models: bool = False,
+    ) -> Callable[[], list[Result]]:
+        """Name a list or a search before its turn: processes that find nothing else to do may run its trials already.
+
+        Args:
+            objectives: The metrics that decide; a search has its own.
+            optional: Whether the stage can go on if no trial is complete; a search says it itself.
+            keep_models: Whether the study goes on using the models, at each call.
+
+        Returns:
+            A function that runs the rest, once, and returns what `run` returns.
+        """
+        if isinstance(trials, Search):
+            name = f"{self.name}/{part or 'search'}-{fingerprint(trials.fingerprint)}"
+            keys: dict[str, Params] = {f"free {number}": {} for number in range(trials.trials)}
+            made = Part(name, part, keys, objective, trials.objectives, trials, trials.optional)
+        else:
+            keys = {key_of(params): dict(params) for params in trials}
+            made = Part(f"{self.name}/{part or 'trials'}", part, keys, objective, objectives, optional=optional)
+        self.queue.add(made.name, made.trials)
+        self._waiting.append(made)
+        self.parts[part] = made
+
+        def run() -> list[Result]:
+            results = self._finish(made)
+            self.results.extend(results)
+            if keep_models:
+                self.keep.update(result.run_id for result in results)
+            return results
+
+        return run
+
+    def table(self) -> Table:
+        """Return all results so far, with their metrics."""
+        metrics = {run.run_id: run.metrics for run in runs_of(self.parent)}
+        return Table([replace(each, metrics=metrics.get(each.run_id, {})) for each in self.results])
+
+    def pruned(self, part: str = "") -> list[Result]:
+        """Return the pruned trials of a search, each with the last value that it reported."""
+        made = self.parts[part]
+        return [_result(made, trial) for trial in self._asked(made) if trial.state == PRUNED and trial.values]
+
+    def importances(self, part: str = "") -> dict[str, float]:
+        """Return what fraction of the objective's variance each parameter of a search explains; largest first."""
+        return self._proposals_of(self.parts[part]).importances()
+
+    def _finish(self, part: Part) -> list[Result]:
         """Run what is missing of an enqueued part, and return its complete trials, each once.
 
         A trial whose training breaks down (a loss that is not finite, too little memory) fails for good, and the study
@@ -105,23 +190,20 @@ class Runner:
             self._take_part(part)
         except KeyboardInterrupt:
             with suppress(Exception):  # of a run just made, nobody may know yet
-                for each in self._parts:
+                for each in self._waiting:
                     self._correct_runs(each)
             raise
         self._correct_runs(part)
-        self._parts.remove(part)
+        self._waiting.remove(part)
+        trials = self._asked(part)
         # A search may propose the same parameters twice; the seed is the same, so the result counts once.
-        complete = {str(each.params): each for each in reversed(self._asked(part)) if each.state == COMPLETE}
+        complete = {str(each.params): each for each in reversed(trials) if each.state == COMPLETE}
         if not complete and not part.optional:
-            reasons = "; ".join(sorted({str(trial.reason) for trial in self._asked(part)}))
+            reasons = "; ".join(sorted({str(trial.reason) for trial in trials}))
             raise StoreError(f"no trial of {part.name} is complete: {reasons}")
         return [_result(part, trial) for trial in sorted(complete.values(), key=lambda trial: trial.number)]
 
-    def pruned(self, part: Part) -> list[Result]:
-        """Return the pruned trials of a part, each with the last value that it reported."""
-        return [_result(part, trial) for trial in self._asked(part) if trial.state == PRUNED and trial.values]
-
-    def proposals(self, part: Part) -> Proposals:
+    def _proposals_of(self, part: Part) -> Proposals:
         """Return Optuna's study of a search, opened once."""
         assert part.search is not None, f"{part.name} is a list"
         if part.name not in self._proposals:
@@ -129,10 +211,11 @@ class Runner:
             self._proposals[part.name] = Proposals(part.name, part.search, self.queue.store, seed, self.parent)
         return self._proposals[part.name]
 
-    def close(self) -> None:
-        """Let go of Optuna's databases."""
+    def leave(self) -> None:
+        """Let go of the databases."""
         for proposals in self._proposals.values():
             proposals.close()
+        self.queue.close()
 
     def _asked(self, part: Part) -> list[QueuedTrial]:
         return [trial for trial in self.queue.trials(part.name) if trial.key in part.trials]
@@ -146,8 +229,9 @@ class Runner:
             def look() -> bool:
                 """Show what was finished since the last look, here or elsewhere. Return whether all is."""
                 self._looked = time.monotonic()
-                self.queue.reopen_dead(self.queue.trials(part.name), end)
-                done = [trial for trial in self._asked(part) if trial.state in FINISHED]
+                trials = self.queue.trials(part.name)
+                self.queue.reopen_dead(trials, end)
+                done = [trial for trial in trials if trial.key in part.trials and trial.state in FINISHED]
                 for trial in [each for each in done if each.number not in shown]:
                     shown.add(trial.number)
                     progress.finished(len(done), _line(trial), _best(part, done))
@@ -155,16 +239,16 @@ class Runner:
 
             def show(trial: Trial, epoch: int, metrics: Mapping[str, float]) -> None:
                 where = "trial" if trial.part == part.title else f"meanwhile {trial.part}"
-                progress.doing(f"{where} {trial.number} epoch {epoch}, {short(metrics)}")
+                progress.set_postfix_str(f"{where} {trial.number} epoch {epoch}, {short(metrics)}")
                 if time.monotonic() - self._looked > LOOK_EVERY:
                     look()
 
             ran = False
             while not look() or (ran and self._reopen_deleted(part)):  # trials take their time: one may be gone by now
                 ran = True
-                parts = [part, *(each for each in self._parts if each is not part)]
+                parts = [part, *(each for each in self._waiting if each is not part)]
                 if self.watch or not any(self._run_one(each, show) for each in parts):
-                    progress.doing(self.watch() if self.watch else "waiting for trials of other processes")
+                    progress.set_postfix_str(self.watch() if self.watch else "waiting for trials of other processes")
                     time.sleep(1)
 
     def _run_one(self, part: Part, show: Show) -> bool:
@@ -183,14 +267,14 @@ class Runner:
             with store_errors():
                 params = queued.params
                 if part.search is not None:
-                    proposed = self.proposals(part).ask(queued)
+                    proposed = self._proposals_of(part).ask(queued)
                     params = dict(proposed.params)
                     self.queue.note(queued, params=params)
                 tags = {SEARCH: part.name, TRIAL: queued.number, "state": "running", **self.tags}
                 with trial_run(self.parent, _name(part, queued.number, params), params, tags) as run:
                     self.queue.note(queued, run_id=run.run_id)
                     if proposed is not None:
-                        self.proposals(part).show(proposed, run)
+                        self._proposals_of(part).show(proposed, run)
                     if self.inputs is not None:
                         run.log_inputs(self.inputs)
                     torch.manual_seed(self.seed_for(params.get("repeat", 0)))
@@ -211,7 +295,7 @@ class Runner:
                     seconds = time.monotonic() - began
                     self.queue.note(queued, state=state, values=values, reason=reason, seconds=seconds)
                     if proposed is not None:
-                        self.proposals(part).tell(proposed, state, values)
+                        self._proposals_of(part).tell(proposed, state, values)
                     if state == FAILED:
                         raise _BrokenDown
         except _BrokenDown:
@@ -224,7 +308,7 @@ class Runner:
             reason = "its run was deleted in MLflow" if deleted else f"{type(error).__name__}: {reason_of(error)}"
             with suppress(Exception, Superseded):  # the store may be what failed; the error itself is reported
                 if proposed is not None:
-                    self.proposals(part).tell(proposed, FAILED, ())
+                    self._proposals_of(part).tell(proposed, FAILED, ())
                 self.queue.put_back(queued, reason, counts=passing)
                 if run is not None and not is_deleted(run.run_id):
                     run.set_tags({"state": "stopped", "reason": reason})
@@ -244,9 +328,13 @@ class Runner:
     def _correct_runs(self, part: Part) -> None:
         """Correct the status of MLflow runs whose processes died before they could."""
         trials = self.queue.trials(part.name)
-        outcomes = {trial.run_id: STATUS.get(trial.state, "KILLED") for trial in trials if trial.run_id}
-        under_way = {trial.number for trial in trials if trial.state == RUNNING}
-        correct_statuses(self.parent, part.name, outcomes, under_way)
+        outcomes = {trial.run_id: STATUS.get(trial.state, "KILLED") for trial in trials}
+        under_way = {str(trial.number) for trial in trials if trial.state == RUNNING}
+        for run in runs_of(self.parent, part.name):
+            wanted = outcomes.get(run.run_id, "KILLED" if run.status == "RUNNING" else run.status)
+            wrong = run.status == "RUNNING" or ("FINISHED" in (run.status, wanted) and run.status != wanted)
+            if wrong and run.tags.get(TRIAL) not in under_way:
+                end(run.run_id, wanted)
 
 
 class Progress(tqdm):
@@ -263,7 +351,7 @@ class Progress(tqdm):
             leave=False,
             smoothing=0,  # The time left follows from all trials so far, which differ in length.
         )
-        self._label, self._drawn = label, 0.0
+        self._label = label
 
     def finished(self, done: int, line: str, best: str) -> None:
         """A trial has come to its end: `done` have by now, and `best` is the best so far."""
@@ -273,13 +361,6 @@ class Progress(tqdm):
         self.set_description_str(f"{self._label} {best}".rstrip(), refresh=False)
         self.n = done
         self.refresh()
-
-    def doing(self, what: str) -> None:
-        """What this process is at."""
-        self.set_postfix_str(what, refresh=False)
-        if time.monotonic() - self._drawn > PAUSE:
-            self._drawn = time.monotonic()
-            self.refresh()
 
 
 class _BrokenDown(Exception):

@@ -19,6 +19,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 
 from study.engine.queue import COMPLETE, PRUNED, QueuedTrial, key_of, opening
+from study.results import Result
 from tracking.registry import Direction
 from tracking.runs import Run
 from tracking.views import page_of
@@ -38,19 +39,12 @@ Distribution = BaseDistribution
 Space = Mapping[str, Distribution]
 
 
-def integer(low: int, high: int) -> Distribution:
-    """Return the whole numbers of a range, both ends included."""
-    return IntDistribution(low, high)
+integer, uniform = IntDistribution, FloatDistribution  # by `low` and `high`, both ends included
 
 
 def log_uniform(low: float, high: float) -> Distribution:
     """Return a range of positive numbers, every order of magnitude as likely as the next."""
     return FloatDistribution(low, high, log=True)
-
-
-def uniform(low: float, high: float) -> Distribution:
-    """Return a range of numbers, both ends included."""
-    return FloatDistribution(low, high)
 
 
 def choice(*values: Any) -> Distribution:
@@ -60,24 +54,6 @@ def choice(*values: Any) -> Distribution:
 
 class Pruned(Exception):
     """A trial was stopped early; the message says why."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A trial that ran to its end.
-
-    Attributes:
-        part: The list or the search of its study that it belongs to.
-        key: Its name in that part.
-        values: One of each objective; of a pruned trial, the last that it reported.
-    """
-
-    number: int
-    part: str
-    key: str
-    params: Params
-    values: tuple[float, ...]
-    run_id: str
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
-"""A stage is one object; this is its type, what it is given, and what it gives back. Light: no torch, no MLflow."""
+"""A stage is one object: its type, what it is given, what it gives back; and which stages a command runs, on what.
+
+Light: no torch, no MLflow.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from study.checks import UsageError
 from study.engine.identity import fingerprint
 from study.results import Row
 
@@ -16,10 +21,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from study.config import StudyConfig
     from study.data.dataset import Dataset
     from study.engine.launchers import Watch
-    from study.engine.search import Result
     from study.engine.study import Study
+    from study.results import Result
     from tracking.registry import Direction, Version
     from tracking.store import Store
 
@@ -29,6 +35,7 @@ KeptModels = Literal["all", "champions"]
 KIND = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"
 """What stages and kinds of model may be called."""
 REFERENCE_SHAPE = (1, 28, 28)  # of the reference's images
+log = logging.getLogger("study")
 
 
 @dataclass(frozen=True)
@@ -82,16 +89,17 @@ class Stage:
         except TypeError as error:
             raise ValueError(f"the settings of stage {self.name} must all have defaults: {error}") from error
         names = {each.name for each in fields(self.settings)}
-        rules = {
-            "presets must be of the settings' type": [
-                name for name, preset in self.presets.items() if not isinstance(preset, self.settings)
-            ],
-            "identity_excludes must be settings": sorted(set(self.identity_excludes) - names),
-            "optional_inputs must be inputs": sorted(set(self.optional_inputs) - set(self.inputs)),
-        }
-        for rule, odd in rules.items():
+        odd_presets = [name for name, preset in self.presets.items() if not isinstance(preset, self.settings)]
+        for rule, odd in (
+            ("presets must be of the settings' type", odd_presets),
+            (
+                "identity_excludes must be settings",
+                {*self.identity_excludes} - names,
+            ),
+            ("optional_inputs must be inputs", {*self.optional_inputs} - {*self.inputs}),
+        ):
             if odd:
-                raise ValueError(f"{rule} of stage {self.name}, but got {', '.join(odd)}")
+                raise ValueError(f"{rule} of stage {self.name}, but got {', '.join(sorted(odd))}")
 
     @property
     def key(self) -> str:
@@ -158,7 +166,7 @@ class Session:
 
     def model_name(self, kind: str) -> str:
         """The registered name of a kind of model: `mnist-autoencoder`."""
-        return model_name(self.dataset.name, kind)
+        return f"{self.dataset.name}-{kind}"
 
 
 @dataclass(frozen=True)
@@ -246,13 +254,119 @@ class Context:
         }
 
 
-def model_name(dataset: str, kind: str) -> str:
-    """The registered name of a kind of model on a data set: `mnist-autoencoder`."""
-    return f"{dataset}-{kind}"
-
-
 def seed_for(seed: int, number: int) -> int:
     """Seed of a repeat or a draw; those of studies of different seeds do not overlap below a seed of 21,474, and hardly
     ever above: the remainder is that of a prime, so that every seed gives another one.
     """
     return (100_000 * seed + number) % (2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The stages that a command runs, in order, and their settings.
+
+    Attributes:
+        settings: The settings of all stages that there are, by the stage's name.
+        versions: The numbers of registered versions to build on, by kind of model, where the user has given them.
+    """
+
+    stages: tuple[Stage, ...]
+    settings: Mapping[str, Any]
+    versions: Mapping[str, int]
+
+
+def requested(config: StudyConfig, known: Sequence[Stage]) -> Request:
+    """Return what the settings of a command ask for, of all stages that there are."""
+    versions = {kind: int(number) for kind, _, number in (each.partition("=") for each in config.inputs)}
+    settings = {stage.name: getattr(config, stage.key) for stage in known}
+    return Request(tuple(stage for stage in known if stage.name in config.stages), settings, versions)
+
+
+def resolve(request: Request, data: Dataset, known: Sequence[Stage]) -> tuple[Request, dict[str, Version]]:
+    """Return the request as it runs on a data set, and the versions that it builds on, all checked.
+
+    The versions are those that no stage of the request makes: the numbers that the user has given, else champions.
+
+    Raises:
+        UsageError: Data, settings and models do not fit, or a model is missing.
+    """
+    left_out = "" if data.classes else ", ".join(stage.name for stage in request.stages if stage.needs_classes)
+    kept = tuple(stage.on(data) for stage in request.stages if data.classes or not stage.needs_classes)
+    sentence = f"{data.name} has no labels, but these stages need class folders: {left_out}"
+    if not kept:
+        raise UsageError(sentence)
+    if left_out:
+        log.warning("%s; they are left out", sentence)
+    for stage in kept:
+        if stage.check is not None:
+            stage.check(request.settings[stage.name], data)
+    request = replace(request, stages=kept)
+    inputs = _inputs(request, data, [stage.on(data) for stage in known])
+    for version in inputs.values():
+        _check_input(version, data)
+    return request, inputs
+
+
+def _inputs(request: Request, data: Dataset, known: Sequence[Stage]) -> dict[str, Version]:
+    from tracking import registry
+
+    found: dict[str, Version] = {}
+    made: set[str] = set()
+    for stage in request.stages:
+        missing = []
+        for kind in (kind for kind in stage.inputs if kind not in made | found.keys()):
+            name = f"{data.name}-{kind}"
+            if kind in request.versions:
+                found[kind] = registry.require_version(name, request.versions[kind])
+            elif (champion := registry.champion_on(name, data.digest)) is not None:
+                found[kind] = champion
+            else:
+                other = registry.champion(name)
+                why = "was trained on other data" if other and other.metrics else "has lost its run, deleted for good"
+                missing.append(f"{name}@champion" + (f" ({other.uri} {why})" if other else ""))
+        if missing:
+            wanted = " ".join(_with_makers(request.stages, known))
+            needed = " and ".join(missing)
+            raise UsageError(f"stage {stage.name} needs {needed}, not in this store: run with --stages {wanted}")
+        made |= set(stage.outputs)
+    for kind, number in request.versions.items():
+        if kind not in found:
+            raise UsageError(f"--inputs {kind}={number} must be an input of --stages that none of them makes")
+    return found
+
+
+def _with_makers(stages: Sequence[Stage], known: Sequence[Stage]) -> list[str]:
+    """Return the names of these stages and of those that make what they need, in order: makers come first."""
+    names, kept, needed = {stage.name for stage in stages}, list[str](), set[str]()
+    for stage in reversed(known):
+        if stage.name in names or needed & set(stage.outputs):
+            kept.insert(0, stage.name)
+            needed |= set(stage.inputs)
+    return kept
+
+
+def _check_input(version: Version, data: Dataset) -> None:
+    """Raise a UsageError unless the version fits the data set."""
+    if not version.metrics:
+        raise UsageError(f"{version.uri} has lost its run, which was deleted for good: choose another version")
+    module = version.config().get("module", {})
+    for name, ours in (("image_shape", list(data.image_shape)), ("classes", len(data.classes))):
+        if module.get(name, ours) != ours:
+            raise UsageError(f"`{name} == {ours}` must hold for {data.name}, but {version.uri} has {module[name]}")
+    digest = version.tags.get("data_digest", data.digest)
+    if digest != data.digest:
+        log.warning("%s was trained on other data of this name (digest %s, not %s)", version.uri, digest, data.digest)
+
+
+def run_stages(request: Request, session: Session, inputs: Mapping[str, Version]) -> list[Outcome]:
+    """Run the stages in order. Each takes what a stage before it has made, else the command's inputs."""
+    made = dict(inputs)
+    outcomes = []
+    for stage in request.stages:
+        log.info("%s ...", stage.name)
+        settings = request.settings
+        reads = {name: {each: getattr(settings[name], each) for each in names} for name, names in stage.reads.items()}
+        given = {kind: made[kind] for kind in stage.inputs}
+        outcomes.append(stage.run(Context(stage, session, settings[stage.name], reads, given)))
+        made |= outcomes[-1].made
+    return outcomes

@@ -6,113 +6,29 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 
 from study.checks import UsageError
 from study.engine.identity import code_digest, code_state, computed_with, fingerprint
 from study.engine.mlflow_pages import model_page, trials_view
-from study.engine.queue import Queue, key_of
-from study.engine.runner import Objective, Part, Runner
-from study.engine.search import Params, Result, Search
+from study.engine.queue import Queue
+from study.engine.runner import Runner
 from study.engine.stage import Candidate, Context, Outcome
-from study.results import Measured, Row, Table
+from study.results import Row
 from tracking import registry
 from tracking.models import delete_model, logged_model
-from tracking.registry import Direction, Version
-from tracking.runs import Inputs, Run, created, runs_of, study_run
+from tracking.registry import Version
+from tracking.runs import Inputs, created, study_run
 from tracking.views import save_view
 
-OBJECTIVES: Mapping[str, Direction] = {"val/fd": "minimize"}
 
-
-@dataclass(frozen=True)
-class Study:
-    """A stage's study under way.
-
-    Attributes:
-        parts: All lists and searches that were enqueued, by their title.
-        results: Of all parts that are finished.
-        keep: Runs whose models the study itself goes on using.
-    """
+@dataclass(kw_only=True)
+class Study(Runner):
+    """A stage's study under way."""
 
     context: Context
-    name: str
-    parent: Run
     description: str
-    runner: Runner
-    queue_name: str  # differs between stores that share a database
-    parts: dict[str, Part] = field(default_factory=dict)
-    results: list[Result] = field(default_factory=list)
-    keep: set[str] = field(default_factory=set)
-
-    def run(self, trials: Sequence[Params], objective: Objective, part: str = "", **options: Any) -> list[Result]:
-        """Run what is missing of a list of trials with these parameters, and return the complete ones.
-
-        Each trial starts from the seed of its parameter "repeat", else from the study's.
-
-        Args:
-            part: A name of its own for each of several parts of a study.
-            options: See `enqueue`.
-        """
-        return self.enqueue(trials, objective, part, **options)()
-
-    def search(self, search: Search, objective: Objective, part: str = "") -> list[Result]:
-        """Run what is missing of a search, and return the complete trials."""
-        return self.enqueue(search, objective, part)()
-
-    def enqueue(
-        self,
-        trials: Sequence[Params] | Search,
-        objective: Objective,
-        part: str = "",
-        *,
-        objectives: Mapping[str, Direction] = OBJECTIVES,
-        optional: bool = False,
-        keep_models: bool = False,
-    ) -> Callable[[], list[Result]]:
-        """Name a list or a search before its turn: processes that find nothing else to do may run its trials already.
-
-        Args:
-            objectives: The metrics that decide; a search has its own.
-            optional: Whether the stage can go on if no trial is complete; a search says it itself.
-            keep_models: Whether the study goes on using the models, at each call.
-
-        Returns:
-            A function that runs the rest, once, and returns what `run` returns.
-        """
-        if isinstance(trials, Search):
-            name = f"{self.queue_name}/{part or 'search'}-{fingerprint(trials.fingerprint)}"
-            keys: dict[str, Params] = {f"free {number}": {} for number in range(trials.trials)}
-            made = Part(name, part, keys, objective, trials.objectives, trials, trials.optional)
-        else:
-            keys = {key_of(params): dict(params) for params in trials}
-            made = Part(f"{self.queue_name}/{part or 'trials'}", part, keys, objective, objectives, optional=optional)
-        self.runner.enqueue(made)
-        self.parts[part] = made
-
-        def run() -> list[Result]:
-            results = self.runner.finish(made)
-            self.results.extend(results)
-            if keep_models:
-                self.keep.update(result.run_id for result in results)
-            return results
-
-        return run
-
-    def table(self) -> Table:
-        """Return all results so far, with their metrics."""
-        metrics = {run.run_id: run.metrics for run in runs_of(self.parent)}
-        return Table([Measured(**vars(each), metrics=metrics.get(each.run_id, {})) for each in self.results])
-
-    def pruned(self, part: str = "") -> list[Result]:
-        """Return the pruned trials of a search, each with the last value that it reported."""
-        return self.runner.pruned(self.parts[part])
-
-    def importances(self, part: str = "") -> dict[str, float]:
-        """Return what fraction of the objective's variance each parameter of a search explains; largest first."""
-        return self.runner.proposals(self.parts[part]).importances()
 
     def close(
         self, candidates: Mapping[str, Candidate], finish: Callable[[Mapping[str, Version]], Sequence[Row]]
@@ -132,7 +48,7 @@ class Study:
             while watch and self._cached_rows() is None:
                 watch()
                 time.sleep(1)
-        with session.store.locks.hold(f"{self.name}/close"):
+        with session.store.locks.hold(f"{self.parent.study}/close"):
             made = {kind: self._register(kind, candidate) for kind, candidate in candidates.items()}
             rows = self._cached_rows(made)
             if rows is None:
@@ -231,21 +147,21 @@ def open_study(context: Context, description: str) -> Iterator[Study]:
     experiment = session.store.experiment(f"{data.name}/{stage.name}", stage.question)
     title = f"{session.preset}, seed {session.seed} ({name.rpartition('/')[2]})"
     about = f"{stage.question}\n\n{description}"
-    with (
-        closing(Queue(session.store)) as queue,
-        study_run(session.store, experiment, name, title=title, description=about, tags=tags) as parent,
-        closing(
-            Runner(
-                queue,
-                parent,
-                label=stage.name,
-                seed_for=context.seed_for,
-                tags={**facts, **computed_with(context.device), "code_digest": code_of(context)},
-                inputs=Inputs(data.name, data.digest, len(data.train), models),
-                facts={**facts, "classes": list(data.classes), "git_commit": code_state()[0]},
-                watch=session.watch,
-            )
-        ) as runner,
-    ):
-        queue_name = f"{name}@{fingerprint([experiment, created(experiment)])}"
-        yield Study(context, name, parent, description, runner, queue_name)
+    with study_run(session.store, experiment, name, title=title, description=about, tags=tags) as parent:
+        study = Study(
+            queue=Queue(session.store),
+            parent=parent,
+            name=f"{name}@{fingerprint([experiment, created(experiment)])}",
+            label=stage.name,
+            seed_for=context.seed_for,
+            tags={**facts, **computed_with(context.device), "code_digest": code_of(context)},
+            inputs=Inputs(data.name, data.digest, len(data.train), models),
+            facts={**facts, "classes": list(data.classes), "git_commit": code_state()[0]},
+            watch=session.watch,
+            context=context,
+            description=description,
+        )
+        try:
+            yield study
+        finally:
+            study.leave()

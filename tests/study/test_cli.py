@@ -16,7 +16,7 @@ from commands import Done
 from study.checks import UsageError
 from study.cli import arguments_of, command_of, parse_study, preset, with_table
 from study.config import INCIDENTAL
-from study.engine.pipeline import requested
+from study.engine.stage import requested
 from study.stages import all_stages
 
 

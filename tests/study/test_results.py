@@ -17,11 +17,11 @@ from statsmodels.stats.weightstats import ttost_ind
 
 from study.engine.stage import Outcome
 from study.measures.stats import benjamini_hochberg, compare, holm
-from study.results import Claim, Measured, Row, Table, claim, corrected, findings, printed, verdicts
+from study.results import Claim, Result, Row, Table, claim, corrected, findings, printed, verdicts
 
 
-def trial(number: int, part: str, metric: float | None, **params: object) -> Measured:
-    return Measured(number, part, "", params, (), str(number), {} if metric is None else {"fd": metric})
+def trial(number: int, part: str, metric: float | None, **params: object) -> Result:
+    return Result(number, part, "", params, (), str(number), {} if metric is None else {"fd": metric})
 
 
 TABLE = Table(

@@ -31,15 +31,6 @@ with Locks(sys.argv[1]).hold("name"), Locks(sys.argv[1]).alive("worker"):
 """
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    try:
-        yield server
-    finally:
-        server.remove()
-
-
 @pytest.fixture(params=["file", pytest.param("server", marks=pytest.mark.server)])
 def locks(request: pytest.FixtureRequest, tmp_path: Path) -> Locks:
     if request.param == "file":

@@ -1,10 +1,7 @@
 """The registry: who becomes the champion, within which protocol, and what is said of versions."""
 
 import json
-import logging
 import math
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import mlflow
@@ -32,18 +29,11 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow.MlflowClient, "create_model_version", without_id)
 
 
-def trial(store: Store, metrics: dict[str, float]) -> str:
-    about = {"title": "", "description": "", "tags": {}}
-    with (
-        study_run(store, store.experiment("tiny/autoencoder"), "tiny/autoencoder/0", **about) as parent,
-        trial_run(parent, "trial", {}, {"data_digest": "d"}) as run,
-    ):
-        run.log(metrics)
-    return run.run_id
-
-
 def register(store: Store, loss: float, protocol: dict[str, str] = PROTOCOL, metric: str = "val/loss") -> Version:
-    return registry.register(NAME, trial(store, {metric: loss}), "", protocol)
+    study = study_run(store, store.experiment("tiny/autoencoder"), "tiny/autoencoder/0")
+    with study as parent, trial_run(parent, "trial", tags={"data_digest": "d"}) as run:
+        run.log({metric: loss})
+    return registry.register(NAME, run.run_id, "", protocol)
 
 
 def promote(version: Version, direction: registry.Direction = "minimize", **options: object) -> int:
@@ -86,11 +76,8 @@ def test_a_champion_without_the_metric_gives_way_and_a_value_measured_anew_and_f
 def test_versions_of_different_protocols_are_not_compared(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     promote(register(store, 2.0))
     better = register(store, 1.0, OTHER)
-    with caplog.at_level(logging.WARNING, "study"):
-        assert promote(better) == 1
-    (told,) = [message for logger, _, message in caplog.record_tuples if logger == "study"]
-    for part in (f"models:/{NAME}/1 stays the champion", '"100"', '"60000"'):
-        assert part in told
+    assert promote(better) == 1
+    assert f"models:/{NAME}/1 stays the champion" in caplog.text
     assert registry.champion(NAME, better.protocol) == better, "the best of its own protocol, with an alias of its own"
     same = dict(reversed(PROTOCOL.items()))
     assert promote(register(store, 1.5, same)) == 3, "whatever the order of the protocol's keys"
@@ -128,22 +115,6 @@ def test_a_missing_version_is_told_with_what_is_there(store: Store) -> None:
     for wanted, missing in ((None, "tiny-judge@champion"), (7, "tiny-judge/7"), ("mine", "tiny-judge@mine")):
         with pytest.raises(StoreError, match=rf"{missing} .*it has: {NAME}/1"):
             registry.require_version("tiny-judge", wanted)
-
-
-@pytest.mark.slow
-def test_a_champion_whose_run_was_deleted_for_good_gives_way(store: Store) -> None:
-    lost = register(store, 1.0)
-    promote(lost)
-    mlflow.MlflowClient().delete_run(lost.run_id)
-    gc = ["mlflow", "gc", "--backend-store-uri", store.tracking_uri]
-    done = subprocess.run([sys.executable, "-m", *gc], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found = registry.require_version(NAME)
-    assert (found.number, found.metrics, found.tags) == (1, {}, {})
-    for use in (found.load, found.config, lambda: found.weights_digest):
-        with pytest.raises(StoreError, match=f"models:/{NAME}/1 .*its run was deleted for good"):
-            use()
-    assert promote(register(store, 5.0)) == 2
 
 
 def test_a_registered_run_says_so_and_a_description_is_ours_until_a_user_changes_it(store: Store) -> None:

@@ -14,7 +14,6 @@ from PIL import Image
 from tracking.errors import StoreError
 from tracking.runs import (
     Run,
-    correct_statuses,
     end,
     is_deleted,
     metric_history,
@@ -41,8 +40,8 @@ def status(run: Run) -> str:
 
 
 def open_study(store: Store, description: str = "What it is.", dataset: str = "tiny") -> AbstractContextManager[Run]:
-    about = {"title": "smoke, seed 0", "description": description, "tags": {"dataset": dataset}}
-    return study_run(store, store.experiment("tiny/judge"), STUDY, **about)
+    about = {"description": description, "tags": {"dataset": dataset}}
+    return study_run(store, store.experiment("tiny/judge"), STUDY, title="smoke, seed 0", **about)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def open_study(store: Store, description: str = "What it is.", dataset: str = "t
 def test_the_status_of_a_trial_is_true(store: Store, error: BaseException | None, expected: str) -> None:
     with open_study(store) as parent:
         try:
-            with trial_run(parent, "trial 0", {"latent_dim": 3}, {}) as trial:
+            with trial_run(parent, "trial 0", {"latent_dim": 3}) as trial:
                 assert status(trial) == "RUNNING"
                 if error:
                     raise error
@@ -65,28 +64,20 @@ def test_the_status_of_a_trial_is_true(store: Store, error: BaseException | None
 def test_the_same_study_finds_its_parent_run_again_as_a_user_has_edited_it(store: Store) -> None:
     with open_study(store) as run:
         assert info(run).run_name == "smoke, seed 0"
-    client = mlflow.MlflowClient()
+    client, ended = mlflow.MlflowClient(), info(run).end_time
     client.update_run(run.run_id, name="my best study")
     edited = {"mlflow.note.content": "For the talk.", "dataset": "digits, mine", "mine": "yes"}
     for name, value in edited.items():
         client.set_tag(run.run_id, name, value)
-    with open_study(store, "Another text.", "other") as again, trial_run(again, "trial 0", {}, {}):
-        assert status(again) == "RUNNING"
-    assert (again, status(run)) == (run, "FINISHED")
-    assert info(run).run_name == "my best study"
-    assert tags(run) | edited == tags(run)
-
-
-def test_a_finished_study_in_which_nothing_runs_keeps_its_end(store: Store) -> None:
-    with open_study(store) as run, trial_run(run, "trial 0", {}, {}):
-        pass
-    ended = info(run).end_time
     with open_study(store):
         pass
-    assert (status(run), info(run).end_time) == ("FINISHED", ended)
-    with open_study(store), trial_run(run, "trial 1", {}, {}):
-        pass
+    assert (status(run), info(run).end_time) == ("FINISHED", ended), "nothing ran in it: it keeps its end"
+    with open_study(store, "Another text.", "other") as again, trial_run(again, "trial 0"):
+        assert status(again) == "RUNNING"
+    assert (again, status(run)) == (run, "FINISHED")
     assert info(run).end_time > ended
+    assert info(run).run_name == "my best study"
+    assert tags(run) | edited == tags(run)
 
 
 def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store: Store) -> None:
@@ -98,7 +89,7 @@ def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store:
         assert (len(trials), runs_of(first, "b")) == (2, [])
         mlflow.MlflowClient().delete_run(first.run_id)
         with pytest.raises(StoreError, match="was deleted in MLflow while it was under way: the same command"):
-            trial_run(first, "trial", {}, {}).__enter__()
+            trial_run(first, "trial").__enter__()
     with open_study(store) as second, trial_run(second, "trial 2", {}, {"trial.part": "a"}) as third:
         assert {run.run_id for run in runs_of(second, "a")} == trials | {third.run_id}
     assert second.run_id != first.run_id
@@ -109,24 +100,6 @@ def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store:
         assert again == second
 
 
-def test_the_runs_of_a_process_that_died_are_corrected(store: Store) -> None:
-    with open_study(store) as parent:
-        runs = {}
-        for number in range(4):
-            with trial_run(parent, f"trial {number}", {}, {"trial.part": "a", "trial.number": number}) as trial:
-                runs[number] = trial
-        for number in (0, 1, 3):
-            mlflow.MlflowClient().update_run(runs[number].run_id, status="RUNNING")
-        end(runs[0].run_id)
-        assert [status(runs[number]) for number in range(4)] == ["KILLED", "RUNNING", "FINISHED", "RUNNING"]
-        correct_statuses(parent, "a", {runs[1].run_id: "FINISHED"}, under_way={3})
-        assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "FINISHED", "RUNNING"]
-        correct_statuses(parent, "a", {runs[2].run_id: "KILLED"}, under_way=())
-        assert [status(runs[number]) for number in range(4)] == ["KILLED", "FINISHED", "KILLED", "KILLED"]
-        correct_statuses(parent, "b", {runs[1].run_id: "KILLED"}, under_way=())
-        assert status(runs[1]) == "FINISHED", "another search's"
-
-
 def test_a_deleted_run_is_known_and_left_alone(store: Store) -> None:
     with open_study(store) as parent, trial_run(parent, "trial 0", {}, {"trial.part": "a"}) as trial:
         assert not is_deleted(trial.run_id)
@@ -135,6 +108,8 @@ def test_a_deleted_run_is_known_and_left_alone(store: Store) -> None:
         assert runs_of(parent) == []
         end(trial.run_id)
         mlflow.MlflowClient().restore_run(trial.run_id)
+        end(trial.run_id)
+        assert status(trial) == "KILLED"
     assert is_deleted("0" * 32), "gone for good, or in another store"
     end("0" * 32)
 
@@ -173,53 +148,46 @@ def test_a_stop_as_the_parent_is_made_leaves_it_not_open(store: Store, monkeypat
         assert parent.run_id == before[0].info.run_id
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("MLFLOW_RUN_ID", "<a run that is there>"),
-        ("MLFLOW_RUN_ID", "no id"),
-        ("MLFLOW_EXPERIMENT_ID", "4711"),
-        ("MLFLOW_EXPERIMENT_NAME", "nobody's"),
-        ("_MLFLOW_ACTIVE_MODEL_ID", "m-0123"),
-        ("MLFLOW_RUN_CONTEXT", '{"study": "theirs", "trial.study": "theirs", "mlflow.parentRunId": "0123"}'),
-        ("MLFLOW_ENABLE_ASYNC_LOGGING", "true"),
-        ("SERVERLESS_GPU_COMPUTE_ASSOCIATED_JOB_RUN_ID", "77"),
-    ],
-)
-def test_no_name_in_the_environment_reaches_a_run(
-    store: Store, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+VARIABLES = {
+    "MLFLOW_EXPERIMENT_NAME": "nobody's",
+    "_MLFLOW_ACTIVE_MODEL_ID": "m-0123",
+    "MLFLOW_RUN_CONTEXT": '{"study": "theirs", "trial.study": "theirs", "mlflow.parentRunId": "0123"}',
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
+    "SERVERLESS_GPU_COMPUTE_ASSOCIATED_JOB_RUN_ID": "77",
+}
+
+
+def test_neither_the_environment_nor_a_run_of_the_calling_program_reaches_a_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = mlflow.MlflowClient()
     foreign = client.create_run(client.create_experiment("theirs")).info.run_id
     before = client.get_run(foreign).to_dictionary()
-    monkeypatch.setenv(name, foreign if value.startswith("<") else value)
+    for name, value in {**VARIABLES, "MLFLOW_RUN_ID": foreign, "MLFLOW_EXPERIMENT_ID": "4711"}.items():
+        monkeypatch.setenv(name, value)
     check_environment()
 
     def work() -> tuple[Run, Run]:
-        with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1}, {}) as trial:
+        with open_study(store) as parent, trial_run(parent, "trial 0", {"x": 1}) as trial:
             trial.log({"val/loss": 2.0})
             assert [run.metrics for run in runs_of(parent)] == [{"val/loss": 2.0}], "at once"
         return parent, trial
 
+    def check(parent: Run, trial: Run) -> None:
+        assert (status(parent), status(trial)) == ("FINISHED", "FINISHED")
+        assert (tags(parent)["study"], tags(trial)["trial.study"]) == (STUDY, STUDY)
+        assert (tags(parent).get("mlflow.parentRunId"), tags(trial)["mlflow.parentRunId"]) == (None, parent.run_id)
+        assert info(trial).experiment_id == parent.experiment_id
+
     with ThreadPoolExecutor(1) as pool:  # MLflow reads some variables once a thread
-        parent, trial = pool.submit(work).result()
-    assert (status(parent), status(trial)) == ("FINISHED", "FINISHED")
-    assert (tags(parent)["study"], tags(trial)["trial.study"]) == (STUDY, STUDY)
-    assert (tags(parent).get("mlflow.parentRunId"), tags(trial)["mlflow.parentRunId"]) == (None, parent.run_id)
-    assert info(trial).experiment_id == parent.experiment_id
+        check(*pool.submit(work).result())
     assert client.get_run(foreign).to_dictionary() == before
-
-
-def test_a_run_of_the_calling_program_is_no_parent(store: Store) -> None:
+    monkeypatch.undo()
+    client.delete_run(runs_of(parents("tiny/judge")[0])[0].run_id)
     with mlflow.start_run(experiment_id=store.experiment("caller")) as callers:
-        with open_study(store) as parent:
-            with trial_run(parent, "trial 0", {"x": 1}, {}) as trial:
-                pass
-            active = mlflow.active_run()
-            assert active is not None
-            assert active.info.run_id == callers.info.run_id
-        assert tags(trial)["mlflow.parentRunId"] == parent.run_id
-    assert mlflow.MlflowClient().get_run(callers.info.run_id).data.params == {}
+        check(*work())
+        assert mlflow.active_run().info.run_id == callers.info.run_id
+    assert client.get_run(callers.info.run_id).data.params == {}
 
 
 def test_what_studies_have_left_is_read(store: Store) -> None:

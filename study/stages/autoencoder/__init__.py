@@ -11,7 +11,7 @@ from study.config import AUTOENCODER_PRESETS, LATENT_DIM_RANGE, AutoencoderConfi
 from study.engine.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
-    from study.engine.search import Result
+    from study.results import Result
     from tracking.registry import Direction
 
 JUDGES = ("judge", "second-judge")

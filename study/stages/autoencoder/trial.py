@@ -16,7 +16,7 @@ from models.classifier import Judge
 from study import plots
 from study.config import LATENT_DIM_RANGE, REFERENCE_SIZE, AutoencoderConfig
 from study.data.dataset import to_float, to_pixels
-from study.engine.search import Result, pareto_front
+from study.engine.search import pareto_front
 from study.engine.stage import Context
 from study.engine.study import Study
 from study.engine.trial import Trial
@@ -31,7 +31,7 @@ from study.measures.latents import (
     pcc_matrix,
     rotate_to_principal_axes,
 )
-from study.results import Measured, Row, Table, claim, mean_std
+from study.results import Result, Row, Table, claim, mean_std
 from study.stages.autoencoder import FREE, KNEE
 from study.training.autoencoder import (
     knee_distance,
@@ -208,7 +208,7 @@ def _points(table: Table) -> dict[str, list[tuple[float, float, str]]]:
     }
 
 
-def _place(trial: Result | Measured) -> tuple[float, float]:
+def _place(trial: Result) -> tuple[float, float]:
     loss, correlation = trial.values
     return loss, correlation
 

@@ -17,13 +17,13 @@ from scipy.stats import binomtest
 from models.gan import LatentGenerator
 from study import plots
 from study.data.dataset import to_pixels
-from study.engine.search import Params, Result
+from study.engine.search import Params
 from study.engine.stage import Context
 from study.engine.study import Study
 from study.engine.trial import Trial
 from study.measures.interpolation import CANDIDATES, PATHS, Interpolation, class_pairs, interpolate, slerp
 from study.measures.judges import PREFIXES, REPORTING, SELECTING
-from study.results import Measured, Row, Table, claim
+from study.results import Result, Row, Table, claim
 from study.stages.generators import (
     LOSSES,
     MIXTURE,
@@ -135,7 +135,7 @@ def train_recipe(trial: Trial, inputs: GanInputs) -> tuple[float]:
     return (measures[COLLAPSED],)
 
 
-def distance(trial: Result | Measured) -> float:
+def distance(trial: Result) -> float:
     """Return a trial's `val/fd`."""
     return trial.values[0]
 
@@ -183,7 +183,7 @@ def groups_of(table: Table, finals: Sequence[Result]) -> dict[str, Table]:
     best = {result.run_id for result in finals}
     groups = {BEST: Table([trial for trial in table if trial.run_id in best]), EQUAL: table.where(part=EQUAL_STEPS)}
     groups |= {title: table.where(part="settings", settings=name) for title, name in OTHERS.items()}
-    baselines: dict[str, list[Measured]] = {}
+    baselines: dict[str, list[Result]] = {}
     for trial in table.where(part="baselines"):
         count = trial.params.get("components")
         title = trial.params["source"] if count is None else "one Gaussian" if count == 1 else f"GMM-{count}"

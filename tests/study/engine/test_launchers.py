@@ -48,15 +48,9 @@ def test_what_cannot_be_is_told_before_anything_begins(
     assert not (tmp_path / "store").exists()
 
 
-def test_where_a_study_runs_is_no_part_of_what_it_computes(tmp_path: Path) -> None:
+def test_where_a_study_runs_is_no_part_of_what_it_computes() -> None:
     _, config = parse_study([*SLURM, *SERVERS, "--launcher-options", "cpus=4", "account=a", "--detach"])
     assert (config.launcher, config.launcher_options, config.detach) == ("slurm", ("cpus=4", "account=a"), True)
-    file = tmp_path / "mine.toml"
-    servers = f'tracking_uri = "{SERVERS[1]}"\nstorage = "{SERVERS[3]}"\n'
-    file.write_text(
-        f'launcher = "slurm"\nworkers = 2\nlauncher_options = ["cpus=4", "account=a"]\ndetach = true\n{servers}'
-    )
-    assert parse_study([str(file)])[1] == config
     assert command_of("demo", config) == "python -m study.run demo"
 
 

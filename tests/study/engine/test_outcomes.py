@@ -12,7 +12,6 @@ import torch
 from searches import GIVEN, Recorder, listed, parent_of, run, runner, searched, states
 
 from study.engine import queue
-from study.engine import runner as runner_module
 from study.engine.search import Pruned
 from study.engine.trial import Trial
 from study.training.loops import check_finite
@@ -71,22 +70,17 @@ def report_x(trial: Trial) -> tuple[float, ...]:
 def test_hopeless_trials_of_a_search_are_pruned_and_told_with_their_last_value(store: Store) -> None:
     pruning = {"prune_on": "val/fd"}
     with runner(store) as found:
-        part = searched(report_x, 12, **pruning)
-        given = listed(report_x, [{"x": 99.0}, {"x": 98.0}])
-        for each in (part, given):
-            found.enqueue(each)
-        results = found.finish(part)
-        pruned = found.pruned(part)
-        assert [result.values for result in found.finish(given)] == [(99.0,), (98.0,)], "given trials run to their end"
+        search = searched(report_x, 12, **pruning)(found)
+        given = listed(report_x, [{"x": 99.0}, {"x": 98.0}])(found)
+        results = search()
+        pruned = found.pruned("s")
+        assert [result.values for result in given()] == [(99.0,), (98.0,)], "given trials run to their end"
         assert 0 < len(pruned) == 12 - len(results)
         assert all(result.values == (result.params["x"],) for result in pruned)
         assert all(re.search(r"val/fd .* at epoch \d", reason) for reason in reasons(store, "pruned"))
         mlflow.MlflowClient().delete_run(pruned[0].run_id)
-    with runner(store) as found:
-        part = searched(lambda _: (1.0,), 12, **pruning)
-        found.enqueue(part)
-        again = found.finish(part)
-        assert pruned[0].params in [result.params for result in again], "its run was deleted: it ran again"
+    again = run(store, searched(lambda _: (1.0,), 12, **pruning))
+    assert pruned[0].params in [result.params for result in again], "its run was deleted: it ran again"
 
 
 @pytest.mark.parametrize("lost", [KeyboardInterrupt(), StoreError("the store was lost: disk is full")])
@@ -124,37 +118,24 @@ def test_a_stage_s_own_bug_is_raised_at_once(store: Store) -> None:
     assert len(run(store, listed(Recorder()))) == 2
 
 
-def test_a_stop_before_the_run_has_begun_is_no_death(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for _ in range(queue.TRIES + 1):
-        with monkeypatch.context() as patched:
-            patched.setattr(runner_module, "trial_run", lambda *_: _raise(KeyboardInterrupt()))
-            with pytest.raises(KeyboardInterrupt):
-                run(store, listed(Recorder()))
-    assert len(run(store, listed(Recorder()))) == 2
-    assert states(store) == [("FINISHED", "complete")] * 2
-
-
 @pytest.mark.parametrize("call", ["create_run", "update_run", "log_batch", "set_terminated"])
-def test_a_stop_in_the_middle_of_a_call_leaves_no_run_open(
+def test_a_stop_in_the_middle_of_a_call_is_no_death_and_leaves_no_run_open(
     store: Store, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     run(store, listed(Recorder()))  # so that the next run that is made is a trial's
     real = getattr(mlflow.MlflowClient, call)
-    stopped: list[str] = []
 
-    def stopped_once(*given: Any, **named: Any) -> Any:
-        answer = real(*given, **named)
-        if not stopped:
-            stopped.append(call)
-            raise KeyboardInterrupt  # before anybody has the answer
-        return answer
+    def stopped(*given: Any, **named: Any) -> Any:
+        monkeypatch.setattr(mlflow.MlflowClient, call, real)
+        real(*given, **named)
+        raise KeyboardInterrupt  # before anybody has the answer
 
-    monkeypatch.setattr(mlflow.MlflowClient, call, stopped_once)
-    with pytest.raises(KeyboardInterrupt):
-        run(store, searched(Recorder(), 1))
-    assert stopped
+    for _ in range(1 if call == "set_terminated" else queue.TRIES + 1):  # after that call the trial is complete
+        monkeypatch.setattr(mlflow.MlflowClient, call, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(store, searched(Recorder(), 1))
+        runs = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")])
+        assert "RUNNING" not in {each.info.status for each in runs}
     monkeypatch.undo()
-    runs = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")])
-    assert "RUNNING" not in {each.info.status for each in runs}
     assert len(run(store, searched(Recorder(), 1))) == 1
     assert parent_of(store).run_id

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from study.engine import mlflow_pages as pages
-from study.engine.search import Result
 from study.engine.stage import Candidate
-from study.results import Row
+from study.results import Result, Row
 from tracking import views
 from tracking.registry import Version
 from tracking.runs import Run

@@ -7,11 +7,13 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from searches import GIVEN, NAME, SPACE, Recorder, listed, run, runner, searched, states
+from searches import GIVEN, SPACE, Recorder, listed, run, runner, searched, states
+from sqlalchemy import create_engine, inspect
 
 from study.engine.queue import Queue
-from study.engine.search import Result, choice, integer, pareto_front
+from study.engine.search import choice, integer, pareto_front
 from study.engine.trial import Trial
+from study.results import Result
 from tracking.store import Store
 
 
@@ -20,7 +22,9 @@ def x(trial: Trial) -> float:
 
 
 def optuna_trials(store: Store) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=f"{NAME}/s", storage=store.optuna_url).trials
+    """Those of the first search."""
+    names = optuna.get_all_study_names(store.optuna_url)
+    return optuna.load_study(study_name=names[0], storage=store.optuna_url).trials
 
 
 def test_a_list_runs_in_order_and_once_without_optuna(store: Store) -> None:
@@ -32,8 +36,7 @@ def test_a_list_runs_in_order_and_once_without_optuna(store: Store) -> None:
     assert len(run(store, listed(seen, more))) == 3
     assert run(store, listed(seen)) == results, "as many as asked for"
     assert seen.ran == more
-    with pytest.raises(KeyError):
-        optuna.load_study(study_name=f"{NAME}/", storage=store.optuna_url)
+    assert "studies" not in inspect(create_engine(store.optuna_url)).get_table_names()
 
 
 def test_a_search_stays_in_range_and_goes_on(store: Store) -> None:
@@ -74,43 +77,38 @@ def test_two_objectives_and_their_pareto_front() -> None:
 
 @pytest.mark.parametrize(("trials", "names"), [(18, set(SPACE)), (2, set())])
 def test_importances_find_the_parameter_that_matters(store: Store, trials: int, names: set[str]) -> None:
-    part = searched(lambda trial: (trial.params["n"] ** 2 + 0.01 * (trial.params["c"] == "a"),), trials)
-    run(store, part)
     with runner(store) as found:
-        importances = found.proposals(part).importances()
+        searched(lambda trial: (trial.params["n"] ** 2 + 0.01 * (trial.params["c"] == "a"),), trials)(found)()
+        importances = found.importances("s")
     assert importances.keys() == names
     assert list(importances)[:1] == ["n"] * bool(names)
 
 
 def test_who_finds_no_trial_runs_those_of_later_parts(store: Store) -> None:
     """Another process has the only trial of the first part, and ends it not before the second part is done."""
-    one = [{"n": 1}]
     with runner(store) as ours, runner(store) as other:
         theirs = other.queue
-        first = listed(Recorder(), one, "first", optional=True)
 
         def second(trial: Trial) -> tuple[float, ...]:
             theirs.note(taken, state="failed", values=[], reason="as the test asked")
             return (2.0,)
 
-        later = listed(second, one, "second")
-        ours.enqueue(first)
-        ours.enqueue(later)
-        (taken,) = theirs.trials(first.name)
+        first = listed(Recorder(), [{"n": 1}], "first", optional=True)(ours)
+        later = listed(second, [{"n": 1}], "second")(ours)
+        (taken,) = theirs.trials(ours.parts["first"].name)
         assert theirs.take(taken)
-        assert ours.finish(first) == []
-        assert [trial.state for trial in theirs.trials(later.name)] == ["complete"]
-        assert [result.values for result in ours.finish(later)] == [(2.0,)]
+        assert first() == []
+        assert [trial.state for trial in theirs.trials(ours.parts["second"].name)] == ["complete"]
+        assert [result.values for result in later()] == [(2.0,)]
 
 
 def test_optuna_s_trial_of_a_dead_process_is_failed(store: Store) -> None:
     with runner(store) as found:
-        part = searched(Recorder(), 1)
-        found.enqueue(part)
-        dead = Queue(store)
+        finish = searched(Recorder(), 1)(found)
+        part, dead = found.parts["s"], Queue(store)
         (trial,) = dead.trials(part.name)
         assert dead.take(trial)
-        found.proposals(part).ask(trial)
+        found._proposals_of(part).ask(trial)
         dead.close()  # as its process lets go of its lock when it dies
-        assert len(found.finish(part)) == 1
+        assert len(finish()) == 1
     assert [each.state.name for each in optuna_trials(store)] == ["FAIL", "COMPLETE"]

@@ -21,23 +21,14 @@ from servers import PASSWORD, MlflowServer, Postgres
 from study.engine import queue
 from study.engine.queue import Queue
 from study.engine.runner import Objective
-from study.engine.search import Result
 from study.engine.trial import Trial
+from study.results import Result
 from tracking import locks
 from tracking.errors import StoreError
 from tracking.store import Store, open_store
 
 pytestmark = pytest.mark.server
 GIVEN = [{"x": 0.5}, {"x": 50.0}]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    server = Postgres()
-    try:
-        yield server
-    finally:
-        server.remove()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +40,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]
 
 
 def run(store: Store, objective: Objective, name: str) -> list[Result]:
-    return searches.run(store, listed(objective, GIVEN, name=name), name=name)
+    return searches.run(store, listed(objective, GIVEN), name=name)
 
 
 def statuses(store: Store) -> list[str]:

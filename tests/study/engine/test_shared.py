@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 from conftest import no_hang
-from searches import GIVEN, NAME, Recorder, dies, listed, parent_of, run, searched, states
+from searches import GIVEN, Recorder, dies, listed, parent_of, run, searched, states
 
 from study.engine import queue
 from study.engine.queue import Queue
@@ -139,35 +137,3 @@ def test_a_process_that_died_between_two_writes(
     assert [status for status, _ in states(store)] == ["RUNNING"]
     assert [result.params for result in run(store, listed(lambda trial: (1.0,)))] == GIVEN
     assert sorted(states(store)) == [("FINISHED", "complete")] * 2 + expected
-
-
-def _work(folder: Path, place: Path) -> None:
-    def objective(trial: Trial) -> tuple[float, ...]:
-        (place / str(os.getpid())).touch()
-        while len(list(place.iterdir())) < 2:  # until the other has one too: neither gets all of them
-            time.sleep(0.05)
-        return (trial.params["x"],)
-
-    store = open_store(folder)
-    assert len(run(store, listed(objective), searched(objective, 4))) == 6
-
-
-@pytest.mark.slow
-def test_two_workers_share_the_trials_of_one_study(store: Store, tmp_path: Path) -> None:
-    place = tmp_path / "workers"
-    place.mkdir()
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_work, args=(tmp_path / "store", place)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-        process.kill()
-    assert [process.exitcode for process in processes] == [0, 0]
-    found = Queue(store)
-    trials = [trial for part in ("", "s") for trial in found.trials(f"{NAME}/{part}")]
-    found.close()
-    assert [(trial.state, trial.tries) for trial in trials] == [("complete", 1)] * 6
-    assert {(trial.worker or "").split(":")[1] for trial in trials} == {path.name for path in place.iterdir()}
-    assert states(store) == [("FINISHED", "complete")] * 6
-    assert mlflow.MlflowClient().get_run(parent_of(store).run_id).info.status == "FINISHED"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from clusters import Slurm
 from on_cluster import OnCluster, all_ended, on_servers
-from servers import PASSWORD
+from servers import PASSWORD, until
 
 pytestmark = pytest.mark.cluster
 OPEN = "0penSesame"  # the tracking server's password, which our own asks nobody for
@@ -124,7 +124,7 @@ def test_left_alone_looked_at_and_stopped(slurm: Slurm, studies: OnCluster) -> N
         assert command.wait() == 130
     assert len(slurm.jobs()) == 3, "it has started none of them"
     studies.release(4)
-    slurm.wait(lambda: slurm.jobs() == [], "the end of the study")
+    until(lambda: slurm.jobs() == [], "the end of the study")
     logs = "".join(file.read_text() for file in (studies.folder / "store" / "logs").rglob("*.log"))
     refused = [line for line in logs.splitlines() if line.startswith("error: ")]  # not Slurm's own, of a requeue
     assert refused == [], "the last worker starts as all others are gone, and finds the study finished"
@@ -154,16 +154,11 @@ def test_a_node_without_the_data_is_told(slurm: Slurm, studies: OnCluster) -> No
 @pytest.mark.parametrize(("option", "message"), [("partition=gpu", "partition"), ("nonsense=1", "--nonsense=1")])
 def test_what_slurm_does_not_have_is_told(studies: OnCluster, option: str, message: str) -> None:
     done = studies.run(7, "--launcher-options", option)
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: Slurm ")]
-    assert message in error
-    assert done.returncode == 2
+    assert (done.returncode, message in done.stderr.rpartition("error: Slurm ")[2]) == (2, True)
 
 
 def test_a_controller_that_is_away_is_told(slurm: Slurm, studies: OnCluster) -> None:
     slurm.kill_controller()
-    try:
-        done = studies.run(8)
-    finally:
-        slurm.start_controller()
-    assert done.returncode == 2
-    assert "error: Slurm " in done.stderr
+    done = studies.run(8)
+    slurm.start_controller()
+    assert (done.returncode, "error: Slurm " in done.stderr) == (2, True)

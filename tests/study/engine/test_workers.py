@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import no_hang
+from servers import until
 
 from study import run
 from study.checks import UsageError
@@ -67,21 +67,12 @@ def test_a_number_of_workers_that_is_none_is_refused(given: str, monkeypatch: py
     ],
 )
 def test_a_containers_memory_is_the_machines(file: str, text: str, expected: int, tmp_path: Path) -> None:
-    for name, content in (
-        ("proc/meminfo", f"MemTotal: 1 kB\nMemAvailable: {64 * 2**20} kB\n"),
-        (f"sys/fs/cgroup/{file}", text),
-    ):
+    files = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {64 * 2**20} kB\n", f"sys/fs/cgroup/{file}": text}
+    for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     assert free_memory(tmp_path) == expected * GIB
     assert 0 < free_memory() < float("inf"), "this machine's"
-
-
-def test_the_job_spec_reaches_the_worker_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert job_spec() is None
-    monkeypatch.setenv("STUDY_WORKER", SPEC.environment["STUDY_WORKER"])
-    assert job_spec() == SPEC
-    assert "STUDY_WORKER" not in os.environ
 
 
 @pytest.mark.parametrize(
@@ -98,6 +89,9 @@ def test_a_worker_refuses_what_is_not_the_commands(
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
     spec = replace(SPEC, **changes)  # type: ignore[arg-type]
     spec = replace(spec, arguments=[*spec.arguments, "--stages", "judge", "--store", str(tmp_path / "store")])
+    monkeypatch.setenv("STUDY_WORKER", spec.environment["STUDY_WORKER"])
+    assert job_spec() == spec
+    assert "STUDY_WORKER" not in os.environ, "not for processes that it starts"
     with pytest.raises(UsageError, match=f"the worker on n7 refuses: .*{message}"):
         run.work(spec)
 
@@ -176,11 +170,6 @@ def test_ctrl_c_while_workers_start_is_not_lost(monkeypatch: pytest.MonkeyPatch)
     finally:
         signal.signal(signal.SIGINT, before)
     assert all(process.poll() is not None for process in pools[0]._processes)
-
-
-def until(ready: Callable[[], object]) -> None:
-    while not ready():
-        time.sleep(0.05)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

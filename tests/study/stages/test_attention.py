@@ -15,7 +15,7 @@ from models.classifier import Judge
 from study.config import AttentionConfig
 from study.data import to_float
 from study.data.dataset import Dataset
-from study.results import Measured, Row, Table
+from study.results import Result, Row, Table
 from study.stages.attention import trial as stage
 from study.stages.attention.trial import DRAWS, copy_encoder, first_convolution, identities, learn_convolution, rows
 
@@ -92,7 +92,7 @@ def test_all_identities_are_exact_and_the_figures_are_logged(context: Any, monke
     trials = {"exact": copied(context), "a": learned(context, "learned"), "b": learned(context, "fixed")}
     table = Table(
         [
-            Measured(0, "exact" if run == "exact" else "learned", run, trial.params, (0.0,), run, trial.metrics)
+            Result(0, "exact" if run == "exact" else "learned", run, trial.params, (0.0,), run, trial.metrics)
             for run, trial in trials.items()
         ]
     )
@@ -156,7 +156,7 @@ def test_one_error_above_its_goal_is_named(name: str, value: float, exact: int) 
 def decided(learned: float, fixed: float, **changes: float) -> list[str]:
     """The verdicts of the claims, of three trainings near these errors."""
     trials = [
-        Measured(0, "learned", "", {"heads": heads, "repeat": repeat}, (), "", {"test/error": value})
+        Result(0, "learned", "", {"heads": heads, "repeat": repeat}, (), "", {"test/error": value})
         for heads, error in (("learned", learned), ("fixed", fixed))
         for repeat, value in enumerate((error, 1.01 * error, 0.99 * error))
     ]

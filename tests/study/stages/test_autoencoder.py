@@ -15,8 +15,7 @@ from fakes import FakeRun, FakeTrial
 from models.autoencoder import ARCHITECTURES, Autoencoder
 from study.config import AutoencoderConfig
 from study.data.dataset import Dataset, Split
-from study.engine.search import Result
-from study.results import Measured, Row, Table
+from study.results import Result, Row, Table
 from study.stages import autoencoder as stage
 from study.stages.autoencoder import AUTOENCODER, choose, trial
 from study.training.autoencoder import knee_distance
@@ -135,7 +134,7 @@ def measured(repeats: int = 3, sizes: tuple[int, ...] = (3, 15)) -> Table:
                 metrics["mixture/two_sample_accuracy"] = 0.6
                 params = {"latent_dim": size, "architecture": kind, "repeat": repeat}
                 number = len(trials)
-                trials.append(Measured(number, "", str(number), params, (loss, pcc), f"run {number}", metrics))
+                trials.append(Result(number, "", str(number), params, (loss, pcc), f"run {number}", metrics))
     return Table(trials)
 
 

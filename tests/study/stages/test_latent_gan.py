@@ -14,8 +14,8 @@ from torch import nn
 
 from study.config import LatentGanConfig
 from study.data.dataset import Dataset
-from study.engine.search import Pruned, Result
-from study.results import Claim, Row, Table
+from study.engine.search import Pruned
+from study.results import Claim, Result, Row, Table
 from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS
 from study.stages.latent_gan import LATENT_GAN, search
 from study.stages.latent_gan import trial as stage

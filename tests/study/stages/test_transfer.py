@@ -17,7 +17,7 @@ from models.classifier import Judge
 from study.checks import UsageError
 from study.config import TransferConfig
 from study.data.dataset import Dataset, Split
-from study.results import Measured, Row, Table
+from study.results import Result, Row, Table
 from study.stages.transfer import TRANSFER, label_counts
 from study.stages.transfer import trial as figures
 from study.stages.transfer.trial import BASELINES, MODES, SPREADING, WEAK_JITTER, spread, train
@@ -137,7 +137,7 @@ def measured(labels: int = 10, **accuracies: float) -> Table:
             if mode == "frozen":
                 metrics |= dict.fromkeys(BASELINES, accuracies["others"])
             params = {"mode": mode, "repeat": draw, "labels_per_class": labels}
-            trials.append(Measured(number, part, str(number), params, (accuracy,), f"run {number}", metrics))
+            trials.append(Result(number, part, str(number), params, (accuracy,), f"run {number}", metrics))
     return Table(trials)
 
 

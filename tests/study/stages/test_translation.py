@@ -15,7 +15,7 @@ from models.classifier import Judge
 from models.translation import Translator
 from study.config import TranslationConfig
 from study.data.dataset import Dataset
-from study.results import Measured, Table
+from study.results import Result, Table
 from study.stages.translation import trial as stage
 from study.stages.translation.trial import SHOWN, HeldOut, claims, measure_source, shown_places, train_and_measure
 from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, LOOSE, METHODS, PAIRED, PAIRINGS, UNPAIRED
@@ -71,7 +71,7 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
         measure_source(trials[source], held_out=held_out)  # type: ignore[arg-type]
     assert trials["true translation"].metrics["test/mae"] == 0
     assert trials["untranslated"].metrics["test/mae"] == held_out.truth.floor
-    table = Table([Measured(0, "", run, each.params, (0.0,), run, each.metrics) for run, each in trials.items()])
+    table = Table([Result(0, "", run, each.params, (0.0,), run, each.metrics) for run, each in trials.items()])
     columns = stage.measures_table(table)
     assert {len(column) for column in columns.values()} == {2 + 12}
     assert columns["test/mae"][1] == "0"
@@ -117,7 +117,7 @@ def verdicts(changes: Mapping[tuple[str, str], float] = {}, missing: tuple[str, 
     shortfalls = {cell: 0.2 if cell in good else 6.0 for cell in CELLS} | dict(changes)
     table = Table(
         [
-            Measured(0, "", "", {"method": m, "pairing": p, "repeat": n}, (), "", {"test/shortfall": value + n / 100})
+            Result(0, "", "", {"method": m, "pairing": p, "repeat": n}, (), "", {"test/shortfall": value + n / 100})
             for (m, p), value in shortfalls.items()
             for n in range(3)
             if (m, p) != missing or n

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from study.checks import UsageError
 from study.data.dataset import Dataset
-from study.engine.pipeline import Request, resolve, run_stages
-from study.engine.stage import Context, Outcome, Stage
+from study.engine.stage import Context, Outcome, Request, Stage, resolve, run_stages
 from tracking import registry
 
 
@@ -21,28 +19,16 @@ class Settings:
     epochs: int = 1
 
 
-@dataclass
-class FakeVersion:
+def version(number: int = 1, data: str = "", metrics: Any = None, **module: Any) -> Any:
     """A registered model."""
-
-    number: int
-    module: Mapping[str, Any]
-    data: str = ""
-    metrics: Mapping[str, float] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"models:/tiny-ruler/{self.number}"
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return {"data_digest": self.data} if self.data else {}
-
-    def config(self) -> dict[str, Any]:
-        return {"module": dict(self.module)}
+    metrics = {"val/loss": 1.0} if metrics is None else metrics
+    tags = {"data_digest": data} if data else {}
+    config = {"module": {"image_shape": [1, 28, 28], "classes": 10} | module}
+    uri = f"models:/tiny-ruler/{number}"
+    return SimpleNamespace(number=number, uri=uri, tags=tags, metrics=metrics, config=lambda: config)
 
 
-FITTING = FakeVersion(1, {"image_shape": [1, 28, 28], "classes": 10}, metrics={"val/loss": 1.0})
+FITTING = version()
 
 
 def stage(name: str, run: Any = None, **what: Any) -> Stage:
@@ -59,17 +45,17 @@ def asked(*stages: Stage, **versions: int) -> Request:
 
 
 @pytest.fixture
-def champions(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeVersion]:
+def champions(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The champions of a registry, by name."""
-    found: dict[str, FakeVersion] = {}
+    found: dict[str, Any] = {}
     monkeypatch.setattr(registry, "champion", lambda name, *_: found.get(name))
     monkeypatch.setattr(registry, "champion_on", lambda name, digest: found.get(name))
-    monkeypatch.setattr(registry, "require_version", lambda name, number: replace(FITTING, number=number))
+    monkeypatch.setattr(registry, "require_version", lambda name, number: version(number))
     return found
 
 
 def test_what_no_stage_makes_is_the_champion_or_the_version_that_was_asked_for(
-    tiny: Dataset, champions: dict[str, FakeVersion]
+    tiny: Dataset, champions: dict[str, Any]
 ) -> None:
     with pytest.raises(UsageError, match=r"drawer needs tiny-ruler@champion, .* --stages ruler-maker drawer"):
         resolve(asked(DRAWER), tiny, KNOWN)
@@ -82,24 +68,31 @@ def test_what_no_stage_makes_is_the_champion_or_the_version_that_was_asked_for(
             resolve(odd, tiny, KNOWN)
 
 
-def test_a_model_that_does_not_fit_is_refused(
-    tiny: Dataset, champions: dict[str, FakeVersion], caplog: pytest.LogCaptureFixture
+def test_a_model_or_settings_that_do_not_fit_are_refused(
+    tiny: Dataset, champions: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     for odd, message in (
-        (replace(FITTING, module={"image_shape": [3, 28, 28]}), r"image_shape == \[1, 28, 28\].* \[3, 28, 28\]"),
-        (replace(FITTING, module={"classes": 4}), "classes == 10.* 4"),
-        (replace(FITTING, metrics={}), "lost its run"),
+        (version(image_shape=[3, 28, 28]), r"image_shape == \[1, 28, 28\].* \[3, 28, 28\]"),
+        (version(classes=4), "classes == 10.* 4"),
+        (version(metrics={}), "lost its run"),
     ):
         champions["tiny-ruler"] = odd
         with pytest.raises(UsageError, match=message):
             resolve(asked(DRAWER), tiny, KNOWN)
-    champions["tiny-ruler"] = replace(FITTING, data="0" * 16)
+    champions["tiny-ruler"] = version(data="0" * 16)
     resolve(asked(DRAWER), tiny, KNOWN)
     assert "0000000000000000" in caplog.text
 
+    def check(settings: Settings, data: Dataset) -> None:
+        raise UsageError(f"{settings.epochs} on {data.name}")
+
+    champions.clear()  # the settings come first
+    with pytest.raises(UsageError, match="1 on tiny"):
+        resolve(asked(replace(DRAWER, check=check)), tiny, KNOWN)
+
 
 def test_unlabelled_data_have_fewer_stages_and_fewer_inputs(
-    tiny: Dataset, champions: dict[str, FakeVersion], caplog: pytest.LogCaptureFixture
+    tiny: Dataset, champions: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     flat = replace(tiny, classes=())
     request, inputs = resolve(asked(MAKER, DRAWER), flat, KNOWN)
@@ -110,28 +103,32 @@ def test_unlabelled_data_have_fewer_stages_and_fewer_inputs(
         resolve(asked(MAKER), flat, KNOWN)
 
 
-def test_settings_that_do_not_fit_the_data_are_refused_before_models_are_looked_for(tiny: Dataset) -> None:
-    def check(settings: Settings, data: Dataset) -> None:
-        raise UsageError(f"{settings.epochs} on {data.name}")
-
-    with pytest.raises(UsageError, match="1 on tiny"):
-        resolve(asked(replace(DRAWER, check=check)), tiny, KNOWN)
-
-
-def test_a_stage_is_given_its_settings_those_it_reads_and_what_was_made_before_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_stage_is_given_its_settings_those_it_reads_and_what_was_made_before_it() -> None:
     seen: list[Context] = []
 
     def run(context: Context) -> Outcome:
         seen.append(context)
-        return Outcome(context.stage.name, {"ruler": "made"} if context.stage.outputs == ("ruler",) else {}, ())  # type: ignore[dict-item]
+        return Outcome(context.stage.name, dict.fromkeys(context.stage.outputs, "made"), ())  # type: ignore[arg-type]
 
     maker, drawer = replace(MAKER, run=run), replace(DRAWER, run=run, reads={"ruler-maker": ("epochs",)})
     request = Request((maker, drawer), {"ruler-maker": Settings(3), "drawer": Settings(4)}, {})
-    with caplog.at_level(logging.INFO, "study"):
-        outcomes = run_stages(request, "session", {"ruler": "champion"})  # type: ignore[arg-type, dict-item]
+    outcomes = run_stages(request, "session", {"ruler": "champion"})  # type: ignore[arg-type, dict-item]
     assert [outcome.stage for outcome in outcomes] == ["ruler-maker", "drawer"]
-    assert seen[1].settings == Settings(4)
-    assert seen[1].others == {"ruler-maker": {"epochs": 3}}
+    assert (seen[1].settings, seen[1].others) == (Settings(4), {"ruler-maker": {"epochs": 3}})
     assert seen[1].inputs == {"ruler": "made"}, "the stage's before the champion"
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"name": "Two Words"}, "lower-case words"),
+        ({"settings": dict}, "frozen dataclass"),
+        ({"presets": {"demo": 3}}, "presets must be"),
+        ({"identity_excludes": ("x",)}, "identity_excludes must be"),
+        ({"optional_inputs": ("x",)}, "optional_inputs must be"),
+        ({"outputs": ("class",)}, "lower-case words"),
+    ],
+)
+def test_a_stage_that_is_not_valid_is_refused(fields: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        replace(MAKER, **fields)
