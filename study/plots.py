@@ -216,14 +216,14 @@ def confusion(fractions: np.ndarray, names: Sequence[str], rows: str, columns: s
     return figure
 
 
-def grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """Put images side by side, row by row, into one.
+def grid(images: np.ndarray, columns: int, zoom: int = ZOOM) -> np.ndarray:
+    """Put images side by side, row by row, into one, with `zoom` screen pixels per image pixel.
 
     From grey uint8 [N, H, W] comes uint8 [rows * ..., columns * ...], from colour uint8 [N, H, W, 3] the same [..., 3].
     """
     height, width = images.shape[1:3]
     sheet = _cells(images, columns, (height + GAP, width + GAP), 128)[:-GAP, :-GAP]
-    return sheet.repeat(ZOOM, 0).repeat(ZOOM, 1)
+    return sheet.repeat(zoom, 0).repeat(zoom, 1)
 
 
 def labelled_grid(images: np.ndarray, rows: Sequence[str], title: str, captions: Sequence[str] = ()) -> Figure:

@@ -53,6 +53,10 @@ class Table:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def run_ids(self) -> list[str]:
+        return [trial.run_id for trial in self]
+
     def where(self, **conditions: Any) -> Table:
         """Return the trials for which all conditions hold; a trial without such a parameter is left out."""
 
@@ -198,6 +202,41 @@ class Row:
         return (self.claim and self.claim.shown) or self.baseline or self.reference
 
 
+def compared(
+    figure: str,
+    ours: Sequence[float],
+    beside: Mapping[str, Sequence[float]],
+    form: str = "{:.3f}",
+    *,
+    text: str = "",
+    goal: float | None = None,
+    reference: str | None = None,
+    metric: str | None = None,
+    found: str | None = None,
+    **rule: Any,
+) -> Row:
+    """Return the row of our repeats beside those of others, with the claim that ours beat the first of them, or a goal.
+
+    Args:
+        beside: By title; whoever has no values is left out.
+        text: The claim; "": there is none.
+        rule: Further arguments of `claim`.
+    """
+    shown = [] if goal is None else [f"goal {form.format(goal)}"]
+    shown += [f"{title} {mean_std(values, form)}" for title, values in beside.items() if values]
+    rival = next(iter(beside.values()), ()) if goal is None else goal
+    decided = claim(text, ours, rival, shown=shown[0], **rule) if text and shown else None
+    cell = mean_std(ours, form) if ours else "failed"
+    return Row(figure, cell, reference, ", ".join(shown) or None, decided, metric, found)
+
+
+def wide_table(label: str, groups: Mapping[str, Table], metrics: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return a column for each metric (with its format) and a line for each group of repeats that has any."""
+    groups = {title: trials for title, trials in groups.items() if len(trials)}
+    cells = {name: [trials.cell(name, form) or "-" for trials in groups.values()] for name, form in metrics.items()}
+    return {label: [*groups], "repeats": [str(len(trials)) for trials in groups.values()], **cells}
+
+
 def std(values: Sequence[float]) -> float:
     """Return the standard deviation; 0 of a single value, nan if one of several is not finite."""
     if not all(map(isfinite, values)):
@@ -247,27 +286,27 @@ def verdicts(rows: Iterable[Row]) -> str:
 def printed(outcomes: Sequence[Outcome]) -> str:
     """Return the rows of each stage as text, below the stage's name and the versions that it registered."""
     judged = any(row.claim for outcome in outcomes for row in outcome.rows)
-    head = [name for name in WIDTHS if judged or name != "verdict"]
-    blocks = [(outcome, [_wrapped(row, head) for row in outcome.rows]) for outcome in outcomes]
-    cells = [row for _, rows in blocks for row in rows]
-    widths = [max([len(name), *(len(line) for row in cells for line in row[at])]) for at, name in enumerate(head)]
-
-    def line(columns: Sequence[str]) -> str:
-        return "  ".join(cell.ljust(width) for cell, width in zip(columns, widths, strict=True)).rstrip()
-
-    lines = [line(head), line(["-" * width for width in widths])]
-    for outcome, rows in blocks:
-        models = ", ".join(f"{version.name} v{version.number}" for version in outcome.made.values())
-        lines.append(f"{outcome.stage}{models and ': '}{models}")
-        lines += [line(columns) for row in rows for columns in zip_longest(*row, fillvalue="")]
-    return "\n".join(lines)
-
-
-def _wrapped(row: Row, head: Sequence[str]) -> list[list[str]]:
-    """Return the lines of each cell of a row."""
-    verdict = row.claim.verdict if row.claim else "-"
-    cells = dict(
-        zip(WIDTHS, (f"  {row.figure}", row.ours, row.reference or "-", row.baseline or "-", verdict), strict=True)
-    )
+    names = [name for name in WIDTHS if judged or name != "verdict"]
     options: Any = {"break_long_words": False, "break_on_hyphens": False}
-    return [wrap(cells[name], WIDTHS[name], subsequent_indent="    " * (name == "figure"), **options) for name in head]
+
+    def lines_of(row: Row) -> list[tuple[str, ...]]:
+        """Return the lines of a row, of which each is a cell's part for each column."""
+        cells = {**vars(row), "figure": f"  {row.figure}", "verdict": row.claim and row.claim.verdict}
+        indents = {"figure": "    "}
+        columns = [
+            wrap(cells[name] or "-", WIDTHS[name], subsequent_indent=indents.get(name, ""), **options) for name in names
+        ]
+        return list(zip_longest(*columns, fillvalue=""))
+
+    blocks = [(outcome, [line for row in outcome.rows for line in lines_of(row)]) for outcome in outcomes]
+    columns = zip(names, *(line for _, lines in blocks for line in lines), strict=True)
+    widths = [max(map(len, column)) for column in columns]
+
+    def joined(cells: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    text = [joined(names), joined(["-" * width for width in widths])]
+    for outcome, lines in blocks:
+        models = ", ".join(f"{version.name} v{version.number}" for version in outcome.made.values())
+        text += [f"{outcome.stage}{models and ': '}{models}", *map(joined, lines)]
+    return "\n".join(text)

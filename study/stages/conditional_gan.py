@@ -66,17 +66,12 @@ def log_outcome(study: Study) -> list[Row]:
     from statistics import mean
 
     from study import plots
-    from study.stages.generators import LOSSES
-    from tracking.runs import metric_history
+    from study.stages.generators import log_losses
 
     table = study.table()
     trials = table.where(part="")
-    curves = {
-        metric: {f"repeat {trial.number}": metric_history(trial.run_id, metric) for trial in trials}
-        for metric in LOSSES
-    }
-    caption = "Losses of critic and generator, and the distance of the samples to the validation images, by epoch."
-    study.parent.log_figure("loss_curves", plots.side_by_side(curves, "epoch", "Conditional WGAN"), caption)
+    repeats = {f"repeat {repeat}": trials.where(repeat=repeat) for repeat in study.context.repeats}
+    log_losses(study, repeats, "Conditional WGAN")
     names = study.context.dataset.classes
     accuracies = {name: trials.values(f"label_accuracy/{label}") for label, name in enumerate(names)}
     means = {name: mean(values) for name, values in accuracies.items() if values}
@@ -87,8 +82,8 @@ def log_outcome(study: Study) -> list[Row]:
 
 def rows(context: Context, table: Table) -> list[Row]:
     """Return the GAN's figures beside each class's mixture, real images and reconstructions; the claims."""
-    from study.results import Row
-    from study.stages.generators import LAST_EPOCHS, MIXTURE, REAL, RECONSTRUCTIONS, caution, row, weak_judges
+    from study.results import Row, compared
+    from study.stages.generators import LAST_EPOCHS, MIXTURE, REAL, RECONSTRUCTIONS, caution, weak_judges
 
     rival, gan = f"{COMPONENTS} Gaussians a class", table.where(part="")
     sources = {rival: MIXTURE, REAL: REAL, RECONSTRUCTIONS: RECONSTRUCTIONS}
@@ -98,7 +93,8 @@ def rows(context: Context, table: Table) -> list[Row]:
     )
 
     def ours(figure: str, metric: str, form: str = "{:.3f}", text: str = "", **rule: Any) -> Row:
-        return row(figure, metric, form, gan, beside, text=text, **rule)
+        others = {title: trials.values(metric) for title, trials in beside.items()}
+        return compared(figure, gan.values(metric), others, form, text=text, metric=(text and metric) or None, **rule)
 
     said = f"Asked for a class, the conditional WGAN draws it in {gan.cell(accuracy, '{:.1%}')} of its images"
     found = f"{said} (judge 3; real images {beside[REAL].cell(accuracy, '{:.1%}')}){caution(context)}"
@@ -110,7 +106,7 @@ def rows(context: Context, table: Table) -> list[Row]:
     online = "val/fd_online_range"
     stable, better = ("stable", "better") if context.has_reference else (None, None)
     found_rows = [
-        *weak_judges(context),
+        *weak_judges(context.inputs),
         ours("label accuracy, judge 3", accuracy, "{:.1%}", shows, found=found, **more),
         ours("FD, judge 3", fd, text=f"It comes nearer to the test images than {rival}"),
         ours("diversity within a class, judge 3", diversity, text=diverse, goal=goal, **more),

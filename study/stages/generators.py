@@ -1,4 +1,4 @@
-"""What both GAN stages share: their inputs, one GAN trial, one baseline trial, one row of their tables."""
+"""What both GAN stages share: their inputs, one GAN trial, one baseline trial, what both report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +23,11 @@ from study import plots
 from study.data.dataset import Dataset, Split, to_float, to_pixels
 from study.engine.search import Params
 from study.engine.stage import Context
+from study.engine.study import Study
 from study.engine.trial import Trial
-from study.measures.judges import Judges, collapse, real_features, weakness
+from study.measures.judges import WEAK_ACCURACY, Judges, collapse, real_features
 from study.measures.latents import EncodedImages, LatentFidelity, max_abs_pcc
-from study.results import Row, Table, claim
+from study.results import Row, Table
 from study.training.autoencoder import fit_tone_curve
 from study.training.classifier import ClassifierSettings, accuracy, train_judge
 from study.training.gan import GanSettings, describe, generator_steps, train_gan
@@ -44,6 +44,7 @@ from study.training.sampling import (
     sheet_inputs,
 )
 from tracking.registry import Version
+from tracking.runs import mean_histories
 
 KINDS = ("judge", "second-judge", "third-judge")  # of the models that measure: judge1, judge2, judge3
 WATCH_SEED, CHOICE_SEED, TEST_SEED = 0, 1, 2  # of the noise: at each evaluation, for the kept epoch, for the test
@@ -253,14 +254,8 @@ class GanTraining:
         return {"collapse/last": float(settled[-1]), "collapse/epochs": float(np.mean(settled))} if settled else {}
 
     def log_figures(self) -> None:
-        """Log losses, distances, and samples at the end and over the training."""
+        """Log samples at the end and over the training; MLflow itself draws losses and distances."""
         trial, title = self.trial, self._title
-        losses = {name: trial.history[name] for name in LOSSES[:2] if name in trial.history}
-        trial.log_figure("loss", plots.curves(losses, "epoch", "loss", title))
-        judges = {"both (selecting)": "val/fd", "judge 1": "val/fd_1", "judge 2": "val/fd_2"}
-        distances = {name: trial.history[metric] for name, metric in judges.items()}
-        figure = plots.curves(distances, "epoch", "Frechet distance, validation", title, log_y=True, markers=True)
-        trial.log_figure("fd", figure)
         more = f"; the first {SHEET_CLASSES} of {self.classes} classes" if self.classes > SHEET_CLASSES else ""
         rows = self.inputs.data.classes[:SHEET_CLASSES] if self.classes else [""] * SHEET_ROW
         trial.log_figure("samples", plots.labelled_grid(self._sheet(), rows, title + more))
@@ -413,43 +408,23 @@ def _baseline_samples(
     return inputs.decode(latents), latents, float(F.mse_loss(inputs.decode(val), to_float(data.val.images)))
 
 
-def row(
-    figure: str,
-    metric: str,
-    form: str,
-    ours: Table,
-    beside: Mapping[str, Table],
-    *,
-    reference: str | None = None,
-    text: str = "",
-    goal: float | None = None,
-    found: str | None = None,
-    **rule: Any,
-) -> Row:
-    """Return our figure beside those of a rival, real images (the floor) and reconstructions (the ceiling).
-
-    Args:
-        beside: The rival comes first.
-        text: A claim, if there is one: ours beats the rival, or the goal.
-        rule: Further arguments of `study.results.claim`.
-    """
-    shown = [f"{title} {cell}" for title, trials in beside.items() if (cell := trials.cell(metric, form))]
-    shown = shown if goal is None else [f"goal {form.format(goal)}", *shown]
-    decided = None
-    if text:
-        rival = next(iter(beside.values())).values(metric) if goal is None else goal
-        decided = claim(text, ours.values(metric), rival, shown=shown[0], **rule)
-    cell = ours.cell(metric, form) or "failed"
-    return Row(figure, cell, reference, ", ".join(shown) or None, decided, metric if text else None, found)
+def log_losses(study: Study, groups: Mapping[str, Table], title: str) -> None:
+    """Log a figure of the losses and distances of these groups of trainings by epoch, means over each group."""
+    runs = {name: trials.run_ids for name, trials in groups.items()}
+    curves = {metric: mean_histories(runs, metric) for metric in LOSSES}
+    caption = "Losses of critic and generator, and the distance of the samples to the validation images, by epoch."
+    study.parent.log_figure("loss_curves", plots.side_by_side(curves, "epoch", title), caption)
 
 
-def weak_judges(context: Context) -> list[Row]:
-    """Return a note on each judge whose measures say little."""
-    notes = {kind: weakness(context.inputs[kind].metrics["val/accuracy"]) for kind in KINDS}
-    return [Row(f"note: {kind}", note) for kind, note in notes.items() if note]
+def weak_judges(versions: Mapping[str, Version]) -> list[Row]:
+    """Return a note on each judge among these versions whose measures say little."""
+    accuracies = {kind: versions[kind].metrics["val/accuracy"] for kind in KINDS if kind in versions}
+    remark = f"{{:.1%}} on validation, under {WEAK_ACCURACY:.0%}: its measures are weak"
+    weak = {kind: accuracy for kind, accuracy in accuracies.items() if accuracy < WEAK_ACCURACY}
+    return [Row(f"note: {kind}", remark.format(accuracy)) for kind, accuracy in weak.items()]
 
 
 def caution(context: Context) -> str:
     """Return the end of a sentence on the third judge's measures: "" unless that judge is weak."""
     accuracy = context.inputs[KINDS[-1]].metrics["val/accuracy"]
-    return f"; but judge 3 reads only {accuracy:.1%} of real images right" if weakness(accuracy) else ""
+    return f"; but judge 3 reads only {accuracy:.1%} of real images right" if accuracy < WEAK_ACCURACY else ""

@@ -95,17 +95,12 @@ def log_mistakes(trial: Trial, judge: Judge, data: Dataset) -> None:
 
 def rows(made: Mapping[str, Version]) -> list[Row]:
     """Return each judge's test accuracy, and a note if a judge is weak."""
-    from study.measures.judges import weakness
+    from study.stages.generators import weak_judges
 
-    found = []
-    for number, version in enumerate(made.values(), 1):
-        role = "reports only" if number == len(KINDS) else "selects"
-        accuracy = f"{version.metrics['test/accuracy']:.2%}"
-        found.append(Row(f"test accuracy, judge {number} ({role})", accuracy, metric="test/accuracy"))
-        weak = weakness(version.metrics["val/accuracy"])
-        if weak:
-            found.append(Row(f"note: judge {number} is weak", weak))
-    return found
+    roles = dict(zip(KINDS, ("judge 1 (selects)", "judge 2 (selects)", "judge 3 (reports only)"), strict=True))
+    accuracies = {kind: f"{version.metrics['test/accuracy']:.2%}" for kind, version in made.items()}
+    found = [Row(f"test accuracy, {roles[kind]}", each, metric="test/accuracy") for kind, each in accuracies.items()]
+    return found + weak_judges(made)
 
 
 JUDGE = Stage(

@@ -28,7 +28,7 @@ from study.measures.attention import (
     tail,
 )
 from study.measures.latents import max_abs_pcc
-from study.results import Row, Table, claim, mean_std
+from study.results import Row, Table, compared
 from study.training.attention import imitate, imitation_of
 from study.training.loops import apply, eval_mode
 from tracking.models import kept_model
@@ -168,41 +168,33 @@ def rows(
     """
     wrong = [f"{each.identity}: {each.error:.1e}" for each in checks if not each.exact]
     exact = f"{len(checks) - len(wrong)} of {len(checks)} exact"
-    original = f"autoencoder {copy['test/loss_of_original']:.6g}"
     bare, ring, held = ([each[name] for each in draws] for name in ("border", "ring", "shared"))
     layers = "; ".join(f"our {name}: {fraction:.2%}" for name, fraction in shared.items())
-    without = f"without {max(bare):.1e}"
-    ringed = claim("Zero padding needs a ring of zero-valued keys", ring, bare, shown=without)
-    window = claim("Window 0 holds under 1 % of a fully connected layer", held, MOST_SHARED)
-    found = [
+    border = "zero-padded convolution with a ring: largest border error"
+    window = "Window 0 holds under 1 % of a fully connected layer"
+
+    def learned(figure: str, metric: str, form: str = "{:.1%}", text: str = "") -> Row:
+        ours, fixed = (table.values(metric, heads=heads) for heads in HEADS)
+        return compared(figure, ours, {"fixed heads": fixed}, form, text=text)
+
+    better = "Heads that learn where to look imitate a convolution better than heads that do not"
+    original, loss = [copy["test/loss_of_original"]], "test/loss"
+    return [
         Row("layers and encoder as attention", exact, None, "; ".join(wrong) or None, found=f"As attention, {exact}"),
-        Row("test MSE (float32), encoder as attention", f"{copy['test/loss']:.6g}", None, original, metric="test/loss"),
-        Row("zero-padded convolution: largest border error", f"with a ring {max(ring):.1e}", None, without, ringed),
-        Row(
-            f"squared weights of an FC layer in window 0 ({layers})", mean_std(held, "{:.2%}"), None, "goal 1 %", window
+        compared(
+            "test MSE (float32), encoder as attention", [copy[loss]], {"autoencoder": original}, "{:.6g}", metric=loss
         ),
+        compared(border, ring, {"without": bare}, "{:.1e}", text="Zero padding needs a ring of zero-valued keys"),
+        compared(f"squared weights of an FC layer ({layers})", held, {}, "{:.2%}", text=window, goal=MOST_SHARED),
+        learned("first convolution, learned: relative error", "test/error", text=better),
+        learned("... on noise", "noise/error"),
+        learned("... heads to a one-to-one grid of offsets, pixels", "head/centre_distance", "{:.2f}"),
     ]
-    learned, fixed = (table.values("test/error", heads=heads) for heads in HEADS)
-    if learned and fixed:
-        text = "Heads that learn where to look imitate a convolution better than heads that do not"
-        ours, rival = (mean_std(values, "{:.1%}") for values in (learned, fixed))
-        better, rival = claim(text, learned, fixed), f"fixed heads {rival}"
-        found.append(Row("first convolution, learned: relative error", ours, None, rival, better))
-    for figure, metric, form in (
-        ("... on noise", "noise/error", "{:.1%}"),
-        ("... heads to a one-to-one grid of offsets, pixels", "head/centre_distance", "{:.2f}"),
-    ):
-        ours, rival = (table.cell(metric, form, heads=heads) or "failed" for heads in (LEARNED, FIXED))
-        found.append(Row(figure, ours, None, f"fixed heads {rival}"))
-    return found
 
 
 def _log_sharpness(parent: Run, errors: Mapping[str, Sequence[float]]) -> None:
-    predicted = list(map(tail, ALPHAS))
-    columns = {"alpha": ALPHAS, **errors, "4 exp(-alpha)": predicted}
-    parent.log_table("sharpness", {name: [f"{value:.2g}" for value in values] for name, values in columns.items()})
     series = {f"largest error, {name}": (ALPHAS, np.maximum(each, SMALLEST).tolist()) for name, each in errors.items()}
-    series["predicted: 4 exp(-alpha)"] = (ALPHAS, predicted)
+    series["predicted: 4 exp(-alpha)"] = (ALPHAS, list(map(tail, ALPHAS)))
     title = "A random 3x3 convolution as self-attention of 9 heads:\nits error falls with the sharpness alpha"
     caption = (
         "Each head looks at one offset of the kernel; the attention beside that pixel fades as alpha grows, until only "
