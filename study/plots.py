@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 Series = Mapping[Any, tuple[Sequence[float], ...]]
 """What each curve is called, its x and y, and, where there is a standard deviation, half the length of its bars."""
@@ -35,7 +35,6 @@ FAMILY = "DejaVu Sans"  # comes with matplotlib, so that figures are the same ev
 LABEL, TITLE, CAPTION = 28, 64, 15  # characters of a row's label, and of a line of a title and of a caption
 CAPTION_PIXELS = 9  # a character of a caption
 MOST_NUMBERS, MOST_LEVEL, MOST_NAMES = 15, 12, 40  # classes: with numbers in the cells, level names, all names
-APART = 1.3  # ratio of two sizes from which on both have their number at a log axis
 MOST_DECADES = 1e4  # of a logarithmic axis that has numbers between the powers of ten
 
 STYLE: Any = {
@@ -112,7 +111,7 @@ def side_by_side(
     with _figure(title, *size) as figure:
         for ax, (y, series) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots.items(), strict=True):
             _draw(ax, series, (references or {}).get(y, {}), markers=markers, log=(log_x, log_y))
-            _name_axes(ax, x, y)
+            ax.set(xlabel=wrapped(x, 44), ylabel=wrapped(y, 40))
             if alone:
                 _add_legend(figure, ax)
             elif len(series) > 1:
@@ -147,7 +146,7 @@ def scatter(
             style: Any = {"s": 170, "facecolors": "none", "edgecolors": BLACK, "linewidths": 1.5, "zorder": 4}
             ax.scatter(*champion, label="champion", **style)
         _set_scales(ax, log_x, False)
-        _name_axes(ax, x, y)
+        ax.set(xlabel=wrapped(x, 44), ylabel=wrapped(y, 40))
         _add_legend(figure, ax)
     return figure
 
@@ -332,8 +331,8 @@ def _figure(title: str, width: float, height: float) -> Iterator[Figure]:
 
 
 def _below(series: Mapping[Any, Any]) -> float:
-    """Return the inches that a legend below the plot takes beyond its first rows."""
-    return 0.22 * max(0, -(-len(series) // 2) - 4)
+    """Return the inches that a legend below the plot takes."""
+    return 0.11 * len(series)
 
 
 def _entry(label: Any) -> str:
@@ -343,7 +342,7 @@ def _entry(label: Any) -> str:
 
 
 def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers: bool, log: tuple[bool, bool]) -> None:
-    """Draw curves and dotted lines; x is marked at the sizes that were tried, where they are few and whole."""
+    """Draw curves and dotted lines."""
     marks = cycle(MARKERS if markers else ("",))
     taken: set[tuple[str, str]] = set()  # colours with their dashes
     for (label, (xs, ys, *errors)), colour in zip(series.items(), colours(series), strict=True):
@@ -361,14 +360,8 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers:
         text = ax.annotate(short(label, 50), (0.99, value), **place)
         text.set_path_effects([withStroke(linewidth=2, foreground="white", alpha=0.8)])
     _set_scales(ax, *log)
-    tried = {place for xs, *_ in series.values() for place in xs}
-    if 1 < len(tried) < (9 if log[0] else 11) and all(float(size).is_integer() for size in tried):
-        shown: list[float] = []
-        for size in sorted(tried):  # whose numbers would not overlap
-            if not shown or not log[0] or size >= APART * shown[-1]:
-                shown.append(size)
-        ax.xaxis.set_major_locator(FixedLocator(shown))
-        ax.xaxis.set_minor_locator(NullLocator())
+    if not log[0]:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # epochs, steps, trials
 
 
 def _set_scales(ax: Axes, log_x: bool, log_y: bool) -> None:
@@ -382,16 +375,7 @@ def _set_scales(ax: Axes, log_x: bool, log_y: bool) -> None:
             axis.set_minor_formatter(NullFormatter())
 
 
-def _name_axes(ax: Axes, x: str, y: str) -> None:
-    ax.set(xlabel=wrapped(x, 44), ylabel=wrapped(y, 40))
-    if x == "epoch":
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
 def _add_legend(figure: Figure, ax: Axes) -> None:
-    """Add a legend; below the plot where it is too much to stand among the curves."""
-    entries = ax.get_legend_handles_labels()[1]
-    if len(entries) > 4 or (len(entries) > 1 and max(map(len, entries)) > 24):
+    """Add a legend below the plot, if there are several things to tell apart."""
+    if len(ax.get_legend_handles_labels()[1]) > 1:
         figure.legend(loc="outside lower center", ncols=2)
-    elif len(entries) > 1:
-        ax.legend()

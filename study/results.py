@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, get_args
 
-from study.measures.stats import LEVEL, Better, Verdict, benjamini_hochberg, compare, holm
+from study.measures.stats import LEVEL, Better, MeanDifference, Verdict, benjamini_hochberg, compare, holm
 
 if TYPE_CHECKING:
     from study.engine.stage import Outcome
@@ -96,17 +96,13 @@ class Table:
         }
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A sentence that could turn out false, and the test that decides it (see `study.measures.stats`).
+@dataclass(frozen=True, kw_only=True)
+class Claim(MeanDifference):
+    """A sentence that could turn out false, and the test that decides it.
 
     Attributes:
         better: Whether less or more is better.
-        difference, low, high: Ours less the rival's, and its 95 % interval.
-        p: Two-sided p-value of the test, before any correction.
-        counts: Repeats of ours and of the rival; 0 for a fixed goal.
-        equivalent: Whether the 90 % interval of the difference lies within +-`margin`.
-        detectable: The difference that these repeats would have found with a power of 80 %.
+        margin: The difference that counts as none.
         shown: The rival's figure, as a cell.
         primary: Whether it is one of the few that the study was made for: those are corrected together by Holm's
             method, the others by Benjamini and Hochberg's.
@@ -115,14 +111,7 @@ class Claim:
 
     text: str
     better: Better
-    difference: float
-    low: float
-    high: float
-    p: float
-    counts: tuple[int, ...]
     margin: float | None = None
-    equivalent: bool = False
-    detectable: float | None = None
     shown: str = ""
     primary: bool = False
     adjusted: float | None = None
@@ -164,8 +153,7 @@ def claim(
     found = compare(ours, rival, factor=factor, paired=paired, margin=margin)
     if min(found.counts[0], found.counts[1] or FEWEST) < FEWEST or not isfinite(found.p):
         return None
-    numbers = (found.difference, found.low, found.high, found.p)
-    return Claim(text, better, *numbers, found.counts, margin, found.equivalent, found.detectable, shown, primary)
+    return Claim(**vars(found), text=text, better=better, margin=margin, shown=shown, primary=primary)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ NAMES = [stage.name for stage in all_stages()]
 
 def claimed(text: str, p: float, difference: float = -1.0, shown: str = "") -> Claim:
     """A claim of less, decided by this p-value."""
-    return Claim(text, "less", difference, difference - 1, difference + 1, p, (5, 5), shown=shown)
+    return Claim(difference, difference - 1, difference + 1, p, (5, 5), text=text, better="less", shown=shown)
 
 
 PLAIN = Row("size", "3")

@@ -92,7 +92,7 @@ def test_claims_are_corrected_for_their_number() -> None:
         assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
         assert benjamini_hochberg(p_values) == pytest.approx(multipletests(p_values, method="fdr_bh")[1])
     assert holm([]) == benjamini_hochberg([]) == []
-    near = Claim("near", "less", -1.0, -2.0, 0.0, 0.03, (5, 5))
+    near = Claim(-1.0, -2.0, 0.0, 0.03, (5, 5), text="near", better="less")
     rows = [[Row("a", "1", claim=near), Row("b", "1")], [Row("c", "1", claim=replace(near, p=0.5))]]
     first, second = corrected(rows)
     assert near.verdict == "supported"
