@@ -218,11 +218,13 @@ def compared(
     return Row(figure, cell, reference, ", ".join(shown) or None, decided, metric, found)
 
 
-def wide_table(label: str, groups: Mapping[str, Table], metrics: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return a column for each metric (with its format) and a line for each group of repeats that has any."""
+def wide_table(label: str, groups: Mapping[str, Table], metrics: Sequence[str]) -> dict[str, list[str]]:
+    """Return a column for each of these metrics that there is, and a line for each group that is not empty."""
     groups = {title: trials for title, trials in groups.items() if len(trials)}
-    cells = {name: [trials.cell(name, form) or "-" for trials in groups.values()] for name, form in metrics.items()}
-    return {label: [*groups], "repeats": [str(len(trials)) for trials in groups.values()], **cells}
+    forms = {metric: "{:.0f}" if metric.endswith("/steps") else "{:.4g}" for metric in metrics}
+    cells = {metric: [trials.cell(metric, form) for trials in groups.values()] for metric, form in forms.items()}
+    columns = {metric: [cell or "-" for cell in column] for metric, column in cells.items() if any(column)}
+    return {label: [*groups], "repeats": [str(len(trials)) for trials in groups.values()], **columns}
 
 
 def std(values: Sequence[float]) -> float:

@@ -75,7 +75,7 @@ def train(trial: Trial, context: Context) -> tuple[float]:
 
 
 def log_mistakes(trial: Trial, judge: Judge, data: Dataset) -> None:
-    """Log validation images that the judge gets wrong."""
+    """Log validation images that the judge gets wrong, if there are any."""
     from study import plots
     from study.data.dataset import to_pixels
     from study.training.loops import apply, eval_mode
@@ -83,14 +83,14 @@ def log_mistakes(trial: Trial, judge: Judge, data: Dataset) -> None:
     with eval_mode(judge):
         guesses = apply(judge, data.val.images).argmax(1)
     wrong = (guesses != data.val.labels).nonzero().flatten()[:MISTAKES]
-    images = to_pixels(data.val.images[wrong] if len(wrong) else data.val.images[:MISTAKES])
-    trial.log_image("mistakes" if len(wrong) else "samples", plots.grid(images, 8), step=0)
-    if len(wrong):
-        pairs = zip(data.val.labels[wrong].tolist(), guesses[wrong].tolist(), strict=True)
-        captions = [f"{data.classes[label]} as {data.classes[guess]}" for label, guess in pairs]
-        rows = [""] * min(MISTAKES_ROWS, len(wrong))
-        title = "Validation images that the judge gets wrong"
-        trial.log_figure("mistakes", plots.labelled_grid(images, rows, title, captions))
+    if not len(wrong):
+        return
+    images, labels = to_pixels(data.val.images[wrong]), data.val.labels[wrong]
+    trial.log_image("mistakes", plots.grid(images, 8), step=0)
+    pairs = zip(labels.tolist(), guesses[wrong].tolist(), strict=True)
+    captions = [f"{data.classes[label]} as {data.classes[guess]}" for label, guess in pairs]
+    title, rows = "Validation images that the judge gets wrong", [""] * min(MISTAKES_ROWS, len(wrong))
+    trial.log_figure("mistakes", plots.labelled_grid(images, rows, title, captions))
 
 
 def rows(made: Mapping[str, Version]) -> list[Row]:

@@ -16,17 +16,7 @@ from study import plots
 from study.data.dataset import to_float, to_pixels
 from study.engine.stage import Context
 from study.engine.trial import Trial
-from study.measures.attention import (
-    alpha_errors,
-    border_errors,
-    centre_distance,
-    compare,
-    linear_errors,
-    noise_like,
-    relative_error,
-    shared_fraction,
-    tail,
-)
+from study.measures import attention as measures
 from study.measures.latents import max_abs_pcc
 from study.results import Row, Table, compared
 from study.training.attention import imitate, imitation_of
@@ -53,9 +43,9 @@ def copy_encoder(trial: Trial, *, context: Context) -> tuple[float]:
     original, module = context.module("autoencoder", Autoencoder), version.config()["module"]
     copy = AttentionAutoencoder(original, alpha=alpha, **module).eval()
     judge = context.module("judge", Judge) if "judge" in context.inputs else None
-    metrics = {"val/loss": compare(original, copy, data.val.images, dtype=torch.float32)["copy_loss"]}
+    metrics = {"val/loss": measures.compare(original, copy, data.val.images, dtype=torch.float32)["copy_loss"]}
     for name, dtype in TYPES.items():
-        found = compare(original, copy, data.test.images, dtype=dtype, judge=judge)
+        found = measures.compare(original, copy, data.test.images, dtype=dtype, judge=judge)
         loss, copy_loss = found.pop("loss"), found.pop("copy_loss")
         metrics |= {f"test/{measure}_{name}": value for measure, value in found.items()}
         metrics[f"test/loss_change_{name}"] = abs(copy_loss - loss) / loss
@@ -85,10 +75,10 @@ def learn_convolution(trial: Trial, *, context: Context, conv: nn.Conv2d) -> tup
     module = imitation_of(conv, data.image_shape[1:], learn_positions=trial.params["heads"] == LEARNED)
     layer = LearnedAttention(**module).to(context.device)
     imitate(layer, conv, data.train.images[: settings.images], settings.epochs, trial.report)
-    noise = noise_like(data.test.images, context.seed_for(0))
+    noise = measures.noise_like(data.test.images, context.seed_for(0))
     images = {"val": data.val.images[:TEST_IMAGES], "test": data.test.images[:TEST_IMAGES], "noise": noise}
-    found = {f"{name}/error": relative_error(layer, conv, part) for name, part in images.items()}
-    trial.log({**found, "head/centre_distance": centre_distance(layer, conv)})
+    found = {f"{name}/error": measures.relative_error(layer, conv, part) for name, part in images.items()}
+    trial.log({**found, "head/centre_distance": measures.centre_distance(layer, conv)})
     trial.log_model(layer, to_float(data.val.images[:2]), {"module": module})
     return (found[OBJECTIVE],)
 
@@ -109,13 +99,13 @@ class Check:
 def log_outcome(parent: Run, context: Context, conv: nn.Conv2d, table: Table) -> list[Row]:
     """Measure the exact forms, log tables and figures, and return the rows."""
     images, first = context.dataset.test.images, context.seed_for(0)
-    seeds = range(first, first + DRAWS)
-    draws = [{**border_errors(conv, noise_like(images, seed)), **linear_errors(seed)} for seed in seeds]
+    noises = {seed: measures.noise_like(images, seed) for seed in range(first, first + DRAWS)}
+    draws = [{**measures.border_errors(conv, noise), **measures.linear_errors(seed)} for seed, noise in noises.items()]
     (copy,) = (trial.metrics for trial in table.where(part="exact"))
     checks = identities(copy, draws)
     errors, goals = [f"{each.error:.1e}" for each in checks], [f"{each.goal:.0e}" for each in checks]
     parent.log_table("exact", {"identity": [each.identity for each in checks], "largest error": errors, "goal": goals})
-    _log_sharpness(parent, {name: alpha_errors(ALPHAS, dtype, first) for name, dtype in TYPES.items()})
+    _log_sharpness(parent, {name: measures.alpha_errors(ALPHAS, dtype, first) for name, dtype in TYPES.items()})
     _log_heads(parent, context, conv, table)
     return rows(checks, copy, table, draws, shared_of(context.module("autoencoder", Autoencoder).encoder))
 
@@ -151,7 +141,7 @@ def shared_of(encoder: nn.Sequential) -> dict[str, float]:
     layers = [layer for layer in encoder if isinstance(layer, (nn.Linear, nn.Conv2d))]
     full = [layer for layer in layers if isinstance(layer, nn.Linear) or layer.stride == (1, 1)]
     weights = [layer.weight.flatten(1) for layer in full]
-    return {f"{weight.shape[1]} -> {len(weight)}": shared_fraction(weight[:, None]) for weight in weights}
+    return {f"{weight.shape[1]} -> {len(weight)}": measures.shared_fraction(weight[:, None]) for weight in weights}
 
 
 def rows(
@@ -194,7 +184,7 @@ def rows(
 
 def _log_sharpness(parent: Run, errors: Mapping[str, Sequence[float]]) -> None:
     series = {f"largest error, {name}": (ALPHAS, np.maximum(each, SMALLEST).tolist()) for name, each in errors.items()}
-    series["predicted: 4 exp(-alpha)"] = (ALPHAS, list(map(tail, ALPHAS)))
+    series["predicted: 4 exp(-alpha)"] = (ALPHAS, list(map(measures.tail, ALPHAS)))
     title = "A random 3x3 convolution as self-attention of 9 heads:\nits error falls with the sharpness alpha"
     caption = (
         "Each head looks at one offset of the kernel; the attention beside that pixel fades as alpha grows, until only "

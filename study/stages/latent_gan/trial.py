@@ -22,20 +22,10 @@ from study.engine.stage import Context
 from study.engine.study import Study
 from study.engine.trial import Trial
 from study.measures.interpolation import CANDIDATES, PATHS, class_pairs, interpolate, slerp
-from study.measures.judges import PREFIXES, REPORTING
+from study.measures.judges import REPORTING
 from study.results import Measured, Row, Table, claim, compared, wide_table
-from study.stages.generators import (
-    MIXTURE,
-    REAL,
-    RECONSTRUCTIONS,
-    TEST_RECONSTRUCTIONS,
-    GanInputs,
-    GanTraining,
-    caution,
-    gan_trial,
-    log_losses,
-    weak_judges,
-)
+from study.stages import generators
+from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS, GanInputs, GanTraining
 from study.stages.latent_gan.search import settings_of
 from study.training import gan
 from study.training.loops import Diverged, apply, eval_mode
@@ -53,18 +43,6 @@ BEST, EQUAL, REFERENCE, PAPER, VANILLA = (
     *("WGAN, reference settings", "WGAN, paper settings", "vanilla GAN"),
 )
 OTHERS = {REFERENCE: "reference", PAPER: "paper", VANILLA: "vanilla"}  # and their parameter `settings`
-METRICS = {
-    "generator/steps": "{:.0f}",
-    **{f"{prefix}/fd": "{:.3f}" for prefix in PREFIXES},
-    **{f"{REPORTING}/{name}": "{:.3f}" for name in ("intra_fd", "precision", "recall", "density", "coverage")},
-    f"{REPORTING}/diversity": "{:.3f}",
-    f"{REPORTING}/modes": "{:.0f}",
-    f"{REPORTING}/class_kl": "{:.4f}",
-    f"{REPORTING}/low_confidence": "{:.3f}",
-    f"{REPORTING}/nearest": "{:.3f}",
-    **{f"latent/{name}": "{:.3f}" for name in ("two_sample_accuracy", "sliced_wasserstein", "nearest")},
-}
-"""Columns of the table of generators, with their formats."""
 COPYING = 0.95  # the least distance to the nearest training latent, in units of test latents', that is no copying
 RECALL = 0.97  # the fraction of the rival's recall that counts as no loss
 FIGURE_PATHS = 4  # paths of each kind in the interpolation figure
@@ -79,7 +57,7 @@ def train(trial: Trial, inputs: GanInputs, epochs: int) -> tuple[float]:
     """Train, measure and log the GAN of a trial's parameters: named settings, or found ones. Return `val/fd`."""
     every, name = inputs.context.settings.evaluate_every, trial.params.get("settings", "")
     settings = NAMED.get(name) or settings_of(trial.params)
-    return gan_trial(trial, inputs, settings, epochs=epochs, evaluate_every=every)
+    return generators.gan_trial(trial, inputs, settings, epochs=epochs, evaluate_every=every)
 
 
 def baseline_list(context: Context) -> list[Params]:
@@ -135,7 +113,7 @@ def train_recipe(trial: Trial, inputs: GanInputs) -> tuple[float]:
     measures = training.collapse_measures()
     trial.log(measures)
     if "val/fd" in trial.history:  # else it diverged before it was evaluated
-        training.log_figures()
+        training.log_samples()
     return (measures[COLLAPSED],)
 
 
@@ -152,9 +130,9 @@ def log_outcome(study: Study, inputs: GanInputs, finals: Sequence[Result]) -> li
     """
     parent, table = study.parent, study.table()
     groups, recipes = groups_of(table, finals), table.where(part="recipes")
-    parent.log_table("generators", wide_table("generator", groups, METRICS))
+    parent.log_table("generators", wide_table("generator", groups, generators.MEASURES))
     _log_generators(study, groups)
-    log_losses(study, {title: groups[title] for title in (BEST, REFERENCE, PAPER)}, "WGAN settings compared")
+    generators.log_losses(study, {title: groups[title] for title in (BEST, REFERENCE, PAPER)}, "WGAN settings compared")
     log_search(study)
     log_interpolations(study, inputs, min(finals, key=distance))
     if len(recipes):
@@ -197,37 +175,23 @@ def best_mixture(groups: Mapping[str, Table]) -> str:
 def rows(context: Context, groups: Mapping[str, Table], recipes: Table) -> list[Row]:
     """Return the figures of the best settings beside the best mixture, real images and reconstructions; the claims."""
     rival, best = best_mixture(groups), groups[BEST]
-    beside = {title: groups.get(title, Table([])) for title in (rival, REAL, RECONSTRUCTIONS)}
-
-    def ours(figure: str, metric: str, form: str = "{:.3f}", text: str = "", **rule: Any) -> Row:
-        its = groups[REFERENCE].cell(metric, form)
-        others = {title: trials.values(metric) for title, trials in beside.items()}
-        rule |= {"reference": its and f"{its} (its settings)", "metric": metric if text else None}
-        return compared(figure, best.values(metric), others, form, text=text, **rule)
-
-    fd, recall, unsure, within, diversity = (
-        f"{REPORTING}/{name}" for name in ("fd", "recall", "low_confidence", "intra_fd", "diversity")
-    )
+    beside = {title: groups.get(title, Table([])) for title in (rival, REAL, RECONSTRUCTIONS, REFERENCE)}
+    fd, recall = (f"{REPORTING}/{name}" for name in ("fd", "recall"))
     said = f"The WGAN on the latents draws at a Frechet distance of {best.cell(fd, '{:.2f}')} from the test images"
     cells = {title: beside[title].cell(fd, "{:.2f}") for title in (rival, REAL)}
     near = ", ".join(f"{title} {cell}" for title, cell in cells.items() if cell)
-    more: Any = {"better": "more"}
-    main: Any = {"found": f"{said} ({near}; less is nearer){caution(context)}", "primary": True}
-    copies: Any = {"goal": COPYING, **more}
-    copies["text"] = f"Its latents are at least {COPYING} times as far from training latents as test latents: no copies"
+    copies = f"Its latents are at least {COPYING} times as far from training latents as test latents: no copies"
+    claims: dict[str, dict[str, Any]] = {
+        fd: {"text": f"The WGAN comes nearer to the test images than {rival}", "primary": True},
+        recall: {"text": f"Its recall is at least {RECALL} of {rival}'s", "factor": RECALL, "better": "more"},
+        "latent/nearest": {"text": copies, "goal": COPYING, "better": "more"},
+    }
+    claims[fd]["found"] = f"{said} ({near}; less is nearer){generators.caution(context)}"
     labels = {REFERENCE: "best by hand", PAPER: "poor", VANILLA: "collapses"} if context.has_reference else {}
     return [
-        *weak_judges(context.inputs),
+        *generators.weak_judges(context.inputs),
         _found_row(groups, fd),
-        ours("FD, judge 3", fd, text=f"The WGAN comes nearer to the test images than {rival}", **main),
-        ours("recall, judge 3", recall, text=f"Its recall is at least {RECALL} of {rival}'s", factor=RECALL, **more),
-        ours("images of no class, judge 3", unsure, "{:.1%}"),
-        *(ours(f"FD, judge {number} (selects)", f"judge{number}/fd") for number in (1, 2)),
-        ours("FD within a class, judge 3", within),
-        ours("diversity within a class, judge 3", diversity),
-        ours("latents: two-sample accuracy (50% is perfect)", "latent/two_sample_accuracy", "{:.1%}"),
-        ours("latents: sliced Wasserstein distance (training latents 1)", "latent/sliced_wasserstein"),
-        ours("latents: distance to training latents (test latents 1)", "latent/nearest", **copies),
+        *generators.measure_rows(best, beside, claims),
         *(
             compared(f"FD, judge 3, {title}", groups[title].values(fd), {BEST: best.values(fd)}, reference=label)
             for title, label in {**dict.fromkeys(OTHERS), **labels}.items()

@@ -173,7 +173,7 @@ def cells_of(table: Table) -> dict[str, Table]:
 def log_table(parent: Run, table: Table) -> None:
     """Log every measure of both baselines and of every training, mean ± standard deviation over its seeds."""
     groups = {source: table.where(source=source) for source in SOURCES} | cells_of(table)
-    parent.log_table("translators", wide_table("translator", groups, dict.fromkeys(MEASURES, "{:.4g}")))
+    parent.log_table("translators", wide_table("translator", groups, MEASURES))
 
 
 def shortfalls(table: Table, methods: Sequence[str], pairings: Sequence[str], pick: Pick) -> list[float]:

@@ -16,7 +16,7 @@ from study.config import LatentGanConfig
 from study.data.dataset import Dataset
 from study.engine.search import Pruned, Result
 from study.results import Claim, Row, Table
-from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS
+from study.stages.generators import MEASURES, MIXTURE, REAL, RECONSTRUCTIONS
 from study.stages.latent_gan import LATENT_GAN, search
 from study.stages.latent_gan import trial as stage
 from study.stages.latent_gan.search import SPACE, epochs_for, settings_of
@@ -114,8 +114,8 @@ def test_the_table_of_choices_counts_every_recipe_once_a_choice() -> None:
 
 
 FIGURES = {
-    **{name.replace("/", "__"): 0.5 for name in stage.METRICS if name.startswith("judge")},
-    **{name.replace("/", "__"): 1.0 for name in stage.METRICS if name.startswith("latent")},
+    **{name.replace("/", "__"): 0.5 for name in MEASURES if name.startswith("judge")},
+    **{name.replace("/", "__"): 1.0 for name in MEASURES if name.startswith("latent")},
 }
 
 
