@@ -35,6 +35,7 @@ FAMILY = "DejaVu Sans"  # comes with matplotlib, so that figures are the same ev
 LABEL, TITLE, CAPTION = 28, 64, 15  # characters of a row's label, and of a line of a title and of a caption
 CAPTION_PIXELS = 9  # a character of a caption
 MOST_NUMBERS, MOST_LEVEL, MOST_NAMES = 15, 12, 40  # classes: with numbers in the cells, level names, all names
+LEGEND_LINE = 0.11  # inches that an entry of a legend below the plot takes: two stand side by side
 MOST_DECADES = 1e4  # of a logarithmic axis that has numbers between the powers of ten
 
 STYLE: Any = {
@@ -107,7 +108,7 @@ def side_by_side(
 ) -> Figure:
     """Plot curves of several quantities side by side over a common x; the y axis has the quantity's name."""
     alone = len(plots) == 1
-    size = (6, 4 + _below(*plots.values())) if alone else (4.6 * len(plots), 4.2)
+    size = (6, 4 + LEGEND_LINE * max(map(len, plots.values()))) if alone else (4.6 * len(plots), 4.2)
     with _figure(title, *size) as figure:
         for ax, (y, series) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots.items(), strict=True):
             _draw(ax, series, (references or {}).get(y, {}), markers=markers, log=(log_x, log_y))
@@ -131,7 +132,7 @@ def scatter(
     log_x: bool = False,
 ) -> Figure:
     """Plot points (x, y, label) in groups, the Pareto front as a line through them, the champion ringed."""
-    with _figure(title, 6, 4.4 + _below(groups)) as figure:
+    with _figure(title, 6, 4.4 + LEGEND_LINE * len(groups)) as figure:
         ax = figure.subplots()
         ax.set_title(wrapped(title, TITLE))
         if front:
@@ -139,7 +140,7 @@ def scatter(
         for (name, points), marker, colour in zip(groups.items(), cycle(MARKERS), colours(groups), strict=False):
             if points:  # else there is nothing that the legend should name
                 xs, ys, _ = zip(*points, strict=True)
-                ax.scatter(xs, ys, label=_entry(name), color=colour, marker=marker, zorder=3)
+                ax.scatter(xs, ys, label=short(name, 36), color=colour, marker=marker, zorder=3)
                 for px, py, label in points:
                     ax.annotate(short(label, 20), (px, py), **BESIDE)
         if champion:
@@ -330,17 +331,6 @@ def _figure(title: str, width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained", label=title)
 
 
-def _below(series: Mapping[Any, Any]) -> float:
-    """Return the inches that a legend below the plot takes."""
-    return 0.11 * len(series)
-
-
-def _entry(label: Any) -> str:
-    """Return a label as it stands in a legend: matplotlib leaves those that begin with _ out."""
-    text = short(str(label), 36)
-    return f"\u200b{text}" if text.startswith("_") else text  # an invisible space
-
-
 def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers: bool, log: tuple[bool, bool]) -> None:
     """Draw curves and dotted lines."""
     marks = cycle(MARKERS if markers else ("",))
@@ -351,7 +341,7 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers:
         taken.add((colour, dashes))
         style: Any = {"linestyle": dashes, "marker": "o" if len(xs) == 1 else next(marks), "markersize": 5}
         style |= STAR if str(label).startswith("reference") else {}
-        ax.plot(xs, ys, label=_entry(label), color=colour, **style)
+        ax.plot(xs, ys, label=short(str(label), 36), color=colour, **style)
         if errors and any(errors[0]):
             ax.errorbar(xs, ys, errors[0], fmt="none", color=colour, capsize=3)
     for (label, value), colour in zip(references.items(), colours(references), strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from math import isfinite, nan
@@ -41,17 +41,8 @@ class Measured:
     metrics: Mapping[str, float]
 
 
-class Table:
+class Table(tuple[Measured, ...]):
     """Trials with their parameters and metrics. `part` counts as a parameter; a condition is a value or a function."""
-
-    def __init__(self, trials: Sequence[Measured]) -> None:
-        self.rows = tuple(trials)
-
-    def __iter__(self) -> Iterator[Measured]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     @property
     def run_ids(self) -> list[str]:

@@ -199,7 +199,7 @@ def _place(trial: Result | Measured) -> tuple[float, float]:
 def _log_model_figures(study: Study, comparison: Comparison, table: Table) -> None:
     """Log reconstructions and correlations of each latent size whose model is kept; with FC layers, as all have it."""
     val, train = study.context.dataset.val.images, study.context.dataset.train.images
-    firsts = {each.params["latent_dim"]: each for each in reversed(table.where(architecture=ARCHITECTURES[-1]).rows)}
+    firsts = {each.params["latent_dim"]: each for each in reversed(table.where(architecture=ARCHITECTURES[-1]))}
     sheets: dict[str, np.ndarray] = {}
     matrices: dict[int, list[np.ndarray]] = {}
     for size, trial in sorted(firsts.items()):
@@ -236,7 +236,7 @@ def _losses(context: Context, grid: Table) -> list[Row]:
     for trials in (grid.where(latent_dim=size) for size in context.settings.sizes):
         losses = {kind: trials.values("test/loss", architecture=kind) for kind in ARCHITECTURES}
         for kind in (kind for kind in ARCHITECTURES if losses[kind]):
-            size, pca = trials.rows[0].params["latent_dim"], trials.values("baseline/pca_loss")[:1]
+            size, pca = trials[0].params["latent_dim"], trials.values("baseline/pca_loss")[:1]
             beside = {"PCA": pca}
             options: dict[str, Any] = {}
             if size == REFERENCE_SIZE:

@@ -21,14 +21,9 @@ from study.engine.study import Study
 from study.engine.trial import Trial
 from study.measures.latents import max_abs_pcc
 from study.results import Row, Table, compared
+from study.training import few_labels
 from study.training.classifier import ClassifierSettings, draw_labelled, jitter, train_classifier, train_head
-from study.training.few_labels import (
-    EncodedDataset,
-    SpreadClassifier,
-    baselines,
-    spread_labels,
-    train_on_spread_labels,
-)
+from study.training.few_labels import EncodedDataset
 from study.training.loops import Report, apply, eval_mode
 from tracking.runs import mean_histories
 
@@ -98,7 +93,7 @@ def train(trial: Trial, *, context: Context, encoded: EncodedDataset) -> tuple[f
         found["latent/max_abs_pcc"] = max_abs_pcc(apply(features, data.val.images))
     found |= _measure(classifier, data.test, "test")
     if mode == FROZEN:
-        found |= baselines(encoded, known)
+        found |= few_labels.baselines(encoded, known)
     trial.log(found)
     _log_guesses(trial, classifier, data)
     config = {"module": module, "mode": mode, "repeat": trial.params["repeat"]}
@@ -113,8 +108,8 @@ def spread(trial: Trial, *, context: Context, encoded: EncodedDataset) -> tuple[
     """
     data = context.dataset
     known, few, _ = _labelled(trial, context)
-    probabilities = spread_labels(encoded.graph, known, few.labels, len(data.classes))
-    classifier = SpreadClassifier(encoded.encoder, encoded.latents[0], probabilities)
+    probabilities = few_labels.spread_labels(encoded.graph, known, few.labels, len(data.classes))
+    classifier = few_labels.SpreadClassifier(encoded.encoder, encoded.latents[0], probabilities)
     found = {**_measure(classifier, data.val, "val"), **_measure(classifier, data.test, "test")}
     found[SPREAD_ACCURACY] = float((probabilities.argmax(1) == data.train.labels).float().mean())
     found["latent/max_abs_pcc"] = max_abs_pcc(encoded.latents[1])
@@ -144,8 +139,8 @@ def _self_train(
 ) -> dict[str, float]:
     """Train on labels that are spread from these training images. Return how many of them are right."""
     images, labels = encoded.data.train.images, encoded.data.train.labels
-    probabilities = spread_labels(encoded.graph, known, labels[known], len(encoded.data.classes))
-    train_on_spread_labels(
+    probabilities = few_labels.spread_labels(encoded.graph, known, labels[known], len(encoded.data.classes))
+    few_labels.train_on_spread_labels(
         *(classifier, images, probabilities, known),
         settings=settings,
         report=report,

@@ -22,25 +22,9 @@ from study.measures.stats import Better
 from study.measures.translation import WORKS_ERROR, Truth, error
 from study.results import Row, Table, compared, wide_table
 from study.stages.generators import weak_judges
+from study.training import translation
 from study.training.loops import apply, eval_mode, seeded, steps_per_epoch
-from study.training.translation import (
-    BATCH_SIZE,
-    CONDITIONAL_GAN,
-    CYCLE_GAN,
-    GAN,
-    L1,
-    LEVEL,
-    LOOSE,
-    METHODS,
-    PAIRED,
-    PAIRINGS,
-    SETTINGS,
-    TASKS,
-    UNPAIRED,
-    make_pairs,
-    misalign,
-    train_translator,
-)
+from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, LOOSE, METHODS, PAIRED, PAIRINGS, UNPAIRED
 from tracking.models import kept_model
 from tracking.runs import Run, mean_histories
 
@@ -84,7 +68,7 @@ class HeldOut:
         data, task = context.dataset, context.settings.task
         labels = data.test.labels
         loaded = [context.module(kind, Judge) for kind in judges]
-        val, test = ((TASKS[task](split.images), split.images) for split in (data.val, data.test))
+        val, test = ((translation.TASKS[task](split.images), split.images) for split in (data.val, data.test))
         return cls(val, Truth(*test, labels, loaded, len(data.classes)), shown_places(labels, len(data.classes)))
 
 
@@ -99,11 +83,11 @@ def train_and_measure(trial: Trial, *, context: Context, held_out: HeldOut) -> t
     """Train and log a translator. Return `val/mae`, the mean absolute error on validation images."""
     settings, data, params = context.settings, context.dataset, trial.params
     method, pairing = params["method"], params["pairing"]
-    about = {"task": settings.task, "method": method, "pairing": pairing, **SETTINGS[method]._asdict()}
-    pairs = make_pairs(settings.task, data.train.images, pairing, context.seed_for(params["repeat"]))
+    about = {"task": settings.task, "method": method, "pairing": pairing, **translation.SETTINGS[method]._asdict()}
+    pairs = translation.make_pairs(settings.task, data.train.images, pairing, context.seed_for(params["repeat"]))
     translator = Translator(data.image_shape).to(context.device)
     images = min(settings.images, len(data.train) // 2)  # the same for each pairing: as many steps for each model
-    steps = steps_per_epoch(images, BATCH_SIZE)
+    steps = steps_per_epoch(images, translation.BATCH_SIZE)
     a, b = held_out.val
 
     def report(epoch: int, losses: Mapping[str, float]) -> None:
@@ -111,10 +95,10 @@ def train_and_measure(trial: Trial, *, context: Context, held_out: HeldOut) -> t
             found = {OBJECTIVE: error(apply(translator, a), b), STEPS: float(epoch * steps)}
         trial.report(epoch, {**losses, **found})
 
-    trial.log_params(SETTINGS[method]._asdict())
+    trial.log_params(translation.SETTINGS[method]._asdict())
     report(0, {})
     started = time.monotonic()
-    train_translator(translator, pairs, method, epochs=settings.epochs, images=images, report=report)
+    translation.train_translator(translator, pairs, method, epochs=settings.epochs, images=images, report=report)
     found = {"train/seconds": time.monotonic() - started}
     reached = steps_to(WORKS_ERROR * error(to_float(a), b), trial.history[STEPS][1], trial.history[OBJECTIVE][1])
     if reached < inf:
@@ -247,8 +231,8 @@ def _matrix(context: Context, held_out: HeldOut, table: Table, models: Mapping[s
     """Draw rows of models and columns of pairings: translations by the models of the first seed, by their runs."""
     a, b = (to_float(images[held_out.shown]) for images in (held_out.truth.a, held_out.truth.b))
     with seeded(0, context.device):
-        loose = misalign(b)
-    tops = {"input, of domain A": a, "truth, of domain B": b, f"a loosely paired B, level {LEVEL}": loose}
+        loose = translation.misalign(b)
+    tops = {"input, of domain A": a, "truth, of domain B": b, f"a loosely paired B, level {translation.LEVEL}": loose}
     sheets, captions = list(tops.values()), list(tops)
     for title, cell in cells_of(table).items():
         (translator,) = [models[trial.run_id] for trial in cell.where(repeat=0)] or [None]

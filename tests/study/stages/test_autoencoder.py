@@ -141,7 +141,7 @@ def measured(repeats: int = 3, sizes: tuple[int, ...] = (3, 15)) -> Table:
 
 def rows_of(data: Dataset, table: Table, **options: Any) -> dict[str, Row]:
     context = context_of(data, AutoencoderConfig(latent_dims=(3, 15)), **{"repeats": range(3), **options})
-    return {row.figure: row for row in trial.rows(context, table, table.rows[-1])}  # type: ignore[arg-type]
+    return {row.figure: row for row in trial.rows(context, table, table[-1])}  # type: ignore[arg-type]
 
 
 def test_rows_have_losses_beside_principal_components_and_claims_that_could_fail(tiny: Dataset) -> None:
@@ -174,7 +174,7 @@ def test_every_figure_of_the_reference_is_logged(tiny: Dataset, monkeypatch: pyt
     monkeypatch.setattr("tracking.runs.metric_history", lambda *_: ([1, 2], [0.2, 0.1]))
     table, context = measured(), context_of(tiny)
     study = SimpleNamespace(table=lambda: table, parent=parent, context=context)
-    trial.log_figures(study, trial.Comparison(context), list(table), table.rows[2])  # type: ignore[arg-type]
+    trial.log_figures(study, trial.Comparison(context), list(table), table[2])  # type: ignore[arg-type]
     logged = parent.figures
     assert logged.keys() == {
         *("pareto", "loss_against_size", "pcc_against_size", "consequences", "loss_curves", "reconstructions", "pcc")
