@@ -35,6 +35,7 @@ FAMILY = "DejaVu Sans"  # comes with matplotlib, so that figures are the same ev
 LABEL, TITLE, CAPTION = 28, 64, 15  # characters of a row's label, and of a line of a title and of a caption
 CAPTION_PIXELS = 9  # a character of a caption
 MOST_NUMBERS, MOST_LEVEL, MOST_NAMES = 15, 12, 40  # classes: with numbers in the cells, level names, all names
+MOST_LETTERS = 40  # of level names below a matrix
 LEGEND_LINE = 0.11  # inches that an entry of a legend below the plot takes: two stand side by side
 MOST_DECADES = 1e4  # of a logarithmic axis that has numbers between the powers of ten
 
@@ -203,9 +204,8 @@ def confusion(fractions: np.ndarray, names: Sequence[str], rows: str, columns: s
         ax.set_title(wrapped(title, int(8 * wide)))
         ax.set_xlabel(wrapped(columns, 60) + (f"\n(one class in {step} is named)" if step > 1 else ""))
         ax.set_ylabel(wrapped(rows, 60))
-        crowded = max(map(_width, ticks)) > 0.6 * wide * DPI / count  # the matrix takes two thirds of the figure
         points = SMALL if count > MOST_LEVEL else None
-        turn = 90 if count > MOST_LEVEL or crowded else 0
+        turn = 90 if count > MOST_LEVEL or count * max(map(len, ticks)) > MOST_LETTERS else 0
         ax.set_xticks(range(0, count, step), ticks[::step], rotation=turn, fontsize=points)
         ax.set_yticks(range(0, count, step), ticks[::step], fontsize=points)
         for (row, column), fraction in np.ndenumerate(fractions):

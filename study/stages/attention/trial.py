@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,8 +83,7 @@ def learn_convolution(trial: Trial, *, context: Context, conv: nn.Conv2d) -> tup
     return (found[OBJECTIVE],)
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """An identity that must be exact: the largest error that was found, and the largest that rounding explains."""
 
     identity: str

@@ -111,12 +111,9 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
         "baseline/pca_loss": pca_test[latent_dim - 1],
     }
     trial.log(measures | consequences(model, data, comparison.distance))
-    what = f"latent size {latent_dim}, {architecture}"
-    matrices = [pcc_matrix(each).cpu().numpy() for each in latents]
-    title = "Correlation of validation latents"
-    trial.log_figure("pcc", plots.heat_maps([matrices], [what], ["as trained", "rotated"], title))
     images = to_pixels(reconstruction_pairs(model, comparison.shown))
-    sheet = plots.labelled_grid(images, ["original", "reconstruction"], f"Autoencoder, {what}")
+    title = f"Autoencoder, latent size {latent_dim}, {architecture}"
+    sheet = plots.labelled_grid(images, ["original", "reconstruction"], title)
     trial.log_figure("reconstructions", sheet)
     trial.log_model(model, to_float(data.val.images[:2]), {"module": module})
     return val_loss, max_pcc

@@ -135,10 +135,10 @@ def test_a_champion_that_other_judges_measured_is_measured_again(inputs: GanInpu
     assert generators.champion_distance(version, inputs, 0) == pytest.approx(value)
 
 
-@pytest.mark.parametrize(("accuracy", "weak"), [(0.99, False), (0.101, True)])
-def test_a_weak_judge_is_named(tiny: Dataset, accuracy: float, weak: bool) -> None:
+def test_a_weak_judge_is_named(tiny: Dataset) -> None:
     """A judge at chance finds every image alike: its distances are near zero."""
     context = context_of(tiny, LatentGanConfig())
-    context.inputs["third-judge"].metrics = {"val/accuracy": accuracy}
-    assert ("10.1%" in generators.caution(context)) == weak
-    assert [row.figure for row in generators.weak_judges(context.inputs)] == ["note: third-judge"] * weak
+    assert (generators.caution(context), generators.weak_judges(context.inputs)) == ("", [])
+    context.inputs["third-judge"].metrics = {"val/accuracy": 0.101}
+    assert "10.1%" in generators.caution(context)
+    assert [row.figure for row in generators.weak_judges(context.inputs)] == ["note: third-judge"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 from study.config import LatentGanConfig
 from study.data.dataset import Dataset
 from study.engine.search import Pruned, Result
-from study.results import Claim, Row, Table
+from study.results import Claim, Measured, Row, Table
 from study.stages.generators import MEASURES, MIXTURE, REAL, RECONSTRUCTIONS
 from study.stages.latent_gan import LATENT_GAN, search
 from study.stages.latent_gan import trial as stage
@@ -121,35 +122,24 @@ FIGURES = {
 
 def study_table(repeats: int, wgan: float, mixture: float) -> Table:
     """A finished study in which the third judge's distances of the best WGAN and the best mixture are these."""
-
-    def figures(number: int, fd: float, **more: float) -> dict[str, float]:
-        return {**FIGURES, "judge3__fd": fd + 0.001 * number, "val__fd": fd, **more}
-
     steps = {"generator__steps": 100.0, "collapse__last": 0.0}
+    trained: list[tuple[str, dict[str, Any], float]] = [("best", {}, wgan), (stage.EQUAL_STEPS, {}, wgan)]
+    trained += [("settings", {"settings": name}, 3.0) for name in ("reference", "paper")]
+    mixtures = [("baselines", {"source": MIXTURE, "components": count}, fd) for count, fd in ((1, 9.0), (50, mixture))]
+    repeated = [(*each, steps) for each in trained] + [(*each, {}) for each in mixtures]
     trials = [
-        measured(part, {"width": 64, "repeat": number}, **figures(number, wgan, **steps))
-        for number in range(repeats)
-        for part in ("best", stage.EQUAL_STEPS)
+        measured(part, {**params, "repeat": n}, **FIGURES | more | {"judge3__fd": fd + 0.001 * n, "val__fd": fd})
+        for n in range(repeats)
+        for part, params, fd, more in repeated
     ]
-    trials += [
-        measured("settings", {"settings": name, "repeat": number}, **figures(number, 3.0, **steps))
-        for number in range(repeats)
-        for name in ("reference", "paper")
-    ]
-    trials += [
-        measured("baselines", {"source": MIXTURE, "components": count, "repeat": number}, **figures(number, fd))
-        for number in range(repeats)
-        for count, fd in ((1, 9.0), (50, mixture))
-    ]
-    return Table(
-        [*trials, *(measured("baselines", {"source": each}, **figures(0, 0.1)) for each in (REAL, RECONSTRUCTIONS))]
-    )
+    real = [measured("baselines", {"source": each}, **FIGURES, val__fd=0.1) for each in (REAL, RECONSTRUCTIONS)]
+    return Table([*trials, *real])
 
 
-def rows_of(data: Dataset, table: Table, recipes: Table, repeats: int = 1) -> list[Row]:
+def rows_of(data: Dataset, table: Table, recipes: Sequence[Measured] = (), repeats: int = 1) -> list[Row]:
     context = context_of(data, LatentGanConfig(), repeats=range(repeats))
     best = [Result(0, "best", "", dict(each.params), each.values, each.run_id) for each in table.where(part="best")]
-    return stage.rows(context, stage.groups_of(table, best), recipes)
+    return stage.rows(context, stage.groups_of(table, best), Table(recipes))
 
 
 @pytest.mark.parametrize(
@@ -175,19 +165,16 @@ def test_the_best_mixture_is_the_rival_and_the_third_judge_decides(
     assert claims["collapsed: vanilla GANs of random recipes"].verdict == "supported"
 
 
-def test_without_a_mixture_there_is_no_claim_against_one(tiny: Dataset) -> None:
-    table = Table([trial for trial in study_table(3, 0.2, 0.4) if trial.params.get("source") != MIXTURE])
-    rows = rows_of(tiny, table, Table([]))
+def test_without_a_mixture_no_claim_is_against_one_and_gans_that_diverged_count_as_collapsed(
+    tiny: Dataset,
+) -> None:
+    rows = rows_of(tiny, Table(each for each in study_table(3, 0.2, 0.4) if each.params.get("source") != MIXTURE))
     assert [row.metric for row in rows if row.claim] == ["judge3/fd", "latent/nearest"], "the reference, and copies"
-
-
-def test_vanilla_gans_that_diverged_count_as_collapsed(tiny: Dataset) -> None:
     vanilla = [
         measured("settings", {"settings": "vanilla", "repeat": number}, collapse__last=float(number))
         for number in range(2)
     ]
-    table = Table([*study_table(1, 0.2, 0.4), *vanilla])
-    rows = rows_of(tiny, table, Table([]), repeats=3)
+    rows = rows_of(tiny, Table([*study_table(1, 0.2, 0.4), *vanilla]), repeats=3)
     row = next(row for row in rows if row.figure.startswith("collapsed"))
     assert row.ours.startswith("2 of 3")
     assert str(row.baseline).startswith("WGANs 2 of 3")
