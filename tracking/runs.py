@@ -226,7 +226,7 @@ def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
     return sorted(found), [found[step] for step in sorted(found)]
 
 
-def mean_histories(groups: Mapping[str, Sequence[str]], metric: str) -> dict[str, tuple[list[int], list[float]]]:
+def mean_histories(groups: Mapping[Any, Sequence[str]], metric: str) -> dict[str, tuple[list[int], list[float]]]:
     """Return for each group of runs the steps that all have, and the metric's means; groups without any are left out.
 
     Args:

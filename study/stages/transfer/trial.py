@@ -200,8 +200,8 @@ def log_figures(study: Study, labels: int) -> None:
         "The reference's figures are of 80 test images.",
     )
     series = table.series("labels_per_class", ACCURACY, by=lambda trial: TITLES[trial.params["mode"]], part="")
-    for metric, title in BASELINES.items():
-        series |= table.series("labels_per_class", metric, by=lambda _, title=title: title)
+    for metric in BASELINES:
+        series |= {BASELINES[name]: curve for name, curve in table.series("labels_per_class", metric).items()}
     if len({trial.params["labels_per_class"] for trial in table}) > 1:
         title = "Accuracy against the number of labels\n(*): uses the unlabelled training images too"
         study.parent.log_figure(

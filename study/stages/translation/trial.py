@@ -235,7 +235,7 @@ def _matrix(context: Context, held_out: HeldOut, table: Table, models: Mapping[s
     tops = {"input, of domain A": a, "truth, of domain B": b, f"a loosely paired B, level {translation.LEVEL}": loose}
     sheets, captions = list(tops.values()), list(tops)
     for title, cell in cells_of(table).items():
-        (translator,) = [models[trial.run_id] for trial in cell.where(repeat=0)] or [None]
+        translator = next((models[trial.run_id] for trial in cell.where(repeat=0)), None)
         sheets.append(translated(translator, held_out) if translator else torch.ones_like(a))
         error, kept = (cell.cell(metric, form) or "-" for metric, form in ((MAE, "{:.3f}"), (KEPT, "{:.1%}")))
         captions.append(f"{title.partition(', ')[2]}: error {error}, class kept {kept}")
@@ -246,9 +246,9 @@ def _matrix(context: Context, held_out: HeldOut, table: Table, models: Mapping[s
 
 
 def _against_steps(context: Context, table: Table) -> plots.Figure:
-    panels = {}
+    panels: dict[str, plots.Series] = {}
     for pairing in PAIRINGS:
-        runs: dict[str, list[str]] = {method: table.where(method=method, pairing=pairing).run_ids for method in METHODS}
+        runs = {method: table.where(method=method, pairing=pairing).run_ids for method in METHODS}
         steps, errors = (mean_histories(runs, metric) for metric in (STEPS, OBJECTIVE))
         curves = {method: (steps[method][1], errors[method][1]) for method in errors}
         panels |= {f"mean absolute error, {pairing}": curves} if curves else {}
