@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -31,37 +31,30 @@ STABLE = 0.1  # the range of the last epochs' distances, as a fraction of the le
 def run(context: Context) -> Outcome:
     """Train the conditional WGAN and the baselines of each class; the WGAN with the least `val/fd` competes."""
     from study.engine.study import Candidate
-    from study.stages.generators import GanInputs, baseline_trial, champion_distance, gan_trial
+    from study.stages import generators as shared
     from study.training.classifier import ClassifierSettings
     from study.training.gan import GanSettings
 
-    settings, inputs = context.settings, GanInputs(context)
+    settings, inputs = context.settings, shared.GanInputs(context)
     gan = GanSettings(**context.inputs["latent-gan"].config()["settings"])
     # The classifier of the classification accuracy score takes half of the judges' epochs, rounded up.
     score = ClassifierSettings((context.others["judge"]["epochs"] + 1) // 2, SCORE_BATCH, SCORE_RATE)
-    objective = partial(
-        gan_trial, inputs=inputs, settings=gan, epochs=settings.epochs, evaluate_every=EVALUATE_EVERY, score=score
-    )
+    options = {"epochs": settings.epochs, "evaluate_every": EVALUATE_EVERY, "score": score}
+    objective = partial(shared.gan_trial, inputs=inputs, settings=gan, **options)
+    baselines: list[Params] = [{"source": shared.REAL}, {"source": shared.RECONSTRUCTIONS}]
+    mixture = {"source": shared.MIXTURE, "components": COMPONENTS}
+    baselines += [{**mixture, "repeat": repeat} for repeat in context.repeats]
     with context.open(DESCRIPTION) as study:
-        measure = partial(baseline_trial, inputs=inputs, score=score)
-        measured = study.enqueue(baseline_list(context.repeats), measure, "baselines")
+        measured = study.enqueue(baselines, partial(shared.baseline_trial, inputs=inputs, score=score), "baselines")
         results = study.run([{"repeat": repeat} for repeat in context.repeats], objective)
         measured()
         candidate = Candidate(
             min(results, key=lambda result: result.values[0]),
             "val/fd",
             picture="samples",
-            measure_again=partial(champion_distance, inputs=inputs, classes=len(context.dataset.classes)),
+            measure_again=partial(shared.champion_distance, inputs=inputs, classes=len(context.dataset.classes)),
         )
         return study.close({"conditional-gan": candidate}, lambda _: log_outcome(study))
-
-
-def baseline_list(repeats: Sequence[int]) -> list[Params]:
-    """Return each class's own images, reconstructions, and mixtures, drawn as often as the GAN is trained."""
-    from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS
-
-    mixtures = [{"source": MIXTURE, "components": COMPONENTS, "repeat": repeat} for repeat in repeats]
-    return [{"source": REAL}, {"source": RECONSTRUCTIONS}, *mixtures]
 
 
 def log_outcome(study: Study) -> list[Row]:

@@ -230,18 +230,18 @@ def rows(context: Context, table: Table, best: Result) -> list[Row]:
 
 def _losses(context: Context, grid: Table) -> list[Row]:
     references, found = context.references(REFERENCE_LOSS), []
-    for trials in (grid.where(latent_dim=size) for size in context.settings.sizes):
+    text = "FC layers lower the loss, as in the reference"
+    for size in context.settings.sizes:
+        trials, compares = grid.where(latent_dim=size), size == REFERENCE_SIZE
         losses = {kind: trials.values("test/loss", architecture=kind) for kind in ARCHITECTURES}
         for kind in (kind for kind in ARCHITECTURES if losses[kind]):
-            size, pca = trials[0].params["latent_dim"], trials.values("baseline/pca_loss")[:1]
-            beside = {"PCA": pca}
-            options: dict[str, Any] = {}
-            if size == REFERENCE_SIZE:
-                options["reference"] = f"{references[kind]:.2f}" if references else None
-                if kind == ARCHITECTURES[-1]:
-                    beside = {ARCHITECTURES[0]: losses[ARCHITECTURES[0]], **beside}
-                    options["text"] = "FC layers lower the loss, as in the reference"
-            found.append(compared(f"test MSE, latent {size}, {kind}", losses[kind], beside, "{:.4f}", **options))
+            rivals: dict[str, list[float]] = {
+                other: losses[other] for other in ARCHITECTURES[:1] if compares and kind != other
+            }
+            about: dict[str, Any] = {"text": text} if rivals else {}
+            about["reference"] = f"{references[kind]:.2f}" if compares and references else None
+            beside = {**rivals, "PCA": trials.values("baseline/pca_loss")[:1]}
+            found.append(compared(f"test MSE, latent {size}, {kind}", losses[kind], beside, "{:.4f}", **about))
     return found
 
 

@@ -48,11 +48,6 @@ RECALL = 0.97  # the fraction of the rival's recall that counts as no loss
 FIGURE_PATHS = 4  # paths of each kind in the interpolation figure
 
 
-def settings_list(repeats: Sequence[int]) -> list[Params]:
-    """Return the trials with given settings."""
-    return [{"settings": name, "repeat": repeat} for repeat in repeats for name in NAMED]
-
-
 def train(trial: Trial, inputs: GanInputs, epochs: int) -> tuple[float]:
     """Train, measure and log the GAN of a trial's parameters: named settings, or found ones. Return `val/fd`."""
     every, name = inputs.context.settings.evaluate_every, trial.params.get("settings", "")
