@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 Series = Mapping[Any, tuple[Sequence[float], ...]]
 """What each curve is called, its x and y, and, where there is a standard deviation, half the length of its bars."""
@@ -35,7 +35,8 @@ FAMILY = "DejaVu Sans"  # comes with matplotlib, so that figures are the same ev
 LABEL, TITLE, CAPTION = 28, 64, 15  # characters of a row's label, and of a line of a title and of a caption
 CAPTION_PIXELS = 9  # a character of a caption
 MOST_NUMBERS, MOST_LEVEL, MOST_NAMES = 15, 12, 40  # classes: with numbers in the cells, level names, all names
-APART = 1.3  # ratio of two sizes from which on both have their number at a log axis
+MOST_LETTERS = 40  # of level names below a matrix
+LEGEND_LINE = 0.11  # inches that an entry of a legend below the plot takes: two stand side by side
 MOST_DECADES = 1e4  # of a logarithmic axis that has numbers between the powers of ten
 
 STYLE: Any = {
@@ -108,11 +109,11 @@ def side_by_side(
 ) -> Figure:
     """Plot curves of several quantities side by side over a common x; the y axis has the quantity's name."""
     alone = len(plots) == 1
-    size = (6, 4 + _below(*plots.values())) if alone else (4.6 * len(plots), 4.2)
+    size = (6, 4 + LEGEND_LINE * max(map(len, plots.values()))) if alone else (4.6 * len(plots), 4.2)
     with _figure(title, *size) as figure:
         for ax, (y, series) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots.items(), strict=True):
             _draw(ax, series, (references or {}).get(y, {}), markers=markers, log=(log_x, log_y))
-            _name_axes(ax, x, y)
+            ax.set(xlabel=wrapped(x, 44), ylabel=wrapped(y, 40))
             if alone:
                 _add_legend(figure, ax)
             elif len(series) > 1:
@@ -132,7 +133,7 @@ def scatter(
     log_x: bool = False,
 ) -> Figure:
     """Plot points (x, y, label) in groups, the Pareto front as a line through them, the champion ringed."""
-    with _figure(title, 6, 4.4 + _below(groups)) as figure:
+    with _figure(title, 6, 4.4 + LEGEND_LINE * len(groups)) as figure:
         ax = figure.subplots()
         ax.set_title(wrapped(title, TITLE))
         if front:
@@ -140,14 +141,14 @@ def scatter(
         for (name, points), marker, colour in zip(groups.items(), cycle(MARKERS), colours(groups), strict=False):
             if points:  # else there is nothing that the legend should name
                 xs, ys, _ = zip(*points, strict=True)
-                ax.scatter(xs, ys, label=_entry(name), color=colour, marker=marker, zorder=3)
+                ax.scatter(xs, ys, label=short(name, 36), color=colour, marker=marker, zorder=3)
                 for px, py, label in points:
                     ax.annotate(short(label, 20), (px, py), **BESIDE)
         if champion:
             style: Any = {"s": 170, "facecolors": "none", "edgecolors": BLACK, "linewidths": 1.5, "zorder": 4}
             ax.scatter(*champion, label="champion", **style)
         _set_scales(ax, log_x, False)
-        _name_axes(ax, x, y)
+        ax.set(xlabel=wrapped(x, 44), ylabel=wrapped(y, 40))
         _add_legend(figure, ax)
     return figure
 
@@ -203,9 +204,8 @@ def confusion(fractions: np.ndarray, names: Sequence[str], rows: str, columns: s
         ax.set_title(wrapped(title, int(8 * wide)))
         ax.set_xlabel(wrapped(columns, 60) + (f"\n(one class in {step} is named)" if step > 1 else ""))
         ax.set_ylabel(wrapped(rows, 60))
-        crowded = max(map(_width, ticks)) > 0.6 * wide * DPI / count  # the matrix takes two thirds of the figure
         points = SMALL if count > MOST_LEVEL else None
-        turn = 90 if count > MOST_LEVEL or crowded else 0
+        turn = 90 if count > MOST_LEVEL or count * max(map(len, ticks)) > MOST_LETTERS else 0
         ax.set_xticks(range(0, count, step), ticks[::step], rotation=turn, fontsize=points)
         ax.set_yticks(range(0, count, step), ticks[::step], fontsize=points)
         for (row, column), fraction in np.ndenumerate(fractions):
@@ -216,14 +216,14 @@ def confusion(fractions: np.ndarray, names: Sequence[str], rows: str, columns: s
     return figure
 
 
-def grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """Put images side by side, row by row, into one.
+def grid(images: np.ndarray, columns: int, zoom: int = ZOOM) -> np.ndarray:
+    """Put images side by side, row by row, into one, with `zoom` screen pixels per image pixel.
 
     From grey uint8 [N, H, W] comes uint8 [rows * ..., columns * ...], from colour uint8 [N, H, W, 3] the same [..., 3].
     """
     height, width = images.shape[1:3]
     sheet = _cells(images, columns, (height + GAP, width + GAP), 128)[:-GAP, :-GAP]
-    return sheet.repeat(ZOOM, 0).repeat(ZOOM, 1)
+    return sheet.repeat(zoom, 0).repeat(zoom, 1)
 
 
 def labelled_grid(images: np.ndarray, rows: Sequence[str], title: str, captions: Sequence[str] = ()) -> Figure:
@@ -331,19 +331,8 @@ def _figure(title: str, width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained", label=title)
 
 
-def _below(series: Mapping[Any, Any]) -> float:
-    """Return the inches that a legend below the plot takes beyond its first rows."""
-    return 0.22 * max(0, -(-len(series) // 2) - 4)
-
-
-def _entry(label: Any) -> str:
-    """Return a label as it stands in a legend: matplotlib leaves those that begin with _ out."""
-    text = short(str(label), 36)
-    return f"\u200b{text}" if text.startswith("_") else text  # an invisible space
-
-
 def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers: bool, log: tuple[bool, bool]) -> None:
-    """Draw curves and dotted lines; x is marked at the sizes that were tried, where they are few and whole."""
+    """Draw curves and dotted lines."""
     marks = cycle(MARKERS if markers else ("",))
     taken: set[tuple[str, str]] = set()  # colours with their dashes
     for (label, (xs, ys, *errors)), colour in zip(series.items(), colours(series), strict=True):
@@ -352,7 +341,7 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers:
         taken.add((colour, dashes))
         style: Any = {"linestyle": dashes, "marker": "o" if len(xs) == 1 else next(marks), "markersize": 5}
         style |= STAR if str(label).startswith("reference") else {}
-        ax.plot(xs, ys, label=_entry(label), color=colour, **style)
+        ax.plot(xs, ys, label=short(str(label), 36), color=colour, **style)
         if errors and any(errors[0]):
             ax.errorbar(xs, ys, errors[0], fmt="none", color=colour, capsize=3)
     for (label, value), colour in zip(references.items(), colours(references), strict=True):
@@ -361,14 +350,8 @@ def _draw(ax: Axes, series: Series, references: Mapping[str, float], *, markers:
         text = ax.annotate(short(label, 50), (0.99, value), **place)
         text.set_path_effects([withStroke(linewidth=2, foreground="white", alpha=0.8)])
     _set_scales(ax, *log)
-    tried = {place for xs, *_ in series.values() for place in xs}
-    if 1 < len(tried) < (9 if log[0] else 11) and all(float(size).is_integer() for size in tried):
-        shown: list[float] = []
-        for size in sorted(tried):  # whose numbers would not overlap
-            if not shown or not log[0] or size >= APART * shown[-1]:
-                shown.append(size)
-        ax.xaxis.set_major_locator(FixedLocator(shown))
-        ax.xaxis.set_minor_locator(NullLocator())
+    if not log[0]:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # epochs, steps, trials
 
 
 def _set_scales(ax: Axes, log_x: bool, log_y: bool) -> None:
@@ -382,16 +365,7 @@ def _set_scales(ax: Axes, log_x: bool, log_y: bool) -> None:
             axis.set_minor_formatter(NullFormatter())
 
 
-def _name_axes(ax: Axes, x: str, y: str) -> None:
-    ax.set(xlabel=wrapped(x, 44), ylabel=wrapped(y, 40))
-    if x == "epoch":
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
 def _add_legend(figure: Figure, ax: Axes) -> None:
-    """Add a legend; below the plot where it is too much to stand among the curves."""
-    entries = ax.get_legend_handles_labels()[1]
-    if len(entries) > 4 or (len(entries) > 1 and max(map(len, entries)) > 24):
+    """Add a legend below the plot, if there are several things to tell apart."""
+    if len(ax.get_legend_handles_labels()[1]) > 1:
         figure.legend(loc="outside lower center", ncols=2)
-    elif len(entries) > 1:
-        ax.legend()

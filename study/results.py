@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from math import isfinite, nan
@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, get_args
 
-from study.measures.stats import LEVEL, Better, Verdict, benjamini_hochberg, compare, holm
+from study.measures.stats import LEVEL, Better, MeanDifference, Verdict, benjamini_hochberg, compare, holm
 
 if TYPE_CHECKING:
     from study.engine.stage import Outcome
@@ -42,17 +42,12 @@ class Result:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-class Table:
+class Table(tuple[Result, ...]):
     """Trials with their parameters and metrics. `part` counts as a parameter; a condition is a value or a function."""
 
-    def __init__(self, trials: Sequence[Result]) -> None:
-        self.rows = tuple(trials)
-
-    def __iter__(self) -> Iterator[Result]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    @property
+    def run_ids(self) -> list[str]:
+        return [trial.run_id for trial in self]
 
     def where(self, **conditions: Any) -> Table:
         """Return the trials for which all conditions hold; a trial without such a parameter is left out."""
@@ -93,17 +88,13 @@ class Table:
         }
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A sentence that could turn out false, and the test that decides it (see `study.measures.stats`).
+@dataclass(frozen=True, kw_only=True)
+class Claim(MeanDifference):
+    """A sentence that could turn out false, and the test that decides it.
 
     Attributes:
         better: Whether less or more is better.
-        difference, low, high: Ours less the rival's, and its 95 % interval.
-        p: Two-sided p-value of the test, before any correction.
-        counts: Repeats of ours and of the rival; 0 for a fixed goal.
-        equivalent: Whether the 90 % interval of the difference lies within +-`margin`.
-        detectable: The difference that these repeats would have found with a power of 80 %.
+        margin: The difference that counts as none.
         shown: The rival's figure, as a cell.
         primary: Whether it is one of the few that the study was made for: those are corrected together by Holm's
             method, the others by Benjamini and Hochberg's.
@@ -112,14 +103,7 @@ class Claim:
 
     text: str
     better: Better
-    difference: float
-    low: float
-    high: float
-    p: float
-    counts: tuple[int, ...]
     margin: float | None = None
-    equivalent: bool = False
-    detectable: float | None = None
     shown: str = ""
     primary: bool = False
     adjusted: float | None = None
@@ -161,8 +145,7 @@ def claim(
     found = compare(ours, rival, factor=factor, paired=paired, margin=margin)
     if min(found.counts[0], found.counts[1] or FEWEST) < FEWEST or not isfinite(found.p):
         return None
-    numbers = (found.difference, found.low, found.high, found.p)
-    return Claim(text, better, *numbers, found.counts, margin, found.equivalent, found.detectable, shown, primary)
+    return Claim(**vars(found), text=text, better=better, margin=margin, shown=shown, primary=primary)
 
 
 @dataclass(frozen=True)
@@ -197,6 +180,43 @@ class Row:
     def rival(self) -> str | None:
         """The figure beside ours: the claim's rival, else the baseline, else the reference."""
         return (self.claim and self.claim.shown) or self.baseline or self.reference
+
+
+def compared(
+    figure: str,
+    ours: Sequence[float],
+    beside: Mapping[str, Sequence[float]],
+    form: str = "{:.3f}",
+    *,
+    text: str = "",
+    goal: float | None = None,
+    reference: str | None = None,
+    metric: str | None = None,
+    found: str | None = None,
+    **rule: Any,
+) -> Row:
+    """Return the row of our repeats beside those of others, with the claim that ours beat the first of them, or a goal.
+
+    Args:
+        beside: By title; whoever has no values is left out.
+        text: The claim; "": there is none.
+        rule: Further arguments of `claim`.
+    """
+    shown = [] if goal is None else [f"goal {form.format(goal)}"]
+    shown += [f"{title} {mean_std(values, form)}" for title, values in beside.items() if values]
+    rival = next(iter(beside.values()), ()) if goal is None else goal
+    decided = claim(text, ours, rival, shown=shown[0], **rule) if text and shown else None
+    cell = mean_std(ours, form) if ours else "failed"
+    return Row(figure, cell, reference, ", ".join(shown) or None, decided, metric, found)
+
+
+def wide_table(label: str, groups: Mapping[str, Table], metrics: Sequence[str]) -> dict[str, list[str]]:
+    """Return a column for each of these metrics that there is, and a line for each group that is not empty."""
+    groups = {title: trials for title, trials in groups.items() if len(trials)}
+    forms = {metric: "{:.0f}" if metric.endswith("/steps") else "{:.4g}" for metric in metrics}
+    cells = {metric: [trials.cell(metric, form) for trials in groups.values()] for metric, form in forms.items()}
+    columns = {metric: [cell or "-" for cell in column] for metric, column in cells.items() if any(column)}
+    return {label: [*groups], "repeats": [str(len(trials)) for trials in groups.values()], **columns}
 
 
 def std(values: Sequence[float]) -> float:
@@ -249,27 +269,27 @@ def verdicts(rows: Iterable[Row]) -> str:
 def printed(outcomes: Sequence[Outcome]) -> str:
     """Return the rows of each stage as text, below the stage's name and the versions that it registered."""
     judged = any(row.claim for outcome in outcomes for row in outcome.rows)
-    head = [name for name in WIDTHS if judged or name != "verdict"]
-    blocks = [(outcome, [_wrapped(row, head) for row in outcome.rows]) for outcome in outcomes]
-    cells = [row for _, rows in blocks for row in rows]
-    widths = [max([len(name), *(len(line) for row in cells for line in row[at])]) for at, name in enumerate(head)]
-
-    def line(columns: Sequence[str]) -> str:
-        return "  ".join(cell.ljust(width) for cell, width in zip(columns, widths, strict=True)).rstrip()
-
-    lines = [line(head), line(["-" * width for width in widths])]
-    for outcome, rows in blocks:
-        models = ", ".join(f"{version.name} v{version.number}" for version in outcome.made.values())
-        lines.append(f"{outcome.stage}{models and ': '}{models}")
-        lines += [line(columns) for row in rows for columns in zip_longest(*row, fillvalue="")]
-    return "\n".join(lines)
-
-
-def _wrapped(row: Row, head: Sequence[str]) -> list[list[str]]:
-    """Return the lines of each cell of a row."""
-    verdict = row.claim.verdict if row.claim else "-"
-    cells = dict(
-        zip(WIDTHS, (f"  {row.figure}", row.ours, row.reference or "-", row.baseline or "-", verdict), strict=True)
-    )
+    names = [name for name in WIDTHS if judged or name != "verdict"]
     options: Any = {"break_long_words": False, "break_on_hyphens": False}
-    return [wrap(cells[name], WIDTHS[name], subsequent_indent="    " * (name == "figure"), **options) for name in head]
+
+    def lines_of(row: Row) -> list[tuple[str, ...]]:
+        """Return the lines of a row, of which each is a cell's part for each column."""
+        cells = {**vars(row), "figure": f"  {row.figure}", "verdict": row.claim and row.claim.verdict}
+        indents = {"figure": "    "}
+        columns = [
+            wrap(cells[name] or "-", WIDTHS[name], subsequent_indent=indents.get(name, ""), **options) for name in names
+        ]
+        return list(zip_longest(*columns, fillvalue=""))
+
+    blocks = [(outcome, [line for row in outcome.rows for line in lines_of(row)]) for outcome in outcomes]
+    columns = zip(names, *(line for _, lines in blocks for line in lines), strict=True)
+    widths = [max(map(len, column)) for column in columns]
+
+    def joined(cells: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    text = [joined(names), joined(["-" * width for width in widths])]
+    for outcome, lines in blocks:
+        models = ", ".join(f"{version.name} v{version.number}" for version in outcome.made.values())
+        text += [f"{outcome.stage}{models and ': '}{models}", *map(joined, lines)]
+    return "\n".join(text)

@@ -181,7 +181,13 @@ def test_the_page_of_a_registered_version_shows_samples_figures_the_command_and_
     opened.value.get_by_text(question[:40]).first.wait_for(timeout=SEEN)
 
 
-VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
+VERDICTS = {
+    "supported": (-1.0, 0.001, False),
+    "refuted": (1.0, 0.001, False),
+    "equivalent": (1.0, 0.9, True),
+    "inconclusive": (1.0, 0.9, False),
+}
+"""Difference, p-value and equivalence of a claim of less."""
 
 
 @pytest.fixture
@@ -194,7 +200,11 @@ def written(store: Store, tmp_path: Path) -> Path:
                 trial.log({"test/loss": (7 * number % 12) / 8, "val/loss": 0.5})
         series = {"a": ([1, 2], [3.0, 4.0])}
         parent.log_figure("wide", plots.side_by_side(dict.fromkeys("abc", series), "x", "A wide figure"))
-        claims = [Claim("One comes nearer than another, " * 5, verdict) for verdict in VERDICTS]
+        about = {"text": "One comes nearer than another, " * 5, "better": "less"}
+        claims = [
+            Claim(difference, -2.0, 2.0, p, (5, 5), equivalent, **about)
+            for difference, p, equivalent in VERDICTS.values()
+        ]
         rows = [Row(f"judge1/a_rather_long_name_{each.verdict}", "0.1 ± 0.04", claim=each) for each in claims]
         parent.log_json("outcome", {"rows": [asdict(row) for row in rows]})
     out = tmp_path / "report.html"

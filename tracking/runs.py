@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowException
@@ -212,6 +213,21 @@ def metric_history(run_id: str, metric: str) -> tuple[list[int], list[float]]:
     for entry in client().get_metric_history(run_id, metric):
         found.setdefault(entry.step, entry.value)
     return sorted(found), [found[step] for step in sorted(found)]
+
+
+def mean_histories(groups: Mapping[Any, Sequence[str]], metric: str) -> dict[str, tuple[list[int], list[float]]]:
+    """Return for each group of runs the steps that all have, and the metric's means; groups without any are left out.
+
+    Args:
+        groups: Ids of runs by the group's name.
+    """
+    means = {}
+    for name, run_ids in groups.items():
+        histories = [dict(zip(*metric_history(run_id, metric), strict=True)) for run_id in run_ids]
+        steps = sorted(set.intersection(*map(set, histories))) if histories else []
+        if steps:
+            means[name] = steps, [fmean(each[step] for each in histories) for step in steps]
+    return means
 
 
 def created(experiment_id: str) -> int:

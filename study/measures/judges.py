@@ -30,13 +30,6 @@ SELECTING, REPORTING = 2, PREFIXES[-1]
 not flattered by the choice."""
 
 
-def weakness(accuracy: float) -> str | None:
-    """Return a table's remark on a judge of this accuracy on validation images; None: there is none to make."""
-    if accuracy >= WEAK_ACCURACY:
-        return None
-    return f"{accuracy:.1%} on validation, under {WEAK_ACCURACY:.0%}: its measures are weak"
-
-
 def collapse(measures: Mapping[str, float], classes: int) -> str | None:
     """Return in which way the generator with these `val/` measures has collapsed; None: it has not."""
     modes, kl = measures["val/modes"], measures["val/class_kl"]

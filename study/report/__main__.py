@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from study.checks import UsageError, check_file, check_folder, expanded, replacing, writing
-from study.cli import exit_code, parse, words
+from study.cli import StoreConfig, command
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(StoreConfig):
     """Write one HTML page about the studies in a store: the table, figures, trials, and how each number was made."""
 
     data: str | None = None
@@ -27,48 +26,35 @@ class ReportConfig:
     compare: str | None = None
     """What to put beside these studies: a seed, whose studies are in the same store, or the folder of another store
     (./1, if its name is a number). Of each stage the newest study is taken."""
-    store: Path = Path("mlruns")
-    """Folder of the results."""
-    tracking_uri: str | None = None
-    """MLflow server in place of the folder."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page that the command line asks for. Returns the exit code."""
-    return exit_code(lambda: _run(words(arguments)))
-
-
-def _run(arguments: Sequence[str]) -> None:
-    config = parse(ReportConfig, arguments, "report")
-    files = {"--out": expanded(config.out, "--out")}
-    check_file(files["--out"], "--out")
-    if config.markdown is not None:
-        files["--markdown"] = expanded(config.markdown, "--markdown")
-        check_file(files["--markdown"], "--markdown", out=files["--out"])
-    pictures = None if config.pictures is None else expanded(config.pictures, "--pictures")
+def run(config: ReportConfig) -> None:
+    """Write what the settings ask for."""
+    asked = {"--out": config.out, "--markdown": config.markdown, "--pictures": config.pictures}
+    files = {flag: expanded(path, flag) for flag, path in asked.items() if path is not None}
+    pictures = files.pop("--pictures", None)
+    for flag, file in files.items():
+        check_file(file, flag, **({} if flag == "--out" else {"out": files["--out"]}))
     if pictures is not None:
         check_folder(pictures, "--pictures")
     seed = int(config.compare) if config.compare and re.fullmatch(r"\d{1,10}", config.compare, re.ASCII) else None
     other = None if config.compare is None or seed is not None else expanded(Path(config.compare), "--compare")
     if other is not None and not (other / "mlflow.db").is_file():
         raise UsageError(f"--compare must be a seed or the folder of a store, but got {other}: it has no mlflow.db")
-    from tracking.store import read_store
-
-    read_store(expanded(config.store, "--store"), config.tracking_uri)
-
     from study.data import data_name
     from study.report.collect import collect, compare
     from study.report.page import html, markdown
+    from tracking.store import read_store
 
+    read_store(expanded(config.store, "--store"), config.tracking_uri)
     page = collect(None if config.data is None else data_name(config.data))
+    print(f"{page.dataset}: {', '.join(section.stage for section in page.sections)}")
     if config.compare is not None:
         if other is not None:
             read_store(other)
-        there = collect(page.dataset, seed=seed)
-        page = replace(page, comparison=compare(page, there, f"seed {seed}" if other is None else str(other)))
-    print(f"{page.dataset}: {', '.join(section.stage for section in page.sections)}")
-    if page.comparison is not None:
-        print(f"beside {page.comparison.other}: {page.comparison.summary}")
+        comparison = compare(page, collect(page.dataset, seed=seed), str(other or f"seed {seed}"))
+        page = replace(page, comparison=comparison)
+        print(f"beside {comparison.other}: {comparison.summary}")
     for (flag, file), text in zip(files.items(), (html, markdown), strict=False):
         with writing(file, flag), replacing(file) as new:
             new.write_text(text(page), encoding="utf-8")
@@ -79,6 +65,8 @@ def _run(arguments: Sequence[str]) -> None:
                 (pictures / f"{name}.png").write_bytes(picture.png)
         print(f"pictures: {pictures}")
 
+
+main = command(ReportConfig, "report", run)
 
 if __name__ == "__main__":
     sys.exit(main())

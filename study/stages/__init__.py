@@ -33,16 +33,17 @@ def all_stages() -> tuple[Stage, ...]:
     """
     found = list(OURS)
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        stage = _load(point)
+        origin = f"the stage {point.value}{f' of the package {point.dist.name}' if point.dist else ''}"
+        stage = _load(point, origin)
         taken = next((each for each in found if each.key == stage.key), None)
         if taken is stage:
             continue  # installed twice, as a package in development may be
         if taken is not None:
-            raise UsageError(f"{_origin(point)} is called {stage.name}, as another stage is: rename or uninstall it")
+            raise UsageError(f"{origin} is called {stage.name}, as another stage is: rename or uninstall it")
         makers = {kind: each.name for each in found for kind in each.outputs}
         for kind in stage.outputs:
             if kind in makers:
-                raise UsageError(f"{_origin(point)} registers the kind {kind!r}, as {makers[kind]} does: rename it")
+                raise UsageError(f"{origin} registers the kind {kind!r}, as {makers[kind]} does: rename it")
         found.append(stage)
     return _ordered(found)
 
@@ -70,16 +71,11 @@ def _ordered(stages: list[Stage]) -> tuple[Stage, ...]:
     return tuple(ordered)
 
 
-def _load(point: EntryPoint) -> Stage:
+def _load(point: EntryPoint, origin: str) -> Stage:
     try:
         stage = point.load()
     except Exception as error:  # whatever the package raises as it is imported
-        raise UsageError(f"{_origin(point)} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{origin} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(stage, Stage):
-        raise UsageError(f"{_origin(point)} must be a study.engine.stage.Stage, but is a {type(stage).__name__}")
+        raise UsageError(f"{origin} must be a study.engine.stage.Stage, but is a {type(stage).__name__}")
     return stage
-
-
-def _origin(point: EntryPoint) -> str:
-    package = f" of the package {point.dist.name}" if point.dist else ""
-    return f"the stage {point.value}{package}"

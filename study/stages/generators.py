@@ -1,4 +1,4 @@
-"""What both GAN stages share: their inputs, one GAN trial, one baseline trial, one row of their tables."""
+"""What both GAN stages share: their inputs, one GAN trial, one baseline trial, what both report."""
 
 from __future__ import annotations
 
@@ -24,26 +24,19 @@ from study import plots
 from study.data.dataset import Dataset, Split, to_float, to_pixels
 from study.engine.search import Params
 from study.engine.stage import Context
+from study.engine.study import Study
 from study.engine.trial import Trial
-from study.measures.judges import Evaluator, Judges, collapse, real_features, weakness
+from study.measures.judges import WEAK_ACCURACY, Evaluator, Judges, collapse, real_features
 from study.measures.latents import EncodedImages, LatentFidelity, max_abs_pcc
-from study.results import Row, Table, claim
+from study.results import Row, Table, compared
+from study.training import sampling
 from study.training.autoencoder import fit_tone_curve
 from study.training.classifier import ClassifierSettings, accuracy, train_judge
 from study.training.gan import GanSettings, describe, generator_steps, train_gan
-from study.training.loops import Diverged, apply, eval_mode, seeded
-from study.training.sampling import (
-    SHEET_CLASSES,
-    SHEET_ROW,
-    draw_class_mixtures,
-    draw_mixture,
-    generator_inputs,
-    labels_like,
-    places_of,
-    sample_count,
-    sheet_inputs,
-)
+from study.training.loops import Diverged, apply, eval_mode
+from study.training.sampling import SHEET_CLASSES, SHEET_ROW
 from tracking.registry import Version
+from tracking.runs import mean_histories
 
 KINDS = ("judge", "second-judge", "third-judge")  # of the models that measure: judge1, judge2, judge3
 WATCH_SEED, CHOICE_SEED, TEST_SEED = 0, 1, 2  # of the noise: at each evaluation, for the kept epoch, for the test
@@ -56,6 +49,26 @@ REAL, RECONSTRUCTIONS, TEST_RECONSTRUCTIONS, MIXTURE = (
     "Gaussian mixture",
 )
 """The baselines, by their parameter `source`."""
+MEASURES = (
+    *("generator/steps", "judge1/fd", "judge2/fd", "judge3/fd", "judge3/intra_fd", "judge3/precision", "judge3/recall"),
+    *("judge3/density", "judge3/coverage", "judge3/diversity", "judge3/modes", "judge3/class_kl", "judge3/nearest"),
+    *("judge3/low_confidence", "judge3/label_accuracy", "judge3/label_accuracy_worst", "val/fd_range"),
+    *("val/fd_online_range", "classification_accuracy_score", "latent/two_sample_accuracy"),
+    *("latent/sliced_wasserstein", "latent/nearest"),
+)
+"""What a generator is measured by: the columns of the table of generators."""
+FIGURES = {
+    "judge3/label_accuracy": ("label accuracy, judge 3", "{:.1%}"),
+    "judge3/fd": ("FD, judge 3", "{:.3f}"),
+    "judge3/recall": ("recall, judge 3", "{:.3f}"),
+    "judge3/diversity": ("diversity within a class, judge 3", "{:.3f}"),
+    "judge3/low_confidence": ("images of no class, judge 3", "{:.1%}"),
+    "classification_accuracy_score": ("classification accuracy score", "{:.1%}"),
+    "val/fd_range": ("range of val/fd, last epochs", "{:.1%}"),
+    "latent/two_sample_accuracy": ("latents: two-sample accuracy (50% is perfect)", "{:.1%}"),
+    "latent/nearest": ("latents: distance to training latents (test latents 1)", "{:.3f}"),
+}
+"""Those that have a row, with names and formats: the third judge's, since the others select."""
 Draw = tuple[Tensor, Tensor, Tensor | None]  # images [N, C, S, S], standardised latents [N, latent_dim], labels [N]
 
 
@@ -72,8 +85,7 @@ class GanInputs:
     @cached_property
     def autoencoder(self) -> Autoencoder:
         """The frozen autoencoder."""
-        with seeded(0, self.context.device):  # building a module draws random numbers, which a trial must not miss
-            return self.context.module("autoencoder", Autoencoder)
+        return self.context.module("autoencoder", Autoencoder)
 
     @cached_property
     def architecture(self) -> str:
@@ -93,13 +105,10 @@ class GanInputs:
     @cached_property
     def judges(self) -> Judges:
         """All judges; their features of the real images are cached in the store."""
-        with seeded(0, self.context.device):
-            judges = {kind: self.context.module(kind, Judge) for kind in KINDS}
-        real = {kind: partial(self._real_features, kind, judge) for kind, judge in judges.items()}
+        judges = {kind: self.context.module(kind, Judge) for kind in KINDS}
+        make = {kind: partial(real_features, judge, self.data) for kind, judge in judges.items()}
+        real = {kind: partial(self.context.cached_arrays, kind, make[kind], "real features") for kind in judges}
         return Judges([Evaluator(judge, self.data, real[kind]) for kind, judge in judges.items()])
-
-    def _real_features(self, kind: str, judge: Judge) -> Mapping[str, np.ndarray]:
-        return self.context.cached_arrays(kind, lambda: real_features(judge, self.data), "real features")
 
     @cached_property
     def encoded(self) -> EncodedImages:
@@ -190,8 +199,6 @@ class GanTraining:
         self.online = copy.deepcopy(generator) if self.settings.ema_decay else generator
         self.best_epoch, self.best_distance, self.best_weights = 0, math.inf, generator.state_dict()
         self.collapses: dict[int, str | None] = {}
-        self._shown: dict[int, np.ndarray] = {}
-        self._title = f"{'Conditional ' * bool(self.classes)}{describe(self.settings)}, {self.epochs} epochs"
 
     def run(self) -> None:
         """Train, and keep the weights of the evaluated epoch with the least `val/fd`.
@@ -234,7 +241,7 @@ class GanTraining:
     def val_measures(self, generator: Generator, seed: int = WATCH_SEED) -> dict[str, float]:
         """Return the `val/` measures of about as many samples as there are validation images."""
         labels = self.inputs.data.val.labels
-        vectors, _ = generator_inputs(self.settings.noise_dim, self.classes, labels, seed)
+        vectors, _ = sampling.generator_inputs(self.settings.noise_dim, self.classes, labels, seed)
         latents = self.latents(generator, vectors)
         return self.inputs.judges.val_measures(self.inputs.decode(latents)) | correlation(latents)
 
@@ -251,31 +258,21 @@ class GanTraining:
         settled = [way is not None for epoch, way in self.collapses.items() if epoch * SETTLED >= self.epochs]
         return {"collapse/last": float(settled[-1]), "collapse/epochs": float(np.mean(settled))} if settled else {}
 
-    def log_figures(self) -> None:
-        """Log losses, distances, and samples at the end and over the training."""
-        trial, title = self.trial, self._title
-        losses = {name: trial.history[name] for name in LOSSES[:2] if name in trial.history}
-        trial.log_figure("loss", plots.curves(losses, "epoch", "loss", title))
-        judges = {"both (selecting)": "val/fd", "judge 1": "val/fd_1", "judge 2": "val/fd_2"}
-        distances = {name: trial.history[metric] for name, metric in judges.items()}
-        figure = plots.curves(distances, "epoch", "Frechet distance, validation", title, log_y=True, markers=True)
-        trial.log_figure("fd", figure)
+    def log_samples(self) -> None:
+        """Log the samples at the end; MLflow itself draws losses and distances, and shows samples by epoch."""
+        title = f"{'Conditional ' * bool(self.classes)}{describe(self.settings)}, {self.epochs} epochs"
         more = f"; the first {SHEET_CLASSES} of {self.classes} classes" if self.classes > SHEET_CLASSES else ""
         rows = self.inputs.data.classes[:SHEET_CLASSES] if self.classes else [""] * SHEET_ROW
-        trial.log_figure("samples", plots.labelled_grid(self._sheet(), rows, title + more))
-        epochs, images = [f"epoch {epoch}" for epoch in self._shown], np.concatenate(list(self._shown.values()))
-        trial.log_figure("samples_over_training", plots.labelled_grid(images, epochs, title))
+        self.trial.log_figure("samples", plots.labelled_grid(self._sheet(), rows, title + more))
 
     def _sheet(self) -> np.ndarray:
         with eval_mode(self.model):
-            return to_pixels(self.model(sheet_inputs(self.settings.noise_dim, self.classes, self.model.mean.device)))
+            vectors = sampling.sheet_inputs(self.settings.noise_dim, self.classes, self.model.mean.device)
+            return to_pixels(self.model(vectors))
 
     def show(self, epoch: int) -> None:
         """Log the sample sheet for the step slider."""
-        images = self._sheet()
-        self.trial.log_image("samples", plots.grid(images, SHEET_ROW), step=epoch)
-        diagonal = [row * SHEET_ROW + row % SHEET_ROW for row in range(len(images) // SHEET_ROW)]
-        self._shown[epoch] = images[diagonal] if self.classes else images[:SHEET_ROW]  # each class with another noise
+        self.trial.log_image("samples", plots.grid(self._sheet(), SHEET_ROW), step=epoch)
 
 
 def correlation(latents: Tensor) -> dict[str, float]:
@@ -314,7 +311,7 @@ def gan_trial(
     measures["generator/steps"] = float(generator_steps(settings, len(data.train), epochs))
     draws: list[Draw] = []
     for number in range(NOISES):
-        vectors, labels = generator_inputs(settings.noise_dim, classes, data.test.labels, TEST_SEED + number)
+        vectors, labels = sampling.generator_inputs(settings.noise_dim, classes, data.test.labels, TEST_SEED + number)
         with eval_mode(model):
             draws.append((apply(model, vectors), inputs.standardised(apply(model.latents, vectors)), labels))
     measures |= inputs.measures(draws)
@@ -322,12 +319,12 @@ def gan_trial(
     if score and labels is not None:
         measures |= _stability(trial) | _label_accuracies(trial, inputs, images, labels)
         wanted, count = data.train.labels, len(data.train)
-        many, _ = generator_inputs(settings.noise_dim, classes, wanted, TEST_SEED + NOISES, count)
+        many, _ = sampling.generator_inputs(settings.noise_dim, classes, wanted, TEST_SEED + NOISES, count)
         with eval_mode(model):
             more = apply(model, many)
         measures |= inputs.accuracy_score(more, wanted, score)
     trial.log(measures)
-    training.log_figures()
+    training.log_samples()
     trial.log_model(model, vectors[:2], {"module": training.module, "settings": asdict(settings)})
     return (chosen["val/fd"],)
 
@@ -358,7 +355,7 @@ def champion_distance(version: Version, inputs: GanInputs, classes: int) -> floa
         return None
     model = version.rebuild(LatentGenerator).to(inputs.context.device)
     noise_dim = version.config()["settings"]["noise_dim"]
-    vectors, _ = generator_inputs(noise_dim, classes, inputs.data.val.labels, CHOICE_SEED)
+    vectors, _ = sampling.generator_inputs(noise_dim, classes, inputs.data.val.labels, CHOICE_SEED)
     with eval_mode(model):
         return inputs.judges.val_measures(apply(model, vectors))["val/fd"]
 
@@ -369,16 +366,16 @@ def baseline_trial(trial: Trial, inputs: GanInputs, score: ClassifierSettings | 
     Args:
         score: As of `gan_trial`; with it, the baseline is asked for labels as a conditional GAN is.
     """
-    data, count = inputs.data, sample_count(len(inputs.data.test))
+    data, count = inputs.data, sampling.sample_count(len(inputs.data.test))
     number = 1 if trial.params["source"] == TEST_RECONSTRUCTIONS else NOISES
-    labels = labels_like(data.test.labels, count).repeat(number) if score else None
+    labels = sampling.labels_like(data.test.labels, count).repeat(number) if score else None
     images, latents, loss = _baseline_samples(trial.params, inputs, count * number, labels)
     parts = [images.chunk(number), latents.chunk(number), [None] * number if labels is None else labels.chunk(number)]
     measures = {} if loss is None else {"val/loss": loss}
     if score:
         many, *_ = _baseline_samples(trial.params, inputs, len(data.train), data.train.labels)
         measures |= inputs.accuracy_score(many, data.train.labels, score)
-    measures |= inputs.judges.val_measures(images[: sample_count(len(data.val))])
+    measures |= inputs.judges.val_measures(images[: sampling.sample_count(len(data.val))])
     measures |= inputs.measures(list(zip(*parts, strict=True)))
     measures["latent/max_abs_pcc"] = max_abs_pcc(latents)
     trial.log(measures)
@@ -396,59 +393,55 @@ def _baseline_samples(
     if source == MIXTURE:
         components, repeat, seed_for = params["components"], params["repeat"], inputs.context.seed_for
         if labels is None:
-            latents, loss = draw_mixture(train.vectors, val, components, count, seed_for(repeat))
+            latents, loss = sampling.draw_mixture(train.vectors, val, components, count, seed_for(repeat))
         else:
             known, held_out, classes = (train.vectors, train.labels), (val, data.val.labels), len(data.classes)
             seed_of = lambda label: seed_for(repeat * classes + label)  # noqa: E731
-            latents, loss = draw_class_mixtures(known, held_out, components, labels, seed_of)
+            latents, loss = sampling.draw_class_mixtures(known, held_out, components, labels, seed_of)
         return inputs.decode(latents), latents, loss
     if source == TEST_RECONSTRUCTIONS:
         latents = inputs.latents["test"]
     else:
-        places = torch.arange(count) % len(train.labels) if labels is None else places_of(labels, train.labels)
+        places = torch.arange(count) % len(train.labels) if labels is None else sampling.places_of(labels, train.labels)
         latents = train.vectors[places]
         if source == REAL:
             return to_float(data.train.images[places]), latents, None
     return inputs.decode(latents), latents, float(F.mse_loss(inputs.decode(val), to_float(data.val.images)))
 
 
-def row(
-    figure: str,
-    metric: str,
-    form: str,
-    ours: Table,
-    beside: Mapping[str, Table],
-    *,
-    reference: str | None = None,
-    text: str = "",
-    goal: float | None = None,
-    found: str | None = None,
-    **rule: Any,
-) -> Row:
-    """Return our figure beside those of a rival, real images (the floor) and reconstructions (the ceiling).
+def log_losses(study: Study, groups: Mapping[str, Table], title: str) -> None:
+    """Log a figure of the losses and distances of these groups of trainings by epoch, means over each group."""
+    runs = {name: trials.run_ids for name, trials in groups.items()}
+    curves = {metric: mean_histories(runs, metric) for metric in LOSSES}
+    caption = "Losses of critic and generator, and the distance of the samples to the validation images, by epoch."
+    study.parent.log_figure("loss_curves", plots.side_by_side(curves, "epoch", title), caption)
+
+
+def measure_rows(ours: Table, beside: Mapping[str, Table], claims: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Return a row for each measure that our generator has, beside the rival's, the floor's and the ceiling's.
 
     Args:
-        beside: The rival comes first.
-        text: A claim, if there is one: ours beats the rival, or the goal.
-        rule: Further arguments of `study.results.claim`.
+        beside: By title, the rival first.
+        claims: By metric, further arguments of `study.results.compared`.
     """
-    shown = [f"{title} {cell}" for title, trials in beside.items() if (cell := trials.cell(metric, form))]
-    shown = shown if goal is None else [f"goal {form.format(goal)}", *shown]
-    decided = None
-    if text:
-        rival = next(iter(beside.values())).values(metric) if goal is None else goal
-        decided = claim(text, ours.values(metric), rival, shown=shown[0], **rule)
-    cell = ours.cell(metric, form) or "failed"
-    return Row(figure, cell, reference, ", ".join(shown) or None, decided, metric if text else None, found)
+    rows = []
+    for metric, (figure, form) in FIGURES.items():
+        if values := ours.values(metric):
+            about = {"metric": metric, **claims[metric]} if metric in claims else {}
+            others = {title: trials.values(metric) for title, trials in beside.items()}
+            rows.append(compared(figure, values, others, form, **about))
+    return rows
 
 
-def weak_judges(context: Context) -> list[Row]:
-    """Return a note on each judge whose measures say little."""
-    notes = {kind: weakness(context.inputs[kind].metrics["val/accuracy"]) for kind in KINDS}
-    return [Row(f"note: {kind}", note) for kind, note in notes.items() if note]
+def weak_judges(versions: Mapping[str, Version]) -> list[Row]:
+    """Return a note on each judge among these versions whose measures say little."""
+    accuracies = {kind: versions[kind].metrics["val/accuracy"] for kind in KINDS if kind in versions}
+    remark = f"{{:.1%}} on validation, under {WEAK_ACCURACY:.0%}: its measures are weak"
+    weak = {kind: accuracy for kind, accuracy in accuracies.items() if accuracy < WEAK_ACCURACY}
+    return [Row(f"note: {kind}", remark.format(accuracy)) for kind, accuracy in weak.items()]
 
 
 def caution(context: Context) -> str:
     """Return the end of a sentence on the third judge's measures: "" unless that judge is weak."""
     accuracy = context.inputs[KINDS[-1]].metrics["val/accuracy"]
-    return f"; but judge 3 reads only {accuracy:.1%} of real images right" if weakness(accuracy) else ""
+    return f"; but judge 3 reads only {accuracy:.1%} of real images right" if accuracy < WEAK_ACCURACY else ""

@@ -75,7 +75,7 @@ def train(trial: Trial, context: Context) -> tuple[float]:
 
 
 def log_mistakes(trial: Trial, judge: Judge, data: Dataset) -> None:
-    """Log validation images that the judge gets wrong."""
+    """Log validation images that the judge gets wrong, if there are any."""
     from study import plots
     from study.data.dataset import to_pixels
     from study.training.loops import apply, eval_mode
@@ -83,29 +83,24 @@ def log_mistakes(trial: Trial, judge: Judge, data: Dataset) -> None:
     with eval_mode(judge):
         guesses = apply(judge, data.val.images).argmax(1)
     wrong = (guesses != data.val.labels).nonzero().flatten()[:MISTAKES]
-    images = to_pixels(data.val.images[wrong] if len(wrong) else data.val.images[:MISTAKES])
-    trial.log_image("mistakes" if len(wrong) else "samples", plots.grid(images, 8), step=0)
-    if len(wrong):
-        pairs = zip(data.val.labels[wrong].tolist(), guesses[wrong].tolist(), strict=True)
-        captions = [f"{data.classes[label]} as {data.classes[guess]}" for label, guess in pairs]
-        rows = [""] * min(MISTAKES_ROWS, len(wrong))
-        title = "Validation images that the judge gets wrong"
-        trial.log_figure("mistakes", plots.labelled_grid(images, rows, title, captions))
+    if not len(wrong):
+        return
+    images, labels = to_pixels(data.val.images[wrong]), data.val.labels[wrong]
+    trial.log_image("mistakes", plots.grid(images, 8), step=0)
+    pairs = zip(labels.tolist(), guesses[wrong].tolist(), strict=True)
+    captions = [f"{data.classes[label]} as {data.classes[guess]}" for label, guess in pairs]
+    title, rows = "Validation images that the judge gets wrong", [""] * min(MISTAKES_ROWS, len(wrong))
+    trial.log_figure("mistakes", plots.labelled_grid(images, rows, title, captions))
 
 
 def rows(made: Mapping[str, Version]) -> list[Row]:
     """Return each judge's test accuracy, and a note if a judge is weak."""
-    from study.measures.judges import weakness
+    from study.stages.generators import weak_judges
 
-    found = []
-    for number, version in enumerate(made.values(), 1):
-        role = "reports only" if number == len(KINDS) else "selects"
-        accuracy = f"{version.metrics['test/accuracy']:.2%}"
-        found.append(Row(f"test accuracy, judge {number} ({role})", accuracy, metric="test/accuracy"))
-        weak = weakness(version.metrics["val/accuracy"])
-        if weak:
-            found.append(Row(f"note: judge {number} is weak", weak))
-    return found
+    roles = dict(zip(KINDS, ("judge 1 (selects)", "judge 2 (selects)", "judge 3 (reports only)"), strict=True))
+    accuracies = {kind: f"{version.metrics['test/accuracy']:.2%}" for kind, version in made.items()}
+    found = [Row(f"test accuracy, {roles[kind]}", each, metric="test/accuracy") for kind, each in accuracies.items()]
+    return found + weak_judges(made)
 
 
 JUDGE = Stage(

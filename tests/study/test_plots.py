@@ -95,9 +95,7 @@ def test_the_same_thing_has_the_same_colour_everywhere_and_curves_of_one_colour_
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
 
 
-def test_names_in_legends_ticks_and_rows_can_be_told_apart() -> None:
-    legend = plots.curves({"_a": ([1, 2], [3.0, 4.0]), "b": ([1, 2], [4.0, 4.0])}, "x", "y", "t").axes[0].get_legend()
-    assert [text.get_text().strip("\u200b") for text in legend.get_texts()] == ["_a", "b"]
+def test_names_in_ticks_and_rows_can_be_told_apart() -> None:
     figure = plots.confusion(np.eye(len(NAMES)), NAMES, "true", "predicted", "t")
     ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert len(set(ticks)) == len(NAMES)

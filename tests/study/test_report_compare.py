@@ -25,7 +25,7 @@ COMMON = [("accuracy", "95.0% ± 0.5%", None), ("loss", "0.5", "supported"), ("n
 
 def claimed(verdict: str) -> Claim:
     """A claim with this verdict, supported or inconclusive."""
-    return Claim("It is so", "less", -1.0, -2.0, 0.0, 0.001 if verdict == "supported" else 0.9, (5, 5))
+    return Claim(-1.0, -2.0, 0.0, 0.001 if verdict == "supported" else 0.9, (5, 5), text="It is so", better="less")
 
 
 def rows(more: str, there: str, verdict: Any) -> list[Row]:

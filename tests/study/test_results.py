@@ -17,7 +17,7 @@ from statsmodels.stats.weightstats import ttost_ind
 
 from study.engine.stage import Outcome
 from study.measures.stats import benjamini_hochberg, compare, holm
-from study.results import Claim, Result, Row, Table, claim, corrected, findings, printed, verdicts
+from study.results import Claim, Result, Row, Table, claim, compared, corrected, findings, printed, verdicts
 
 
 def trial(number: int, part: str, metric: float | None, **params: object) -> Result:
@@ -92,7 +92,7 @@ def test_claims_are_corrected_for_their_number() -> None:
         assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
         assert benjamini_hochberg(p_values) == pytest.approx(multipletests(p_values, method="fdr_bh")[1])
     assert holm([]) == benjamini_hochberg([]) == []
-    near = Claim("near", "less", -1.0, -2.0, 0.0, 0.03, (5, 5))
+    near = Claim(-1.0, -2.0, 0.0, 0.03, (5, 5), text="near", better="less")
     rows = [[Row("a", "1", claim=near), Row("b", "1")], [Row("c", "1", claim=replace(near, p=0.5))]]
     first, second = corrected(rows)
     assert near.verdict == "supported"
@@ -100,6 +100,20 @@ def test_claims_are_corrected_for_their_number() -> None:
     ((one, _), _) = corrected([rows[0], [Row("c", "1", claim=replace(near, p=0.5, primary=True))]])
     assert one.claim is not None
     assert one.claim.verdict == "supported", "primary claims are corrected by themselves"
+
+
+def test_a_row_shows_others_beside_ours_and_claims_against_the_first_of_them_or_a_goal() -> None:
+    others, ours = {"GMM-5": [3.0, 3.1, 3.2], "real images": [0.5], "reconstructions": []}, [1.0, 1.1, 1.2]
+    row = compared("figure", ours, others, "{:.1f}", text="nearer", metric="m")
+    assert (row.ours, row.baseline, row.metric) == ("1.1 ± 0.1", "GMM-5 3.1 ± 0.1, real images 0.5", "m")
+    assert row.claim is not None
+    assert (row.claim.verdict, row.claim.shown, row.claim.counts) == ("supported", "GMM-5 3.1 ± 0.1", (3, 3))
+    goal = compared("figure", ours, others, "{:.1f}", text="more", goal=2.0, better="more")
+    assert str(goal.baseline).startswith("goal 2.0, GMM-5 ")
+    assert goal.claim is not None
+    assert (goal.claim.verdict, goal.claim.shown) == ("refuted", "goal 2.0")
+    failed = compared("figure", [], {"": []}, text="nearer")
+    assert (failed.ours, failed.baseline, failed.claim) == ("failed", None, None)
 
 
 @pytest.mark.slow

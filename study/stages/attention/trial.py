@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,19 +16,9 @@ from study import plots
 from study.data.dataset import to_float, to_pixels
 from study.engine.stage import Context
 from study.engine.trial import Trial
-from study.measures.attention import (
-    alpha_errors,
-    border_errors,
-    centre_distance,
-    compare,
-    linear_errors,
-    noise_like,
-    relative_error,
-    shared_fraction,
-    tail,
-)
+from study.measures import attention as measures
 from study.measures.latents import max_abs_pcc
-from study.results import Row, Table, claim, mean_std
+from study.results import Row, Table, compared
 from study.training.attention import imitate, imitation_of
 from study.training.loops import apply, eval_mode
 from tracking.models import kept_model
@@ -53,9 +43,9 @@ def copy_encoder(trial: Trial, *, context: Context) -> tuple[float]:
     original, module = context.module("autoencoder", Autoencoder), version.config()["module"]
     copy = AttentionAutoencoder(original, alpha=alpha, **module).eval()
     judge = context.module("judge", Judge) if "judge" in context.inputs else None
-    metrics = {"val/loss": compare(original, copy, data.val.images, dtype=torch.float32)["copy_loss"]}
+    metrics = {"val/loss": measures.compare(original, copy, data.val.images, dtype=torch.float32)["copy_loss"]}
     for name, dtype in TYPES.items():
-        found = compare(original, copy, data.test.images, dtype=dtype, judge=judge)
+        found = measures.compare(original, copy, data.test.images, dtype=dtype, judge=judge)
         loss, copy_loss = found.pop("loss"), found.pop("copy_loss")
         metrics |= {f"test/{measure}_{name}": value for measure, value in found.items()}
         metrics[f"test/loss_change_{name}"] = abs(copy_loss - loss) / loss
@@ -85,16 +75,15 @@ def learn_convolution(trial: Trial, *, context: Context, conv: nn.Conv2d) -> tup
     module = imitation_of(conv, data.image_shape[1:], learn_positions=trial.params["heads"] == LEARNED)
     layer = LearnedAttention(**module).to(context.device)
     imitate(layer, conv, data.train.images[: settings.images], settings.epochs, trial.report)
-    noise = noise_like(data.test.images, context.seed_for(0))
+    noise = measures.noise_like(data.test.images, context.seed_for(0))
     images = {"val": data.val.images[:TEST_IMAGES], "test": data.test.images[:TEST_IMAGES], "noise": noise}
-    found = {f"{name}/error": relative_error(layer, conv, part) for name, part in images.items()}
-    trial.log({**found, "head/centre_distance": centre_distance(layer, conv)})
+    found = {f"{name}/error": measures.relative_error(layer, conv, part) for name, part in images.items()}
+    trial.log({**found, "head/centre_distance": measures.centre_distance(layer, conv)})
     trial.log_model(layer, to_float(data.val.images[:2]), {"module": module})
     return (found[OBJECTIVE],)
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """An identity that must be exact: the largest error that was found, and the largest that rounding explains."""
 
     identity: str
@@ -109,13 +98,13 @@ class Check:
 def log_outcome(parent: Run, context: Context, conv: nn.Conv2d, table: Table) -> list[Row]:
     """Measure the exact forms, log tables and figures, and return the rows."""
     images, first = context.dataset.test.images, context.seed_for(0)
-    seeds = range(first, first + DRAWS)
-    draws = [{**border_errors(conv, noise_like(images, seed)), **linear_errors(seed)} for seed in seeds]
+    noises = {seed: measures.noise_like(images, seed) for seed in range(first, first + DRAWS)}
+    draws = [{**measures.border_errors(conv, noise), **measures.linear_errors(seed)} for seed, noise in noises.items()]
     (copy,) = (trial.metrics for trial in table.where(part="exact"))
     checks = identities(copy, draws)
     errors, goals = [f"{each.error:.1e}" for each in checks], [f"{each.goal:.0e}" for each in checks]
     parent.log_table("exact", {"identity": [each.identity for each in checks], "largest error": errors, "goal": goals})
-    _log_sharpness(parent, {name: alpha_errors(ALPHAS, dtype, first) for name, dtype in TYPES.items()})
+    _log_sharpness(parent, {name: measures.alpha_errors(ALPHAS, dtype, first) for name, dtype in TYPES.items()})
     _log_heads(parent, context, conv, table)
     return rows(checks, copy, table, draws, shared_of(context.module("autoencoder", Autoencoder).encoder))
 
@@ -151,7 +140,7 @@ def shared_of(encoder: nn.Sequential) -> dict[str, float]:
     layers = [layer for layer in encoder if isinstance(layer, (nn.Linear, nn.Conv2d))]
     full = [layer for layer in layers if isinstance(layer, nn.Linear) or layer.stride == (1, 1)]
     weights = [layer.weight.flatten(1) for layer in full]
-    return {f"{weight.shape[1]} -> {len(weight)}": shared_fraction(weight[:, None]) for weight in weights}
+    return {f"{weight.shape[1]} -> {len(weight)}": measures.shared_fraction(weight[:, None]) for weight in weights}
 
 
 def rows(
@@ -168,41 +157,33 @@ def rows(
     """
     wrong = [f"{each.identity}: {each.error:.1e}" for each in checks if not each.exact]
     exact = f"{len(checks) - len(wrong)} of {len(checks)} exact"
-    original = f"autoencoder {copy['test/loss_of_original']:.6g}"
     bare, ring, held = ([each[name] for each in draws] for name in ("border", "ring", "shared"))
     layers = "; ".join(f"our {name}: {fraction:.2%}" for name, fraction in shared.items())
-    without = f"without {max(bare):.1e}"
-    ringed = claim("Zero padding needs a ring of zero-valued keys", ring, bare, shown=without)
-    window = claim("Window 0 holds under 1 % of a fully connected layer", held, MOST_SHARED)
-    found = [
+    border = "zero-padded convolution with a ring: largest border error"
+    window = "Window 0 holds under 1 % of a fully connected layer"
+
+    def learned(figure: str, metric: str, form: str = "{:.1%}", text: str = "") -> Row:
+        ours, fixed = (table.values(metric, heads=heads) for heads in HEADS)
+        return compared(figure, ours, {"fixed heads": fixed}, form, text=text)
+
+    better = "Heads that learn where to look imitate a convolution better than heads that do not"
+    original, loss = [copy["test/loss_of_original"]], "test/loss"
+    return [
         Row("layers and encoder as attention", exact, None, "; ".join(wrong) or None, found=f"As attention, {exact}"),
-        Row("test MSE (float32), encoder as attention", f"{copy['test/loss']:.6g}", None, original, metric="test/loss"),
-        Row("zero-padded convolution: largest border error", f"with a ring {max(ring):.1e}", None, without, ringed),
-        Row(
-            f"squared weights of an FC layer in window 0 ({layers})", mean_std(held, "{:.2%}"), None, "goal 1 %", window
+        compared(
+            "test MSE (float32), encoder as attention", [copy[loss]], {"autoencoder": original}, "{:.6g}", metric=loss
         ),
+        compared(border, ring, {"without": bare}, "{:.1e}", text="Zero padding needs a ring of zero-valued keys"),
+        compared(f"squared weights of an FC layer ({layers})", held, {}, "{:.2%}", text=window, goal=MOST_SHARED),
+        learned("first convolution, learned: relative error", "test/error", text=better),
+        learned("... on noise", "noise/error"),
+        learned("... heads to a one-to-one grid of offsets, pixels", "head/centre_distance", "{:.2f}"),
     ]
-    learned, fixed = (table.values("test/error", heads=heads) for heads in HEADS)
-    if learned and fixed:
-        text = "Heads that learn where to look imitate a convolution better than heads that do not"
-        ours, rival = (mean_std(values, "{:.1%}") for values in (learned, fixed))
-        better, rival = claim(text, learned, fixed), f"fixed heads {rival}"
-        found.append(Row("first convolution, learned: relative error", ours, None, rival, better))
-    for figure, metric, form in (
-        ("... on noise", "noise/error", "{:.1%}"),
-        ("... heads to a one-to-one grid of offsets, pixels", "head/centre_distance", "{:.2f}"),
-    ):
-        ours, rival = (table.cell(metric, form, heads=heads) or "failed" for heads in (LEARNED, FIXED))
-        found.append(Row(figure, ours, None, f"fixed heads {rival}"))
-    return found
 
 
 def _log_sharpness(parent: Run, errors: Mapping[str, Sequence[float]]) -> None:
-    predicted = list(map(tail, ALPHAS))
-    columns = {"alpha": ALPHAS, **errors, "4 exp(-alpha)": predicted}
-    parent.log_table("sharpness", {name: [f"{value:.2g}" for value in values] for name, values in columns.items()})
     series = {f"largest error, {name}": (ALPHAS, np.maximum(each, SMALLEST).tolist()) for name, each in errors.items()}
-    series["predicted: 4 exp(-alpha)"] = (ALPHAS, predicted)
+    series["predicted: 4 exp(-alpha)"] = (ALPHAS, list(map(measures.tail, ALPHAS)))
     title = "A random 3x3 convolution as self-attention of 9 heads:\nits error falls with the sharpness alpha"
     caption = (
         "Each head looks at one offset of the kernel; the attention beside that pixel fades as alpha grows, until only "

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from statistics import mean
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from study.measures.latents import (
     pcc_matrix,
     rotate_to_principal_axes,
 )
-from study.results import Result, Row, Table, claim, mean_std
+from study.results import Result, Row, Table, compared
 from study.stages.autoencoder import FREE, KNEE
 from study.training.autoencoder import (
     knee_distance,
@@ -42,7 +43,7 @@ from study.training.autoencoder import (
 )
 from study.training.loops import Schedule, apply, eval_mode, fitting_batch
 from tracking.models import kept_model
-from tracking.runs import metric_history
+from tracking.runs import mean_histories
 
 BATCH_SIZE, LEARNING_RATE = 128, 1e-2
 IMAGES_SHOWN = 10
@@ -118,14 +119,9 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
         "baseline/pca_loss": pca_test[latent_dim - 1],
     }
     trial.log(measures | consequences(model, data, comparison.distance))
-    what = f"latent size {latent_dim}, {architecture}"
-    history = {"training": trial.history["train/loss"], "validation": trial.history["val/loss"]}
-    trial.log_figure("loss", plots.curves(history, "epoch", "MSE per pixel", f"Autoencoder, {what}", log_y=True))
-    matrices = [pcc_matrix(each).cpu().numpy() for each in latents]
-    title = "Correlation of validation latents"
-    trial.log_figure("pcc", plots.heat_maps([matrices], [what], ["as trained", "rotated"], title))
     images = to_pixels(reconstruction_pairs(model, comparison.shown))
-    sheet = plots.labelled_grid(images, ["original", "reconstruction"], f"Autoencoder, {what}")
+    title = f"Autoencoder, latent size {latent_dim}, {architecture}"
+    sheet = plots.labelled_grid(images, ["original", "reconstruction"], title)
     trial.log_figure("reconstructions", sheet)
     trial.log_model(model, to_float(data.val.images[:2]), {"module": module})
     return val_loss, max_pcc
@@ -137,9 +133,9 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
     table = every.where(part=lambda part: part != FREE)  # free trials have fewer epochs
     references = study.context.references(REFERENCE_LOSS)
     log = study.parent.log_figure
-    against_size = partial(plots.curves, x="latent size", log_x=True, markers=True)
+    against_size = partial(plots.side_by_side, x="latent size", log_x=True, markers=True)
     figure = plots.scatter(
-        _points(table),
+        _points(table, "{}") | _points(every.where(part=FREE), "{}, searched in fewer epochs"),
         "validation MSE per pixel",
         "largest |off-diagonal PCC|",
         "Latent sizes: reconstruction against correlation",
@@ -149,19 +145,12 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
     )
     caption = "A point per trial with its latent size. The lower left is better: little is lost, and little correlates."
     log("pareto", figure, caption)
-    if len(free := every.where(part=FREE)):
-        axes = (
-            "validation MSE per pixel",
-            "largest |off-diagonal PCC|",
-            "The search for a latent size, in fewer epochs",
-        )
-        log("search", plots.scatter(_points(free), *axes, log_x=True), "A point per trial that Optuna proposed.")
     losses = {
         **table.series("latent_dim", "test/loss", by="architecture"),
         **table.series("latent_dim", "baseline/pca_loss", by=lambda _: "PCA"),
         **{f"reference, {kind}": ([REFERENCE_SIZE], [loss]) for kind, loss in references.items()},
     }
-    figure = against_size(losses, y="test MSE per pixel", title="Reconstruction against latent size", log_y=True)
+    figure = against_size({"test MSE per pixel": losses}, title="Reconstruction against latent size", log_y=True)
     caption = "Loss of test images that are reconstructed from as many numbers as the latent size says."
     log("loss_against_size", figure, caption)
     correlation = {
@@ -169,16 +158,13 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
         for metric, name in {MAX_PCC: "max |PCC|", ROTATED: "max |PCC| rotated", MEAN_PCC: "mean |PCC|"}.items()
         for kind, series in table.series("latent_dim", metric, by="architecture").items()
     }
-    figure = against_size(correlation, y="|PCC| of validation latents", title="Correlation against latent size")
+    figure = against_size({"|PCC| of validation latents": correlation}, title="Correlation against latent size")
     caption = "The largest and the mean correlation of two latents, as trained, and rotated to principal axes."
     log("pcc_against_size", figure, caption)
     panels = {name: table.series("latent_dim", metric, by="architecture") for metric, (name, _) in ALLOWED.items()}
-    figure = plots.side_by_side(
+    figure = against_size(
         {name: series for name, series in panels.items() if series},
-        "latent size",
-        "What the latents allow, on validation images",
-        log_x=True,
-        markers=True,
+        title="What the latents allow, on validation images",
         references={ALLOWED[TWO_SAMPLE][0]: {"indistinguishable": 0.5}},
     )
     caption = (
@@ -187,24 +173,26 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
     )
     log("consequences", figure, caption)
     size = REFERENCE_SIZE if table.values("test/loss", latent_dim=REFERENCE_SIZE) else best.params["latent_dim"]
+    runs = {kind: table.where(latent_dim=size, architecture=kind).run_ids for kind in ARCHITECTURES}
     histories = {
-        f"{kind}, {name}": metric_history(run_id, metric)
-        for kind in ARCHITECTURES
-        for run_id in _first_run(table, size, kind)
+        f"{kind}, {name}": curve
         for name, metric in (("training", "train/loss"), ("validation", "val/loss"))
+        for kind, curve in mean_histories(runs, metric).items()
     }
     title = f"Autoencoders without and with FC layers, latent size {size}"
     dotted = {f"reference, {kind}": loss for kind, loss in references.items() if size == REFERENCE_SIZE}
     figure = plots.curves(histories, "epoch", "MSE per pixel", title, log_y=True, references=dotted)
-    log("loss_curves", figure, "Loss on training and validation images during training.")
+    log("loss_curves", figure, "Loss on training and validation images during training, mean over seeds.")
     _log_model_figures(study, comparison, table)
 
 
-def _points(table: Table) -> dict[str, list[tuple[float, float, str]]]:
+def _points(table: Table, title: str) -> dict[str, list[tuple[float, float, str]]]:
     """Return each trial's loss, correlation and latent size, by architecture."""
+    groups = {title.format(kind): table.where(architecture=kind) for kind in ARCHITECTURES}
     return {
-        str(kind): [(*_place(each), str(each.params["latent_dim"])) for each in table.where(architecture=kind)]
-        for kind in ARCHITECTURES
+        name: [(*_place(each), str(each.params["latent_dim"])) for each in trials]
+        for name, trials in groups.items()
+        if len(trials)
     }
 
 
@@ -213,21 +201,15 @@ def _place(trial: Result) -> tuple[float, float]:
     return loss, correlation
 
 
-def _first_run(table: Table, size: int, kind: str) -> list[str]:
-    """Return the run of the first training with this size and architecture; nothing if there is none."""
-    return [trial.run_id for trial in table.where(latent_dim=size, architecture=kind)][:1]
-
-
 def _log_model_figures(study: Study, comparison: Comparison, table: Table) -> None:
     """Log reconstructions and correlations of each latent size whose model is kept; with FC layers, as all have it."""
     val, train = study.context.dataset.val.images, study.context.dataset.train.images
-    sizes = sorted({trial.params["latent_dim"] for trial in table})
+    firsts = {each.params["latent_dim"]: each for each in reversed(table.where(architecture=ARCHITECTURES[-1]))}
     sheets: dict[str, np.ndarray] = {}
     matrices: dict[int, list[np.ndarray]] = {}
-    for size in sizes:
-        kept = [kept_model(run_id) for run_id in _first_run(table, size, ARCHITECTURES[-1])]
-        models = [model.rebuild(Autoencoder).to(study.context.device) for model in kept if model is not None]
-        for model in models:
+    for size, trial in sorted(firsts.items()):
+        if (kept := kept_model(trial.run_id)) is not None:
+            model = kept.rebuild(Autoencoder).to(study.context.device)
             originals, sheets[f"size {size}"] = np.split(to_pixels(reconstruction_pairs(model, comparison.shown)), 2)
             both = (model, rotate_to_principal_axes(model, train))
             with eval_mode(*both):
@@ -250,53 +232,45 @@ def _log_model_figures(study: Study, comparison: Comparison, table: Table) -> No
 def rows(context: Context, table: Table, best: Result) -> list[Row]:
     """Return the test loss of each size and architecture, the claims, and the champion's measures."""
     grid = table.where(part="")
-    return [*_losses(context, grid), *_correlations(context, grid), *_champion(table, best)]
+    correlations = _correlations(context, grid) if len(grid) else []
+    return [*_losses(context, grid), *correlations, *_champion(table, best)]
 
 
 def _losses(context: Context, grid: Table) -> list[Row]:
     references, found = context.references(REFERENCE_LOSS), []
+    text = "FC layers lower the loss, as in the reference"
     for size in context.settings.sizes:
-        conv, full = (grid.where(latent_dim=size, architecture=kind) for kind in ARCHITECTURES)
-        for kind, trials in zip(ARCHITECTURES, (conv, full), strict=True):
-            compared = size == REFERENCE_SIZE
-            said = None
-            if compared and trials is full:
-                ours, rival = (each.values("test/loss") for each in (full, conv))
-                said = claim("FC layers lower the loss, as in the reference", ours, rival)
-            if len(trials):
-                loss, pca = trials.cell("test/loss", "{:.4f}"), trials.values("baseline/pca_loss")[0]
-                reference = f"{references[kind]:.2f}" if compared and kind in references else None
-                found.append(Row(f"test MSE, latent {size}, {kind}", f"{loss}", reference, f"PCA {pca:.4f}", said))
+        trials, compares = grid.where(latent_dim=size), size == REFERENCE_SIZE
+        losses = {kind: trials.values("test/loss", architecture=kind) for kind in ARCHITECTURES}
+        for kind in (kind for kind in ARCHITECTURES if losses[kind]):
+            rivals: dict[str, list[float]] = {
+                other: losses[other] for other in ARCHITECTURES[:1] if compares and kind != other
+            }
+            about: dict[str, Any] = {"text": text} if rivals else {}
+            about["reference"] = f"{references[kind]:.2f}" if compares and references else None
+            beside = {**rivals, "PCA": trials.values("baseline/pca_loss")[:1]}
+            found.append(compared(f"test MSE, latent {size}, {kind}", losses[kind], beside, "{:.4f}", **about))
     return found
 
 
 def _correlations(context: Context, grid: Table) -> list[Row]:
     """Return what the reference reads off the plot of correlation against size, and whether correlation is needed."""
-    if not len(grid):
-        return []
     repeats = [trials for repeat in context.repeats if len(trials := grid.where(repeat=repeat))]
     knees = [min(each, key=lambda trial: trial.metrics[KNEE]).params["latent_dim"] for each in repeats]
     sizes = sorted({trial.params["latent_dim"] for trial in grid})
     smallest, largest = (grid.values(MAX_PCC, latent_dim=size) for size in (sizes[0], sizes[-1]))
     trained, rotated = (
-        [trial.metrics[metric] / trial.metrics[FLOOR] for trial in grid] for metric in (MAX_PCC, ROTATED)
+        [mean(each.metrics[metric] / each.metrics[FLOOR] for each in trials) for trials in repeats]
+        for metric in (MAX_PCC, ROTATED)
     )
-    found = [
-        Row(
-            f"size at the knee of loss and largest |PCC|, {len(knees)} seed{'s' * (len(knees) > 1)}",
-            ", ".join(map(str, knees)),
-            str(REFERENCE_SIZE) if context.has_reference else None,
-        )
-    ]
+    knee, reference = "size at the knee of loss and largest |PCC|", str(REFERENCE_SIZE)
+    found = [Row(knee, ", ".join(map(str, knees)), reference if context.has_reference else None)]
     if len(sizes) > 1:
-        grows = claim("The largest correlation grows with the latent size", largest, smallest, better="more")
-        ours, rival = mean_std(largest), f"size {sizes[0]}: {mean_std(smallest)}"
-        found.append(Row(f"max |PCC|, latent {sizes[-1]}", ours, None, rival, grows))
-    means = [mean(each[ROTATED] / each[FLOOR] for each in (trial.metrics for trial in trials)) for trials in repeats]
-    needed = claim("Whatever the rotation, latents have to correlate", means, NEAR_FLOOR, better="more")
-    ours, beside = (f"{min(ratios):.1f} to {max(ratios):.1f}" for ratios in (rotated, trained))
+        figure, grows = f"max |PCC|, latent {sizes[-1]}", "The largest correlation grows with the latent size"
+        found.append(compared(figure, largest, {f"size {sizes[0]}": smallest}, text=grows, better="more"))
+    needed: dict[str, Any] = {"text": "Whatever the rotation, latents have to correlate", "goal": NEAR_FLOOR}
     figure = "max |PCC| rotated, over the noise floor, all sizes"
-    return [*found, Row(figure, ours, None, f"as trained {beside}", needed)]
+    return [*found, compared(figure, rotated, {"as trained": trained}, "{:.1f}", better="more", **needed)]
 
 
 def _champion(table: Table, best: Result) -> list[Row]:

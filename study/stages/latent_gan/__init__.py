@@ -27,7 +27,8 @@ def run(context: Context) -> Outcome:
     with context.open(DESCRIPTION) as study:
         # What does not depend on the search is named first: processes that would wait for its end run these trials.
         baselines = study.enqueue(trial.baseline_list(context), partial(baseline_trial, inputs=inputs), "baselines")
-        given = study.enqueue(trial.settings_list(context.repeats), partial(train, epochs=settings.epochs), "settings")
+        named = [{"settings": name, "repeat": repeat} for repeat in context.repeats for name in trial.NAMED]
+        given = study.enqueue(named, partial(train, epochs=settings.epochs), "settings")
         recipes = study.enqueue(
             trial.recipe_list(settings.recipes, context.session.seed),
             partial(trial.train_recipe, inputs=inputs),

@@ -79,15 +79,11 @@ def label_counts(settings: TransferConfig, data: Dataset, repeats: int = 1) -> d
 
 
 def check(settings: TransferConfig, data: Dataset) -> None:
-    """Warn of numbers of labels that a small class changes; raise as `label_counts` does."""
-    log, counts = logging.getLogger("study"), label_counts(settings, data)
-    *_, main = counts
-    too_few = f"a class of {data.name} has no more training images"
-    if main < settings.labels_per_class:
-        log.warning("transfer takes %d labels a class in place of %d: %s", main, settings.labels_per_class, too_few)
-    left_out = sorted(set(settings.label_counts) - counts.keys())
-    if left_out:
-        log.warning("transfer leaves %s labels a class out of its figure: %s", numbers(left_out), too_few)
+    """Warn if a small class changes the numbers of labels; raise as `label_counts` does."""
+    *others, main = label_counts(settings, data)
+    if main < settings.labels_per_class or set(settings.label_counts) - {*others, main}:
+        rule = "a class of %s has too few training images: transfer takes %s labels a class, and for its figure %s"
+        logging.getLogger("study").warning(rule, data.name, main, numbers(others) or "no others")
 
 
 TRANSFER = Stage(

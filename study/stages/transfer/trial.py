@@ -8,7 +8,6 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,17 +20,12 @@ from study.engine.stage import Context
 from study.engine.study import Study
 from study.engine.trial import Trial
 from study.measures.latents import max_abs_pcc
-from study.results import Row, Table, claim, mean_std
+from study.results import Row, Table, compared
+from study.training import few_labels
 from study.training.classifier import ClassifierSettings, draw_labelled, jitter, train_classifier, train_head
-from study.training.few_labels import (
-    EncodedDataset,
-    SpreadClassifier,
-    baselines,
-    spread_labels,
-    train_on_spread_labels,
-)
+from study.training.few_labels import EncodedDataset
 from study.training.loops import Report, apply, eval_mode
-from tracking.runs import metric_history
+from tracking.runs import mean_histories
 
 FROZEN, FINE_TUNED, SCRATCH, SEMI = MODES = ("frozen", "fine-tuned", "from scratch", "semi-supervised")
 SPREADING = "label spreading"  # a baseline with trials of its own
@@ -42,12 +36,10 @@ COPIES, PASSES = 64, 10  # jittered copies of each image for the frozen encoder;
 STRONG_JITTER = partial(jitter, degrees=20, pixels=3, scale=0.2, shear=0.3)  # of fine-tuned and from scratch alike
 MEDIUM_JITTER = partial(jitter, degrees=15, pixels=2, scale=0.1, shear=0.3, ratio=0.1)  # of self-training
 WEAK_JITTER = partial(jitter, degrees=10, pixels=1.5, scale=0.1, shear=0.4, ratio=0.15)  # of latents, baselines too
-REFERENCE_TEST = 80  # test images of the reference
 EVALUATE_EVERY = 10  # epochs
 GUESSES_SHOWN, GUESSES_IN_ROW = 40, 10
-SPREAD_ACCURACY, REFERENCE_ACCURACY = "train/spread_accuracy", "test/accuracy_of_80"
-ACCURACY = "test/accuracy"
-REFERENCES = {FROZEN: 0.40, FINE_TUNED: 0.80}
+SPREAD_ACCURACY, ACCURACY = "train/spread_accuracy", "test/accuracy"
+REFERENCES = {FROZEN: 0.40, FINE_TUNED: 0.80}  # of 80 test images
 PUBLISHED = 0.991
 """Of MNIST with 100 labels: an error of 0.91 ± 0.58 %, Triple-GAN (Li et al. 2017, https://arxiv.org/abs/1703.02291)."""
 LATENTS_SVM, PIXELS_SVM = "baseline/latents_jittered_svm", "baseline/raw_pixels_jittered_svm"
@@ -101,11 +93,8 @@ def train(trial: Trial, *, context: Context, encoded: EncodedDataset) -> tuple[f
         found["latent/max_abs_pcc"] = max_abs_pcc(apply(features, data.val.images))
     found |= _measure(classifier, data.test, "test")
     if mode == FROZEN:
-        found |= baselines(encoded, known)
-    reference = Split(data.test.images[:REFERENCE_TEST], data.test.labels[:REFERENCE_TEST])
-    found[REFERENCE_ACCURACY] = _measure(classifier, reference, "of_80")["of_80/accuracy"]
+        found |= few_labels.baselines(encoded, known)
     trial.log(found)
-    _log_curves(trial)
     _log_guesses(trial, classifier, data)
     config = {"module": module, "mode": mode, "repeat": trial.params["repeat"]}
     trial.log_model(classifier, to_float(data.val.images[:2]), config)
@@ -119,8 +108,8 @@ def spread(trial: Trial, *, context: Context, encoded: EncodedDataset) -> tuple[
     """
     data = context.dataset
     known, few, _ = _labelled(trial, context)
-    probabilities = spread_labels(encoded.graph, known, few.labels, len(data.classes))
-    classifier = SpreadClassifier(encoded.encoder, encoded.latents[0], probabilities)
+    probabilities = few_labels.spread_labels(encoded.graph, known, few.labels, len(data.classes))
+    classifier = few_labels.SpreadClassifier(encoded.encoder, encoded.latents[0], probabilities)
     found = {**_measure(classifier, data.val, "val"), **_measure(classifier, data.test, "test")}
     found[SPREAD_ACCURACY] = float((probabilities.argmax(1) == data.train.labels).float().mean())
     found["latent/max_abs_pcc"] = max_abs_pcc(encoded.latents[1])
@@ -150,8 +139,8 @@ def _self_train(
 ) -> dict[str, float]:
     """Train on labels that are spread from these training images. Return how many of them are right."""
     images, labels = encoded.data.train.images, encoded.data.train.labels
-    probabilities = spread_labels(encoded.graph, known, labels[known], len(encoded.data.classes))
-    train_on_spread_labels(
+    probabilities = few_labels.spread_labels(encoded.graph, known, labels[known], len(encoded.data.classes))
+    few_labels.train_on_spread_labels(
         *(classifier, images, probabilities, known),
         settings=settings,
         report=report,
@@ -167,13 +156,6 @@ def _measure(classifier: nn.Module, split: Split, name: str) -> dict[str, float]
         f"{name}/loss": float(F.cross_entropy(logits, split.labels)),
         f"{name}/accuracy": float((logits.argmax(1) == split.labels).float().mean()),
     }
-
-
-def _log_curves(trial: Trial) -> None:
-    for quantity, label in (("loss", "cross entropy"), ("accuracy", "accuracy")):
-        parts = {"training": f"train/{quantity}", "validation": f"val/{quantity}"}
-        series = {name: trial.history[metric] for name, metric in parts.items() if metric in trial.history}
-        trial.log_figure(quantity, plots.curves(series, "epoch", label, f"Transfer, {_title(trial)}"))
 
 
 def _log_guesses(trial: Trial, classifier: nn.Module, data: Dataset) -> None:
@@ -199,15 +181,15 @@ def log_figures(study: Study, labels: int) -> None:
     """Log loss and accuracy of frozen and fine-tuned encoders by epoch, and accuracy against the number of labels."""
     table = study.table()
     classes = len(study.context.dataset.classes)
-    panels: dict[str, dict[str, tuple[Sequence[float], ...]]] = {"cross entropy": {}, "accuracy": {}}
-    for panel, quantity in zip(panels.values(), ("loss", "accuracy"), strict=True):
-        for mode in (FROZEN, FINE_TUNED):
-            runs = [trial.run_id for trial in table.where(mode=mode, labels_per_class=labels)]
-            for part, name in (("train", "training"), ("val", "validation")):
-                histories = [metric_history(run_id, f"{part}/{quantity}") for run_id in runs]
-                if histories:
-                    means = np.mean([values for _, values in histories], axis=0).tolist()
-                    panel[f"{mode}, {name}"] = (histories[0][0], means)
+    runs = {mode: table.where(mode=mode, labels_per_class=labels).run_ids for mode in (FROZEN, FINE_TUNED)}
+    panels = {
+        title: {
+            f"{mode}, {name}": curve
+            for part, name in (("train", "training"), ("val", "validation"))
+            for mode, curve in mean_histories(runs, f"{part}/{quantity}").items()
+        }
+        for quantity, title in (("loss", "cross entropy"), ("accuracy", "accuracy"))
+    }
     dashed = {f"reference, {mode}": value for mode, value in references(study.context, labels).items()}
     title = f"Transfer with {classes * labels} labels: encoder frozen against fine-tuned, means over the draws"
     study.parent.log_figure(
@@ -239,46 +221,31 @@ def rows(context: Context, main: Table) -> list[Row]:
     reference = {mode: f"{value:.0%}" for mode, value in references(context, labels).items()}
     accuracies = {mode: main.values(ACCURACY, mode=mode) for mode in TITLES}
     svm, pixels = (main.values(metric) for metric in (LATENTS_SVM, PIXELS_SVM))
-
-    def row(mode: str, text: str = "", name: str = "", rival: Sequence[float] | float = ()) -> Row:
-        """Return a mode's accuracy, with the claim that it beats a rival with the same draws, or a published one."""
-        ours = accuracies[mode]
-        said, baseline = None, None
-        if rival:
-            fixed = isinstance(rival, float)
-            baseline = f"{name} {mean_std([rival] if isinstance(rival, float) else rival, '{:.1%}')}"
-            said = claim(text, ours, rival, better="more", paired=not fixed, shown=baseline)
-        figure, shown = f"test accuracy, {TITLES[mode]}", mean_std(ours, "{:.1%}")
-        return Row(figure, shown, reference.get(mode), baseline, said, metric=ACCURACY)
-
-    wanted: list[tuple[Any, ...]] = [
-        (FROZEN, "A head on the frozen encoder beats an SVM on the same latents with the same jitter", "SVM", svm),
-        (FINE_TUNED, "Fine-tuning beats the frozen encoder", "frozen", accuracies[FROZEN]),
-        (FINE_TUNED, "Fine-tuning beats training from scratch by the same recipe", "from scratch", accuracies[SCRATCH]),
-        (SCRATCH,),
-        (SEMI, "Self-training beats label spreading on the latents", "label spreading", accuracies[SPREADING]),
-        (SPREADING,),
-    ]
-    if reference:
-        wanted.append((SEMI, f"Self-training beats the published {PUBLISHED:.1%}", "Triple-GAN", PUBLISHED))
-    found = [row(*each) for each in wanted if accuracies[each[0]]]
-    found += [
-        Row(f"test accuracy, {title}", "-", None, main.cell(metric, "{:.1%}"))
-        for metric, title in BASELINES.items()
-        if main.values(metric)
-    ]
-    found += [
-        Row(
-            f"{mode}, one draw, {min(REFERENCE_TEST, len(context.dataset.test))} test images",
-            f"{main.values(REFERENCE_ACCURACY, mode=mode)[0]:.1%}",
-            reference.get(mode),
-        )
-        for mode in (FROZEN, FINE_TUNED)
-        if accuracies[mode]
-    ]
-    validation = f"{len(context.dataset.val):,} validation labels"
-    found.append(Row(f"note: what {validation} chose", "the champion; once, on MNIST: the recipes"))
     best = max((mode for mode in MODES if accuracies[mode]), key=lambda mode: mean(accuracies[mode]))
     beside = f"; an SVM on jittered pixels {mean(pixels):.1%}" if pixels else ""
     said = f"{labels} labels a class: {mean(accuracies[best]):.1%} of the test images right ({TITLES[best]}{beside})"
+
+    def row(mode: str, text: str = "", name: str = "", rival: Sequence[float] = (), **rule: Any) -> Row:
+        """Return a mode's accuracy, with the claim that it beats a rival with the same draws, or a published one."""
+        figure, rule = f"test accuracy, {TITLES[mode]}", {"better": "more", "metric": ACCURACY, **rule}
+        rule |= {"text": text, "paired": bool(rival), "reference": reference.get(mode)}
+        return compared(figure, accuracies[mode], {name: rival}, "{:.1%}", **rule)
+
+    published = f"Self-training beats the published {PUBLISHED:.1%} of Triple-GAN"
+    found = [
+        row(FROZEN, "A head on the frozen encoder beats an SVM on the same latents with the same jitter", "SVM", svm),
+        row(FINE_TUNED, "Fine-tuning beats the frozen encoder", "frozen", accuracies[FROZEN]),
+        row(FINE_TUNED, "Fine-tuning beats training from scratch by the same recipe", SCRATCH, accuracies[SCRATCH]),
+        row(SCRATCH),
+        row(SEMI, "Self-training beats label spreading on the latents", SPREADING, accuracies[SPREADING]),
+        row(SPREADING),
+        *([row(SEMI, published, goal=PUBLISHED)] if reference else []),
+        *(
+            Row(f"test accuracy, {title}", "-", None, cell)
+            for metric, title in BASELINES.items()
+            if (cell := main.cell(metric, "{:.1%}"))
+        ),
+    ]
+    validation = f"{len(context.dataset.val):,} validation labels"
+    found.append(Row(f"note: what {validation} chose", "the champion; once, on MNIST: the recipes"))
     return [replace(found[0], found=said), *found[1:]]

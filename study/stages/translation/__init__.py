@@ -49,7 +49,7 @@ def run(context: Context) -> Outcome:
 
         def finish(_: Mapping[str, object]) -> Sequence[Row]:
             table = study.table()
-            study.parent.log_table("translators", trial.measures_table(table))
+            trial.log_table(study.parent, table)
             trial.log_figures(study.parent, context, held_out, table)
             return trial.rows(context, table, best.run_id)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,31 +18,15 @@ from study import plots
 from study.data.dataset import to_float, to_pixels
 from study.engine.stage import Context
 from study.engine.trial import Trial
-from study.measures.judges import weakness
 from study.measures.stats import Better
 from study.measures.translation import WORKS_ERROR, Truth, error
-from study.results import Row, Table, claim, mean_std
+from study.results import Row, Table, compared, wide_table
+from study.stages.generators import weak_judges
+from study.training import translation
 from study.training.loops import apply, eval_mode, seeded, steps_per_epoch
-from study.training.translation import (
-    BATCH_SIZE,
-    CONDITIONAL_GAN,
-    CYCLE_GAN,
-    GAN,
-    L1,
-    LEVEL,
-    LOOSE,
-    METHODS,
-    PAIRED,
-    PAIRINGS,
-    SETTINGS,
-    TASKS,
-    UNPAIRED,
-    make_pairs,
-    misalign,
-    train_translator,
-)
+from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, LOOSE, METHODS, PAIRED, PAIRINGS, UNPAIRED
 from tracking.models import kept_model
-from tracking.runs import Run, metric_history
+from tracking.runs import Run, mean_histories
 
 OBJECTIVE = "val/mae"
 STEPS, STEPS_TO_GOAL = "generator/steps", "generator/steps_to_goal"
@@ -83,7 +68,7 @@ class HeldOut:
         data, task = context.dataset, context.settings.task
         labels = data.test.labels
         loaded = [context.module(kind, Judge) for kind in judges]
-        val, test = ((TASKS[task](split.images), split.images) for split in (data.val, data.test))
+        val, test = ((translation.TASKS[task](split.images), split.images) for split in (data.val, data.test))
         return cls(val, Truth(*test, labels, loaded, len(data.classes)), shown_places(labels, len(data.classes)))
 
 
@@ -98,11 +83,11 @@ def train_and_measure(trial: Trial, *, context: Context, held_out: HeldOut) -> t
     """Train and log a translator. Return `val/mae`, the mean absolute error on validation images."""
     settings, data, params = context.settings, context.dataset, trial.params
     method, pairing = params["method"], params["pairing"]
-    about = {"task": settings.task, "method": method, "pairing": pairing, **SETTINGS[method]._asdict()}
-    pairs = make_pairs(settings.task, data.train.images, pairing, context.seed_for(params["repeat"]))
+    about = {"task": settings.task, "method": method, "pairing": pairing, **translation.SETTINGS[method]._asdict()}
+    pairs = translation.make_pairs(settings.task, data.train.images, pairing, context.seed_for(params["repeat"]))
     translator = Translator(data.image_shape).to(context.device)
     images = min(settings.images, len(data.train) // 2)  # the same for each pairing: as many steps for each model
-    steps = steps_per_epoch(images, BATCH_SIZE)
+    steps = steps_per_epoch(images, translation.BATCH_SIZE)
     a, b = held_out.val
 
     def report(epoch: int, losses: Mapping[str, float]) -> None:
@@ -110,10 +95,10 @@ def train_and_measure(trial: Trial, *, context: Context, held_out: HeldOut) -> t
             found = {OBJECTIVE: error(apply(translator, a), b), STEPS: float(epoch * steps)}
         trial.report(epoch, {**losses, **found})
 
-    trial.log_params(SETTINGS[method]._asdict())
+    trial.log_params(translation.SETTINGS[method]._asdict())
     report(0, {})
     started = time.monotonic()
-    train_translator(translator, pairs, method, epochs=settings.epochs, images=images, report=report)
+    translation.train_translator(translator, pairs, method, epochs=settings.epochs, images=images, report=report)
     found = {"train/seconds": time.monotonic() - started}
     reached = steps_to(WORKS_ERROR * error(to_float(a), b), trial.history[STEPS][1], trial.history[OBJECTIVE][1])
     if reached < inf:
@@ -146,17 +131,10 @@ def translated(translator: Translator, held_out: HeldOut) -> Tensor:
 def _log_pictures(trial: Trial, translator: Translator, held_out: HeldOut) -> None:
     a, b = (to_float(images[held_out.shown]) for images in (held_out.truth.a, held_out.truth.b))
     sheet = to_pixels(torch.cat([a, translated(translator, held_out), b]))
-    title = f"{trial.params['method']}, {trial.params['pairing']}"
     trial.log_image("samples", plots.grid(sheet, SHOWN), step=0)
     if trial.params["pairing"] == PAIRED:  # one of these is registered
+        title = f"{trial.params['method']}, {PAIRED}"
         trial.log_figure("samples", plots.labelled_grid(sheet, ["input", "translated", "truth"], title))
-    losses = {
-        name: trial.history[metric]
-        for name, metric in (("generator", "generator/loss"), ("discriminator", "discriminator/loss"))
-        if metric in trial.history
-    }
-    panels = {"loss": losses, "mean absolute error, validation": {"translator": trial.history[OBJECTIVE]}}
-    trial.log_figure("loss", plots.side_by_side(panels, "epoch", title))
 
 
 def measure_source(trial: Trial, *, held_out: HeldOut) -> tuple[float]:
@@ -170,17 +148,16 @@ def measure_source(trial: Trial, *, held_out: HeldOut) -> tuple[float]:
     return (found,)
 
 
-def measures_table(table: Table) -> dict[str, list[str]]:
-    """Return every measure of every training, mean ± std over its seeds, and of both baselines."""
-    cells: list[tuple[str, str, Table]] = [(source, "-", table.where(source=source)) for source in SOURCES]
-    cells += [(method, each, table.where(method=method, pairing=each)) for method in METHODS for each in PAIRINGS]
-    cells = [cell for cell in cells if len(cell[2])]
-    columns = {
-        "model": [model for model, _, _ in cells],
-        "pairing": [pairing for _, pairing, _ in cells],
-        "seeds": [str(len(trials)) for _, _, trials in cells],
-    }
-    return columns | {name: [trials.cell(name, "{:.4g}") or "-" for _, _, trials in cells] for name in MEASURES}
+def cells_of(table: Table) -> dict[str, Table]:
+    """Return the trainings of each model on each pairing."""
+    pairs = [(method, pairing) for method in METHODS for pairing in PAIRINGS]
+    return {f"{method}, {pairing}": table.where(method=method, pairing=pairing) for method, pairing in pairs}
+
+
+def log_table(parent: Run, table: Table) -> None:
+    """Log every measure of both baselines and of every training, mean ± standard deviation over its seeds."""
+    groups = {source: table.where(source=source) for source in SOURCES} | cells_of(table)
+    parent.log_table("translators", wide_table("translator", groups, MEASURES))
 
 
 def shortfalls(table: Table, methods: Sequence[str], pairings: Sequence[str], pick: Pick) -> list[float]:
@@ -193,28 +170,23 @@ def shortfalls(table: Table, methods: Sequence[str], pairings: Sequence[str], pi
 def claims(table: Table) -> list[Row]:
     """Return the reference's five claims; `ours` is the shortfall that a claim is about, of which 1 is the limit."""
 
-    def of(method: str, *pairings: str, pick: Pick = max) -> list[float]:
-        return shortfalls(table, (method,), pairings, pick)
+    def of(*methods: str, pick: Pick = max, pairings: Sequence[str] = (PAIRED, LOOSE)) -> list[float]:
+        return shortfalls(table, methods, pairings, pick)
 
-    others = shortfalls(table, (GAN, CONDITIONAL_GAN, L1), (UNPAIRED,), min)
-    cycle, conditional = of(CYCLE_GAN, PAIRED, LOOSE), of(CONDITIONAL_GAN, PAIRED, LOOSE)
-    unfit = of(CONDITIONAL_GAN, UNPAIRED)
+    def row(text: str, said: str, better: Better, ours: list[float], others: list[float] | None = None) -> Row:
+        goal, beside = (1.0, {}) if others is None else (None, {"best other": others})
+        about: dict[str, Any] = {"text": text, "better": better, "reference": said}
+        return compared(f"{text}: shortfall", ours, beside, "{:.2f}", goal=goal, **about)
+
+    none, others = of(GAN, pick=min, pairings=PAIRINGS), of(GAN, CONDITIONAL_GAN, L1, pick=min, pairings=[UNPAIRED])
+    cycle, conditional = (of(method, pairings=[UNPAIRED]) for method in (CYCLE_GAN, CONDITIONAL_GAN))
     return [
-        _row("A plain GAN suits none of the pairings", of(GAN, *PAIRINGS, pick=min), 1.0, "more", "suits none"),
-        _row("CycleGAN works on paired and on loosely paired images", cycle, 1.0, "less", "works"),
-        _row("CycleGAN is the best on unpaired images", of(CYCLE_GAN, UNPAIRED), others, "less", "best"),
-        _row("A conditional GAN is good on paired and on loosely paired images", conditional, 1.0, "less", "good"),
-        _row("A conditional GAN is unfit for unpaired images", unfit, 1.0, "more", "unfit"),
+        row("A plain GAN suits none of the pairings", "suits none", "more", none),
+        row("CycleGAN works on paired and on loosely paired images", "works", "less", of(CYCLE_GAN)),
+        row("CycleGAN is the best on unpaired images", "best", "less", cycle, others),
+        row("A conditional GAN is good on paired and on loosely paired images", "good", "less", of(CONDITIONAL_GAN)),
+        row("A conditional GAN is unfit for unpaired images", "unfit", "more", conditional),
     ]
-
-
-def _row(text: str, ours: list[float], rival: list[float] | float, better: Better, reference: str) -> Row:
-    if isinstance(rival, float):
-        shown = "fails: above 1" if better == "more" else "works: at most 1"
-    else:
-        shown = f"best other {mean_std(rival, '{:.2f}') if rival else 'failed'}"
-    cell = f"shortfall {mean_std(ours, '{:.2f}')}" if ours else "failed"
-    return Row(text, cell, reference, shown, claim(text, ours, rival, better=better, shown=shown))
 
 
 def rows(context: Context, table: Table, best: str) -> list[Row]:
@@ -223,8 +195,6 @@ def rows(context: Context, table: Table, best: str) -> list[Row]:
     Args:
         best: Run of the registered translator.
     """
-    metrics = {kind: context.inputs[kind].metrics["val/accuracy"] for kind in context.inputs}
-    notes = [Row(f"note: {kind}", weak) for kind, accuracy in metrics.items() if (weak := weakness(accuracy))]
     floor = f"untranslated {table.cell(MAE, '{:.4f}', source=UNTRANSLATED) or 'failed'}"
 
     def matrix(method: str, metric: str, form: str) -> str:
@@ -243,7 +213,7 @@ def rows(context: Context, table: Table, best: str) -> list[Row]:
     kept = " and ".join(f"{found[f'judge{number}/kept']:.1%}" for number in (1, 2))
     sentence = f"The best translator of paired images, {method}, is off by {found[MAE]:.4f} a pixel ({floor})"
     cell = f"error {found[MAE]:.4f}, class kept {kept} ({method})"
-    made = [*notes, *claims(table), *figures]
+    made = [*weak_judges(context.inputs), *claims(table), *figures]
     made.append(Row("registered: the best translator of paired images", cell, None, floor, metric=MAE, found=sentence))
     return made if context.has_reference else [replace(row, reference=None) for row in made]
 
@@ -261,37 +231,26 @@ def _matrix(context: Context, held_out: HeldOut, table: Table, models: Mapping[s
     """Draw rows of models and columns of pairings: translations by the models of the first seed, by their runs."""
     a, b = (to_float(images[held_out.shown]) for images in (held_out.truth.a, held_out.truth.b))
     with seeded(0, context.device):
-        loose = misalign(b)
-    tops = {"input, of domain A": a, "truth, of domain B": b, f"a loosely paired B, level {LEVEL}": loose}
+        loose = translation.misalign(b)
+    tops = {"input, of domain A": a, "truth, of domain B": b, f"a loosely paired B, level {translation.LEVEL}": loose}
     sheets, captions = list(tops.values()), list(tops)
-    for method in METHODS:
-        for pairing in PAIRINGS:
-            cell = table.where(method=method, pairing=pairing)
-            shown = torch.ones_like(a)
-            for trial in cell.where(repeat=0):
-                shown = translated(models[trial.run_id], held_out)
-            sheets.append(shown)
-            captions.append(f"{pairing}: error {cell.cell(MAE) or '-'}, class kept {cell.cell(KEPT, '{:.1%}') or '-'}")
+    for title, cell in cells_of(table).items():
+        translator = next((models[trial.run_id] for trial in cell.where(repeat=0)), None)
+        sheets.append(translated(translator, held_out) if translator else torch.ones_like(a))
+        error, kept = (cell.cell(metric, form) or "-" for metric, form in ((MAE, "{:.3f}"), (KEPT, "{:.1%}")))
+        captions.append(f"{title.partition(', ')[2]}: error {error}, class kept {kept}")
     floor = f"the untranslated input has an error of {held_out.truth.floor:.3f}"
     title = f"Translation, {context.settings.task}: models (rows) trained on pairings (columns); {floor}"
-    images = np.stack([_tiled(to_pixels(sheet)) for sheet in sheets])
+    images = np.stack([plots.grid(to_pixels(sheet), ACROSS, zoom=1) for sheet in sheets])
     return plots.labelled_grid(images, ["the task", *METHODS], title, captions)
 
 
-def _tiled(pixels: np.ndarray) -> np.ndarray:
-    """Return the shown images in two rows, as one image."""
-    apart = np.pad(pixels, [(0, 0), (0, 1), (0, 1), (0, 0)][: pixels.ndim], constant_values=128)
-    return np.concatenate([np.concatenate(list(part), 1) for part in (apart[:ACROSS], apart[ACROSS:])], 0)
-
-
 def _against_steps(context: Context, table: Table) -> plots.Figure:
-    panels: dict[str, dict[str, tuple[Sequence[float], ...]]] = {}
+    panels: dict[str, plots.Series] = {}
     for pairing in PAIRINGS:
-        for method in METHODS:
-            runs = [trial.run_id for trial in table.where(method=method, pairing=pairing)]
-            errors = [metric_history(run, OBJECTIVE)[1] for run in runs]
-            if runs:
-                curve = metric_history(runs[0], STEPS)[1], np.mean(errors, axis=0).tolist()
-                panels.setdefault(f"mean absolute error, {pairing}", {})[method] = curve
+        runs = {method: table.where(method=method, pairing=pairing).run_ids for method in METHODS}
+        steps, errors = (mean_histories(runs, metric) for metric in (STEPS, OBJECTIVE))
+        curves = {method: (steps[method][1], errors[method][1]) for method in errors}
+        panels |= {f"mean absolute error, {pairing}": curves} if curves else {}
     title = f"Translation, {context.settings.task}: validation error in training"
     return plots.side_by_side(panels, "steps of the translator", title)

@@ -105,7 +105,6 @@ def test_all_identities_are_exact_and_the_figures_are_logged(context: Any, monke
     assert found[0].ours == "12 of 12 exact"
     assert parent.figures.keys() == {"sharpness", "heads"}
     assert len(parent.tables["exact"]["identity"]) == 12
-    assert [float(error) for error in parent.tables["sharpness"]["float64"]][-1] < 1e-14
     stored.pop("a")  # its model was deleted: the figure of an earlier call stays
     parent.figures.clear()
     stage.log_outcome(parent, context, conv, table)

@@ -11,7 +11,7 @@ from gans import context_of, fake_study, measured
 
 from study.config import ConditionalGanConfig
 from study.data.dataset import Dataset
-from study.results import Table
+from study.results import Row, Table
 from study.stages import conditional_gan
 from study.stages.conditional_gan import CONDITIONAL_GAN
 from study.stages.generators import MIXTURE, REAL, RECONSTRUCTIONS
@@ -42,9 +42,13 @@ def table(accuracy: float, **ours: float) -> Table:
     )
 
 
+def rows_of(there: Any, accuracy: float, **ours: float) -> list[Row]:
+    return conditional_gan.rows(there, conditional_gan.groups_of(table(accuracy, **ours)))
+
+
 @pytest.mark.parametrize(("accuracy", "verdict"), [(0.99, "supported"), (0.97, "refuted"), (0.98, "inconclusive")])
 def test_four_claims_are_decided_by_the_third_judge(tiny: Dataset, accuracy: float, verdict: str) -> None:
-    rows = conditional_gan.rows(context(tiny), table(accuracy, judge3__diversity=0.7))
+    rows = rows_of(context(tiny), accuracy, judge3__diversity=0.7)
     claims = {row.metric: row.claim for row in rows if row.claim}
     assert {metric: claim.verdict for metric, claim in claims.items()} == {
         "judge3/label_accuracy": verdict,
@@ -57,14 +61,14 @@ def test_four_claims_are_decided_by_the_third_judge(tiny: Dataset, accuracy: flo
     first = next(row for row in rows if row.found)
     assert all(name in (first.baseline or "") for name in (REAL, RECONSTRUCTIONS, "Gaussians a class"))
     with_labels = rows[-1]
-    assert "2,000 generator steps" in with_labels.ours
-    assert "0.400 (1,000 generator steps)" in (with_labels.baseline or "")
+    assert "2,000 steps" in with_labels.figure
+    assert with_labels.baseline == "without labels, 1,000 steps 0.400"
 
 
 def test_a_latent_gan_whose_run_is_gone_is_not_compared_with(tiny: Dataset) -> None:
     there = context(tiny)
     there.inputs["latent-gan"].metrics = {}
-    assert len(conditional_gan.rows(there, table(0.9))) == len(conditional_gan.rows(context(tiny), table(0.9))) - 1
+    assert len(rows_of(there, 0.9)) == len(rows_of(context(tiny), 0.9)) - 1
 
 
 def test_a_whole_study_repeats_the_gan_and_the_mixtures_as_often(
@@ -81,6 +85,7 @@ def test_a_whole_study_repeats_the_gan_and_the_mixtures_as_often(
     mixtures = [each for each in study.results if each.params.get("source") == MIXTURE]
     assert [each.params["repeat"] for each in mixtures] == [0, 1]
     assert mixtures[0].values != mixtures[1].values
+    assert study.parent.tables["generators"]["repeats"] == ["2", "2", "1", "1"]
     assert study.parent.figures.keys() == {"loss_curves", "label_accuracy"}
     assert all(0 <= study.trials[each.run_id].metrics["classification_accuracy_score"] <= 1 for each in study.results)
     assert any(row.found for row in rows)

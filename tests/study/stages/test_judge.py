@@ -36,6 +36,6 @@ def test_a_weak_judge_is_noted() -> None:
     metrics = [{"test/accuracy": 0.9, "val/accuracy": accuracy} for accuracy in (0.99, 0.5, 0.99)]
     found = rows({kind: SimpleNamespace(metrics=each) for kind, each in zip(KINDS, metrics, strict=True)})  # type: ignore[misc]
     assert [row.figure.split(" (")[0] for row in found] == [
-        *("test accuracy, judge 1", "test accuracy, judge 2", "note: judge 2 is weak", "test accuracy, judge 3"),
+        *("test accuracy, judge 1", "test accuracy, judge 2", "test accuracy, judge 3", "note: second-judge"),
     ]
     assert {row.ours for row in found if row.metric} == {"90.00%"}
