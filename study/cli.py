@@ -158,6 +158,11 @@ def with_table(config: Any, table: Mapping[str, Any], file: str, prefix: str = "
         raise UsageError(f"{file}: {f'[{prefix[:-1]}] ' if prefix else ''}{error}") from error
 
 
+def seconds(limit: str) -> float:
+    """Return the seconds of a time limit: 90s, 30m or 2h."""
+    return float(limit[:-1]) * {"s": 1, "m": 60, "h": 3600}[limit[-1]]
+
+
 def command_of(name: str, config: StudyConfig) -> str:
     """Return the command line that gives these settings, a TOML file's too, without places, URLs and ways to work."""
     return shlex.join(["python", "-m", "study.run", *arguments_of(name, config, INCIDENTAL)])

@@ -57,6 +57,9 @@ class StudyConfig:
     ray: cpus=4 gpus=0.25 address=HOST:PORT."""
     detach: bool = False
     """Start the workers on the cluster and leave. The same command without it looks on, and prints the table."""
+    time_limit: str | None = None
+    """90s, 30m or 2h, after which no trial begins: the results are made from what is there, and the same command goes
+    on."""
     keep_models: KeptModels = "all"
     """champions: a stage that is done deletes the models that it has not registered; measures and pictures stay.
     Figures that need them are not made again. A trial that is to become a champion later has lost its model: delete
@@ -84,6 +87,8 @@ class StudyConfig:
         at_most(MOST_REPEATS, repeats=self.repeats)
         if not 16 <= self.image_size <= 64 or self.image_size % 4:
             raise ValueError(f"`image_size` must be a multiple of 4 from 16 to 64, but got {self.image_size}")
+        if self.time_limit is not None and not re.fullmatch(r"[1-9][0-9]{0,5}[smh]", self.time_limit):
+            raise ValueError(f"`time_limit` must be a number of s, m or h, 30m say, but got {self.time_limit!r}")
         for each in self.inputs:
             if not re.fullmatch(r"[a-z0-9-]+=[1-9][0-9]{0,9}", each):
                 raise ValueError(f"`inputs` must be KIND=NUMBER, autoencoder=3 say, but got {each!r}")
@@ -93,7 +98,7 @@ STUDY_PRESETS: dict[str, dict[str, Any]] = {"full": {"repeats": 10}}
 """The study's own settings in the presets, where they are not the defaults."""
 INCIDENTAL = (
     *("store", "tracking_uri", "storage", "device", "workers", "launcher", "launcher_options", "detach"),
-    *("keep_models", "log_level", "table", "dry_run"),
+    *("time_limit", "keep_models", "log_level", "table", "dry_run"),
 )
 """Settings that have no part in what a study computes."""
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 from study import cli
@@ -59,6 +60,8 @@ def run(arguments: Sequence[str]) -> None:
         beside = cluster.workers(count, job)
     with beside as watch:
         outcomes = run_stages(prepared.request, replace(session, watch=watch), prepared.inputs)
+        if not outcomes:
+            raise UsageError(f"--time-limit {config.time_limit} came before the first stage was done: run this again")
         shown = corrected([outcome.rows for outcome in outcomes])
         outcomes = [replace(outcome, rows=rows) for outcome, rows in zip(outcomes, shown, strict=True)]
         report = keep(session.dataset.name, outcomes)  # while the workers come to their end
@@ -130,7 +133,10 @@ def prepare(preset: str, config: StudyConfig) -> Prepared:
         stages=tuple(stage.name for stage in request.stages),
     )
     command = cli.command_of(preset, exact)
-    session = Session(data.to(device), store, device, config.seed, preset, command, config.keep_models, config.repeats)
+    deadline = time.monotonic() + cli.seconds(config.time_limit) if config.time_limit else inf
+    session = Session(
+        data.to(device), store, device, config.seed, preset, command, config.keep_models, config.repeats, deadline
+    )
     arguments = cli.arguments_of(preset, exact, ("workers", "launcher", "launcher_options", "detach"))
     return Prepared(request, session, inputs, arguments)
 

@@ -85,6 +85,7 @@ class Runner:
         tags: Of the run of every trial.
         inputs: Of the run of every trial.
         facts: What is kept beside every model.
+        deadline: By `time.monotonic`; after it no trial begins, and parts end with what they have.
         watch: Where given, this process takes no trial, and calls it as it waits for processes that do.
         parts: All lists and searches that were enqueued, by their title.
         results: Of all parts that are finished.
@@ -100,6 +101,7 @@ class Runner:
     inputs: Inputs | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     watch: Watch | None = None
+    deadline: float = math.inf
     parts: dict[str, Part] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     keep: set[str] = field(default_factory=set)
@@ -245,9 +247,12 @@ class Runner:
 
             ran = False
             while not look() or (ran and self._reopen_deleted(part)):  # trials take their time: one may be gone by now
+                over = time.monotonic() > self.deadline
+                if over and not any(trial.state == RUNNING for trial in self._asked(part)):
+                    return
                 ran = True
                 parts = [part, *(each for each in self._waiting if each is not part)]
-                if self.watch or not any(self._run_one(each, show) for each in parts):
+                if self.watch or over or not any(self._run_one(each, show) for each in parts):
                     progress.set_postfix_str(self.watch() if self.watch else "waiting for trials of other processes")
                     time.sleep(1)
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from keyword import iskeyword
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from study.checks import UsageError
 from study.engine.identity import fingerprint
 from study.results import Row
+from tracking.errors import StoreError
 
 if TYPE_CHECKING:
     import torch
@@ -162,6 +165,7 @@ class Session:
     command: str  # the command line that finds the same trials again
     keep_models: KeptModels = "all"
     repeats: int = 1  # seeds or draws of all that is compared
+    deadline: float = inf  # by `time.monotonic`: no trial begins after it
     watch: Watch | None = None  # this process only looks on: called as it waits for workers on other machines
 
     def model_name(self, kind: str) -> str:
@@ -367,6 +371,13 @@ def run_stages(request: Request, session: Session, inputs: Mapping[str, Version]
         settings = request.settings
         reads = {name: {each: getattr(settings[name], each) for each in names} for name, names in stage.reads.items()}
         given = {kind: made[kind] for kind in stage.inputs}
-        outcomes.append(stage.run(Context(stage, session, settings[stage.name], reads, given)))
+        try:
+            outcomes.append(stage.run(Context(stage, session, settings[stage.name], reads, given)))
+        except StoreError:  # it has not enough trials
+            if time.monotonic() < session.deadline:
+                raise
+        if time.monotonic() > session.deadline:
+            log.info("the time limit has come in %s; the same command goes on from here", stage.name)
+            break
         made |= outcomes[-1].made
     return outcomes

@@ -158,6 +158,7 @@ def open_study(context: Context, description: str) -> Iterator[Study]:
             inputs=Inputs(data.name, data.digest, len(data.train), models),
             facts={**facts, "classes": list(data.classes), "git_commit": code_state()[0]},
             watch=session.watch,
+            deadline=session.deadline,
             context=context,
             description=description,
         )

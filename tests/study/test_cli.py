@@ -102,6 +102,7 @@ def test_inputs_are_versions_by_kind() -> None:
         ("--image-size 30", "a multiple of 4 from 16 to 64, but got 30"),
         ("--inputs judge=champion", "KIND=NUMBER"),
         ("--workers 0", "`1 <= workers` must hold, but got 0"),
+        ("--time-limit soon", "`time_limit` must be a number of s, m or h, 30m say, but got 'soon'"),
         ("--seed -1", "`0 <= seed` must hold, but got -1"),
         ("--stages judgement", "judgement"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from study.engine.queue import Queue
 from study.engine.search import choice, integer, pareto_front
 from study.engine.trial import Trial
 from study.results import Result
+from tracking.errors import StoreError
 from tracking.store import Store
 
 
@@ -37,6 +39,18 @@ def test_a_list_runs_in_order_and_once_without_optuna(store: Store) -> None:
     assert run(store, listed(seen)) == results, "as many as asked for"
     assert seen.ran == more
     assert "studies" not in inspect(create_engine(store.optuna_url)).get_table_names()
+
+
+def test_after_the_deadline_no_trial_begins_and_the_same_call_goes_on(store: Store) -> None:
+    seen = Recorder(lambda trial: time.sleep(1) or trial.params["x"])
+    with runner(store) as found:
+        found.deadline = time.monotonic() + 0.8
+        assert [result.params for result in found.run(GIVEN, seen, objectives={"loss": "minimize"})] == GIVEN[:1]
+        with pytest.raises(StoreError, match=r"no trial of .*late is complete"):
+            found.run(GIVEN, seen, "late", objectives={"loss": "minimize"})
+    with runner(store) as found:
+        assert len(found.run(GIVEN, seen, objectives={"loss": "minimize"})) == 2
+    assert seen.ran == GIVEN
 
 
 def test_a_search_stays_in_range_and_goes_on(store: Store) -> None:
