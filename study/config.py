@@ -164,7 +164,7 @@ class AutoencoderConfig:
 
 AUTOENCODER_PRESETS = {
     "smoke": AutoencoderConfig(latent_dims=(3, 15), free_trials=1, search_epochs=1, epochs=1),
-    "demo": AutoencoderConfig(latent_dims=(3, 15), search_epochs=1, epochs=2),
+    "demo": AutoencoderConfig(latent_dims=(3, 15), latent_dim=15, search_epochs=1, epochs=2),
     "exercise": AutoencoderConfig(latent_dim=15, free_trials=8),
     "full": AutoencoderConfig(free_trials=30, search_epochs=10),
 }
@@ -253,7 +253,9 @@ LATENT_GAN_PRESETS = {
         evaluate_every=2,
         mixture_components=(1, 2),
     ),
-    "demo": LatentGanConfig(search_epochs=2, final_epochs=8, epochs=4, evaluate_every=4, mixture_components=(50,)),
+    "demo": LatentGanConfig(
+        free_trials=6, search_epochs=2, final_epochs=8, epochs=3, evaluate_every=3, mixture_components=(50,)
+    ),
     "exercise": LatentGanConfig(
         free_trials=30,
         final_epochs=150,
