@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from sklearn import datasets
 
 from study import data
 from study.data import DataError, builtin
@@ -66,31 +65,15 @@ def test_mnist_files_are_read_and_split(fake_mnist: Path, no_mirror: None) -> No
 
 @pytest.mark.mnist
 def test_the_real_mnist_has_the_digest_that_all_results_name(mnist_dir: Path) -> None:
-    found = data.load("auto", mnist_dir)
-    assert found.digest == "9ecc32acb7fee785"
-    test = torchvision.datasets.MNIST(mnist_dir, train=False, download=False)
-    assert torch.equal(found.test.images[:, 0], test.data)
-    assert torch.equal(found.test.labels, test.targets)
-    found = data.load("mnist", mnist_dir, image_size=16, colour=True)
-    assert found.image_shape == (3, 16, 16)
-    assert torch.equal(found.test.images[:, 0], found.test.images[:, 2])
+    assert data.load("auto", mnist_dir).digest == "9ecc32acb7fee785"
 
 
-def test_the_digits_are_scikit_learns_and_have_the_digest_that_all_results_name(caplog) -> None:
+def test_the_digits_have_the_digest_that_all_results_name(caplog) -> None:
     found = data.load("digits")
     assert not caplog.records
     assert found.digest == "cc8f090c60ff4d75"
     assert (found.name, found.source, found.classes) == ("digits", "digits", tuple("0123456789"))
     assert (len(found.train), len(found.val), len(found.test)) == (1197 * 9, 200, 400)
-    bunch = datasets.load_digits()
-    originals = found.train.images.unflatten(0, (9, 1197))[4]  # the place that is not shifted
-    images = torch.cat([originals, found.val.images, found.test.images])
-    labels = torch.cat([found.train.labels[:1197], found.val.labels, found.test.labels])
-    # One pixel in three of the 24x24 lies on a pixel of the 8x8, where interpolation changes nothing.
-    small = images[:, 0, 3:26:3, 3:26:3]
-    ours = sorted(zip(small.flatten(1).tolist(), labels.tolist(), strict=True))
-    exact = (torch.from_numpy(bunch.images).float() / 16 * 255).round().to(torch.uint8)
-    assert ours == sorted(zip(exact.flatten(1).tolist(), bunch.target.tolist(), strict=True)), "each image once"
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
