@@ -202,21 +202,21 @@ def test_the_parts_of_cyclegans_loss(batch: tuple[torch.Tensor, torch.Tensor]) -
 def test_l1_learns_a_task(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     pairs, translator = translation.make_pairs("thicken", tiny.train.images, "paired", 0), Translator((1, 28, 28))
+    reported: dict[int, Any] = {}
 
-    def found() -> float:
+    def train(epochs: int, **settings: float) -> float:
+        method = translation.L1
+        changed = translation.Settings(**{"learning_rate": 2e-3, "weight": 1.0, **settings})
+        monkeypatch.setattr(translation, "SETTINGS", {method: changed})
+        translation.train_translator(
+            *(translator, pairs, method), epochs=epochs, images=640, report=reported.__setitem__
+        )
         with eval_mode(translator):
             return error(apply(translator, pairs.a), pairs.b)
 
-    before, reported = found(), {}
-    monkeypatch.setattr(
-        translation, "SETTINGS", {translation.L1: translation.SETTINGS[translation.L1]._replace(learning_rate=2e-3)}
-    )
-    translation.train_translator(translator, pairs, translation.L1, epochs=6, images=640, report=reported.__setitem__)
-    assert found() < before / 2
+    before = train(0)
+    assert train(6) < before / 2
     assert list(reported) == [1, 2, 3, 4, 5, 6]
     assert reported[6]["generator/loss"] < 0.7 * reported[1]["generator/loss"]
-    monkeypatch.setattr(
-        translation, "SETTINGS", {translation.L1: translation.SETTINGS[translation.L1]._replace(weight=math.inf)}
-    )
     with pytest.raises(FloatingPointError, match="generator/"):  # it diverges
-        translation.train_translator(translator, pairs, translation.L1, epochs=1, images=64, report=lambda *_: None)
+        train(1, weight=math.inf)
