@@ -32,10 +32,17 @@ def test_errors_inside_and_at_the_borders() -> None:
     assert max(found["inside"], found["ring"]) < 1e-12 < 0.1 < found["border"]
 
 
+def test_what_a_layer_that_shares_its_weights_holds() -> None:
+    """The best shared weights by least squares, against the formula."""
+    weight = torch.randn(5, 2, 30, dtype=torch.float64)
+    best = torch.linalg.lstsq(torch.ones(30, 1, dtype=torch.float64), weight.flatten(0, 1).T).solution
+    left = weight - best.T.reshape(5, 2, 1)
+    assert measures.shared_fraction(weight) == pytest.approx(1 - float(left.square().sum() / weight.square().sum()))
+
+
 def test_fully_connected_layers() -> None:
     found = measures.linear_errors(seed=0)
     assert 0 < found.pop("shared") < 0.005  # 1 / 784 is to be expected
-    assert measures.shared_fraction(torch.ones(3, 1, 7)) == pytest.approx(1)
     assert found.keys() == {"by_pixel", "by_rank", "to_image", "constant"}
     assert max(found.values()) < 1e-12
     assert measures.linear_errors(seed=1) != measures.linear_errors(seed=0)
