@@ -53,17 +53,22 @@ def test_a_copy_is_compared_image_by_image() -> None:
         """Logits of two classes: whether the first pixel is bright."""
         return torch.stack([torch.full_like(images[:, 0, 0, 0], 0.5), images[:, 0, 0, 0]], 1)
 
+    def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+        module = nn.Identity()
+        module.forward = change  # type: ignore[method-assign]
+        return module
+
     images = torch.randint(0, 256, (450, 1, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    judge, same = _Changed(bright_first), nn.Identity()
+    judge, same = changed(bright_first), nn.Identity()
     found = measures.compare(same, same, images, dtype=torch.float64, judge=judge)
     assert found == {"difference": 0, "loss": 0, "copy_loss": 0, "decisions": 0}
-    found = measures.compare(same, _Changed(lambda images: images + 0.25), images, dtype=torch.float64, judge=judge)
+    found = measures.compare(same, changed(lambda images: images + 0.25), images, dtype=torch.float64, judge=judge)
     assert found["difference"] == pytest.approx(0.25)
     assert found["copy_loss"] == pytest.approx(0.25**2)
     first = to_float(images)[:, 0, 0, 0]
     assert found["decisions"] == int(((first <= 0.5) & (first + 0.25 > 0.5)).sum()) > 0
     images[0] = 255
-    broken = _Changed(lambda images: torch.where(images == 1, torch.nan, images))
+    broken = changed(lambda images: torch.where(images == 1, torch.nan, images))
     found = measures.compare(same, broken, images, dtype=torch.float64)
     assert math.isnan(found["difference"]), "a NaN in an early batch is not lost"
     assert "decisions" not in found
@@ -86,9 +91,3 @@ def test_trained_attention_against_its_convolution() -> None:
     assert measures.centre_distance(layer, conv) == pytest.approx(3)
     layer.matrices.zero_()
     assert measures.relative_error(layer, conv, shown) == pytest.approx(1), "as bad as giving nothing"
-
-
-class _Changed(nn.Module):
-    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.forward = change

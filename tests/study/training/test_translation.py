@@ -43,23 +43,19 @@ def test_the_tasks_are_those_of_scipy_and_numpy(channels: int) -> None:
     assert tuple(translation.TASKS) == get_args(Task)
 
 
-def test_affine_maps_are_those_of_scipy() -> None:
-    images = random_images(4).float() / 255
-    degrees, scale = torch.tensor([5.0, -4.0, 0.0, 30.0]), torch.tensor([1.1, 0.9, 1.0, 1.0])
-    shift = torch.tensor([[0.1, 0.0], [-0.05, 0.1], [0.1, -0.1], [0.0, 0.0]])
-    made = translation.affine(images, degrees, shift, scale).numpy()
-    centre = np.array([9.5, 9.5])  # row, column
-    for number, image in enumerate(images[:, 0].numpy()):
-        angle = math.radians(float(degrees[number]))
-        # What is at (row, column) from the centre goes up and to the left as it is turned counterclockwise.
-        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        forward = float(scale[number]) * turn
-        moved = 20 * shift[number].numpy()[::-1]  # down, right
-        back = np.linalg.inv(forward)
-        expected = ndimage.affine_transform(
-            image, back, centre - back @ (centre + moved), order=1, mode="grid-constant"
-        )
-        np.testing.assert_allclose(made[number, 0], expected, atol=2e-4)
+@pytest.mark.parametrize(
+    ("degrees", "scale", "right", "down"),
+    [(5, 1.1, 0.1, 0), (-4, 0.9, -0.05, 0.1), (0, 1, 0.1, -0.1), (30, 1.0, 0.0, 0.0)],
+)
+def test_affine_maps_are_those_of_scipy(degrees: float, scale: float, right: float, down: float) -> None:
+    (image,), shift = random_images(1).float() / 255, torch.tensor([[right, down]])
+    made = translation.affine(image[None], torch.tensor([degrees]), shift, torch.tensor([scale]))[0, 0]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # What is at (row, column) from the centre goes up and to the left as it is turned counterclockwise.
+    back = np.linalg.inv(scale * np.array([[cos, -sin], [sin, cos]]))
+    offset = 9.5 - back @ (9.5 + 20 * np.array([down, right]))
+    expected = ndimage.affine_transform(image[0].numpy(), back, offset, order=1, mode="grid-constant")
+    np.testing.assert_allclose(made, expected, atol=2e-4)
 
 
 def test_misalignment_reaches_as_far_as_regans_level_3(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,9 +97,8 @@ def test_unpaired_images_are_of_disjoint_halves_in_new_pairs_each_epoch(numbered
 def test_loosely_paired_images_are_moved_apart_and_anew() -> None:
     images = torch.zeros(64, 1, 28, 28, dtype=torch.uint8)
     images[:, :, 10:18, 10:18] = 255
-    (a, b), (again, _) = (
-        next(translation.make_pairs("rotate", images, "loosely paired", seed=0).batches(64, 64)) for _ in "ab"
-    )
+    pairs = translation.make_pairs("rotate", images, "loosely paired", seed=0)
+    (a, b), (again, _) = (next(pairs.batches(64, 64)) for _ in "ab")
     assert min(float((a - other).abs().mean()) for other in (b, again)) > 0.005
     rows = torch.arange(28.0)
     centres = torch.stack([(image.sum((1, 3)) * rows).sum(1) / image.sum((1, 2, 3)) for image in (a, b)])
@@ -204,19 +199,17 @@ def test_l1_learns_a_task(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> Non
     pairs, translator = translation.make_pairs("thicken", tiny.train.images, "paired", 0), Translator((1, 28, 28))
     reported: dict[int, Any] = {}
 
-    def train(epochs: int, **settings: float) -> float:
+    def train(epochs: int, weight: float = 1.0) -> float:
         method = translation.L1
-        changed = translation.Settings(**{"learning_rate": 2e-3, "weight": 1.0, **settings})
-        monkeypatch.setattr(translation, "SETTINGS", {method: changed})
-        translation.train_translator(
-            *(translator, pairs, method), epochs=epochs, images=640, report=reported.__setitem__
-        )
+        monkeypatch.setattr(translation, "SETTINGS", {method: translation.Settings(2e-3, weight)})
+        report = reported.__setitem__
+        translation.train_translator(translator, pairs, method, epochs=epochs, images=640, report=report)
         with eval_mode(translator):
             return error(apply(translator, pairs.a), pairs.b)
 
-    before = train(0)
-    assert train(6) < before / 2
+    before = train(epochs=0)
+    assert train(epochs=6) < before / 2
     assert list(reported) == [1, 2, 3, 4, 5, 6]
     assert reported[6]["generator/loss"] < 0.7 * reported[1]["generator/loss"]
     with pytest.raises(FloatingPointError, match="generator/"):  # it diverges
-        train(1, weight=math.inf)
+        train(epochs=1, weight=math.inf)
