@@ -69,20 +69,16 @@ def test_labels_of_any_whole_kind_sorted_by_class_are_mixed(tmp_path: Path, dtyp
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "colour"),
-    [((28, 28, 3), 28, False), ((40, 50), 28, False), ((8, 8), 32, True), ((20, 20, 3), 24, True)],
+    ("shape", "size", "colour"), [((28, 28, 3), 28, False), ((40, 50), 28, False), ((8, 8), 32, True)]
 )
-def test_grey_colour_and_size_are_pillows(
-    tmp_path: Path, caplog, shape: tuple[int, ...], size: int, colour: bool
-) -> None:
+def test_grey_colour_and_size_are_pillows(tmp_path: Path, caplog, shape, size: int, colour: bool) -> None:
     arrays = medmnist(*shape)
     found = load(tmp_path, arrays, image_size=size, colour=colour)
     pictures = [Image.fromarray(image).convert("RGB" if colour else "L") for image in arrays["test_images"]]
     expected = np.stack([np.asarray(each.resize((size, size), Image.Resampling.BILINEAR)) for each in pictures])
     assert pairs(found.test) == pairs(expected, arrays["test_labels"])
-    told = [each.getMessage() for each in caplog.records if "--image-size" in each.getMessage()]
-    assert len(told) == (shape[:2] != (size, size))
-    assert all(f"of {shape[1]}x{shape[0]} pixels: all are resized to {size}x{size}" in each for each in told)
+    told = f"of {shape[1]}x{shape[0]} pixels: all are resized to {size}x{size}; --image-size"
+    assert caplog.text.count(told) == (shape[:2] != (size, size))
 
 
 def with_(**others: object):

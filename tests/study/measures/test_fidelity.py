@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,16 +14,8 @@ def gaussian(count: int, dims: int, seed: int) -> torch.Tensor:
     return torch.randn(count, dims, generator=generator) @ torch.randn(dims, dims, generator=generator)
 
 
-def diversity(*features: torch.Tensor) -> float:
-    return fidelity.within_classes(fidelity.diversity, *features)
-
-
-def intra_class_distance(*features: torch.Tensor) -> float:
-    return fidelity.within_classes(fidelity.frechet_distance, *features)
-
-
-def neighbourhood_measures(real: torch.Tensor, fake: torch.Tensor, k: int = 5) -> dict[str, float]:
-    return fidelity.neighbourhood_measures(real, fake, k, fidelity.kth_neighbour(real, k))
+diversity = partial(fidelity.within_classes, fidelity.diversity)
+intra_class_distance = partial(fidelity.within_classes, fidelity.frechet_distance)
 
 
 def test_frechet_distance_equals_scipys_matrix_root() -> None:
@@ -47,7 +40,8 @@ def test_neighbourhood_measures_equal_a_plain_implementation() -> None:
         "density": np.mean([(row <= radius["real"]).sum() for row in between]) / k,
         "coverage": np.mean([column.min() <= r for column, r in zip(between.T, radius["real"], strict=True)]),
     }
-    assert neighbourhood_measures(real, fake, k) == pytest.approx(expected, abs=1e-6)
+    found = fidelity.neighbourhood_measures(real, fake, k, fidelity.kth_neighbour(real, k))
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 NINETY = math.log(9 * 9)  # the logit above nine zeros whose confidence is 81 / (81 + 9) = 0.9

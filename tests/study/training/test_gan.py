@@ -1,4 +1,3 @@
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -16,18 +15,17 @@ VANILLA: dict[str, Any] = {"clip_value": None, "n_critic": 1}
 
 
 def train(
-    settings: GanSettings, epochs: int, latents: torch.Tensor, conditions: torch.Tensor | None = None
+    settings: GanSettings, epochs: int, latents: torch.Tensor, conditions: torch.Tensor | None = None, **more: Any
 ) -> tuple[Generator, Critic, list[dict[str, float]]]:
     """A trained generator and critic, and what was reported, an entry an epoch."""
     torch.manual_seed(0)
     conditions = torch.empty(len(latents), 0) if conditions is None else conditions
     generator = Generator(settings.noise_dim + conditions.shape[1], latents.shape[1], settings.width)
-    critic = Critic(latents.shape[1] + conditions.shape[1], settings.width)
-    reported: list[dict[str, float]] = []
-    gans.train_gan(
-        generator, critic, latents, conditions, settings, epochs=epochs, report=lambda _, found: reported.append(found)
-    )
-    return generator, critic, reported
+    critic = Critic(latents.shape[1] + conditions.shape[1], settings.width, norm=settings.critic_norm)
+    reported: dict[int, Any] = {}
+    report = reported.__setitem__
+    gans.train_gan(generator, critic, latents, conditions, settings, epochs=epochs, report=report, **more)
+    return generator, critic, list(reported.values())
 
 
 @pytest.fixture
@@ -112,18 +110,16 @@ def test_a_loss_that_is_not_finite_stops_the_training_with_its_name() -> None:
 def test_the_online_generator_is_trained_and_the_generator_is_its_average() -> None:
     settings, latents = replace(SETTINGS, ema_decay=0.9), torch.randn(640, 5)
     torch.manual_seed(0)
-    generator, critic = Generator(4, 5, 32), Critic(5, 32)
-    online, nothing = copy.deepcopy(generator), torch.empty(640, 0)
-    gans.train_gan(generator, critic, latents, nothing, settings, epochs=2, report=lambda *_: None, online=online)
-    averaged, plain = train(settings, 2, latents)[0], train(replace(settings, ema_decay=0.0), 2, latents)[0]
-    for ours, theirs in ((generator, averaged), (online, plain)):
-        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(a, b)
+    online = Generator(4, 5, 32)  # as `train` begins
+    generator = train(settings, 2, latents, online=online)[0]
+    plain = train(replace(settings, ema_decay=0.0), 2, latents)[0]
+    for ours, theirs in zip(online.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
     assert not torch.equal(generator[0].weight, online[0].weight)
-    average, online = nn.BatchNorm1d(2), nn.BatchNorm1d(2)  # weights of 1 and statistics of 0
-    nn.init.constant_(online.weight, 3.0)
-    online.running_mean += 4.0
-    gans.update_average(average, online, 0.75)
+    average, moved = nn.BatchNorm1d(2), nn.BatchNorm1d(2)  # weights of 1 and statistics of 0
+    nn.init.constant_(moved.weight, 3.0)
+    moved.running_mean += 4.0
+    gans.update_average(average, moved, 0.75)
     assert (average.weight.tolist(), average.running_mean.tolist()) == ([1.5, 1.5], [1.0, 1.0])
 
 
@@ -141,10 +137,6 @@ def test_statistics_of_batch_norm_are_never_of_real_and_made_vectors_together(mo
     sizes: list[int] = []
     plain = Critic.forward
     monkeypatch.setattr(Critic, "forward", lambda self, x: sizes.append(len(x)) or plain(self, x))
-    torch.manual_seed(0)
     for norm in (False, True):
-        settings = replace(SETTINGS, critic_norm=norm, n_critic=100)
-        critic = Critic(5, 32, norm=norm)
-        latents, nothing = torch.randn(64, 5), torch.empty(64, 0)
-        gans.train_gan(Generator(4, 5, 32), critic, latents, nothing, settings, epochs=1, report=lambda *_: None)
+        train(replace(SETTINGS, critic_norm=norm, n_critic=100), 1, torch.randn(64, 5))
     assert sizes == [128, 64, 64]
