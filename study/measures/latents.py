@@ -153,11 +153,8 @@ def few_label_accuracy(autoencoder: Autoencoder, data: Dataset, val: Tensor) -> 
 
 def judged_distance(judges: Sequence[Judge], images: Tensor) -> Distance:
     """Return the Frechet distance from these images [N, C, H, W], the geometric mean over the judges' features."""
+    real = [apply(judge.features, images) for judge in judges]
 
-    with torch.no_grad():
-        real = [apply(judge.features, images) for judge in judges]
-
-    @torch.no_grad()
     def distance(fake: Tensor) -> float:
         features = (apply(judge.features, fake) for judge in judges)
         return math.prod(map(frechet_distance, features, real)) ** (1 / len(real))

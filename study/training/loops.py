@@ -63,8 +63,9 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
             module.train(mode)
 
 
+@torch.no_grad()
 def apply(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Return the module's outputs, computed in batches; uint8 images become floats batch by batch."""
+    """Return the module's outputs, computed in batches without gradients; uint8 images become floats batch by batch."""
     parts = inputs.split(EVAL_BATCH)
     return torch.cat([module(to_float(part) if part.dtype == torch.uint8 else part) for part in parts])
 

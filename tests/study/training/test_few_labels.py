@@ -67,12 +67,10 @@ def test_one_label_a_moon_spreads_over_it_as_the_closed_form(monkeypatch: pytest
 
 def self_train(model: Judge, images: Tensor, spread: Tensor, known: Tensor, *schedule: Any, **more: Any) -> dict:
     """What was reported."""
-    reported: dict[int, Any] = {}
-    settings = ClassifierSettings(*schedule, learning_rate=1e-2)
-    few_labels.train_on_spread_labels(
-        *(model, images, spread, known), settings=settings, report=reported.__setitem__, **more
-    )
-    return reported
+    found: dict[int, Any] = {}
+    more = {"settings": ClassifierSettings(*schedule, learning_rate=1e-2), "report": found.__setitem__, **more}
+    few_labels.train_on_spread_labels(model, images, spread, known, **more)
+    return found
 
 
 def test_self_training_mends_wrong_labels(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
