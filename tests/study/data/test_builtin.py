@@ -47,12 +47,15 @@ def no_mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_mnist_files_are_read_and_split(fake_mnist: Path, no_mirror: None) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_files_of_mnist_and_its_siblings_are_read_and_split(name: str, fake_mnist: Path, tmp_path: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in fake_mnist.rglob("*"))
-    found = data.load("mnist", fake_mnist)
+    (tmp_path / NAMES[name]).symlink_to(fake_mnist / "MNIST")
+    found = data.load(name, tmp_path)
     splits = found.train, found.val, found.test
     assert list(map(len, splits)) == [1_000, 5_000, 1_000]
-    assert (found.name, found.source, found.classes) == ("mnist", "mnist", tuple("0123456789"))
+    classes = "0123456789" if name == "mnist" else getattr(torchvision.datasets, NAMES[name]).classes
+    assert (found.name, found.source, found.classes) == (name, name, tuple(classes))
     positions = [split.images[:, 0, 0, 0].to(torch.int64) for split in splits]
     for split, position in zip(splits, positions, strict=True):
         assert (split.images.dtype, split.labels.dtype) == (torch.uint8, torch.int64)
@@ -74,13 +77,6 @@ def test_the_digits_have_the_digest_that_all_results_name(caplog) -> None:
     assert found.digest == "cc8f090c60ff4d75"
     assert (found.name, found.source, found.classes) == ("digits", "digits", tuple("0123456789"))
     assert (len(found.train), len(found.val), len(found.test)) == (1197 * 9, 200, 400)
-
-
-@pytest.mark.parametrize("name", ["fashion-mnist", "kmnist"])
-def test_the_siblings_have_folders_and_class_names_of_their_own(fake_mnist: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / NAMES[name]).symlink_to(fake_mnist / "MNIST")
-    found = data.load(name, tmp_path)
-    assert (found.name, list(found.classes)) == (name, getattr(torchvision.datasets, NAMES[name]).classes)
 
 
 def test_where_auto_looks(fake_mnist: Path, tmp_path: Path, monkeypatch, no_mirror: None, capsys, caplog) -> None:

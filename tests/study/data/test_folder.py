@@ -107,9 +107,7 @@ def test_images_without_classes(tmp_path: Path, parts: list[str], sizes: tuple[i
     assert pairs(*splits) == sorted((np.asarray(Image.open(f)).tobytes(), 0) for f in files)
 
 
-def test_the_split_is_the_one_of_earlier_results_in_whatever_order_files_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_split_of_earlier_results_does_not_follow_the_order_of_listing(tmp_path: Path, monkeypatch) -> None:
     for number, name in enumerate(["b", "a", "a/deeper/still", "a/deep"]):
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         for i in range(9):
