@@ -57,26 +57,24 @@ def load(data: str, data_dir: Path | None = None, *, image_size: int = 28, colou
         root = expand(str(data_dir or os.environ.get("STUDY_DATA_DIR") or "data"))
         dataset = load_built_in(data, root, fall_back=data_dir is None)
     else:
-        dataset = _own(data, image_size, colour)
+        path = expand(data)
+        try:
+            is_folder = S_ISDIR(path.stat().st_mode)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{data!r} cannot be read ({getattr(error, 'strerror', None) or error}): {KNOWN}"
+            ) from error
+        if not is_folder and path.suffix.lower() != ".npz":
+            raise DataError(f"{path} is neither a folder of images nor an .npz file (unpack an archive first): {KNOWN}")
+        from study.data import own
+
+        dataset = (own.load_folder if is_folder else own.load_arrays)(path, data_name(data), image_size, colour)
     if dataset.image_shape != (3 if colour else 1, image_size, image_size):
         from study.data.own import as_tensor  # Pillow, for nothing in the usual case
 
         dataset = dataset.each(lambda part: Split(as_tensor(to_pixels(part.images), image_size, colour), part.labels))
     check_dataset(dataset)
     return dataset
-
-
-def _own(data: str, image_size: int, colour: bool) -> Dataset:
-    path = expand(data)
-    try:
-        is_folder = S_ISDIR(path.stat().st_mode)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{data!r} cannot be read ({getattr(error, 'strerror', None) or error}): {KNOWN}") from error
-    if not is_folder and path.suffix.lower() != ".npz":
-        raise DataError(f"{path} is neither a folder of images nor an .npz file (unpack an archive first): {KNOWN}")
-    from study.data.own import load_arrays, load_folder
-
-    return (load_folder if is_folder else load_arrays)(path, data_name(data), image_size, colour)
 
 
 def expand(path: str) -> Path:

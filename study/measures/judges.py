@@ -43,7 +43,6 @@ def collapse(measures: Mapping[str, float], classes: int) -> str | None:
     return None
 
 
-@torch.no_grad()
 def real_features(judge: Judge, data: Dataset) -> dict[str, np.ndarray]:
     """Return the judge's features [N, D] of the real images, by split."""
     splits = {"train": data.train, "val": data.val, "test": data.test}
@@ -79,12 +78,10 @@ class Evaluator:
         """The mean distance of test images to the nearest training image."""
         return fidelity.nearest_distance(self.real["test"][:MEMORY_SAMPLES], self.real["train"])
 
-    @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """Return features [N, D] of images [N, C, H, W], uint8 or float in [0, 1]."""
         return apply(self.judge.features, images)
 
-    @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Return the judge's probability of each class, [N, classes]."""
         return apply(self.judge, images).softmax(1)

@@ -63,8 +63,7 @@ class Truth:
     @cached_property
     def features(self) -> list[Tensor]:
         """Features of the true translations by each judge, [N, D]."""
-        with torch.no_grad():
-            return [apply(judge.features, self.b) for judge in self.judges]
+        return [apply(judge.features, self.b) for judge in self.judges]
 
     @cached_property
     def radius(self) -> Tensor:

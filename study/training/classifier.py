@@ -68,23 +68,22 @@ def jitter(
         shear: Sideways shift of a row for each row between it and the middle.
         ratio: Fraction by which an image becomes wider and less high, or the reverse.
     """
-    angle, stretch, down, right = _directions(4, images)
+
+    def directions(count: int) -> Tensor:  # [count, N], from -1 to 1
+        return torch.rand(count, len(images), device=images.device).mul_(2).sub_(1)
+
+    angle, stretch, down, right = directions(4)
     angle, stretch = angle * math.radians(degrees), 1 + stretch * scale
     shift = 2 * pixels / JITTER_SIDE  # grid_sample's images are 2 wide
     cos, sin = stretch * angle.cos(), stretch * angle.sin()
     wide, high, slant = torch.ones_like(cos), torch.ones_like(cos), torch.zeros_like(cos)
     if shear or ratio:
-        slant, flat = _directions(2, images)
+        slant, flat = directions(2)
         wide, high, slant = 1 + flat * ratio, 1 - flat * ratio, slant * shear
     across = torch.stack([wide * cos, slant * wide * cos - high * sin, shift * right], 1)
     along = torch.stack([wide * sin, slant * wide * sin + high * cos, shift * down], 1)
     grid = F.affine_grid(torch.stack([across, along], 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
-
-
-def _directions(count: int, images: Tensor) -> Tensor:
-    """Return random numbers [count, N] from -1 to 1."""
-    return torch.rand(count, len(images), device=images.device).mul_(2).sub_(1)
 
 
 def train_classifier(

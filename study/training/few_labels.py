@@ -216,7 +216,11 @@ def train_on_spread_labels(
         nonlocal targets, moving
         moving = epoch + 1 >= FIRST_MOVE
         if epoch in SPREAD_AGAIN and epoch < settings.epochs:
-            targets = _sharpened(_spread_on(model.features, images, known, truth))
+            renew_statistics(model.features, images)
+            with eval_mode(model.features):
+                found = apply(model.features, images)
+            graph = neighbour_graph(F.normalize(found - found.mean(0), dim=1))  # it compares directions
+            targets = _sharpened(spread_labels(graph, known, truth.argmax(1), truth.shape[1]))
         if epoch == settings.epochs:
             model.load_state_dict(averaged.module.state_dict())
             renew_statistics(model, images)
@@ -236,18 +240,6 @@ def _sharpened(probabilities: Tensor) -> Tensor:
     """Return probabilities [N, classes] raised to a power and normalised."""
     powers = probabilities**SHARPENING
     return powers / powers.sum(1, keepdim=True)
-
-
-def _spread_on(features: nn.Module, images: Tensor, known: Tensor, truth: Tensor) -> Tensor:
-    """Return probabilities [N, classes] spread from the known labels, one-hot [M, classes], over the features' graph.
-
-    The graph compares directions: features less their mean, scaled to length 1.
-    """
-    renew_statistics(features, images)
-    with eval_mode(features):
-        found = apply(features, images)
-    graph = neighbour_graph(F.normalize(found - found.mean(0), dim=1))
-    return spread_labels(graph, known, truth.argmax(1), truth.shape[1])
 
 
 def _nearest(points: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -63,8 +63,9 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
             module.train(mode)
 
 
+@torch.no_grad()
 def apply(module: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Return the module's outputs, computed in batches; uint8 images become floats batch by batch."""
+    """Return the module's outputs, computed in batches without gradients; uint8 images become floats batch by batch."""
     parts = inputs.split(EVAL_BATCH)
     return torch.cat([module(to_float(part) if part.dtype == torch.uint8 else part) for part in parts])
 
@@ -146,25 +147,6 @@ def check_finite(epoch: int, metrics: Mapping[str, float]) -> None:
             raise Diverged(f"{name} is {value} after epoch {epoch}")
 
 
-def one_cycle(
-    model: nn.Module, learning_rate: float, steps: int, beta2: float = 0.999
-) -> tuple[torch.optim.Optimizer, Callable[[], None]]:
-    """Return AdamW under the one-cycle schedule (Smith & Topin 2017, https://arxiv.org/abs/1708.07120), and its step.
-
-    Args:
-        learning_rate: Peak of the schedule.
-        beta2: Decay of AdamW's average of squared gradients; a small value forgets the large gradients of the start.
-    """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, beta2), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2))
-
-    def step() -> None:
-        optimizer.step()
-        schedule.step()
-
-    return optimizer, step
-
-
 @dataclass(frozen=True)
 class Schedule:
     """How long and how fast a model is trained."""
@@ -188,12 +170,13 @@ def fit(
     after_step: Callable[[], None] = lambda: None,
     after_epoch: Callable[[int], Mapping[str, float]] = lambda _: {},
 ) -> None:
-    """Train a model under the one-cycle schedule (see `one_cycle`).
+    """Train a model by AdamW under the one-cycle schedule (Smith & Topin 2017, https://arxiv.org/abs/1708.07120).
 
     Args:
         losses_of: From the indices [B] of a batch to the loss, then other numbers to watch.
         names: Of the loss and these numbers; `report` gets the mean of each over the epoch.
         examples: [N, ...]; only their number and device matter.
+        beta2: Decay of AdamW's average of squared gradients; a small value forgets the large gradients of the start.
         graph: See `gradients_of`.
         after_epoch: Takes the epoch and returns further metrics.
 
@@ -202,14 +185,16 @@ def fit(
     """
     count, device = len(examples), examples.device
     steps = schedule.epochs * schedule.passes * steps_per_epoch(count, schedule.batch_size)
-    optimizer, step = one_cycle(model, schedule.learning_rate, steps, beta2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, betas=(0.9, beta2), fused=True)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.learning_rate, total_steps=max(steps, 2))
     gradients = gradients_of(losses_of, optimizer, device, graph=graph)
     for epoch in range(1, schedule.epochs + 1):
         losses = []
         for _ in range(schedule.passes):
             for index in batches(count, schedule.batch_size, device):
                 losses.append(gradients(index))
-                step()
+                optimizer.step()
+                rate.step()
                 after_step()
         means = {name: mean_of(parts) for name, parts in zip(names, zip(*losses, strict=True), strict=False)}
         metrics = {**means, **after_epoch(epoch)}

@@ -5,6 +5,7 @@ from torch import nn
 from models.autoencoder import ARCHITECTURES, Autoencoder, Decoder, Encoder
 
 DIGITS = (1, 28, 28)
+ODD = [(1, 28, 32), (1, 30, 30), (1, 12, 12), (1, 68, 68), (0, 28, 28), (28, 28)]
 SHAPES = [DIGITS, [3, 32, 32], (1, 16, 16), (3, 64, 64)]  # a list, as JSON has it
 
 
@@ -22,19 +23,9 @@ def test_shapes_and_range(latent_dim: int, architecture: str, image_shape: tuple
     assert bool(((reconstructions >= 0) & (reconstructions <= 1)).all())
 
 
-def test_latents_are_standardised_over_a_batch() -> None:
-    latents = Autoencoder(15, "conv+fc", DIGITS).encoder(torch.rand(256, 1, 28, 28))
-    torch.testing.assert_close(latents.mean(0), torch.zeros(15), atol=1e-4, rtol=0)
-    torch.testing.assert_close(latents.var(0, correction=0), torch.ones(15), atol=1e-2, rtol=0)
-
-
 @pytest.mark.parametrize("module", [Encoder, Decoder, Autoencoder])
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        *[(0, "conv", DIGITS), (15, "dense", DIGITS)],
-        *[(3, "conv", shape) for shape in [(1, 28, 32), (1, 30, 30), (1, 12, 12), (1, 68, 68), (0, 28, 28), (28, 28)]],
-    ],
+    "arguments", [(0, "conv", DIGITS), (15, "dense", DIGITS), *[(3, "conv", each) for each in ODD]]
 )
 def test_impossible_arguments(module: type[nn.Module], arguments: tuple[int, str, tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="must hold, but got"):
@@ -43,9 +34,7 @@ def test_impossible_arguments(module: type[nn.Module], arguments: tuple[int, str
 
 @pytest.mark.parametrize(("image_shape", "latent_dim"), [(DIGITS, 15), ((3, 32, 32), 3)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_turned_latents_give_the_same_reconstructions(
-    latent_dim: int, architecture: str, image_shape: tuple[int, int, int]
-) -> None:
+def test_turned_latents_give_the_same_images(latent_dim: int, architecture: str, image_shape: tuple) -> None:
     torch.manual_seed(0)
     model, images = Autoencoder(latent_dim, architecture, image_shape), torch.rand(64, *image_shape)
     for _ in range(20):  # statistics of its own in each BatchNorm
@@ -59,9 +48,6 @@ def test_turned_latents_give_the_same_reconstructions(
         torch.testing.assert_close(model(images), reconstructions, atol=1e-5, rtol=0)
         model.rotate_latents(axes.T)  # and back
         torch.testing.assert_close(model.encoder(images), latents, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("axes", [torch.ones(3, 3), torch.eye(4), torch.eye(3)[:2]])
-def test_only_a_rotation_can_be_folded_in(axes: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="must hold, but got axes of shape"):
-        Autoencoder(3, "conv+fc", DIGITS).rotate_latents(axes)
+    for other in (torch.ones(latent_dim, latent_dim), torch.eye(latent_dim + 1), torch.eye(latent_dim)[1:]):
+        with pytest.raises(ValueError, match="must hold, but got axes of shape"):
+            model.rotate_latents(other)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.classifier import JUDGE_KINDS, Judge, TransferClassifier
+from models.classifier import JUDGE_KINDS, Judge
 
 KINDS_OF_IMAGES = [((1, 28, 28), 10), ((3, 32, 32), 3), ((1, 16, 16), 26), ((3, 64, 64), 2)]
 
@@ -14,12 +14,6 @@ def test_judge_logits_come_from_its_features(kind: str, image_shape: tuple[int, 
     assert judge.features(images).shape == (5, 7)
     assert judge(images).shape == (5, classes)
     assert torch.equal(judge(images), judge.head(judge.features(images)))
-
-
-def test_transfer_head_has_one_hidden_layer() -> None:
-    classifier = TransferClassifier(15, "conv", image_shape=(3, 32, 32), classes=3)
-    assert classifier(torch.rand(2, 3, 32, 32)).shape == (2, 3)
-    assert [tuple(p.shape) for p in classifier.head.parameters()] == [(128, 15), (128,), (3, 128), (3,)]
 
 
 @pytest.mark.parametrize(("kind", "image_shape"), [("forest", (1, 28, 28)), ("conv", (1, 28, 30))])

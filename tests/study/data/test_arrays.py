@@ -69,24 +69,16 @@ def test_labels_of_any_whole_kind_sorted_by_class_are_mixed(tmp_path: Path, dtyp
 
 
 @pytest.mark.parametrize(
-    ("shape", "size", "colour"),
-    [((28, 28, 3), 28, False), ((40, 50), 28, False), ((8, 8), 32, True), ((20, 20, 3), 24, True)],
+    ("shape", "size", "colour"), [((28, 28, 3), 28, False), ((40, 50), 28, False), ((8, 8), 32, True)]
 )
-def test_grey_colour_and_size_are_pillows(
-    tmp_path: Path, caplog, shape: tuple[int, ...], size: int, colour: bool
-) -> None:
+def test_grey_colour_and_size_are_pillows(tmp_path: Path, caplog, shape, size: int, colour: bool) -> None:
     arrays = medmnist(*shape)
     found = load(tmp_path, arrays, image_size=size, colour=colour)
     pictures = [Image.fromarray(image).convert("RGB" if colour else "L") for image in arrays["test_images"]]
     expected = np.stack([np.asarray(each.resize((size, size), Image.Resampling.BILINEAR)) for each in pictures])
     assert pairs(found.test) == pairs(expected, arrays["test_labels"])
-    told = [each.getMessage() for each in caplog.records if "--image-size" in each.getMessage()]
-    assert len(told) == (shape[:2] != (size, size))
-    assert all(f"of {shape[1]}x{shape[0]} pixels: all are resized to {size}x{size}" in each for each in told)
-
-
-def without(*names: str):
-    return lambda arrays: {name: array for name, array in arrays.items() if name not in names}
+    told = f"of {shape[1]}x{shape[0]} pixels: all are resized to {size}x{size}; --image-size"
+    assert caplog.text.count(told) == (shape[:2] != (size, size))
 
 
 def with_(**others: object):
@@ -110,21 +102,19 @@ IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
     [
         (label(3, "int64", "test"), "labels of the test images of set must be from 0 to 2, but one is 3"),
         (label(1.5, "float32"), r"train_labels of .* must be whole numbers from 0 to classes - 1, but one is 1\.5"),
-        (label(np.nan, "float32"), "must be whole numbers .* but one is nan"),
         (with_(train_labels=np.zeros((60, 14), dtype=np.uint8)), r"must be .* one label an image, .* \[60, 14\]"),
         (with_(train_labels=np.array(["a"] * 60)), "train_labels .* must be whole numbers, .* <U1"),
         (with_(train_labels=np.zeros(59, dtype=np.uint8)), "train_images and train_labels .* but are 60 and 59"),
-        (with_(test_labels=np.zeros(18, dtype=np.uint8)), "among the test images of set, but there is no '1', '2'"),
         (with_(class_names=np.array(list("abcd"))), "among the training images of set, but there is no 'd'"),
         (with_(class_names=np.arange(3)), r"class_names of .* must be texts \[classes\], but are int64"),
         (with_(train_images=IMAGES / 255), r"train_images of .* must be uint8, 0 to 255, .* float64"),
         (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 28, 28, 4\]"),
-        (with_(train_images=np.zeros((60, 0, 28), np.uint8)), r"but are uint8 \[60, 0, 28\]"),
         (with_(train_images=IMAGES), "pixels must use the range from 0 to 255, .* training images .* from 0 to 0"),
         (with_(train_images=np.full((60,), None)), r"set.npz cannot be read .* \(a pickle\)"),
-        (with_(class_names=np.full((3,), "a", dtype=object)), r"set.npz cannot be read .* \(a pickle\)"),
-        (without("train_labels"), "must hold train_images, train_labels, .* has no 'train_labels': it holds 'train_"),
-        (lambda arrays: {"images": IMAGES}, "or x_train, y_train, .* it holds 'images'"),
+        (
+            lambda arrays: {"train_images": IMAGES},
+            "must hold train_images, .* no 'train_labels', .* it holds 'train_images'",
+        ),
     ],
 )
 def test_arrays_that_break_a_rule(tmp_path: Path, change, rule: str) -> None:

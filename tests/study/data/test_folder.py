@@ -82,14 +82,16 @@ def test_the_parts_are_what_image_folder_reads(tmp_path: Path, size: int, mode: 
     assert found.image_shape == (len(mode), size, size)
 
 
-def test_one_level_is_split_by_class(tmp_path: Path) -> None:
+def test_one_level_is_split_by_class_and_resizing_is_told_once(tmp_path: Path, caplog) -> None:
     for name, count in {"ant": 30, "bee": 11, "train": 3}.items():  # which may be a class
-        fill(tmp_path / name, count, ())
+        fill(tmp_path / name, count, (), size=(count, 28))
     found = load(tmp_path)
     assert pairs(found.train, found.val, found.test) == torchvisions(tmp_path, "L", 28)[1]
     assert found.test.labels.bincount().tolist() == [6, 2, 1]  # 20 %, at least one
     assert found.val.labels.bincount().tolist() == [3, 1, 1]  # 10 %
     assert len(found.train.labels[:8].unique()) > 1  # not one class after the other
+    assert caplog.text.count("--image-size") == 1
+    assert "of 3 different sizes: all are resized to 28x28" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -105,9 +107,7 @@ def test_images_without_classes(tmp_path: Path, parts: list[str], sizes: tuple[i
     assert pairs(*splits) == sorted((np.asarray(Image.open(f)).tobytes(), 0) for f in files)
 
 
-def test_the_split_is_the_one_of_earlier_results_in_whatever_order_files_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_split_of_earlier_results_does_not_follow_the_order_of_listing(tmp_path: Path, monkeypatch) -> None:
     for number, name in enumerate(["b", "a", "a/deeper/still", "a/deep"]):
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         for i in range(9):
@@ -171,22 +171,11 @@ def test_links_are_followed_and_each_folder_is_read_once(root: Path, tmp_path: P
 
 
 def test_accents_are_one_spelling(tmp_path: Path) -> None:
-    for name, root in (("caf\u00e9", tmp_path / "one"), ("cafe\u0301", tmp_path / "two")):
-        for place in (root / part / each for part in ("train", "test") for each in (name, "cafz")):
-            place.mkdir(parents=True)
-            for i in range(3):
-                value = np.full((28, 28), 80 * i + 5 * (place.name == "cafz"), np.uint8)
-                Image.fromarray(value).save(place / f"{i}.png")
+    fill(tmp_path / "one", classes=("caf\u00e9", "cafz"))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two" / "caf\u00e9").rename(tmp_path / "two" / "cafe\u0301")
     assert load(tmp_path / "one").digest == load(tmp_path / "two").digest
     assert load(tmp_path / "two").classes == ("cafz", "caf\u00e9")
-
-
-def test_resizing_is_told_once(tmp_path: Path, caplog) -> None:
-    for i in range(12):
-        picture(tmp_path / "set" / "ab"[i // 6] / f"{i}.png", [(9, 9), (28, 28)][i % 2])
-    load(tmp_path / "set")
-    assert caplog.text.count("--image-size") == 1
-    assert "of 2 different sizes: all are resized to 28x28" in caplog.text
 
 
 def move(source: str, target: str) -> Callable[[Path], object]:
@@ -197,16 +186,12 @@ def move(source: str, target: str) -> Callable[[Path], object]:
     ("change", "rule"),
     [
         (move("test", "unused"), "both train/ and test/, or class folders, but has only train/"),
-        (move("train", "val"), "both train/ and test/, or class folders, but has only test/"),
         (move("test/bee", "bee"), "every class must be among the test images of set, but there is no 'bee'"),
         (move("train/bee", "bee"), "test/ of .*set must have the classes of train/ only, but has 'bee'"),
         (lambda root: (root / "val").mkdir(), "val/ of .*set must hold images in every class folder, but has none"),
         (lambda root: (root / "train" / "dog").mkdir(), "train/ of .*set must hold .* but has none in 'dog'"),
         (lambda root: fill(root / "val", 2, ()), "val/ of .*set must have .* but has 'images in no class folder'"),
-        (lambda root: fill(root / "train" / "one\ntwo", 2, ()), r"printable texts .* but one is 'one\\ntwo'"),
-        (lambda root: shutil.copytree(root / "train", root / "../b/only"), "from 2 to 200 classes, but has 1: 'only'"),
         (lambda root: (root / "../b/a").mkdir(parents=True), "must hold images or class folders .* has no file"),
-        (lambda root: (fill(root / "../b", 5), fill(root / "../b", 2, "d")), "3 or more .* class 'd' has only 2"),
         (lambda root: fill(root / "../b", 2, ()), "3 or more images of each class, but there are only 2"),
     ],
 )
@@ -251,21 +236,11 @@ def test_grey_of_16_bits_is_scaled(tmp_path: Path, ending: str, dtype: str) -> N
     assert abs(read(path, colour=True) - values[..., None] / 257).max() <= 0.5
 
 
-@pytest.mark.parametrize("high", [255, 4095])
-def test_a_picture_of_12_bits_in_16_is_refused_before_it_becomes_black(root: Path, high: int) -> None:
-    values = np.linspace(0, high, 784).round().reshape(28, 28).astype(np.uint16)
+def test_a_picture_of_12_bits_in_16_is_refused_before_it_becomes_black(root: Path) -> None:
+    values = np.linspace(0, 4095, 784).round().reshape(28, 28).astype(np.uint16)
     Image.fromarray(values).save(root / "train" / "ant" / "deep.png")
-    with pytest.raises(DataError, match=rf"from 0 to 65535, but those of .*deep\.png are at most {high}"):
+    with pytest.raises(DataError, match=r"from 0 to 65535, but those of .*deep\.png are at most 4095"):
         load(root)
-
-
-@pytest.mark.parametrize("mode", ["1", "LA", "P", "RGBA", "CMYK", "YCbCr"])
-def test_every_mode_is_read_as_pillow_converts_it(tmp_path: Path, mode: str) -> None:
-    image = Image.fromarray(RANDOM.integers(0, 256, (28, 28, 3), dtype=np.uint8)).convert(mode)
-    path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr") else "image.png")
-    image.save(path)
-    for colour in (False, True):
-        assert (read(path, colour) == np.asarray(image.convert("RGB" if colour else "L"))).all()
 
 
 def test_transparent_images_lie_on_white_and_broken_exif_data_bring_no_warning(tmp_path: Path) -> None:
@@ -293,7 +268,6 @@ def valid(kind: str, pixels: np.ndarray | None = None) -> bytes:
         (lambda: b"", "it is empty"),
         (lambda: b"\n<html>not found</html>", r"it is a web page \(HTML\)"),
         (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a pointer of Git LFS"),
-        (lambda: valid("png")[:400], "truncated"),
         (lambda: valid("jpeg")[:500], "truncated"),
         (lambda: valid("png")[:60] + bytes(60) + valid("png")[120:], ""),
         (lambda: valid("png", np.zeros((28, 29), np.uint8)), "must have at most 784 pixels"),

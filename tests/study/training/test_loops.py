@@ -14,13 +14,8 @@ def test_batches_are_a_shuffled_epoch_without_the_rest(count: int, size: int) ->
     assert len(found) == loops.steps_per_epoch(count, size) == max(1, count // size)
     drawn = torch.cat(found).tolist()
     assert len(set(drawn)) == len(drawn)
-
-
-@pytest.mark.parametrize(("count", "size"), [(0, 3), (3, 0)])
-def test_no_images_and_no_batch_size_are_refused(count: int, size: int) -> None:
-    for call in (loops.steps_per_epoch, lambda *given: next(loops.batches(*given, CPU))):
-        with pytest.raises(ValueError, match=f"must hold, but got {count} and {size}"):
-            call(count, size)
+    with pytest.raises(ValueError, match=f"must hold, but got 0 and {size}"):
+        next(loops.batches(0, size, CPU))
 
 
 @pytest.mark.parametrize(("count", "batch"), [(55_000, 256), (1024, 256), (120, 30), (9, 2), (1, 2)])
@@ -35,9 +30,3 @@ def test_eval_mode_restores_each_module() -> None:
         assert not any(module.training for module in modes)
         assert not modes[0](torch.ones(1)).requires_grad
     assert [module.training for module in modes] == [True, False]
-
-
-def test_a_broken_metric_is_named() -> None:
-    loops.check_finite(1, {"train/loss": 1.0})
-    with pytest.raises(FloatingPointError, match="val/loss is inf after epoch 3"):
-        loops.check_finite(3, {"train/loss": 1.0, "val/loss": float("inf")})

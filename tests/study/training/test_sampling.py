@@ -3,39 +3,33 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from study.training.sampling import (
-    draw_class_mixtures,
-    draw_mixture,
-    generator_inputs,
-    noise,
-    places_of,
-    sample_count,
-    sheet_inputs,
-)
+from study.training import sampling
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("real", "expected"), [(10_000, 10_000), (5_000, 5_000), (360, 1_000), (60_000, 10_000)])
 def test_as_many_samples_as_real_images_within_bounds(real: int, expected: int) -> None:
-    assert sample_count(real) == expected
+    assert sampling.sample_count(real) == expected
 
 
 def test_inputs_are_noise_and_one_hot_labels_with_the_fractions_of_real_ones() -> None:
     real = torch.tensor([2, 0, 0, 0])
-    plain, none = generator_inputs(5, 0, real, seed=1)
+    plain, none = sampling.generator_inputs(5, 0, real, seed=1)
     assert (plain.shape, none) == ((1_000, 5), None)
-    inputs, labels = generator_inputs(5, 3, real, seed=1, count=6)
-    assert torch.equal(inputs[:, :5], noise(6, 5, 1, CPU))
+    inputs, labels = sampling.generator_inputs(5, 3, real, seed=1, count=6)
+    assert torch.equal(inputs[:, :5], sampling.noise(6, 5, 1, CPU))
     assert labels is not None
     assert inputs[:, 5:].argmax(1).tolist() == labels.tolist() == [2, 0, 0, 0, 2, 0]
-    assert torch.equal(noise(7, 20, 3, CPU)[:, :10], noise(7, 10, 3, CPU)), "a smaller noise begins a larger one"
-    assert not torch.equal(noise(7, 10, 3, CPU), noise(7, 10, 2, CPU))
+    assert torch.equal(sampling.noise(7, 20, 3, CPU)[:, :10], sampling.noise(7, 10, 3, CPU)), (
+        "a smaller noise begins a larger one"
+    )
+    assert not torch.equal(sampling.noise(7, 10, 3, CPU), sampling.noise(7, 10, 2, CPU))
 
 
 @pytest.mark.parametrize(("classes", "shape"), [(0, (100, 7)), (3, (30, 10)), (26, (200, 33))])
 def test_the_sample_sheet_has_a_row_a_class_with_the_same_noises(classes: int, shape: tuple[int, int]) -> None:
-    shown = sheet_inputs(7, classes, CPU)
+    shown = sampling.sheet_inputs(7, classes, CPU)
     assert tuple(shown.shape) == shape
     if classes:
         rows = shown.reshape(-1, 10, shape[1])
@@ -45,7 +39,7 @@ def test_the_sample_sheet_has_a_row_a_class_with_the_same_noises(classes: int, s
 
 def test_places_are_taken_once_until_a_class_has_no_more() -> None:
     labels, wanted = torch.tensor([0, 1, 0, 1, 1]), torch.tensor([1, 1, 0, 1, 1, 0, 0])
-    found = places_of(wanted, labels)
+    found = sampling.places_of(wanted, labels)
     assert torch.equal(labels[found], wanted)
     assert found.tolist() == [1, 3, 0, 4, 1, 2, 0]
 
@@ -57,7 +51,7 @@ def clusters(count: int, seed: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_mixture_draws_from_the_clusters_and_knows_their_density(quick: bool) -> None:
-    points, loss = draw_mixture(clusters(600, 0), clusters(400, 1), 2, 500, seed=0, quick=quick)
+    points, loss = sampling.draw_mixture(clusters(600, 0), clusters(400, 1), 2, 500, seed=0, quick=quick)
     assert points.shape == (500, 3)
     right = (points.mean(1) > 3).float()
     assert 0.4 < float(right.mean()) < 0.6
@@ -69,11 +63,11 @@ def test_a_mixture_draws_from_the_clusters_and_knows_their_density(quick: bool) 
 
 def test_one_component_is_a_gaussian_and_there_are_no_more_than_points() -> None:
     points, apart = clusters(300, 0), 100 * torch.eye(5)
-    drawn, _ = draw_mixture(points, points, 1, 20_000, seed=0)
+    drawn, _ = sampling.draw_mixture(points, points, 1, 20_000, seed=0)
     np.testing.assert_allclose(np.cov(drawn.numpy().T), np.cov(points.numpy().T), rtol=0.1, atol=0.3)
-    assert float(torch.cdist(draw_mixture(apart, apart, 20, 50, seed=0)[0], apart).min(1).values.max()) < 1
+    assert float(torch.cdist(sampling.draw_mixture(apart, apart, 20, 50, seed=0)[0], apart).min(1).values.max()) < 1
     alone = torch.tensor([[3.0, -1.0]])  # a class of one image, and none held out
-    points, loss = draw_mixture(alone, alone[:0], 20, 50, seed=0)
+    points, loss = sampling.draw_mixture(alone, alone[:0], 20, 50, seed=0)
     assert loss is None
     torch.testing.assert_close(points, alone.expand(50, -1), atol=0.1, rtol=0)
 
@@ -81,7 +75,9 @@ def test_one_component_is_a_gaussian_and_there_are_no_more_than_points() -> None
 def test_each_label_is_drawn_from_the_mixture_of_its_own_latents() -> None:
     train, labels = clusters(600, 0), torch.arange(600) % 2
     wanted = torch.tensor([1, 0, 0, 1, 0] * 40)
-    points, loss = draw_class_mixtures((train, labels), (train, labels), 1, wanted, seed_of=lambda label: label)
+    points, loss = sampling.draw_class_mixtures(
+        (train, labels), (train, labels), 1, wanted, seed_of=lambda label: label
+    )
     assert torch.equal((points.mean(1) > 3).long(), wanted)
-    alone = [draw_mixture(train[labels == each], train[labels == each], 1, 9, seed=each)[1] for each in (0, 1)]
+    alone = [sampling.draw_mixture(train[labels == each], train[labels == each], 1, 9, seed=each)[1] for each in (0, 1)]
     assert loss == pytest.approx(0.6 * alone[0] + 0.4 * alone[1])
