@@ -79,25 +79,6 @@ STAR: dict[str, Any] = {"marker": "*", "markersize": 13, "markeredgecolor": "whi
 
 
 def curves(
-    series: Series,
-    x: str,
-    y: str,
-    title: str,
-    *,
-    log_x: bool = False,
-    log_y: bool = False,
-    references: Mapping[str, float] | None = None,
-    markers: bool = False,
-) -> Figure:
-    """Plot curves over a common x, with a dotted line at each reference value.
-
-    A curve whose label begins with "reference" is drawn as stars.
-    """
-    levels = {y: references or {}}
-    return side_by_side({y: series}, x, title, log_x=log_x, log_y=log_y, references=levels, markers=markers)
-
-
-def side_by_side(
     plots: Mapping[str, Series],
     x: str,
     title: str,
@@ -107,7 +88,13 @@ def side_by_side(
     references: Mapping[str, Mapping[str, float]] | None = None,
     markers: bool = False,
 ) -> Figure:
-    """Plot curves of several quantities side by side over a common x; the y axis has the quantity's name."""
+    """Plot curves of one quantity or of several side by side over a common x; the y axis has the quantity's name.
+
+    A curve whose label begins with "reference" is drawn as stars.
+
+    Args:
+        references: Values of each quantity that get a dotted line.
+    """
     alone = len(plots) == 1
     size = (6, 4 + LEGEND_LINE * max(map(len, plots.values()))) if alone else (4.6 * len(plots), 4.2)
     with _figure(title, *size) as figure:

@@ -54,7 +54,7 @@ def run(config: ReportConfig) -> None:
             read_store(other)
         comparison = compare(page, collect(page.dataset, seed=seed), str(other or f"seed {seed}"))
         page = replace(page, comparison=comparison)
-        print(f"beside {comparison.other}: {comparison.summary}")
+        print(f"beside {comparison.other}: {len(comparison.rows) - 1} rows in both")
     for (flag, file), text in zip(files.items(), (html, markdown), strict=False):
         with writing(file, flag), replacing(file) as new:
             new.write_text(text(page), encoding="utf-8")

@@ -9,15 +9,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from io import BytesIO
-from math import isnan
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from study.checks import UsageError
-from study.measures.stats import LEVEL
-from study.measures.stats import compare as test
 from study.report.page import Page, Picture, Section, SideBySide, html
-from study.results import Row, corrected, mean_std
+from study.results import Row, corrected
 from study.stages import all_stages
 from tracking.errors import reason_of
 
@@ -30,7 +27,6 @@ METRICS = ("val/", "test/", "judge1/", "judge2/", "judge3/", "latent/")
 """Those of the trials' tables, in this order."""
 UNKNOWN = "not recorded"
 ROWS = ("stage", "figure", "here", "there", "verdict")  # of both studies of a comparison
-MEASURES = ("stage", "trials", "measure", "here", "there", "difference", "apart")
 
 
 def collect(dataset: str | None, runs: Sequence[str] = (), seed: int | None = None) -> Page:
@@ -216,7 +212,7 @@ def _minute(moment: datetime) -> str:
 
 
 def compare(page: Page, there: Page, name: str) -> SideBySide:
-    """Return a page's studies beside those of another page, which the reader calls by this name.
+    """Return the rows of a page's studies beside those of another page, which the reader calls by this name.
 
     Raises:
         UsageError: They are the same studies, or of other stages.
@@ -228,51 +224,20 @@ def compare(page: Page, there: Page, name: str) -> SideBySide:
         raise UsageError(f"--compare must be another study of the same stages, but got {name}")
     notes: list[str] = []
     rows: list[Sequence[str]] = [ROWS]
-    measures: list[Sequence[str]] = [MEASURES]
     for here, other in pairs:
         ours, theirs = _numbered(here.rows or ()), _numbered(other.rows or ())
         for key in [key for key in ours if key in theirs]:
             verdict, other_verdict = (row.claim.verdict if row.claim else "-" for row in (ours[key], theirs[key]))
             decided = verdict if verdict == other_verdict else f"{verdict}, there {other_verdict}"
             rows.append((here.stage, key[0], ours[key].ours, theirs[key].ours, decided))
-        measures += _measures(here, other)
         alone = sorted(f"{here.stage}, {figure}: only on one side" for figure, _ in ours.keys() ^ theirs.keys())
         notes += [*alone, *(f"{here.stage}, there: {note}" for note in other.notes)]
         if here.parent.tags.get("data_digest") != other.parent.tags.get("data_digest"):
             notes.append(f"{here.stage}: other images under the same name")
-    apart = sum(line[-1] == "yes" for line in measures)
-    summary = (
-        f"{len(rows) - 1} rows in both; {len(measures) - 1} measures of trials with the same parameters, {apart} of "
-        "them apart by a t-test at 5 % (one in twenty is by chance)"
-    )
-    commands = [(here.stage, here.made["Command"], other.made["Command"]) for here, other in pairs]
-    return SideBySide(name, summary, rows, measures, commands, notes)
+    return SideBySide(name, rows, notes)
 
 
 def _numbered(rows: Sequence[Row]) -> dict[tuple[str, int], Row]:
     """Return the rows by figure, and by how many rows before had the same one."""
     figures = [row.figure for row in rows]
     return {(row.figure, figures[:place].count(row.figure)): row for place, row in enumerate(rows)}
-
-
-def _measures(ours: Section, theirs: Section) -> list[Sequence[str]]:
-    """Return a line for each of our rows' metrics of the trials that both have, with their difference."""
-    metrics = {row.metric for row in ours.rows or () if row.metric} | {ours.made["Chosen by"]}
-    here, there = _values(ours, metrics), _values(theirs, metrics)
-    lines: list[Sequence[str]] = []
-    for key in sorted(here.keys() & there.keys()):
-        found = test(here[key], there[key])
-        apart = "too few repeats" if isnan(found.p) else "yes" if found.p < LEVEL else "no"
-        cells = [mean_std(values, "{:.4g}") for values in (here[key], there[key])]
-        lines.append((ours.stage, *key, *cells, f"{found.difference:+.2g}", apart))
-    return lines
-
-
-def _values(section: Section, metrics: set[str]) -> Mapping[tuple[str, str], list[float]]:
-    """Return the values of finished trials by their parameters, without the repeat, and by metric."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for trial in section.trials:
-        params = ", ".join(f"{name} {trial.params[name]}" for name in sorted(trial.params) if name != "repeat")
-        for name in metrics & trial.metrics.keys() if trial.status == "FINISHED" else ():
-            found.setdefault((params, name), []).append(trial.metrics[name])
-    return found

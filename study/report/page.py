@@ -72,13 +72,10 @@ class Section:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """The page's studies beside others: rows, and measures of trials with the same parameters."""
+    """The rows of the page's studies beside those of others."""
 
     other: str  # what the reader calls those
-    summary: str
     rows: Cells
-    measures: Cells
-    commands: Cells  # stage, the page's, the other's
     notes: Sequence[str]
 
 
@@ -136,8 +133,7 @@ def markdown(page: Page) -> str:
         ]
         parts += ["## Claims", _table([columns, *claims])]
     if page.comparison is not None:
-        parts += [f"## Beside {_plain(page.comparison.other)}", _plain(page.comparison.summary)]
-        parts += [_table(page.comparison.rows), _table(page.comparison.measures)]
+        parts += [f"## Beside {_plain(page.comparison.other)}", _table(page.comparison.rows)]
         parts += [f"- {_plain(note)}" for note in page.comparison.notes]
     for section in page.sections:
         facts = [f"- {name}: {_plain(section.made[name])}" for name in ("Trials", "Trained for", "Commit")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
 from study.checks import UsageError
 from study.engine.stage import Stage
@@ -34,7 +34,12 @@ def all_stages() -> tuple[Stage, ...]:
     found = list(OURS)
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         origin = f"the stage {point.value}{f' of the package {point.dist.name}' if point.dist else ''}"
-        stage = _load(point, origin)
+        try:
+            stage = point.load()
+        except Exception as error:  # whatever the package raises as it is imported
+            raise UsageError(f"{origin} cannot be loaded: {type(error).__name__}: {error}") from error
+        if not isinstance(stage, Stage):
+            raise UsageError(f"{origin} must be a study.engine.stage.Stage, but is a {type(stage).__name__}")
         taken = next((each for each in found if each.key == stage.key), None)
         if taken is stage:
             continue  # installed twice, as a package in development may be
@@ -69,13 +74,3 @@ def _ordered(stages: list[Stage]) -> tuple[Stage, ...]:
         ordered.append(ready)
         rest.remove(ready)
     return tuple(ordered)
-
-
-def _load(point: EntryPoint, origin: str) -> Stage:
-    try:
-        stage = point.load()
-    except Exception as error:  # whatever the package raises as it is imported
-        raise UsageError(f"{origin} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(stage, Stage):
-        raise UsageError(f"{origin} must be a study.engine.stage.Stage, but is a {type(stage).__name__}")
-    return stage

@@ -414,7 +414,7 @@ def log_losses(study: Study, groups: Mapping[str, Table], title: str) -> None:
     runs = {name: trials.run_ids for name, trials in groups.items()}
     curves = {metric: mean_histories(runs, metric) for metric in LOSSES}
     caption = "Losses of critic and generator, and the distance of the samples to the validation images, by epoch."
-    study.parent.log_figure("loss_curves", plots.side_by_side(curves, "epoch", title), caption)
+    study.parent.log_figure("loss_curves", plots.curves(curves, "epoch", title), caption)
 
 
 def measure_rows(ours: Table, beside: Mapping[str, Table], claims: Mapping[str, Mapping[str, Any]]) -> list[Row]:

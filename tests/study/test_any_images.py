@@ -10,8 +10,8 @@ import mlflow
 import numpy as np
 import pytest
 from commands import Done
-from conftest import Command
-from pictures import LETTERS, SHAPES, arrays_of_letters, flat_folder, folder_of_shapes
+from conftest import Command, squares
+from pictures import LETTERS, SHAPES, arrays_of_letters, folder_of_shapes, write_images
 from PIL import Image
 from studies import Studies
 
@@ -116,7 +116,7 @@ def test_samples_predictions_and_the_report_know_their_classes(
 def test_without_labels_the_autoencoder_runs_and_a_sentence_names_the_other_stages(
     fresh: Studies, tmp_path: Path
 ) -> None:
-    data = flat_folder(tmp_path / "no labels", 60)
+    data = write_images(tmp_path / "no labels", squares((3, 32, 32), 3, 20, 0).images)
     refused = fresh.call("smoke", "--data", data, "--stages", "judge")
     assert "no-labels has no labels, but these stages need class folders: judge" in refused.error
     done = fresh.run("smoke", "--data", data)

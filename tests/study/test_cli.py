@@ -6,17 +6,15 @@ import re
 import shlex
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 from commands import Done
 
-from study.checks import UsageError
-from study.cli import arguments_of, command_of, parse_study, preset, with_table
+from study.cli import arguments_of, command_of, parse_study, preset
 from study.config import INCIDENTAL
-from study.engine.stage import requested
 from study.stages import all_stages
 
 
@@ -87,13 +85,6 @@ def test_the_recorded_command_needs_no_file_and_names_no_place(tmp_path: Path) -
     assert (again.seed, again.judge, again.transfer) == (3, config.judge, config.transfer)
 
 
-def test_inputs_are_versions_by_kind() -> None:
-    config = parse_study(["smoke", "--stages", "transfer", "--inputs", "autoencoder=3", "judge=12"])[1]
-    request = requested(config, all_stages())
-    assert [stage.name for stage in request.stages] == ["transfer"]
-    assert request.versions == {"autoencoder": 3, "judge": 12}
-
-
 @pytest.mark.parametrize(
     ("flags", "rule"),
     [
@@ -139,33 +130,6 @@ def test_a_mistake_in_a_file_gets_one_sentence(
     done = called("run", written(tmp_path, toml), "--dry-run")
     assert rule in done.error
     assert (done.out, done.errors.count("\n")) == ("", 1)
-
-
-@dataclass(frozen=True)
-class Inner:
-    x: int = 0
-
-
-@dataclass(frozen=True)
-class Other:
-    """A stage of somebody else's may have such settings."""
-
-    pair: tuple[int, str] = (1, "a")
-    names: frozenset[str] = frozenset()
-    either: int | str = 0
-    level: Annotated[Literal[1, "two"], "a note"] = 1
-    table: dict[str, int] = field(default_factory=dict)
-    inner: Inner = Inner()
-    size: int | None = 3
-
-
-def test_values_of_every_type_in_a_file() -> None:
-    table = {"pair": [2, "b"], "names": ["a"], "either": "x", "level": "two", "table": {"a": 1}, "inner": {"x": 4}}
-    made = with_table(Other(), {**table, "size": "None"}, "a.toml")
-    assert made == Other((2, "b"), frozenset("a"), "x", "two", {"a": 1}, Inner(4), None)
-    for wrong in table:
-        with pytest.raises(UsageError, match=rf"`{wrong}` must .*but got \[1\]"):
-            with_table(Other(), {wrong: [1]}, "a.toml")
 
 
 def test_the_dry_run_prints_questions_and_settings_of_the_chosen_stages_and_makes_nothing(

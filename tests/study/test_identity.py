@@ -86,11 +86,6 @@ def test_every_trial_says_what_it_was_computed_with_and_other_threads_train_noth
     assert (len(new), {after[each].data.tags["threads"] for each in new}) == (TRIALS["transfer"], {"2"})
 
 
-def test_the_recorded_command_finds_the_trials_of_every_stage(studies: Studies, finished: tuple[Path, str]) -> None:
-    (command,) = {parent.data.tags["command"] for stage in TRIALS for parent in studies.parents(stage)}
-    assert replay(studies, command) == finished[1]
-
-
 def test_the_recorded_commands_of_all_stages_find_their_trials(smoke: Studies, smoke_store: Path) -> None:
     (command,) = {run.data.tags["command"] for run in smoke.runs() if "study" in run.data.tags}
     whole = replay(smoke, command)
@@ -98,17 +93,6 @@ def test_the_recorded_commands_of_all_stages_find_their_trials(smoke: Studies, s
     given = ("smoke", "--data", "digits", "--stages", "latent-gan", "conditional-gan")
     inputs = "--inputs judge=1 second-judge=1 third-judge=1 autoencoder=1"
     assert replay(smoke, f"python -m study.run {shlex.join(given)} {inputs}") == smoke.run(*given).table
-
-
-def test_recorded_commands_of_booleans_empty_tuples_and_paths_with_spaces(fresh: Studies, tmp_path: Path) -> None:
-    letters = arrays_of_letters(tmp_path / "a b's" / "some letters.npz", 20, 5, "ABC")
-    given = (*FAST, "--data", letters, "--colour", "--image-size", "16", "--stages", "judge")
-    flags = ("--latent-gan.mixture-components", "--transfer.label-counts", "2", "5")
-    done = fresh.run(*given, *flags)
-    (parent,) = fresh.parents("judge")
-    command = parent.data.tags["command"]
-    assert {str(letters), "--colour", *flags} < set(shlex.split(command))
-    assert replay(fresh, command) == done.table
 
 
 def test_a_stage_alone_takes_the_champion_and_its_command_keeps_the_version(studies: Studies, letters: Path) -> None:

@@ -41,8 +41,8 @@ def all_kinds(name: str) -> dict[str, Figure]:
     series = {name: ([1, 2], [3.0, 4.0], [0.1, 0.2]), "b": ([1], [0.5])}
     points = {name: [(1.0, 2.0, name), (2.0, 1.0, name)], "b": [(2.0, 1.0, name)], "none": []}
     return {
-        "curves": plots.curves(series, name, name, name, references={name: 3.5}, log_y=True, markers=True),
-        "side": plots.side_by_side({name: series, "other": series}, name, name, log_x=True),
+        "curves": plots.curves({name: series}, name, name, references={name: {name: 3.5}}, log_y=True, markers=True),
+        "side": plots.curves({name: series, "other": series}, name, name, log_x=True),
         "scatter": plots.scatter(points, name, name, name, front=[(1, 2), (2, 1)], champion=(1, 2), log_x=True),
         "heat": plots.heat_maps([[np.eye(3), np.eye(4)]] * 2, [name, name], [name, name], name),
         "confusion": plots.confusion(np.eye(3), [name, "b", "c"], name, name, name),
@@ -60,16 +60,6 @@ def test_any_text_may_stand_anywhere(name: str) -> None:
         assert figure.get_label() == name
 
 
-def test_grid_puts_images_row_by_row_in_grey_and_in_colour() -> None:
-    images = np.stack([np.full((4, 4), value, np.uint8) for value in (10, 20, 30)])
-    sheet = plots.grid(images, columns=2)[:: plots.ZOOM, :: plots.ZOOM]
-    step = 4 + plots.GAP
-    assert sheet.shape == (4 + step, 4 + step)
-    assert [sheet[0, 0], sheet[0, step], sheet[step, 0]] == [10, 20, 30]
-    colour = plots.grid(images[..., None].repeat(3, 3), columns=2)
-    assert (colour == plots.grid(images, columns=2)[..., None]).all()
-
-
 @pytest.mark.parametrize(("shape", "caption"), [((64, 48), "c"), ((16, 16, 3), "an automobile, not an airplane")])
 def test_each_pixel_of_an_image_is_a_square_of_the_sheet(shape: tuple[int, ...], caption: str) -> None:
     images = np.random.default_rng(0).integers(0, 255, (4, *shape)).astype(np.uint8)
@@ -85,7 +75,7 @@ def test_each_pixel_of_an_image_is_a_square_of_the_sheet(shape: tuple[int, ...],
 
 def test_the_same_thing_has_the_same_colour_everywhere_and_curves_of_one_colour_differ_in_dashes() -> None:
     names = ("x", "PCA", "conv+fc, training", "conv, training", "conv, validation")
-    lines = plots.curves({name: ([1, 2], [1.0, 2.0]) for name in names}, "x", "y", "t").axes[0].get_lines()
+    lines = plots.curves({"y": {name: ([1, 2], [1.0, 2.0]) for name in names}}, "x", "t").axes[0].get_lines()
     colour = {line.get_label(): line.get_color() for line in lines}
     dots = plots.scatter({"conv+fc": [(1, 2, "")], "conv": [(1, 2, "")]}, "x", "y", "t").axes[0].collections
     point = {each.get_label(): to_hex(each.get_facecolor()[0]).upper() for each in dots}

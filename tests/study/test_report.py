@@ -1,4 +1,7 @@
-"""The report: all that a store holds, nothing from outside, all escaped; what is missing or damaged is said."""
+"""The report: all that a store holds, nothing from outside, all escaped; what is missing or damaged is said.
+
+Two studies side by side.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from studies import copied
 from study import plots
 from study.engine.stage import Outcome
 from study.report import collect as collecting
-from study.report.collect import collect, keep
+from study.report.collect import collect, compare, keep
 from study.report.page import html, markdown
 from study.results import Claim, Row
 from study.stages import all_stages
@@ -51,7 +54,7 @@ def rows_of(page: str) -> list[list[str]]:
 
 
 def figure(title: str) -> plots.Figure:
-    return plots.curves({"a": ([1, 2], [3.0, 4.0])}, "x", "y", title)
+    return plots.curves({"y": {"a": ([1, 2], [3.0, 4.0])}}, "x", title)
 
 
 def add_study(
@@ -146,14 +149,13 @@ def test_the_newest_finished_study_or_the_one_of_the_command_is_shown(store: Sto
 
 def test_a_headline_is_the_picture_that_the_stage_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_store(folder)
-    for names, titles in ((("main", "best/samples"), ("Main", "Samples")), (("samples", ""), ())):
-        headlines = dict(zip(NAMES, names, strict=False))
-        stages = tuple(replace(stage, headline=headlines.get(stage.name, "")) for stage in all_stages())
-        monkeypatch.setattr(collecting, "all_stages", lambda stages=stages: stages)
-        page = collect("tiny")
-        expected = [f"{title} of {name}" for title, name in zip(titles, NAMES, strict=False)]
-        assert [picture.title for _, picture in page.headlines] == expected
-        assert [section.notes for section in page.sections] == [[], []]
+    headlines = dict(zip(NAMES, ("main", "best/samples"), strict=False))
+    stages = tuple(replace(stage, headline=headlines.get(stage.name, "samples")) for stage in all_stages())
+    monkeypatch.setattr(collecting, "all_stages", lambda: stages)
+    assert [picture.title for _, picture in collect("tiny").headlines] == [
+        f"Main of {NAMES[0]}",
+        f"Samples of {NAMES[1]}",
+    ]
 
 
 def test_a_damaged_artifact_is_left_out_with_a_note(folder: Path, tmp_path: Path) -> None:
@@ -185,7 +187,6 @@ def test_what_cannot_be_reported(folder: Path, tmp_path: Path, capsys: pytest.Ca
         ("--out", tmp_path): "--out must be a file, but got the folder",
         ("--out", "/nowhere/r.html"): "the folder of --out must exist",
         ("--out", "/proc/r.html"): "--out /proc/r.html cannot be written",
-        ("--out", "~nobody-of-this-name/x"): "--out must be a path, but got ~nobody-of-this-name/x",
         ("--out", folder / "mlflow.db"): "--out must not be a store's database",
         ("--out", "/dev/full"): "--out /dev/full cannot be written: No space left on device",
         ("--markdown", page): "--markdown must be another file than --out",
@@ -220,3 +221,43 @@ def test_a_pipe_is_an_output_and_an_error_leaves_what_was_there(
     assert (tmp_path / "link.html").is_symlink()
     assert (page.stat().st_mode & 0o777, "</html>" in page.read_text()) == (0o640, True)
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".study")] == []
+
+
+def side(store: Store, stage: str, seed: int, more: str, there: str, p: float, digest: str = "abc") -> Run:
+    """A study of this seed with four rows, of which two have one name, and one that only this side has."""
+    rows = [Row("loss", f"0.5{there}", claim=claimed("It is so", p)), Row("size", f"3{there}")]
+    rows += [Row("size", f"4{there}"), Row(more, "1")]
+    return add_study(store, stage, *rows, number=seed, tags={"seed": str(seed), "data_digest": digest})[0]
+
+
+def test_two_seeds_of_one_store_and_another_store_side_by_side(
+    store: Store, empty_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, other, page = tmp_path / "store", copied(empty_store, tmp_path / "<b>7"), tmp_path / "r.html"
+    first = side(store, NAMES[0], 0, "old", " there", 0.9)
+    side(store, NAMES[0], 1, "new", "", 0.001)
+    side(store, NAMES[1], 0, "new", "", 0.001)  # the same study on both sides: it is left out
+    seeds = ("--out", page, "--markdown", tmp_path / "r.md", "--compare", 0)
+    assert "beside seed 0: 3 rows in both" in call("report", capsys, "--store", here, *seeds).out
+    found = compare(collect("tiny"), collect("tiny", seed=0), "seed 0")
+    cells = [("loss", "0.5", "supported, there inconclusive"), ("size", "3", "-"), ("size", "4", "-")]
+    assert found.rows[1:] == [(NAMES[0], figure, ours, f"{ours} there", decided) for figure, ours, decided in cells]
+    assert found.notes == [f"{NAMES[0]}, {figure}: only on one side" for figure in ("new", "old")]
+    for text in (page.read_text(), (tmp_path / "r.md").read_text()):
+        assert "supported, there inconclusive" in text
+    first.log_json("outcome", {"rows": [{"unknown": 1}]})
+    assert call("report", capsys, "--store", here, *seeds).code == 0
+    assert f"{NAMES[0]}, there: the table is left out" in page.read_text()
+
+    side(open_store(other), NAMES[0], 1, "old", " there", 0.9, digest="xyz")
+    before = (other / "mlflow.db").read_bytes()
+    assert call("report", capsys, "--store", here, "--out", page, "--compare", other).code == 0
+    assert (other / "mlflow.db").read_bytes() == before, "reading changes nothing"
+    assert f"{NAMES[0]}: other images under the same name" in page.read_text()
+    assert "<b>" not in page.read_text()
+    for wrong, message in {
+        "7": "no study of tiny with seed 7 is in this store (it has: seeds 0, 1)",
+        copied(here, tmp_path / "copy"): "--compare must be another study of the same stages, but got ",
+        copied(empty_store, tmp_path / "empty"): "no study of tiny is in this store (it has: none)",
+    }.items():
+        assert message in call("report", capsys, "--store", here, "--out", page, "--compare", wrong).error

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import asdict, replace
+from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_ind
 
-from study.engine.stage import Outcome
 from study.measures.stats import benjamini_hochberg, compare, holm
-from study.results import Claim, Result, Row, Table, claim, compared, corrected, findings, printed, verdicts
+from study.results import Claim, Result, Row, Table, claim, compared, corrected
 
 
 def trial(number: int, part: str, metric: float | None, **params: object) -> Result:
@@ -114,41 +111,3 @@ def test_a_row_shows_others_beside_ours_and_claims_against_the_first_of_them_or_
     assert (goal.claim.verdict, goal.claim.shown) == ("refuted", "goal 2.0")
     failed = compared("figure", [], {"": []}, text="nearer")
     assert (failed.ours, failed.baseline, failed.claim) == ("failed", None, None)
-
-
-@pytest.mark.slow
-def test_a_study_without_differences_rarely_claims_one() -> None:
-    """25 claims without a difference, five repeats a side, ten of them primary: a wrong decision in 5 % of studies for
-    each of the two corrections, at most.
-    """
-    chance, wrong = np.random.default_rng(0), {True: 0, False: 0}
-    for _ in range(400):
-        claims = [claim("null", *chance.normal(size=(2, 5)).tolist(), primary=number < 10) for number in range(25)]
-        (rows,) = corrected([[Row("", "", claim=each) for each in claims]])
-        for primary in wrong:
-            verdicts = {row.claim.verdict for row in rows if row.claim and row.claim.primary == primary}
-            wrong[primary] += bool(verdicts & {"supported", "refuted"})
-    assert max(wrong.values()) <= 0.05 * 400 + 2 * (400 * 0.05 * 0.95) ** 0.5
-
-
-def test_a_row_survives_json() -> None:
-    row = Row("fd", "1", claim=claim("It is less", [1.0, 1.1, 0.9], [2.0, 2.1, 1.9], shown="GMM 2.0"), found="It is.")
-    read = Row(**json.loads(json.dumps(asdict(row))))
-    assert read.rival == "GMM 2.0"
-    assert read.claim is not None
-    assert read == row
-    assert read.claim.verdict == "supported"
-    with pytest.raises(ValueError, match="must be text"):
-        Row("fd", 1.0)  # type: ignore[arg-type]
-
-
-def test_the_printed_table() -> None:
-    row = Row("a figure of many words that does not fit into its column", "1.0", "2.0", claim=claim("x", LOW, 1.0))
-    outcomes = [Outcome("judge", {}, (row, Row("other", "3", found="It reads 3.")))]
-    lines = printed(outcomes).splitlines()
-    assert lines[0].split() == ["figure", "ours", "reference", "baseline", "verdict"]
-    assert lines[2] == "judge"
-    assert "inconclusive" in lines[3]
-    assert lines[4].startswith("    ")
-    assert findings(outcomes) == ["judge: It reads 3."]
-    assert verdicts(outcomes[0].rows) == "1 inconclusive"

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
 import pytest
-from commands import Done
-from conftest import ROOT, no_hang
+from commands import Done, addresses, shown
 from servers import MlflowServer, free_port
 
-from study import ui
 from tracking import views
 from tracking.runs import study_run
 from tracking.store import Store, open_store
@@ -36,31 +31,6 @@ def folder(store: Store, tmp_path: Path) -> Path:
             run.log_text("note.txt", "kept")
     views.save_view(store.experiment("tiny/first"), VIEW, "")
     return tmp_path / "store"
-
-
-def addresses(lines: str) -> dict[str, str]:
-    return dict(line.split() for line in lines.splitlines() if line.startswith("  "))
-
-
-@contextmanager
-def shown(store: Path, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command under way, and what it has said up to the address of the models."""
-    command = [sys.executable, "-u", "-m", "study.ui", "--store", str(store), "--port", str(free_port())]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, start_new_session=True, **pipes)
-    said = ""
-    try:
-        assert process.stdout is not None
-        with no_hang():
-            while "  models" not in said:
-                line = process.stdout.readline()
-                assert line, f"it ended: {said}"
-                said += line
-            yield process, said
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=60)
 
 
 def get(address: str) -> str:
@@ -97,7 +67,9 @@ def test_it_shows_the_store_until_it_is_stopped_and_leaves_no_process(
 def test_a_moved_store_is_shown_from_a_copy_which_knows_where_its_files_are(folder: Path, tmp_path: Path) -> None:
     moved = Path(shutil.move(folder, tmp_path / "moved"))
     before = (moved / "mlflow.db").read_bytes()
-    with shown(moved, BROWSER="", DISPLAY="", WAYLAND_DISPLAY="") as (_, said):
+    with shown(moved, BROWSER="", DISPLAY="", WAYLAND_DISPLAY="") as (process, said):
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("no browser can be opened here")
         assert said.startswith("the store was moved or may not be written: this is a copy")
         server = addresses(said)["models"].partition("/#")[0]
         mlflow.set_tracking_uri(server)
@@ -134,15 +106,3 @@ def test_what_cannot_be_shown_is_refused_in_a_sentence(
         }.items():
             assert sentence in called("ui", *flags, "--no-open").error
     assert not (tmp_path / "nothing").exists()
-
-
-def test_without_a_screen_nothing_is_opened(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    open_store(folder)
-    ui.show("http://127.0.0.1:9/", open_browser=True)
-    said = capsys.readouterr().out
-    assert "http://127.0.0.1:9/#/experiments/1/runs?viewStateShareKey=trials&" in said
-    assert "no browser can be opened here" in said

@@ -189,7 +189,8 @@ def _log_sharpness(parent: Run, errors: Mapping[str, Sequence[float]]) -> None:
         "Each head looks at one offset of the kernel; the attention beside that pixel fades as alpha grows, until only "
         "rounding is left. Inputs and outputs have variance 1. An error of 0 is drawn at 1e-20."
     )
-    figure = plots.curves(series, "sharpness alpha", "largest error of an output", title, log_y=True, markers=True)
+    panel = {"largest error of an output": series}
+    figure = plots.curves(panel, "sharpness alpha", title, log_y=True, markers=True)
     parent.log_figure("sharpness", figure, caption)
 
 

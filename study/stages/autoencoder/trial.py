@@ -133,7 +133,7 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
     table = every.where(part=lambda part: part != FREE)  # free trials have fewer epochs
     references = study.context.references(REFERENCE_LOSS)
     log = study.parent.log_figure
-    against_size = partial(plots.side_by_side, x="latent size", log_x=True, markers=True)
+    against_size = partial(plots.curves, x="latent size", log_x=True, markers=True)
     figure = plots.scatter(
         _points(table, "{}") | _points(every.where(part=FREE), "{}, searched in fewer epochs"),
         "validation MSE per pixel",
@@ -181,7 +181,8 @@ def log_figures(study: Study, comparison: Comparison, results: Sequence[Result],
     }
     title = f"Autoencoders without and with FC layers, latent size {size}"
     dotted = {f"reference, {kind}": loss for kind, loss in references.items() if size == REFERENCE_SIZE}
-    figure = plots.curves(histories, "epoch", "MSE per pixel", title, log_y=True, references=dotted)
+    y = "MSE per pixel"
+    figure = plots.curves({y: histories}, "epoch", title, log_y=True, references={y: dotted})
     log("loss_curves", figure, "Loss on training and validation images during training, mean over seeds.")
     _log_model_figures(study, comparison, table)
 

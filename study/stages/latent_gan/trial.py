@@ -140,7 +140,7 @@ def log_search(study: Study) -> None:
     trials = study.table().where(part=SEARCH)
     curve = [trial.number for trial in trials], list(accumulate(map(distance, trials), min))
     title, y = "The search for WGAN settings", "least Frechet distance so far (judge 1, validation)"
-    figure = plots.curves({study.context.settings.sampler: curve}, "trial", y, title, log_y=True, markers=True)
+    figure = plots.curves({y: {study.context.settings.sampler: curve}}, "trial", title, log_y=True, markers=True)
     study.parent.log_figure("search", figure, "Complete trials only; pruned ones were behind.")
     if importance := study.importances(SEARCH):
         title = "What the Frechet distance of a WGAN trial depends on (PED-ANOVA)"

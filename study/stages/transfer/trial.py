@@ -168,13 +168,10 @@ def _log_guesses(trial: Trial, classifier: nn.Module, data: Dataset) -> None:
         for guess, label in zip(guesses, labels, strict=True)
     ]
     rows = [""] * -(-len(pixels) // GUESSES_IN_ROW)
-    title = f"The classifier's guesses, {_title(trial)}"
+    drawn = f"{trial.params['mode']}, draw {trial.params['repeat']}, {trial.params['labels_per_class']} labels a class"
+    title = f"The classifier's guesses, {drawn}"
     trial.log_figure("guesses", plots.labelled_grid(pixels, rows, title, captions))
     trial.log_image("guesses", plots.grid(pixels, GUESSES_IN_ROW), step=0)
-
-
-def _title(trial: Trial) -> str:
-    return f"{trial.params['mode']}, draw {trial.params['repeat']}, {trial.params['labels_per_class']} labels a class"
 
 
 def log_figures(study: Study, labels: int) -> None:
@@ -194,7 +191,7 @@ def log_figures(study: Study, labels: int) -> None:
     title = f"Transfer with {classes * labels} labels: encoder frozen against fine-tuned, means over the draws"
     study.parent.log_figure(
         "curves",
-        plots.side_by_side(panels, "epoch", title, references={"accuracy": dashed}),
+        plots.curves(panels, "epoch", title, references={"accuracy": dashed}),
         "Training is measured on jittered images, which are harder: that is why validation can be better. "
         "The reference's figures are of 80 test images.",
     )
@@ -205,7 +202,7 @@ def log_figures(study: Study, labels: int) -> None:
         title = "Accuracy against the number of labels\n(*): uses the unlabelled training images too"
         study.parent.log_figure(
             "accuracy_against_labels",
-            plots.curves(series, "labelled images of a class", "test accuracy", title, log_x=True, markers=True),
+            plots.curves({"test accuracy": series}, "labelled images of a class", title, log_x=True, markers=True),
             "Means over draws of the labels; bars: standard deviation.",
         )
 

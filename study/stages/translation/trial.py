@@ -253,4 +253,4 @@ def _against_steps(context: Context, table: Table) -> plots.Figure:
         curves = {method: (steps[method][1], errors[method][1]) for method in errors}
         panels |= {f"mean absolute error, {pairing}": curves} if curves else {}
     title = f"Translation, {context.settings.task}: validation error in training"
-    return plots.side_by_side(panels, "steps of the translator", title)
+    return plots.curves(panels, "steps of the translator", title)

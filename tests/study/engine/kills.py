@@ -72,7 +72,7 @@ def tiny(name: str, inputs: tuple[str, ...], output: str) -> Stage:
             return (loss,)
 
         def finish(made: Mapping[str, Version]) -> list[Row]:
-            study.parent.log_figure("tiny", plots.curves({"x": ([1, 2], [1, 2])}, "x", "y", "tiny"))
+            study.parent.log_figure("tiny", plots.curves({"y": {"x": ([1, 2], [1, 2])}}, "x", "tiny"))
             return [Row("loss", f"{made[output].metrics['loss']:.3f}")]
 
         with context.open("A tiny study.") as study:

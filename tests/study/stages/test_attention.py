@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from contexts import context_of
 from fakes import FakeRun, FakeTrial
 
-from models.attention import AttentionAutoencoder, LearnedAttention, grid
+from models.attention import LearnedAttention, grid
 from models.autoencoder import Autoencoder
 from models.classifier import Judge
 from study.config import AttentionConfig
@@ -28,14 +29,8 @@ def context(tiny: Dataset) -> Any:
     torch.manual_seed(0)
     modules = {"autoencoder": Autoencoder(**MODULE), "judge": Judge("conv", image_shape=(1, 28, 28), classes=10)}
     version = SimpleNamespace(config=lambda: {"module": MODULE}, uri="models:/tiny-autoencoder/1")
-    return SimpleNamespace(
-        dataset=tiny,
-        device=torch.device("cpu"),
-        settings=AttentionConfig(epochs=2, images=128),
-        inputs={"autoencoder": version, "judge": None},
-        module=lambda kind, _: modules[kind].eval(),
-        seed_for=lambda number: 100 + number,
-    )
+    inputs, settings = {"autoencoder": version, "judge": None}, AttentionConfig(epochs=2, images=128)
+    return context_of(tiny, settings, inputs=inputs, module=lambda kind, _: modules[kind].eval())
 
 
 def copied(context: Any) -> FakeTrial:
@@ -59,9 +54,6 @@ def test_the_copy_is_the_autoencoder(context: Any) -> None:
     with torch.no_grad():
         wanted = original(images)
         torch.testing.assert_close(copy(images), wanted, atol=1e-5, rtol=0)
-        rebuilt = AttentionAutoencoder(**config["module"]).eval()
-        rebuilt.load_state_dict(copy.state_dict())
-        torch.testing.assert_close(rebuilt(images), wanted, atol=1e-5, rtol=0)
     assert config["copy_of"] == "models:/tiny-autoencoder/1"
     assert example.shape == (2, 1, 28, 28)
     assert trial.metrics["test/loss"] == pytest.approx(float((wanted - images).square().mean()), rel=1e-4)

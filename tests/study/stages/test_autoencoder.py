@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
@@ -11,36 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import FakeRun, FakeTrial
+from contexts import context_of
+from fakes import FakeTrial
 
-from models.autoencoder import ARCHITECTURES, Autoencoder
+from models.autoencoder import ARCHITECTURES
 from study.config import AutoencoderConfig
-from study.data.dataset import Dataset, Split
+from study.data.dataset import Dataset
 from study.results import Result, Row, Table
 from study.stages import autoencoder as stage
 from study.stages.autoencoder import AUTOENCODER, choose, trial
 from study.training.autoencoder import knee_distance
 from tracking import registry
 from tracking.errors import StoreError
-
-
-def context_of(
-    data: Dataset,
-    settings: AutoencoderConfig = AutoencoderConfig(),  # noqa: B008
-    *,
-    mnist: bool = True,
-    repeats: Sequence[int] = range(1),
-) -> Any:
-    return SimpleNamespace(
-        repeats=repeats,
-        dataset=data,
-        settings=settings,
-        inputs={},
-        device=torch.device("cpu"),
-        session=SimpleNamespace(model_name=lambda kind: f"tiny-{kind}"),
-        has_reference=mnist,
-        references=lambda known: known if mnist else {},
-    )
 
 
 def result(number: int, size: int, loss: float = 0.0, pcc: float = 0.0) -> Result:
@@ -64,36 +45,21 @@ def test_a_given_size_takes_the_least_loss_of_that_size_and_without_one_the_knee
         choose(tried, {}, 16)
 
 
-@pytest.mark.parametrize(
-    ("settings", "rule"),
-    [({"latent_dims": (2,)}, "3 <= latent_dim <= 100"), ({"latent_dims": (), "free_trials": 0}, "1 <= latent_dims")],
-)
-def test_settings_beyond_their_range_are_refused(settings: dict[str, Any], rule: str) -> None:
-    with pytest.raises(ValueError, match=rule):
-        AutoencoderConfig(**settings)
-
-
 def test_a_champion_of_another_size_gives_way(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     champion = SimpleNamespace(metrics={"val/loss": 0.1}, config=lambda: {"module": {"latent_dim": 3}})
     monkeypatch.setattr(registry, "champion_on", lambda *_: champion)
-    assert [stage._differs(context_of(tiny), size) for size in (3, 15)] == [False, True]
+    session = SimpleNamespace(model_name=lambda kind: f"tiny-{kind}")
+    assert [stage._differs(context_of(tiny, None, session=session), size) for size in (3, 15)] == [False, True]
     for gone in (SimpleNamespace(metrics={}), None):  # its run was deleted; there is none
         monkeypatch.setattr(registry, "champion_on", lambda *_, gone=gone: gone)
-        assert not stage._differs(context_of(tiny), 15)
-
-
-def test_shown_are_the_first_image_of_each_class_and_without_classes_the_first_ones(tiny: Dataset) -> None:
-    firsts = [tiny.val.images[tiny.val.labels == label][0] for label in range(10)]
-    assert torch.equal(trial.Comparison(context_of(tiny)).shown, torch.stack(firsts))
-    few = replace(tiny, val=Split(tiny.val.images[:4], tiny.val.labels[:4]), classes=())
-    assert torch.equal(trial.Comparison(context_of(few)).shown, tiny.val.images[:4])
+        assert not stage._differs(context_of(tiny, None, session=session), 15)
 
 
 def test_a_trial_measures_the_model_that_it_logs(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "LATENT_DIM_RANGE", (3, 5))  # as many principal components
     torch.manual_seed(0)
     fake = FakeTrial({"latent_dim": 5, "architecture": "conv", "repeat": 0})
-    context = context_of(replace(tiny, classes=()), AutoencoderConfig(epochs=2))
+    context = context_of(replace(tiny, classes=()), AutoencoderConfig(epochs=2), inputs={})
     values = trial.train(fake, settings=context.settings, comparison=trial.Comparison(context))  # type: ignore[arg-type]
     assert values == (fake.metrics["val/loss"], fake.metrics["latent/max_abs_pcc"])
     ((model, _, config),) = fake.models
@@ -129,7 +95,8 @@ def measured(repeats: int = 3, sizes: tuple[int, ...] = (3, 15)) -> Table:
 
 
 def rows_of(data: Dataset, table: Table, **options: Any) -> dict[str, Row]:
-    context = context_of(data, AutoencoderConfig(latent_dims=(3, 15)), **{"repeats": range(3), **options})
+    given = {"repeats": range(3), "has_reference": True, **options}
+    context = context_of(data, AutoencoderConfig(latent_dims=(3, 15)), **given)
     return {row.figure: row for row in trial.rows(context, table, table[-1])}  # type: ignore[arg-type]
 
 
@@ -150,24 +117,7 @@ def test_rows_have_losses_beside_principal_components_and_claims_that_could_fail
 
 
 def test_one_size_and_one_repeat_claim_nothing_certain_and_the_reference_is_cited_on_mnist_alone(tiny: Dataset) -> None:
-    found = rows_of(tiny, measured(1, (15,)), mnist=False)
+    found = rows_of(tiny, measured(1, (15,)), has_reference=False)
     assert not any(row.claim for figure, row in found.items() if "FC" in figure or "conv" in figure)
     assert "max |PCC|, latent 15" not in found
     assert {row.reference for row in found.values()} == {None}
-
-
-def test_every_figure_of_the_reference_is_logged(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent: Any = FakeRun()
-    kept = SimpleNamespace(rebuild=lambda _: Autoencoder(5, "conv", (1, 28, 28)))
-    monkeypatch.setattr(trial, "kept_model", lambda run: None if run == "run 1" else kept)
-    monkeypatch.setattr("tracking.runs.metric_history", lambda *_: ([1, 2], [0.2, 0.1]))
-    table, context = measured(), context_of(tiny)
-    study = SimpleNamespace(table=lambda: table, parent=parent, context=context)
-    trial.log_figures(study, trial.Comparison(context), list(table), table[2])  # type: ignore[arg-type]
-    logged = parent.figures
-    assert logged.keys() == {
-        *("pareto", "loss_against_size", "pcc_against_size", "consequences", "loss_curves", "reconstructions", "pcc")
-    }
-    assert len(logged["consequences"].axes) == 1, "without judges"
-    assert len(logged["loss_curves"].axes[0].lines) == 2 * 2 + 2, "both architectures, two parts; two references"
-    assert len(logged["pcc"].axes) == 2 * 1 + 1, "one size whose model was kept, as trained and rotated, and the scale"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contexts import context_of, inputs_of
 from fakes import FakeTrial
-from gans import context_of, inputs_of
 from torch import nn
 
 from study.config import LatentGanConfig
@@ -112,16 +112,6 @@ def test_baselines_are_measured_as_samples_are(inputs: GanInputs) -> None:
     draws = [measures_of(inputs, source=MIXTURE, components=2, repeat=repeat) for repeat in (0, 1, 2, 0)]
     distances = [found["latent/sliced_wasserstein"] for found in draws]
     assert (len({*distances}), distances[0]) == (3, distances[3]), "draws differ, and each is the same again"
-
-
-def test_with_a_score_a_baseline_is_asked_for_labels(inputs: GanInputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[torch.Tensor] = []
-    monkeypatch.setattr(GanInputs, "accuracy_score", lambda *given: trained.append(given[2]) or {"score": 0.5})
-    for params in ({"source": REAL}, {"source": MIXTURE, "components": 2, "repeat": 0}):
-        found = measures_of(inputs, SCORE, **params)
-        assert found["score"] == 0.5
-        assert torch.equal(trained[-1], inputs.data.train.labels)
-        assert 0 <= found["judge3/label_accuracy"] <= 1
 
 
 def test_a_champion_that_other_judges_measured_is_measured_again(inputs: GanInputs) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import FakeRun, FakeTrial
+from contexts import context_of
+from fakes import FakeTrial
 from sklearn.neighbors import NearestNeighbors
 
 from models.autoencoder import Encoder
@@ -78,13 +79,9 @@ def encoder(tiny: Dataset) -> Encoder:
 def trained(mode: str, data: Dataset, encoder: Encoder, epochs: int = 20) -> tuple[FakeTrial, float]:
     """Return a trial of this mode and its objective."""
     module = {"latent_dim": 10, "architecture": "conv", "image_shape": (1, 28, 28)}
-    context: Any = SimpleNamespace(
-        dataset=data,
-        settings=TransferConfig(epochs=epochs, semi_epochs=4),
-        inputs={"autoencoder": SimpleNamespace(config=lambda: {"module": module})},
-        device=torch.device("cpu"),
-        seed_for=lambda draw: 1000 + draw,
-    )
+    inputs = {"autoencoder": SimpleNamespace(config=lambda: {"module": module})}
+    settings = TransferConfig(epochs=epochs, semi_epochs=4)
+    context = context_of(data, settings, inputs=inputs, seed_for=lambda draw: 1000 + draw)
     trial: Any = FakeTrial({"mode": mode, "repeat": 0, "labels_per_class": 5})
     objective = spread if mode == SPREADING else train
     (value,) = objective(trial, context=context, encoded=EncodedDataset(data, encoder, WEAK_JITTER))
@@ -144,11 +141,8 @@ def measured(labels: int = 10, **accuracies: float) -> Table:
 def rows_of(name: str, table: Table) -> dict[str, Row]:
     """Return rows by their claims, else by their figures."""
     part = Split(torch.zeros(100, 1, 28, 28), torch.zeros(100))
-    known = name == "mnist"
-    context: Any = SimpleNamespace(
-        dataset=Dataset(name, part, part, part, classes=tuple("0123456789")),
-        references=lambda figures: figures if known else {},
-    )
+    data = Dataset(name, part, part, part, classes=tuple("0123456789"))
+    context = context_of(data, None, has_reference=name == "mnist")
     return {row.claim.text if row.claim else row.figure: row for row in figures.rows(context, table)}
 
 
@@ -175,15 +169,3 @@ def test_figures_of_the_reference_are_cited_for_its_data_and_labels_alone() -> N
     claim = found["Fine-tuning beats the frozen encoder"].claim
     assert claim is not None
     assert claim.verdict == "refuted"
-
-
-def test_the_curves_of_both_modes_and_accuracy_against_labels_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracking.runs.metric_history", lambda *_: ([1, 2], [0.5, 0.8]))
-    accuracies = {"frozen": 0.9, "tuned": 0.8, "scratch": 0.8, "spread": 0.9, "others": 0.8}
-    table, parent = Table([*measured(10, **accuracies), *measured(1, **accuracies)]), FakeRun()
-    context = SimpleNamespace(dataset=SimpleNamespace(classes="0123456789"), references=lambda known: known)
-    study: Any = SimpleNamespace(table=lambda: table, parent=parent, context=context)
-    figures.log_figures(study, 10)
-    logged = parent.figures
-    assert [len(ax.lines) for ax in logged["curves"].axes] == [4, 4 + 2], "two modes, two parts; two references"
-    assert len(logged["accuracy_against_labels"].axes[0].get_legend_handles_labels()[1]) == 4 + len(BASELINES)

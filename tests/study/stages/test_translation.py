@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from contexts import context_of
 from fakes import FakeRun, FakeTrial
 
 from models.classifier import Judge
-from models.translation import Translator
 from study.config import TranslationConfig
 from study.data.dataset import Dataset
 from study.results import Result, Table
 from study.stages.translation import JUDGES
 from study.stages.translation import trial as stage
-from study.stages.translation.trial import SHOWN, HeldOut, claims, measure_source, shown_places, train_and_measure
+from study.stages.translation.trial import HeldOut, claims, measure_source, shown_places, train_and_measure
 from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, LOOSE, METHODS, PAIRED, PAIRINGS, UNPAIRED
 
 CELLS = [(method, pairing) for method in METHODS for pairing in PAIRINGS]
@@ -30,15 +30,8 @@ def context(tiny: Dataset) -> Any:
     torch.manual_seed(0)
     judges = {kind: Judge("mlp", image_shape=(1, 28, 28), classes=10).eval() for kind in JUDGES}
     version = SimpleNamespace(metrics={"val/accuracy": 0.5})
-    return SimpleNamespace(
-        dataset=tiny,
-        device=torch.device("cpu"),
-        settings=TranslationConfig(epochs=2, images=64),
-        inputs=dict.fromkeys(judges, version),
-        module=lambda kind, _: judges[kind],
-        seed_for=lambda number: 100 + number,
-        has_reference=True,
-    )
+    given = {"inputs": dict.fromkeys(judges, version), "module": lambda kind, _: judges[kind], "has_reference": True}
+    return context_of(tiny, TranslationConfig(epochs=2, images=64), **given)
 
 
 def trained(context: Any, method: str, pairing: str, held_out: HeldOut, repeat: int = 0) -> FakeTrial:
@@ -63,10 +56,7 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
         assert trial.figures.keys() <= {"samples"}
     ((translator, example, config),) = trials[f"{L1}, {PAIRED}"].models
     assert config["translation"].items() >= {"task": "outline", "pairing": PAIRED, "method": L1, "weight": 1}.items()
-    rebuilt = Translator(**config["module"])
-    rebuilt.load_state_dict(translator.state_dict())
-    torch.testing.assert_close(rebuilt(example), translator(example))
-
+    assert translator(example).shape == example.shape
     for source in ("untranslated", "true translation"):
         trials[source] = FakeTrial({"source": source})
         measure_source(trials[source], held_out=held_out)  # type: ignore[arg-type]
@@ -93,23 +83,17 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
     assert len(found) == 2 + 5 + 2 * 4 + 2 + 1
     assert L1 in str(found[-1].found)
 
-
-def test_only_shown_and_paired_translators_are_kept_and_only_paired_ones_drawn(context: Any) -> None:
-    held_out = HeldOut.of(context, JUDGES[:1])
+    # Only shown and paired translators are kept, and only paired ones drawn.
     kept = [trained(context, L1, pairing, held_out, repeat) for pairing in (PAIRED, LOOSE) for repeat in (0, 1)]
     assert [len(trial.models) for trial in kept] == [1, 1, 1, 0]
     assert ["samples" in trial.figures for trial in kept] == [True, True, False, False]
 
 
-def test_pictures_show_every_class_first() -> None:
+def test_pictures_show_every_class_first_and_steps_to_a_goal_lie_between_two_measurements() -> None:
     labels = torch.tensor([1, 1, 1, 0, 2, 1, 2, 0, 0, 0, 1, 2])
     assert shown_places(labels, 3).tolist() == [3, 0, 4, 1, 2, 5, 6, 7, 8, 9]
-    assert len(shown_places(torch.arange(30), 30)) == SHOWN
-
-
-@pytest.mark.parametrize(("goal", "steps"), [(0.2, 150), (0.5, 0), (0.05, math.inf)])
-def test_steps_to_a_goal_lie_between_two_measurements(goal: float, steps: float) -> None:
-    assert stage.steps_to(goal, [0.0, 100.0, 200.0, 300.0], [0.4, 0.3, 0.1, 0.2]) == pytest.approx(steps)
+    found = [stage.steps_to(goal, [0.0, 100.0, 200.0, 300.0], [0.4, 0.3, 0.1, 0.2]) for goal in (0.2, 0.5, 0.05)]
+    assert found == pytest.approx([150, 0, math.inf])
 
 
 def verdicts(changes: Mapping[tuple[str, str], float] = {}, missing: tuple[str, str] | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The latent GAN's study: its lists of trials, random recipes, rows and claims, and a whole study with fake trials."""
+"""Both GANs' studies: lists of trials, random recipes, rows and claims, and whole studies with fake trials."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from contexts import context_of, fake_study, inputs_of, measured
 from fakes import FakeTrial
-from gans import context_of, fake_study, inputs_of, measured
 from torch import nn
 
-from study.config import LatentGanConfig
+from study.config import ConditionalGanConfig, LatentGanConfig
 from study.data.dataset import Dataset
 from study.engine.search import Pruned
 from study.results import Claim, Result, Row, Table
+from study.stages import conditional_gan
+from study.stages.conditional_gan import CONDITIONAL_GAN
 from study.stages.generators import MEASURES, MIXTURE, REAL, RECONSTRUCTIONS
 from study.stages.latent_gan import LATENT_GAN, search
 from study.stages.latent_gan import trial as stage
 from study.stages.latent_gan.search import SPACE, epochs_for, settings_of
 from study.stages.latent_gan.trial import KINDS
 from study.training import gan
+from study.training.gan import GanSettings
 from study.training.loops import Diverged, Report
 
 PARAMS = {"batch_size": 64, "learning_rate": 1e-4, "clip_value": 0.1, "n_critic": 1, "width": 32}
@@ -215,3 +218,71 @@ def test_a_whole_study_trains_the_best_settings_anew_and_shows_all_generators(
     assert study.parent.figures.keys() == {"generators", "loss_curves", "search", "importances", "interpolation"}
     assert [len(column) for column in study.parent.tables["interpolation"].values()] == [3] * 4
     assert not any(row.claim for row in rows), "two repeats decide nothing"
+
+
+FOUND = GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4, ema_decay=0.9)
+
+
+def conditional_context(data: Dataset, **settings: int) -> Any:
+    found = context_of(data, ConditionalGanConfig(**settings), others={"judge": {"epochs": 1}})
+    found.inputs["latent-gan"] = SimpleNamespace(
+        config=lambda: {"settings": asdict(FOUND)}, metrics={"judge3/fd": 0.4, "generator/steps": 1000.0}
+    )
+    return found
+
+
+def conditional_rows(there: Any, accuracy: float) -> list[Row]:
+    """The rows of five trainings with this label accuracy, five mixtures, and both bounds."""
+    figures = {"judge3__fd": 0.3, "judge3__diversity": 0.9, "judge3__label_accuracy": 0.98, "val__fd": 1.0}
+    gan = {**figures, "generator__steps": 2000.0, "val__fd_range": 0.05, "judge3__diversity": 0.7}
+
+    def repeated(part: str, params: dict[str, Any], values: dict[str, float]) -> list[Result]:
+        jittered = [{name: value + 0.001 * number for name, value in values.items()} for number in range(5)]
+        return [measured(part, {**params, "repeat": number}, **each) for number, each in enumerate(jittered)]
+
+    trials = repeated("", {}, {**gan, "judge3__label_accuracy": accuracy})
+    trials += repeated("baselines", {"source": MIXTURE}, figures)
+    trials += [measured("baselines", {"source": source}, **figures) for source in (REAL, RECONSTRUCTIONS)]
+    return conditional_gan.rows(there, conditional_gan.groups_of(Table(trials)))
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.99, "supported"), (0.97, "refuted"), (0.98, "inconclusive")])
+def test_four_claims_are_decided_by_the_third_judge(tiny: Dataset, accuracy: float, verdict: str) -> None:
+    there = conditional_context(tiny)
+    rows = conditional_rows(there, accuracy)
+    claims = {row.metric: row.claim for row in rows if row.claim}
+    assert {metric: claim.verdict for metric, claim in claims.items()} == {
+        "judge3/label_accuracy": verdict,
+        "judge3/fd": "inconclusive",
+        "judge3/diversity": "refuted",
+        "val/fd_range": "supported",
+    }
+    assert claims["judge3/label_accuracy"].counts == (5, 5)
+    assert claims["judge3/diversity"].shown == f"goal {0.95 * 0.9:.3f}"
+    first = next(row for row in rows if row.found)
+    assert all(name in (first.baseline or "") for name in (REAL, RECONSTRUCTIONS, "Gaussians a class"))
+    with_labels = rows[-1]
+    assert "2,000 steps" in with_labels.figure
+    assert with_labels.baseline == "without labels, 1,000 steps 0.400"
+    there.inputs["latent-gan"].metrics = {}
+    assert conditional_rows(there, accuracy) == rows[:-1], "its run is gone: it is not compared with"
+
+
+def test_a_whole_study_repeats_the_gan_and_the_mixtures_as_often(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = conditional_context(tiny, epochs=1)
+    there.repeats = range(2)
+    study = fake_study(there, monkeypatch)
+    rows: Any = CONDITIONAL_GAN.run(there)
+    gans = [result for result in study.results if result.part == ""]
+    assert [result.params for result in gans] == [{"repeat": 0}, {"repeat": 1}]
+    assert gans[0].values != gans[1].values
+    assert study.candidates["conditional-gan"].result == min(gans, key=lambda result: result.values[0])
+    mixtures = [each for each in study.results if each.params.get("source") == MIXTURE]
+    assert [each.params["repeat"] for each in mixtures] == [0, 1]
+    assert mixtures[0].values != mixtures[1].values
+    assert study.parent.tables["generators"]["repeats"] == ["2", "2", "1", "1"]
+    assert study.parent.figures.keys() == {"loss_curves", "label_accuracy"}
+    assert all(0 <= study.trials[each.run_id].metrics["classification_accuracy_score"] <= 1 for each in study.results)
+    assert any(row.found for row in rows)

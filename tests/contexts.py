@@ -1,4 +1,4 @@
-"""What tests of both GAN stages share: a judge of brightness, a context without a store, and a fake study."""
+"""What tests of the stages share: a context without a store; for GANs a judge of brightness and a fake study."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def context_of(data: Dataset, settings: Any, **more: Any) -> Any:
         "repeats": range(1),
         "seed_for": lambda number: seed_for(0, number),
         "has_reference": False,
+        "references": lambda known: known if more.get("has_reference") else {},
         "inputs": judges,
     }
     return SimpleNamespace(**{**defaults, **more})
