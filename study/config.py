@@ -20,7 +20,7 @@ class StudyConfig:
     """A study harness for small generative models on small images; handwritten digits are the built-in case.
 
     Before the flags comes a preset, or a TOML file that builds on one: smoke (does everything run?), demo (every stage
-    in minutes, the default), exercise (the reference's protocol, an hour and a half), full (a wide search, hours).
+    in minutes, the default), exercise (the reference's protocol with its search), full (a wide search, hours).
     """
 
     data: str = "auto"

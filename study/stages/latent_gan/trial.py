@@ -39,7 +39,7 @@ RECIPE_EPOCHS, RECIPE_CLIP = 20, 0.1
 RATES, STEPS, DEPTHS = (5e-5, 5e-3), (1, 5), (1, 4)  # of random recipes
 SEARCH, EQUAL_STEPS = "search", "equal steps"  # parts of the study
 BEST, EQUAL, REFERENCE, PAPER, VANILLA = (
-    *("WGAN, settings found", "WGAN, settings found, the reference's steps"),
+    *("WGAN, settings found", "WGAN, settings found, equal steps"),
     *("WGAN, reference settings", "WGAN, paper settings", "vanilla GAN"),
 )
 OTHERS = {REFERENCE: "reference", PAPER: "paper", VANILLA: "vanilla"}  # and their parameter `settings`
