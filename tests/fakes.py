@@ -8,22 +8,19 @@ from typing import Any
 
 import torch
 
-from study.engine.search import Pruned
 from study.results import Result, Table
 
 
 @dataclass
 class FakeTrial:
-    """Records all that an objective reports; `prune_at` makes `report` raise `Pruned` at that epoch."""
+    """Records all that an objective reports."""
 
     params: dict[str, Any] = field(default_factory=dict)
     part: str = ""
     number: int = 0
     prunable: bool = False
-    prune_at: int | None = None
     history: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # the last value of each
-    logged_params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     images: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)  # by name: steps and arrays
     figures: dict[str, Any] = field(default_factory=dict)
@@ -35,14 +32,12 @@ class FakeTrial:
             epochs, values = self.history.setdefault(name, ([], []))
             epochs.append(epoch)
             values.append(float(value))
-        if self.prune_at is not None and epoch >= self.prune_at:
-            raise Pruned("as the test asked")
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         self.metrics |= {name: float(value) for name, value in metrics.items()}
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        self.logged_params |= params
+        """Forgotten: no test looks at them."""
 
     def log_image(self, name: str, image: Any, step: int) -> None:
         self.images.setdefault(name, []).append((step, image))

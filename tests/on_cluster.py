@@ -35,7 +35,7 @@ class OnCluster:
     def __init__(
         self, folder: Path, tracking: MlflowServer, postgres: Postgres, engine: list[str], env: Mapping[str, str]
     ) -> None:
-        self.workers = 2
+        self.workers, self.cluster = 2, None  # the latter: of class Slurm or Ray, where a test has set it
         self.folder, self.tracking, self.postgres, self.engine = folder, tracking, postgres, engine
         about = folder / "cheap-1.dist-info"
         about.mkdir(exist_ok=True)
@@ -134,20 +134,15 @@ class OnCluster:
 
 
 @contextmanager
-def on_servers(folder: Path, engine: list[str], environment: Mapping[str, str]) -> Iterator[OnCluster]:
+def on_servers(folder: Path, engine: list[str]) -> Iterator[OnCluster]:
     """Studies on servers that are there while the block runs."""
     tracking, postgres = MlflowServer(folder), Postgres()
     try:
         tracking.start()
-        yield OnCluster(folder, tracking, postgres, engine, environment)
+        yield OnCluster(folder, tracking, postgres, engine, {})
     finally:
         tracking.stop()
         postgres.remove()
-
-
-def all_ended(left: Callable[[], list[Any]]) -> None:
-    """Check that nothing is left, in a while."""
-    until(lambda: left() == [], "the end of all workers", 20)
 
 
 class Command:

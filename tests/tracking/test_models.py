@@ -24,14 +24,7 @@ from models.classifier import Judge
 from models.gan import LatentGenerator
 from tracking import load_model, registry
 from tracking.errors import StoreError
-from tracking.models import (
-    cached_arrays,
-    delete_model,
-    kept_model,
-    log_model,
-    logged_model,
-    weights_digest,
-)
+from tracking.models import cached_arrays, delete_model, kept_model, log_model, logged_model, weights_digest
 from tracking.registry import Version
 from tracking.runs import Run, study_run, trial_run
 from tracking.store import Store, open_store, path_of
