@@ -25,6 +25,7 @@ class FakeTrial:
     images: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)  # by name: steps and arrays
     figures: dict[str, Any] = field(default_factory=dict)
     models: list[tuple[Any, Any, dict[str, Any]]] = field(default_factory=list)  # module, example, config
+    tables: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self.log(metrics, epoch)
@@ -48,18 +49,14 @@ class FakeTrial:
     def log_model(self, module: Any, example: Any, config: Mapping[str, Any]) -> None:
         self.models.append((module, example, dict(config)))
 
+    def log_table(self, name: str, columns: Mapping[str, Any]) -> None:
+        self.tables[name] = columns
+
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         self.tags |= {name: str(value) for name, value in tags.items()}
 
 
-@dataclass
-class FakeRun(FakeTrial):
-    """Records what a stage logs on the parent run of its study."""
-
-    tables: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def log_table(self, name: str, columns: Mapping[str, Any]) -> None:
-        self.tables[name] = columns
+FakeRun = FakeTrial  # records what a stage logs on the parent run of its study
 
 
 @dataclass

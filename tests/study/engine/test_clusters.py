@@ -105,7 +105,7 @@ def test_workers_come_back_after_a_preemption_and_at_the_end_of_their_time(clust
         command.until(lambda: studies.at_work(2) == {"n1", "n2"})
         studies.release(2)
         assert command.wait() == 0
-    studies.check(2, 4, stops=2)
+    studies.check(2, 5, stops=2)
 
 
 def test_controller_and_command_die_and_the_same_command_goes_on(cluster: Any, studies: OnCluster) -> None:
@@ -121,11 +121,11 @@ def test_controller_and_command_die_and_the_same_command_goes_on(cluster: Any, s
         command.until(lambda: "2 of 2 workers were there before" in command.output)
         studies.release(3)
         assert command.wait() == 0
-    studies.check(3, 4)
+    studies.check(3, 5)
 
 
 def test_left_alone_looked_at_and_stopped(cluster: Any, studies: OnCluster) -> None:
-    studies.hold(4)
+    studies.hold(4).touch()
     left = studies.run(4, "--workers", 3, "--detach")  # one more than there are places
     assert left.returncode == 0, left.stderr
     with studies.started(4, "--workers", 3) as command:
@@ -138,7 +138,7 @@ def test_left_alone_looked_at_and_stopped(cluster: Any, studies: OnCluster) -> N
     logs = "".join(file.read_text() for file in (studies.folder / "store").rglob("logs/**/*.log"))
     refused = [line for line in logs.splitlines() if line.startswith("error: ")]  # not Slurm's own, of a requeue
     assert refused == [], "the last worker starts as all others are gone, and finds the study finished"
-    studies.check(4, 4)
+    studies.check(4, 5)
     with studies.started(5) as command:
         command.until(lambda: studies.at_work(5))
         command.process.send_signal(signal.SIGINT)
@@ -186,4 +186,4 @@ def test_the_head_dies_and_the_same_command_goes_on(cluster: Ray, studies: OnClu
     studies.release(9)
     done = studies.run(9)
     assert done.returncode == 0, done.stderr
-    studies.check(9, 4, deaths=2)
+    studies.check(9, 5, deaths=2)
