@@ -18,9 +18,9 @@ class FakeTrial:
     params: dict[str, Any] = field(default_factory=dict)
     part: str = ""
     number: int = 0
-    prunable: bool = False
     history: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # the last value of each
+    logged_params: dict[str, Any] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     images: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)  # by name: steps and arrays
     figures: dict[str, Any] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class FakeTrial:
         self.metrics |= {name: float(value) for name, value in metrics.items()}
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Forgotten: no test looks at them."""
+        self.logged_params |= params
 
     def log_image(self, name: str, image: Any, step: int) -> None:
         self.images.setdefault(name, []).append((step, image))
@@ -75,10 +75,10 @@ class FakeStudy:
     trials: dict[str, FakeTrial] = field(default_factory=dict)
     candidates: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, trials: Any, objective: Any, part: str = "", *, prunable: bool = False, **_: Any) -> list[Any]:
+    def run(self, trials: Any, objective: Any, part: str = "", **_: Any) -> list[Any]:
         results = []
         for number, params in enumerate(trials):
-            trial = FakeTrial(dict(params), part, number, prunable)
+            trial = FakeTrial(dict(params), part, number)
             torch.manual_seed(self.context.seed_for(params.get("repeat", 0)))
             run_id = f"{part} {number}"
             results.append(Result(number, part, str(number), dict(params), objective(trial), run_id))
@@ -90,7 +90,7 @@ class FakeStudy:
         return lambda: self.run(*args, **kwargs)
 
     def search(self, search: Any, objective: Any, part: str = "") -> list[Any]:
-        return self.run(self.proposals[: search.trials], objective, part, prunable=True)
+        return self.run(self.proposals[: search.trials], objective, part)
 
     def table(self) -> Any:
         return Table([replace(each, metrics=self.trials[each.run_id].metrics) for each in self.results])
