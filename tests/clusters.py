@@ -218,12 +218,8 @@ class Ray:
             self.start_node(name)
 
     @property
-    def address(self) -> str:
-        return self._cluster.address
-
-    @property
     def environment(self) -> dict[str, str]:
-        return {"RAY_ADDRESS": self.address}
+        return {"RAY_ADDRESS": self._cluster.address}
 
     def start_node(self, name: str) -> None:
         with self._surroundings():
