@@ -39,8 +39,7 @@ def cluster(engine: str, studies: OnCluster) -> Iterator[None]:
         return
     running = Slurm(cpus=2) if engine == "slurm" else Ray({"PYTHONPATH": studies.environment["PYTHONPATH"]}, cpus=2)
     try:
-        found = running.environment if isinstance(running, Slurm) else {"RAY_ADDRESS": running.address}
-        studies.environment.update(found)
+        studies.environment.update(running.environment)
         yield
     finally:
         running.remove()

@@ -58,11 +58,10 @@ PartitionName=high Nodes=n1,n2 MaxTime=60 PriorityTier=10 PreemptMode=off State=
 class Slurm:
     """A cluster of two nodes, n1 and n2, with a munged of its own; needs root.
 
-    What is submitted to the partition `high` preempts what runs in `low`, the default.
-
-    Args:
-        cpus: Of each node.
+    What is submitted to the partition `high` preempts what runs in `low`, the default. `cpus` are those of each node.
     """
+
+    nodes = ("n1", "n2")
 
     def __init__(self, cpus: int = 1) -> None:
         if not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))):
@@ -85,7 +84,7 @@ class Slurm:
             files = [f"--{kind}-file={self.folder}/munge.{kind}" for kind in ("key", "log", "pid", "seed")]
             self._start("munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *files)
             self.start_controller()
-            for node in ("n1", "n2"):
+            for node in self.nodes:
                 self.start_node(node)
         except BaseException:
             self.remove()
@@ -129,7 +128,7 @@ class Slurm:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, env={**os.environ, **self.environment}, capture_output=True, text=True)
 
-    def jobs(self) -> list[str]:
+    def left(self) -> list[str]:
         """State and node of every task that is in the queue."""
         return self._queue("-a", "-o", "%T %N")
 
@@ -145,7 +144,7 @@ class Slurm:
     def remove(self) -> None:
         if "slurmctld" in self._processes:
             self.run("scancel", "-u", "root")
-        for node in ("n1", "n2"):
+        for node in self.nodes:
             self.kill_node(node)
         for name in list(self._processes):
             self._kill(name)
@@ -195,11 +194,9 @@ def _below(pid: int) -> list[int]:
 
 
 class Ray:
-    """A head without processors, and two raylets, called r1 and r2, each with one declared GPU.
+    """A head without processors, and two raylets, r1 and r2, each with one declared GPU and so many `cpus`."""
 
-    Args:
-        cpus: Of each raylet.
-    """
+    nodes = ("r1", "r2")
 
     def __init__(self, environment: Mapping[str, str], cpus: int = 1) -> None:
         pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
@@ -216,33 +213,32 @@ class Ray:
             from ray.cluster_utils import Cluster
 
             self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
-        self.nodes: dict[str, Any] = {}
-        for name in ("r1", "r2"):
-            self.add(name)
+        self._raylets: dict[str, Any] = {}
+        for name in self.nodes:
+            self.start_node(name)
 
     @property
-    def address(self) -> str:
-        return self._cluster.address
+    def environment(self) -> dict[str, str]:
+        return {"RAY_ADDRESS": self._cluster.address}
 
-    def add(self, name: str) -> None:
-        """Start a raylet, in the place of one that was killed say."""
+    def start_node(self, name: str) -> None:
         with self._surroundings():
             # What names a node of Slurm's names ours too: all are on one host.
             own = {"num_gpus": 1, "env_vars": {"SLURMD_NODENAME": name}}
-            self.nodes[name] = self._cluster.add_node(num_cpus=self._cpus, **own, **SMALL)
+            self._raylets[name] = self._cluster.add_node(num_cpus=self._cpus, **own, **SMALL)
 
     def kill_node(self, name: str) -> None:
         """Kill a raylet: what runs there ends with it."""
-        _kill_all(self.nodes.pop(name))
+        _kill_all(self._raylets.pop(name))
 
     def kill_head(self) -> None:
         _kill_all(self._cluster.head_node)
 
     def kill_worker(self, node: str) -> None:
         """The worker dies, and the actor that keeps it alive does not."""
-        _kill_worker(self.workers(node))
+        _kill_worker(self.left(node))
 
-    def workers(self, node: str = "") -> list[int]:
+    def left(self, node: str = "") -> list[int]:
         """The processes of our actors (on this node), and of what they have started."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
@@ -253,7 +249,7 @@ class Ray:
         return found
 
     def remove(self) -> None:
-        for node in (*self.nodes.values(), self._cluster.head_node):
+        for node in (*self._raylets.values(), self._cluster.head_node):
             _kill_all(node)
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):

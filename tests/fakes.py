@@ -8,19 +8,16 @@ from typing import Any
 
 import torch
 
-from study.engine.search import Pruned
 from study.results import Result, Table
 
 
 @dataclass
 class FakeTrial:
-    """Records all that an objective reports; `prune_at` makes `report` raise `Pruned` at that epoch."""
+    """Records all that an objective reports."""
 
     params: dict[str, Any] = field(default_factory=dict)
     part: str = ""
     number: int = 0
-    prunable: bool = False
-    prune_at: int | None = None
     history: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # the last value of each
     logged_params: dict[str, Any] = field(default_factory=dict)
@@ -28,6 +25,7 @@ class FakeTrial:
     images: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)  # by name: steps and arrays
     figures: dict[str, Any] = field(default_factory=dict)
     models: list[tuple[Any, Any, dict[str, Any]]] = field(default_factory=list)  # module, example, config
+    tables: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self.log(metrics, epoch)
@@ -35,8 +33,6 @@ class FakeTrial:
             epochs, values = self.history.setdefault(name, ([], []))
             epochs.append(epoch)
             values.append(float(value))
-        if self.prune_at is not None and epoch >= self.prune_at:
-            raise Pruned("as the test asked")
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         self.metrics |= {name: float(value) for name, value in metrics.items()}
@@ -53,18 +49,14 @@ class FakeTrial:
     def log_model(self, module: Any, example: Any, config: Mapping[str, Any]) -> None:
         self.models.append((module, example, dict(config)))
 
+    def log_table(self, name: str, columns: Mapping[str, Any]) -> None:
+        self.tables[name] = columns
+
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         self.tags |= {name: str(value) for name, value in tags.items()}
 
 
-@dataclass
-class FakeRun(FakeTrial):
-    """Records what a stage logs on the parent run of its study."""
-
-    tables: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def log_table(self, name: str, columns: Mapping[str, Any]) -> None:
-        self.tables[name] = columns
+FakeRun = FakeTrial  # records what a stage logs on the parent run of its study
 
 
 @dataclass
@@ -83,10 +75,10 @@ class FakeStudy:
     trials: dict[str, FakeTrial] = field(default_factory=dict)
     candidates: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, trials: Any, objective: Any, part: str = "", *, prunable: bool = False, **_: Any) -> list[Any]:
+    def run(self, trials: Any, objective: Any, part: str = "", **_: Any) -> list[Any]:
         results = []
         for number, params in enumerate(trials):
-            trial = FakeTrial(dict(params), part, number, prunable)
+            trial = FakeTrial(dict(params), part, number)
             torch.manual_seed(self.context.seed_for(params.get("repeat", 0)))
             run_id = f"{part} {number}"
             results.append(Result(number, part, str(number), dict(params), objective(trial), run_id))
@@ -98,7 +90,7 @@ class FakeStudy:
         return lambda: self.run(*args, **kwargs)
 
     def search(self, search: Any, objective: Any, part: str = "") -> list[Any]:
-        return self.run(self.proposals[: search.trials], objective, part, prunable=True)
+        return self.run(self.proposals[: search.trials], objective, part)
 
     def table(self) -> Any:
         return Table([replace(each, metrics=self.trials[each.run_id].metrics) for each in self.results])

@@ -35,12 +35,12 @@ class OnCluster:
     def __init__(
         self, folder: Path, tracking: MlflowServer, postgres: Postgres, engine: list[str], env: Mapping[str, str]
     ) -> None:
-        self.workers = 2
+        self.workers, self.cluster = 2, None  # the latter: of class Slurm or Ray, where a test has set it
         self.folder, self.tracking, self.postgres, self.engine = folder, tracking, postgres, engine
         about = folder / "cheap-1.dist-info"
         about.mkdir(exist_ok=True)
         (about / "METADATA").write_text("Metadata-Version: 2.1\nName: cheap\nVersion: 1\n")
-        (about / "entry_points.txt").write_text("[study.stages]\ncheap = cluster_stage:STAGE\n")
+        (about / "entry_points.txt").write_text("[study.stages]\ncheap = cheap_stage:STAGE\n")
         found = os.pathsep.join(map(str, (ROOT, folder, Path(__file__).parent)))
         self.environment = {**os.environ, **env, "PYTHONPATH": found}
         self.places = ["--tracking-uri", tracking.url, "--storage", postgres.url, "--store", str(folder / "store")]
@@ -48,16 +48,16 @@ class OnCluster:
     def command(self, seed: int, *flags: object) -> list[str]:
         """The command line of a study."""
         study = ["smoke", "--data", "digits", "--stages", "cheap", "--seed", str(seed), "--workers", str(self.workers)]
-        hold = ["--cheap.hold", str(self._hold(seed))]
+        hold = ["--cheap.hold", str(self.hold(seed))]
         return [sys.executable, "-m", "study.run", *study, *hold, *self.engine, *self.places, *map(str, flags)]
 
-    def hold(self, seed: int) -> None:
-        """From now on the study's trials stay in mid-trial."""
-        self._hold(seed).touch()
+    def hold(self, seed: int) -> Path:
+        """The file that keeps the study's trials in mid-trial while it is there."""
+        return self.folder / f"hold-{seed}"
 
     def release(self, seed: int) -> None:
         """From now on they come to their end."""
-        self._hold(seed).unlink()
+        self.hold(seed).unlink()
 
     def run(self, seed: int, *flags: object) -> subprocess.CompletedProcess[str]:
         """A study's command, to its end."""
@@ -67,7 +67,7 @@ class OnCluster:
     @contextmanager
     def started(self, seed: int, *flags: object) -> Iterator[Command]:
         """A study's command while it runs; its trials stay in mid-trial until they are released."""
-        self.hold(seed)
+        self.hold(seed).touch()
         log = self.folder / f"command-{seed}-{time.time_ns()}.log"
         with log.open("w") as out:
             process = subprocess.Popen(
@@ -84,15 +84,6 @@ class OnCluster:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait(60)
-
-    def tries(self, seed: int) -> list[int]:
-        """How often each complete trial was tried, less the times that it was stopped."""
-        runs = [run.info.run_id for run in self.runs(seed) if run.info.status == "FINISHED"]
-        with psycopg.connect(self.postgres.url) as connection:
-            query = "SELECT state, tries FROM study_trials WHERE run_id = ANY(%s)"
-            found = connection.execute(query, [runs]).fetchall()
-        assert {state for state, _ in found} == {"complete"}
-        return [tries for _, tries in found]
 
     def runs(self, seed: int, *, parent: bool = False) -> list[Run]:
         """The runs of the study's trials, or its own."""
@@ -123,31 +114,27 @@ class OnCluster:
         assert Counter(run.info.status for run in runs) == Counter(FINISHED=asked, KILLED=deaths + stops)
         finished = [run for run in runs if run.info.status == "FINISHED"]
         assert len({run.data.params["x"] for run in finished}) == asked
-        assert sum(self.tries(seed)) == asked + deaths
+        with psycopg.connect(self.postgres.url) as connection:
+            query = "SELECT state, tries FROM study_trials WHERE run_id = ANY(%s)"
+            rows = connection.execute(query, [[run.info.run_id for run in finished]]).fetchall()
+        assert {state for state, _ in rows} == {"complete"}
+        assert sum(tries for _, tries in rows) == asked + deaths, "to be stopped is no try"
         assert [run.info.status for run in self.runs(seed, parent=True)] == ["FINISHED"]
         model = mlflow.pyfunc.load_model("models:/digits-cheap@champion")
         assert model.predict(np.ones((3, 4), np.float32)).shape == (3, 2)
         return Counter(run.data.tags["node"] for run in finished)
 
-    def _hold(self, seed: int) -> Path:
-        return self.folder / f"hold-{seed}"
-
 
 @contextmanager
-def on_servers(folder: Path, engine: list[str], environment: Mapping[str, str]) -> Iterator[OnCluster]:
+def on_servers(folder: Path, engine: list[str]) -> Iterator[OnCluster]:
     """Studies on servers that are there while the block runs."""
     tracking, postgres = MlflowServer(folder), Postgres()
     try:
         tracking.start()
-        yield OnCluster(folder, tracking, postgres, engine, environment)
+        yield OnCluster(folder, tracking, postgres, engine, {})
     finally:
         tracking.stop()
         postgres.remove()
-
-
-def all_ended(left: Callable[[], list[Any]]) -> None:
-    """Check that nothing is left, in a while."""
-    until(lambda: left() == [], "the end of all workers", 20)
 
 
 class Command:

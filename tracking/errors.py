@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -38,8 +39,7 @@ def store_errors() -> Iterator[None]:
             if getattr(cause, "error_code", None) in REFUSED:
                 raise StoreError(f"the server refuses: {reason_of(cause)}") from error
             if is_full(cause):
-                places = ", or ".join(map(str, [tempfile.tempdir or os.environ.get("TMPDIR", "/tmp"), *opened]))
-                raise StoreError(f"a disk is full, that of {places}: {reason_of(cause)}") from error
+                raise StoreError(f"the disk of {fullest()} is full: {reason_of(cause)}") from error
             read_only = isinstance(cause, OSError) and cause.errno == errno.EROFS
             if read_only or isinstance(cause, requests.RequestException | DBAPIError | sqlite3.Error):
                 raise StoreError(f"the store was lost: {reason_of(cause)}") from error
@@ -50,6 +50,12 @@ def is_full(error: BaseException) -> bool:
     """Return whether a disk had no space left for what was written."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or any(words in str(error) for words in FULL)
+
+
+def fullest() -> Path:
+    """Return the folder whose disk has the least space left: that of temporary files, or a store."""
+    folders = [Path(tempfile.tempdir or os.environ.get("TMPDIR", "/tmp")), *opened]
+    return min(filter(Path.is_dir, folders), key=lambda folder: shutil.disk_usage(folder).free, default=folders[0])
 
 
 def root_of(error: BaseException) -> str:

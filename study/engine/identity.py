@@ -55,15 +55,13 @@ def code_state() -> tuple[str, str]:
     copy, or one that GIT_DIR names, says nothing about this code.
     """
     here = Path(__file__).resolve()
-    root = here.parents[2]
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return UNKNOWN, UNKNOWN
-    commit = _git(root, "rev-parse", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    added = _git(root, "ls-files", "--others", "--exclude-standard", "--", *PACKAGES)
-    if commit is None or changed is None or added is None:
+    status = ("status", "--porcelain=v2", "--branch", "--untracked-files=normal", "--", *PACKAGES)
+    if (said := _git(here.parents[2], *status)) is None or "branch.oid (initial)" in said:
         return UNKNOWN, UNKNOWN
-    return commit, "true" if changed or added else "false"
+    commit, *lines = said.removeprefix("# branch.oid ").splitlines()
+    return commit, str(any(not line.startswith("#") for line in lines)).lower()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -95,10 +95,7 @@ class Stage:
         odd_presets = [name for name, preset in self.presets.items() if not isinstance(preset, self.settings)]
         for rule, odd in (
             ("presets must be of the settings' type", odd_presets),
-            (
-                "identity_excludes must be settings",
-                {*self.identity_excludes} - names,
-            ),
+            ("identity_excludes must be settings", {*self.identity_excludes} - names),
             ("optional_inputs must be inputs", {*self.optional_inputs} - {*self.inputs}),
         ):
             if odd:

@@ -30,14 +30,9 @@ class Trial(Run):
     params: Params
     history: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     _facts: Mapping[str, Any] = field(default_factory=dict)  # of the models that it logs
-    _proposed: optuna.Trial | None = None
+    _proposed: optuna.Trial | None = None  # None: given trials are compared with others and run to their end
     _prune_on: str | None = None
     _show: Callable[[Trial, int, Mapping[str, float]], None] = lambda *_: None
-
-    @property
-    def prunable(self) -> bool:
-        """Whether Optuna proposed it; given trials are compared with others and run to their end."""
-        return self._proposed is not None
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of an epoch in one call.

@@ -99,14 +99,21 @@ def test_a_version_that_was_registered_by_hand_has_no_metrics_and_gives_way(stor
     assert promote(version) == 1
 
 
-def test_registering_a_run_again_gives_the_same_version(store: Store) -> None:
-    first = register(store, 1.0)
+def test_registering_a_run_again_gives_the_same_version_with_our_description_or_a_users(store: Store) -> None:
+    first, client = register(store, 1.0), mlflow.MlflowClient()
     promote(first)
     again = registry.register(NAME, first.run_id, "", PROTOCOL)
     assert promote(again) == 1
     assert again == first
     assert registry.register(NAME, first.run_id, "", OTHER).protocol == json.dumps(OTHER, sort_keys=True)
     assert registry.registered_runs() == {first.run_id}
+    assert client.get_run(first.run_id).data.tags["registered"] == f"{NAME} v1"
+    for text in ("first", "second"):
+        registry.describe(first, text)
+        assert client.get_model_version(NAME, "1").description == text
+    client.update_model_version(NAME, "1", "a user's words")
+    registry.describe(first, "third")
+    assert client.get_model_version(NAME, "1").description == "a user's words"
 
 
 def test_a_missing_version_is_told_with_what_is_there(store: Store) -> None:
@@ -115,14 +122,3 @@ def test_a_missing_version_is_told_with_what_is_there(store: Store) -> None:
     for wanted, missing in ((None, "tiny-judge@champion"), (7, "tiny-judge/7"), ("mine", "tiny-judge@mine")):
         with pytest.raises(StoreError, match=rf"{missing} .*it has: {NAME}/1"):
             registry.require_version("tiny-judge", wanted)
-
-
-def test_a_registered_run_says_so_and_a_description_is_ours_until_a_user_changes_it(store: Store) -> None:
-    version, client = register(store, 1.0), mlflow.MlflowClient()
-    assert client.get_run(version.run_id).data.tags["registered"] == f"{NAME} v1"
-    for text in ("first", "second"):
-        registry.describe(version, text)
-        assert client.get_model_version(NAME, "1").description == text
-    client.update_model_version(NAME, "1", "a user's words")
-    registry.describe(version, "third")
-    assert client.get_model_version(NAME, "1").description == "a user's words"

@@ -12,16 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tracking.errors import StoreError
-from tracking.runs import (
-    Run,
-    end,
-    is_deleted,
-    metric_history,
-    parents,
-    runs_of,
-    study_run,
-    trial_run,
-)
+from tracking.runs import Run, end, is_deleted, metric_history, parents, runs_of, study_run, trial_run
 from tracking.store import Store, check_environment
 
 STUDY = "tiny/judge/0123"
@@ -42,23 +33,6 @@ def status(run: Run) -> str:
 def open_study(store: Store, description: str = "What it is.", dataset: str = "tiny") -> AbstractContextManager[Run]:
     about = {"description": description, "tags": {"dataset": dataset}}
     return study_run(store, store.experiment("tiny/judge"), STUDY, title="smoke, seed 0", **about)
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"), [(None, "FINISHED"), (RuntimeError(), "FAILED"), (KeyboardInterrupt(), "KILLED")]
-)
-def test_the_status_of_a_trial_is_true(store: Store, error: BaseException | None, expected: str) -> None:
-    with open_study(store) as parent:
-        try:
-            with trial_run(parent, "trial 0", {"latent_dim": 3}) as trial:
-                assert status(trial) == "RUNNING"
-                if error:
-                    raise error
-        except (RuntimeError, KeyboardInterrupt):
-            pass
-        assert status(trial) == expected
-        assert status(parent) == "RUNNING"
-    assert status(parent) == "FINISHED"
 
 
 def test_the_same_study_finds_its_parent_run_again_as_a_user_has_edited_it(store: Store) -> None:
@@ -129,23 +103,6 @@ def test_a_parent_is_ended_only_if_no_other_process_works_under_it(store: Store)
 
     assert stopped(other_works=True) == "RUNNING"
     assert stopped(other_works=False) == "KILLED"
-
-
-def test_a_stop_as_the_parent_is_made_leaves_it_not_open(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = mlflow.MlflowClient.create_run
-
-    def stopped(*given: Any, **named: Any) -> None:
-        create(*given, **named)
-        raise KeyboardInterrupt  # before we know of it
-
-    with monkeypatch.context() as patched:
-        patched.setattr(mlflow.MlflowClient, "create_run", stopped)
-        with pytest.raises(KeyboardInterrupt), open_study(store):
-            raise AssertionError
-    with open_study(store) as parent:
-        before = mlflow.MlflowClient().search_runs([parent.experiment_id])
-        assert [run.info.status for run in before] == ["KILLED"]
-        assert parent.run_id == before[0].info.run_id
 
 
 VARIABLES = {

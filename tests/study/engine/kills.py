@@ -15,29 +15,20 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 
 import mlflow
 import optuna
 import torch
+from cheap_stage import cheap
 
 import study.stages
-from study import plots, run
+from study import run
 from study.cli import config_type
 from study.engine import queue
-from study.engine.search import Search, integer, log_uniform
-from study.engine.stage import Candidate, Context, Outcome, Stage
-from study.engine.trial import Trial
-from study.results import Row
-from tracking.registry import Version
 
-PARTS = {"given": [{"x": 0.5, "n": 2}, {"x": 3.0, "n": 1}], "side": [{"x": 1.0, "n": 3}]}
-SPACE = {"x": log_uniform(0.01, 100), "n": integer(1, 9)}
 COMMAND = "smoke --data digits"
-FREE = 2
 RISK = 0.01  # of dying as each of these calls begins, and as it ends
 DEATHS = Path(sys.argv[1]).with_suffix(".deaths")  # where processes died by these
 CLIENT = "create_run log_batch log_dict set_terminated create_model_version update_model_version set_model_version_tag"
@@ -47,42 +38,6 @@ RISKY: list[tuple[object, str]] = [
     (mlflow.pytorch, "save_model"),
     *((mlflow.MlflowClient, name) for name in (*CLIENT.split(), "set_registered_model_alias", "log_model_artifacts")),
 ]
-
-
-@dataclass(frozen=True)
-class TinyConfig:
-    """Nothing to set."""
-
-
-def tiny(name: str, inputs: tuple[str, ...], output: str) -> Stage:
-    """A stage of trials that take a fraction of a second."""
-
-    def run_stage(context: Context) -> Outcome:
-        def objective(trial: Trial) -> tuple[float, ...]:
-            module = torch.nn.Linear(4, 2)
-            with torch.no_grad():
-                module.weight += trial.params["x"]
-            for epoch in range(1, 4):
-                time.sleep(0.05)
-                trial.report(epoch, {"val/loss": trial.params["x"] / epoch})
-            # Later studies have better champions.
-            loss = (1 + abs(trial.params["x"] - 1)) / (1 + context.session.seed)
-            trial.log({"loss": loss}, step=3)
-            trial.log_model(module, torch.zeros(2, 4), {"module": {"x": trial.params["x"]}})
-            return (loss,)
-
-        def finish(made: Mapping[str, Version]) -> list[Row]:
-            study.parent.log_figure("tiny", plots.curves({"y": {"x": ([1, 2], [1, 2])}}, "x", "tiny"))
-            return [Row("loss", f"{made[output].metrics['loss']:.3f}")]
-
-        with context.open("A tiny study.") as study:
-            for part, given in PARTS.items():
-                study.run(given, objective, part, objectives={"loss": "minimize"})
-            study.search(Search({"loss": "minimize"}, SPACE, FREE), objective)
-            best = min(study.results, key=lambda result: result.values[0])
-            return study.close({output: Candidate(best, "loss")}, finish)
-
-    return Stage(name, "Does it hold?", TinyConfig, run_stage, inputs=inputs, outputs=(output,))
 
 
 def risky(owner: object, name: str) -> None:
@@ -129,8 +84,7 @@ def launch(arguments: list[str], log: Path, seed: int, risk: bool) -> int:
 def main(folder: Path, wanted: int, seed: int) -> None:
     assert torch.get_num_threads() == 1, "set OMP_NUM_THREADS=1: threads do not survive a fork"
     dice = random.Random(seed)
-    queue.TRIES = 1000
-    study.stages.OURS = (tiny("one", (), "first"), tiny("two", ("first",), "second"))
+    study.stages.OURS = (cheap("one", (), "first"), cheap("two", ("first",), "second"))
     study.stages.all_stages.cache_clear()
     config_type.cache_clear()
     command = f"{COMMAND} --workers 1 --stages".split()

@@ -14,13 +14,13 @@ import mlflow
 import numpy as np
 import pytest
 import sqlalchemy as sql
+from cheap_stage import PARTS
 from conftest import ROOT
 
 from tracking.store import read_store
 
 pytestmark = pytest.mark.slow
 KILLS = 25
-GIVEN = [{"n": 1, "x": 3.0}, {"n": 2, "x": 0.5}, {"n": 3, "x": 1.0}]
 ASKED = {"given": 2, "search": 2, "side": 1}
 
 
@@ -30,7 +30,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
     store = tmp_path_factory.mktemp("killed") / "store"
     program = [sys.executable, str(Path(__file__).with_name("kills.py")), str(store), str(KILLS), "0"]
     # A fork has none of its parent's threads: there must be none.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT}/tests"}
     done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     read_store(store)
@@ -58,7 +58,7 @@ def test_exactly_the_asked_trials_are_complete(killed: tuple[Path, dict[str, Any
         assert [row.state for row in rows] == ["complete"] * ASKED[part.partition("-")[0]]
         by_study[study] += [json.loads(row.params) for row in rows]
     for params in by_study.values():
-        assert [params.count(given) for given in GIVEN] == [1] * len(GIVEN)
+        assert [params.count(given) for part in PARTS.values() for given in part] == [1] * 3
 
 
 def test_every_run_has_ended_with_its_trial_s_outcome(killed: tuple[Path, dict[str, Any]]) -> None:

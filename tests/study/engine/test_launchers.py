@@ -76,29 +76,23 @@ class Fake(Cluster):
         return "scancel 7"
 
 
-@pytest.fixture(autouse=True)
-def _look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launchers, "LOOK_EVERY", 0)
-
-
 @pytest.mark.parametrize(("running", "waiting", "started"), [(0, 0, 3), (1, 1, 1), (2, 1, 0)])
-def test_missing_workers_are_started_and_all_end_with_the_study(running: int, waiting: int, started: int) -> None:
-    cluster = Fake(State(running, waiting, "Resources", []), State(0, 1, "Resources", []))
+def test_missing_workers_are_started_and_end_with_the_study_or_if_the_command_that_started_them_is_stopped(
+    running: int, waiting: int, started: int
+) -> None:
+    there, later = State(running, waiting, "Resources", []), State(0, 1, "Resources", [])
+    cluster, stopped = Fake(there, later), Fake(there, later)
     with cluster.workers(3, {}) as watch:
         assert watch() == "Fake: 0 running, 1 waiting (Resources)"
     assert cluster.started == started
     assert cluster.cancelled == [False]
-
-
-@pytest.mark.parametrize(("there", "cancelled"), [(0, [True]), (2, [])])
-def test_a_stopped_command_stops_what_it_has_started(there: int, cancelled: list[bool]) -> None:
-    cluster = Fake(State(there, 0, "", []))
-    with pytest.raises(KeyboardInterrupt), cluster.workers(2, {}):
+    with pytest.raises(KeyboardInterrupt), stopped.workers(3, {}):
         raise KeyboardInterrupt
-    assert cluster.cancelled == cancelled
+    assert stopped.cancelled == [True] * bool(started)
 
 
-def test_what_the_workers_say_reaches_the_command() -> None:
+def test_what_the_workers_say_reaches_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "LOOK_EVERY", 0)
     errors = ["the store was lost", "the worker on n1 refuses: its code is old", "the store was lost"]
     with pytest.raises(UsageError, match="the worker on n1 refuses: its code is old"):
         Fake(State(1, 0, "", errors))._look()

@@ -122,7 +122,6 @@ def test_a_stage_s_own_bug_is_raised_at_once(store: Store) -> None:
 def test_a_stop_in_the_middle_of_a_call_is_no_death_and_leaves_no_run_open(
     store: Store, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    run(store, listed(Recorder()))  # so that the next run that is made is a trial's
     real = getattr(mlflow.MlflowClient, call)
 
     def stopped(*given: Any, **named: Any) -> Any:
@@ -130,7 +129,8 @@ def test_a_stop_in_the_middle_of_a_call_is_no_death_and_leaves_no_run_open(
         real(*given, **named)
         raise KeyboardInterrupt  # before anybody has the answer
 
-    for _ in range(1 if call == "set_terminated" else queue.TRIES + 1):  # after that call the trial is complete
+    # The first run that is made is the parent; after the call that ends a trial's run, the trial is complete.
+    for _ in range({"create_run": queue.TRIES + 2, "set_terminated": 1}.get(call, queue.TRIES + 1)):
         monkeypatch.setattr(mlflow.MlflowClient, call, stopped)
         with pytest.raises(KeyboardInterrupt):
             run(store, searched(Recorder(), 1))

@@ -40,28 +40,25 @@ def charts(made: views.View, section: str) -> list[tuple[str, str]]:
     return [(chart["type"], chart["displayName"]) for chart in made.sections[section]]
 
 
-def test_what_decides_comes_first_then_what_varies_then_the_figures() -> None:
-    found = results("", {"size": 1, "rate": 0.1, "kind": "a"}, {"size": 2, "rate": 0.2, "kind": "a"})
+def test_what_decides_comes_first_then_what_varies_in_its_own_parts_then_the_figures() -> None:
+    found = results("a", {"size": 1, "rate": 0.1, "kind": "a"}, {"size": 2, "rate": 0.2, "kind": "a"})
+    found += results("b", {"heads": 3}, {"heads": 4})
+    parts = [part("a", "val/loss", "val/pcc"), part("b", "error")]
     rows = [Row("test loss", "1", metric="test/loss"), Row("other", "1"), Row("again", "2", metric="test/loss")]
-    made = pages.trials_view([part("", "val/loss", "val/pcc")], found, {"cost": "maximize"}, rows, BEST)
+    made = pages.trials_view(parts, found, {"cost": "maximize"}, rows, BEST)
     assert made.order_by == ("cost", "maximize")
     assert made.deciding == ["cost", "val/loss", "val/pcc"]
-    assert made.params == ["size", "rate"], "kind was the same in all trials"
-    assert made.others == ["test/loss"]
+    assert made.params == ["size", "rate", "heads"], "kind was the same in all trials"
+    assert made.others == ["test/loss", "error"]
     assert charts(made, "Objectives") == [("SCATTER", "val/pcc")]
     parallel = ("PARALLEL", "all together")
     assert charts(made, "val/loss by parameter") == [("SCATTER", "size"), ("SCATTER", "rate"), parallel]
+    assert charts(made, "error by parameter") == [("SCATTER", "heads")]
     assert charts(made, "Training") == [("LINE", "val/loss"), ("LINE", "train/loss")]
     assert [chart["step"] for chart in made.sections["Pictures"]] == [7]
-
-
-def test_each_objective_has_the_parameters_of_its_own_parts() -> None:
-    found = [*results("a", {"size": 1}, {"size": 2}), *results("b", {"heads": 3}, {"heads": 4})]
-    made = pages.trials_view([part("a", "val/loss"), part("b", "error")], found, {}, [], BEST)
-    assert made.order_by == ("val/loss", "minimize")
-    assert charts(made, "val/loss by parameter") == [("SCATTER", "size")]
-    assert charts(made, "error by parameter") == [("SCATTER", "heads")]
-    assert made.others == ["test/loss", "error"], "without key figures in the rows: those of the test images"
+    plain = pages.trials_view(parts, found, {}, [], BEST)
+    assert plain.order_by == ("val/loss", "minimize")
+    assert plain.others == ["test/loss", "error"], "without key figures in the rows: those of the test images"
 
 
 @pytest.mark.parametrize("many", [1, 99])

@@ -73,67 +73,49 @@ def test_the_end_of_a_shorter_list_leaves_a_longer_one_s_trials_alone(store: Sto
     assert states(store) == [("FINISHED", "complete")] * 2
 
 
-def _die_in_trial(folder: Path, number: int) -> None:
-    def objective(trial: Trial) -> tuple[float, ...]:
-        if trial.number == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return (1.0,)
-
-    run(open_store(folder), listed(objective))
-
-
-@pytest.mark.slow
-def test_a_trial_whose_process_was_killed_runs_again_at_once(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dies(_die_in_trial, tmp_path / "store", 1)
-    assert states(store) == [("FINISHED", "complete"), ("RUNNING", "running")]
-    monkeypatch.setattr(queue, "GRACE", 10**6)  # on one machine nobody waits for its silence
-    with no_hang():
-        results = run(store, listed(lambda trial: (2.0,)))
-    assert [result.params for result in results] == GIVEN
-    assert sorted(states(store)) == [("FINISHED", "complete")] * 2 + [("KILLED", "running")]
-    assert not list((tmp_path / "store" / "locks").glob("worker-*")), "dead processes leave no locks"
-
-
-@pytest.mark.slow
-def test_a_trial_whose_process_always_dies_is_given_up(store: Store, tmp_path: Path) -> None:
-    for _ in range(queue.TRIES):
-        dies(_die_in_trial, tmp_path / "store", 0)
-    results = run(store, listed(Recorder()))
-    assert [result.params for result in results] == GIVEN[1:]
-    assert [status for status, _ in states(store)] == ["KILLED"] * queue.TRIES + ["FINISHED"]
-    with pytest.raises(StoreError, match=r"its process died \(3 times\)"):
-        run(store, listed(Recorder(), GIVEN[:1]))
-
-
-def _die_in_a_note(folder: Path, at_the_end: bool, after: bool) -> None:
-    note = Queue.note
+def _die(folder: Path, at_the_end: bool | None, after: bool) -> None:
+    """Die before or after the queue is told of the trial's end, else of its run; None: in the training."""
+    note, kill = Queue.note, lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
     def dying(self: Queue, trial: Any, **values: Any) -> None:
-        if at_the_end != ("state" in values):
+        if at_the_end is not ("state" in values):
             return note(self, trial, **values)
         if after:
             note(self, trial, **values)
-        return os.kill(os.getpid(), signal.SIGKILL)
+        return kill()
 
     Queue.note = dying  # type: ignore[method-assign]
-    run(open_store(folder), listed(lambda trial: (1.0,)))
+    run(open_store(folder), listed(kill if at_the_end is None else lambda _: (1.0,)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("at_the_end", "after", "expected"),
     [
+        (None, False, [("KILLED", "running")]),
         (True, True, []),  # the outcome is kept, its run still open
         (True, False, [("KILLED", "complete")]),
         (False, False, [("KILLED", "running")]),  # the trial does not know its run yet
     ],
 )
-def test_a_process_that_died_between_two_writes(
-    store: Store, tmp_path: Path, at_the_end: bool, after: bool, expected: list[tuple[str, str]]
+def test_a_trial_whose_process_was_killed_runs_again_at_once(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_the_end: bool, after: bool, expected: list
 ) -> None:
-    dies(_die_in_a_note, tmp_path / "store", at_the_end, after)
+    dies(_die, tmp_path / "store", at_the_end, after)
     assert [status for status, _ in states(store)] == ["RUNNING"]
-    assert [result.params for result in run(store, listed(lambda trial: (1.0,)))] == GIVEN
+    monkeypatch.setattr(queue, "GRACE", 10**6)  # on one machine nobody waits for its silence
+    with no_hang():
+        assert [result.params for result in run(store, listed(lambda _: (1.0,)))] == GIVEN
     assert sorted(states(store)) == [("FINISHED", "complete")] * 2 + expected
+    assert not list((tmp_path / "store" / "locks").glob("worker-*")), "dead processes leave no locks"
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_always_dies_is_given_up(store: Store, tmp_path: Path) -> None:
+    for _ in range(queue.TRIES):
+        dies(_die, tmp_path / "store", None, False)
+    results = run(store, listed(Recorder()))
+    assert [result.params for result in results] == GIVEN[1:]
+    assert [status for status, _ in states(store)] == ["KILLED"] * queue.TRIES + ["FINISHED"]
+    with pytest.raises(StoreError, match=r"its process died \(3 times\)"):
+        run(store, listed(Recorder(), GIVEN[:1]))
