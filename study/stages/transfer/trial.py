@@ -218,7 +218,8 @@ def rows(context: Context, main: Table) -> list[Row]:
     reference = {mode: f"{value:.0%}" for mode, value in references(context, labels).items()}
     accuracies = {mode: main.values(ACCURACY, mode=mode) for mode in TITLES}
     svm, pixels = (main.values(metric) for metric in (LATENTS_SVM, PIXELS_SVM))
-    best = max((mode for mode in MODES if accuracies[mode]), key=lambda mode: mean(accuracies[mode]))
+    chosen = {mode: [trial.values[0] for trial in main.where(mode=mode)] for mode in MODES if accuracies[mode]}
+    best = max(chosen, key=lambda mode: mean(chosen[mode]))  # by the validation images
     beside = f"; an SVM on jittered pixels {mean(pixels):.1%}" if pixels else ""
     said = f"{labels} labels a class: {mean(accuracies[best]):.1%} of the test images right ({TITLES[best]}{beside})"
 
@@ -245,4 +246,5 @@ def rows(context: Context, main: Table) -> list[Row]:
     ]
     validation = f"{len(context.dataset.val):,} validation labels"
     found.append(Row(f"note: what {validation} chose", "the champion; once, on MNIST: the recipes"))
-    return [replace(found[0], found=said), *found[1:]]
+    place = [row.figure for row in found].index(f"test accuracy, {TITLES[best]}")
+    return [*found[:place], replace(found[place], found=said), *found[place + 1 :]]
