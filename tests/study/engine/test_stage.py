@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,7 +113,8 @@ def test_a_stage_is_given_its_settings_those_it_reads_and_what_was_made_before_i
 
     maker, drawer = replace(MAKER, run=run), replace(DRAWER, run=run, reads={"ruler-maker": ("epochs",)})
     request = Request((maker, drawer), {"ruler-maker": Settings(3), "drawer": Settings(4)}, {})
-    outcomes = run_stages(request, "session", {"ruler": "champion"})  # type: ignore[arg-type, dict-item]
+    session: Any = SimpleNamespace(deadline=inf)
+    outcomes = run_stages(request, session, {"ruler": "champion"})  # type: ignore[dict-item]
     assert [outcome.stage for outcome in outcomes] == ["ruler-maker", "drawer"]
     assert (seen[1].settings, seen[1].others) == (Settings(4), {"ruler-maker": {"epochs": 3}})
     assert seen[1].inputs == {"ruler": "made"}, "the stage's before the champion"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from gans import brightness_judge
+from contexts import brightness_judge
 
 from study.data.dataset import Dataset
 from study.measures import interpolation

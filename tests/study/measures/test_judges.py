@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gans import brightness_judge
+from contexts import brightness_judge
 
 from models.classifier import Judge
 from study.data.dataset import Dataset, Split, to_float
