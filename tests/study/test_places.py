@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Done
+from commands import Call
 from pictures import SHAPES, folder_of_shapes
 from studies import Studies, copied
 
@@ -41,7 +40,7 @@ def test_the_checks_of_files_and_folders_leave_no_trace(tmp_path: Path) -> None:
     assert (tmp_path / "whole.csv").stat().st_mode == (tmp_path / "plain.csv").stat().st_mode
 
 
-def test_a_home_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: Callable[..., Done]) -> None:
+def test_a_home_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: Call) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "mine.toml"
     file.write_text('store = "~/new"\ndata = "~/none.npz"\n')
@@ -58,12 +57,11 @@ def test_a_home_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert f"must be a path, but got {nobody}" in called(module, *flags).error
 
 
-def test_data_that_cannot_be_read_get_one_sentence_and_nothing_is_trained(
-    empty_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_that_cannot_be_read_get_one_sentence(fresh: Studies, empty_store: Path, tmp_path: Path) -> None:
     """The other rules: tests/study/data."""
-    studies, data = Studies(copied(empty_store, tmp_path / "store"), capsys), folder_of_shapes(tmp_path / "a", {"": 5})
+    copied(empty_store, fresh.store)
+    data = folder_of_shapes(tmp_path / "a", {"": 5})
     (data / SHAPES[0] / "note.png").write_text("no image")
-    refused = studies.call("smoke", "--data", data)
+    refused = fresh.call("smoke", "--data", data)
     assert "note.png cannot be read as an image: it is a text that begins with 'no image'" in refused.error
-    assert (refused.errors.count("\n"), refused.out, studies.runs()) == (1, "", [])
+    assert (refused.errors.count("\n"), refused.out, fresh.runs()) == (1, "", [])
