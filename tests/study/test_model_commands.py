@@ -265,8 +265,7 @@ def test_files_that_do_not_fit(
 
 def run(file: Path, inputs: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (outputs,) = session.run(["outputs"], {"inputs": inputs})
-    return outputs
+    return session.run(["outputs"], {"inputs": inputs})[0]
 
 
 @pytest.mark.parametrize(

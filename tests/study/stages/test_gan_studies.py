@@ -116,7 +116,7 @@ FIGURES = {
 def study_table(repeats: int, wgan: float, mixture: float) -> Table:
     """A finished study in which the third judge's distances of the best WGAN and the best mixture are these."""
     steps = {"generator__steps": 100.0, "collapse__last": 0.0}
-    trained: list[tuple[str, dict[str, Any], float]] = [("best", {}, wgan), (stage.EQUAL_STEPS, {}, wgan)]
+    trained: list[tuple] = [("best", {}, wgan), (stage.EQUAL_STEPS, {}, wgan)]
     trained += [("settings", {"settings": name}, 3.0) for name in ("reference", "paper")]
     mixtures = [("baselines", {"source": MIXTURE, "components": count}, fd) for count, fd in ((1, 9.0), (50, mixture))]
     repeated = [(*each, steps) for each in trained] + [(*each, {}) for each in mixtures]
