@@ -36,10 +36,7 @@ class Own:
     shape: tuple[int, int, int]
     counts: str
     stages: tuple[str, ...]
-
-    @property
-    def kinds(self) -> list[str]:
-        return [kind for stage in self.stages for kind in STAGES[stage]]
+    kinds: list[str]
 
 
 @pytest.fixture(scope="module", params=["folder of colour images", "arrays of grey images"])
@@ -51,13 +48,14 @@ def own(request: pytest.FixtureRequest, command: Command, tmp_path_factory: pyte
         about = ("my-shapes", SHAPES, (3, 32, 32), "135 training, 15 validation and 48 test", tuple(STAGES))
         flags = ("--colour", "--image-size", "32")
     else:
-        data, stages = arrays_of_letters(place / "letters.npz", 24, 6), ("judge", "autoencoder", "transfer")
-        stages = (*stages, "latent-gan", "conditional-gan")
+        data = arrays_of_letters(place / "letters.npz", 24, 6)
+        stages = ("judge", "autoencoder", "transfer", "latent-gan", "conditional-gan")
         about = ("letters", LETTERS, (1, 28, 28), "572 training, 52 validation and 156 test", stages)
         flags = ("--stages", *stages)
     done = command("study.run", "smoke", "--data", data, "--table", "--store", place / "store", *flags, *SMALL)
     assert done.returncode == 0, done.stderr
-    return Own(data, place / "store", done.stdout, done.stderr, *about)
+    kinds = [kind for stage in about[-1] for kind in STAGES[stage]]
+    return Own(data, place / "store", done.stdout, done.stderr, *about, kinds)
 
 
 def test_every_stage_runs_on_them_and_few_images_are_warned_of(own: Own) -> None:

@@ -21,9 +21,8 @@ def commit(folder: Path) -> str:
     who = {f"GIT_{role}_{what}": "a@b" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     environment = {**PLAIN, **who, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     for arguments in ("init -q", "add -A", "commit -q -m all", "rev-parse HEAD"):
-        command = ["git", *arguments.split()]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+        said = subprocess.check_output(["git", *arguments.split()], cwd=folder, env=environment, text=True)
+    return said.strip()
 
 
 def copy_of_the_code(folder: Path) -> Path:
@@ -36,8 +35,7 @@ def state(code: Path, cwd: Path | None = None, **environment: str) -> tuple[str,
     """What the copy of the code in this folder says of itself."""
     given = {**PLAIN, "PYTHONPATH": str(code), "PYTHONDONTWRITEBYTECODE": "1", **environment}
     command = [sys.executable, "-P", "-c", PRINT]
-    done = subprocess.run(command, cwd=cwd or code, env=given, capture_output=True, text=True, check=True, timeout=120)
-    place, found, dirty = done.stdout.rsplit(maxsplit=2)
+    place, found, dirty = subprocess.check_output(command, cwd=cwd or code, env=given, text=True).rsplit(maxsplit=2)
     assert Path(place) == code / "study" / "engine" / "identity.py", "another copy answered"
     return found, dirty
 

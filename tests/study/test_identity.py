@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,9 @@ def test_the_first_seeds_study_is_found_again_whoever_is_champion(studies: Studi
 
 
 def test_data_are_known_by_their_pixels_wherever_they_are(studies: Studies, letters: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "moved" / "abcd.npz"
-    moved.parent.mkdir()
-    moved.write_bytes(letters.read_bytes())
+    (tmp_path / "moved").mkdir()
     before = studies.trials()
-    studies.run(*FAST, "--data", moved, *ALL)
+    studies.run(*FAST, "--data", shutil.copy(letters, tmp_path / "moved"), *ALL)
     assert studies.trials().keys() == before.keys(), "the same data elsewhere"
 
     changed = arrays_of_letters(tmp_path / "other" / "abcd.npz", 30, 10, "ABCD", changed_pixel=200)

@@ -76,11 +76,11 @@ def test_a_broken_package_is_named_in_one_sentence(plug: Plug, fresh: Studies, m
 def test_it_runs_reports_and_loads_by_name(plug: Plug, fresh: Studies, tmp_path: Path, called: Call) -> None:
     plug(CODE)
     given = ("smoke", "--data", "digits", "--autoencoder.latent-dims", 5, "--autoencoder.free-trials", 0)
-    stages = ("--stages", "judge", "autoencoder", "linear-probe")
-    done = fresh.run(*given, *stages)
+    given += ("--stages", "judge", "autoencoder", "linear-probe")
+    done = fresh.run(*given)
     assert re.search(r"\nlinear-probe: digits-linear-probe v1\n +test accuracy, linear layer +\d", done.out)
     before = fresh.trials().keys()
-    again = fresh.run(*given, *stages).table, fresh.trials().keys()
+    again = fresh.run(*given).table, fresh.trials().keys()
     assert again == (done.table, before), "the same command trains nothing"
     assert called("report", "--store", fresh.store, "--out", tmp_path / "r.html").code == 0
     page, claim = (tmp_path / "r.html").read_text(), "A linear layer reads more than chance"
