@@ -163,8 +163,8 @@ def test_without_a_mixture_no_claim_is_against_one_and_gans_that_diverged_count_
 
 
 def test_a_whole_study_trains_the_best_anew_and_shows_all(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = {"free_trials": 1, "search_epochs": 1, "recipes": 1, "mixture_components": (2,)}
-    settings = LatentGanConfig(**counts, final_epochs=2, epochs=1, evaluate_every=1)
+    given = {"free_trials": 1, "search_epochs": 1, "recipes": 1, "mixture_components": (2,)}
+    settings = LatentGanConfig(**given, final_epochs=2, epochs=1, evaluate_every=1)
     context = context_of(tiny, settings, repeats=range(2))
     # A proposal that collapses would be pruned: the fake judges see one class only.
     monkeypatch.setattr(search, "HOPELESS_FRACTION", 0.0)
@@ -178,17 +178,14 @@ def test_a_whole_study_trains_the_best_anew_and_shows_all(tiny: Dataset, monkeyp
     monkeypatch.setattr(stage, "CANDIDATES", 100)
     rows: Any = LATENT_GAN.run(context)
     parts = {part: [each for each in study.results if each.part == part] for part in {r.part for r in study.results}}
-    assert {part: len(found) for part, found in parts.items()} == {
-        "settings": 6, "search": 1, "best": 2, "equal steps": 2, "baselines": 5, "recipes": 2,
-    }  # fmt: skip
+    counts = {"settings": 6, "search": 1, "best": 2, "equal steps": 2, "baselines": 5, "recipes": 2}
+    assert {part: len(found) for part, found in parts.items()} == counts
     assert [each.params for each in parts["best"]] == [{**PARAMS, "repeat": repeat} for repeat in (1, 2)]
     assert study.candidates["latent-gan"].result.values[0] == min(each.values[0] for each in parts["best"])
     assert study.trials["best 0"].logged_params["epochs"] == 2
     generators = study.parent.tables["generators"]
-    assert generators["generator"] == [
-        *(stage.BEST, stage.EQUAL, stage.REFERENCE, stage.PAPER, stage.VANILLA),
-        *(REAL, RECONSTRUCTIONS, "reconstructions of test images", "GMM-2"),
-    ]
+    gans = [stage.BEST, stage.EQUAL, stage.REFERENCE, stage.PAPER, stage.VANILLA]
+    assert generators["generator"] == [*gans, REAL, RECONSTRUCTIONS, "reconstructions of test images", "GMM-2"]
     assert (generators["repeats"], len(generators["judge3/fd"])) == (["2"] * 5 + ["1"] * 3 + ["2"], 9)
     assert study.parent.figures.keys() == {"generators", "loss_curves", "search", "importances", "interpolation"}
     assert [len(column) for column in study.parent.tables["interpolation"].values()] == [3] * 4
