@@ -50,6 +50,9 @@ class Done(NamedTuple):
         return sentence
 
 
+Call = Callable[..., Done]
+
+
 def call(module: str, capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
     """Run a command in this process; return its exit code, output and errors."""
     capsys.readouterr()

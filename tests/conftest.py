@@ -36,6 +36,7 @@ from tracking.store import Store, open_store
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Once = Callable[[str, Callable[[Path], None]], Path]
 
 
 @event.listens_for(Engine, "connect")
@@ -66,14 +67,9 @@ def command() -> Command:
     """Runs `python -m MODULE ARGUMENTS` in the repository and gives its output; `env` adds to the environment."""
 
     def run(module: str, *arguments: object, timeout: float = 600, env: dict[str, str] | None = None):
-        return subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        words = [sys.executable, "-m", module, *map(str, arguments)]
+        options = {"cwd": ROOT, "env": os.environ | (env or {}), "capture_output": True, "text": True}
+        return subprocess.run(words, **options, timeout=timeout)
 
     return run
 
@@ -88,7 +84,7 @@ def mnist_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     """Makes a folder once for all test processes: `once(name, make)` calls make(folder) unless it is there."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
@@ -106,7 +102,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 
 @pytest.fixture(scope="session")
-def models_store(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+def models_store(once: Once) -> Path:
     """A store of registered models that nobody has trained; to be read only."""
     from registered import store_of_models
 
@@ -114,7 +110,7 @@ def models_store(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smoke_store(command: Command, once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+def smoke_store(command: Command, once: Once) -> Path:
     """A store in which `smoke` has run on the embedded digits; to be read only."""
 
     def make(folder: Path) -> None:
@@ -126,7 +122,7 @@ def smoke_store(command: Command, once: Callable[[str, Callable[[Path], None]], 
 
 
 @pytest.fixture(scope="session")
-def empty_store(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+def empty_store(once: Once) -> Path:
     """An empty store to copy: making its tables takes seconds."""
     return once("empty", lambda folder: open_store(folder / "store") and None) / "store"
 
@@ -156,9 +152,8 @@ def _warnings_are_told() -> None:
 
 def squares(image_shape: tuple[int, int, int], classes: int, per_class: int, seed: int) -> Split:
     """Noise with a bright square, at a place of its own for each class: a linear classifier can tell them apart."""
-    labels = torch.arange(classes).repeat(per_class)
+    labels, places = torch.arange(classes).repeat(per_class), ceil(sqrt(classes))
     images = torch.randint(0, 60, (len(labels), *image_shape), generator=torch.Generator().manual_seed(seed))
-    places = ceil(sqrt(classes))
     side = image_shape[1] // places
     for image, label in zip(images, labels.tolist(), strict=True):
         top, left = side * (label // places), side * (label % places)

@@ -42,18 +42,10 @@ def brightness_judge() -> Judge:
 def context_of(data: Dataset, settings: Any, **more: Any) -> Any:
     """A context without a store, whose judges read 99 % of the validation images right."""
     judges = {kind: SimpleNamespace(metrics={"val/accuracy": 0.99}, weights_digest=kind) for kind in KINDS}
-    defaults = {
-        "dataset": data,
-        "device": CPU,
-        "settings": settings,
-        "session": SimpleNamespace(seed=0),
-        "repeats": range(1),
-        "seed_for": lambda number: seed_for(0, number),
-        "has_reference": False,
-        "references": lambda known: known if more.get("has_reference") else {},
-        "inputs": judges,
-    }
-    return SimpleNamespace(**{**defaults, **more})
+    defaults = {"dataset": data, "settings": settings, "inputs": judges, "repeats": range(1), "has_reference": False}
+    defaults |= {"device": CPU, "session": SimpleNamespace(seed=0), "seed_for": lambda number: seed_for(0, number)}
+    defaults |= {"references": lambda known: known if more.get("has_reference") else {}}
+    return SimpleNamespace(**defaults | more)
 
 
 def inputs_of(context: Any) -> GanInputs:
@@ -79,7 +71,5 @@ def fake_study(context: Any, monkeypatch: Any, **fields: Any) -> FakeStudy:
 
 def measured(part: str, params: dict[str, Any], **metrics: float) -> Result:
     """A trial of a table; "__" in a metric's name stands for "/"."""
-    found = {name.replace("__", "/"): value for name, value in metrics.items()}
-    values = (found.get("val/fd", found.get("collapse/last", 0.0)),)
-    run = f"{part} {sorted(params.items())}"
-    return Result(0, part, run, params, values, run, found)
+    found, run = {name.replace("__", "/"): value for name, value in metrics.items()}, f"{part} {sorted(params.items())}"
+    return Result(0, part, run, params, (found.get("val/fd", found.get("collapse/last", 0.0)),), run, found)

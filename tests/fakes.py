@@ -78,11 +78,10 @@ class FakeStudy:
     def run(self, trials: Any, objective: Any, part: str = "", **_: Any) -> list[Any]:
         results = []
         for number, params in enumerate(trials):
-            trial = FakeTrial(dict(params), part, number)
-            torch.manual_seed(self.context.seed_for(params.get("repeat", 0)))
             run_id = f"{part} {number}"
+            self.trials[run_id] = trial = FakeTrial(dict(params), part, number)
+            torch.manual_seed(self.context.seed_for(params.get("repeat", 0)))
             results.append(Result(number, part, str(number), dict(params), objective(trial), run_id))
-            self.trials[run_id] = trial
         self.results += results
         return results
 

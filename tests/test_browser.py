@@ -40,8 +40,7 @@ SEEN = 30_000  # milliseconds within which something must be on the page
 @pytest.fixture(scope="module")
 def browser() -> Iterator[playwright.Browser]:
     with playwright.sync_playwright() as driver:
-        options = [f"--{option}" for option in OPTIONS]
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=[f"--{option}" for option in OPTIONS])
         yield started
         started.close()
 
@@ -59,9 +58,8 @@ def addresses(smoke_store: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 def page(browser: playwright.Browser) -> Iterator[playwright.Page]:
     context = browser.new_context(viewport={"width": 1600, "height": 4000})
     context.add_init_script(CLOSED)
-    opened = context.new_page()
-    opened.set_default_timeout(SEEN)
-    yield opened
+    context.set_default_timeout(SEEN)
+    yield context.new_page()
     context.close()
 
 
@@ -82,9 +80,7 @@ def is_shown(image: playwright.Locator) -> bool:
     return bool(image.evaluate("image => image.decode().then(() => image.naturalWidth > 50)"))
 
 
-def test_a_view_lists_the_trials_the_best_first_with_what_decides(
-    addresses: dict[str, str], page: playwright.Page, trials: list[Run]
-) -> None:
+def test_a_view_lists_best_trials_first(addresses: dict[str, str], page: playwright.Page, trials: list[Run]) -> None:
     names = [trial.info.run_name for trial in trials]
     decides = mlflow.get_run(trials[0].data.tags["mlflow.parentRunId"]).data.tags["best.metric"]
     page.goto(addresses["autoencoder"])
@@ -102,16 +98,12 @@ def test_a_view_lists_the_trials_the_best_first_with_what_decides(
     page.get_by_text("Saved views", exact=False).first.wait_for()
 
 
-def test_the_description_leads_to_charts_of_the_trials_with_their_pictures(
-    addresses: dict[str, str], page: playwright.Page, trials: list[Run]
-) -> None:
-    page.goto(
-        f"{addresses['models'].partition('#')[0]}#/experiments/{trials[0].info.experiment_id}/runs?compareRunsMode=TABLE"
-    )
+def test_charts_of_trials_with_pictures(addresses: dict[str, str], page: playwright.Page, trials: list[Run]) -> None:
+    server, experiment = addresses["models"].partition("#")[0], trials[0].info.experiment_id
+    page.goto(f"{server}#/experiments/{experiment}/runs?compareRunsMode=TABLE")
     with page.context.expect_page() as opened:
         page.get_by_role("link", name="their charts").click()
     charts = opened.value
-    charts.set_default_timeout(SEEN)
     for title in ("val/loss by parameter", "Pictures"):
         charts.get_by_text(title, exact=True).first.wait_for()
     charts.locator(".trace.scatter path.point").nth(len(trials) - 1).wait_for(state="attached")
@@ -126,13 +118,10 @@ def test_the_description_leads_to_charts_of_the_trials_with_their_pictures(
     assert is_shown(pictures.first)
 
 
-def test_the_page_of_a_registered_version_shows_samples_figures_the_command_and_its_lineage(
-    addresses: dict[str, str], page: playwright.Page
-) -> None:
+def test_the_page_of_a_version_shows_samples_and_its_lineage(addresses: dict[str, str], page: playwright.Page) -> None:
     page.goto(f"{addresses['models'].partition('#')[0]}#/models/digits-conditional-gan/versions/1")
     first = page.locator("img[src*='get-artifact']").first
-    assert is_shown(first)
-    assert "figures%2Fsamples.png" in (first.get_attribute("src") or "")
+    assert (is_shown(first), "figures%2Fsamples.png" in (first.get_attribute("src") or "")) == (True, True)
     page.locator("tr").filter(has_text="label accuracy").first.wait_for()
     page.get_by_text("python -m study.run smoke --data digits").wait_for()
     lineage = page.locator("tr").filter(has_text="digits-latent-gan v1").first
@@ -142,12 +131,8 @@ def test_the_page_of_a_registered_version_shows_samples_figures_the_command_and_
     opened.value.get_by_text(question[:40]).first.wait_for(timeout=SEEN)
 
 
-VERDICTS = {
-    "supported": (-1.0, 0.001, False),
-    "refuted": (1.0, 0.001, False),
-    "equivalent": (1.0, 0.9, True),
-    "inconclusive": (1.0, 0.9, False),
-}
+VERDICTS = {"supported": (-1.0, 0.001, False), "refuted": (1.0, 0.001, False)}
+VERDICTS |= {"equivalent": (1.0, 0.9, True), "inconclusive": (1.0, 0.9, False)}
 """Difference, p-value and equivalence of a claim of less."""
 
 
@@ -162,10 +147,7 @@ def written(store: Store, tmp_path: Path) -> Path:
         series = {"a": ([1, 2], [3.0, 4.0])}
         parent.log_figure("wide", plots.curves(dict.fromkeys("abc", series), "x", "A wide figure"))
         about = {"text": "One comes nearer than another, " * 5, "better": "less"}
-        claims = [
-            Claim(difference, -2.0, 2.0, p, (5, 5), equivalent, **about)
-            for difference, p, equivalent in VERDICTS.values()
-        ]
+        claims = [Claim(each, -2.0, 2.0, p, (5, 5), same, **about) for each, p, same in VERDICTS.values()]
         rows = [Row(f"judge1/a_rather_long_name_{each.verdict}", "0.1 ± 0.04", claim=each) for each in claims]
         parent.log_json("outcome", {"rows": [asdict(row) for row in rows]})
     out = tmp_path / "report.html"
@@ -174,19 +156,15 @@ def written(store: Store, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "dark"), (1280, "light")])
-def test_the_report_reads_at_every_width_and_its_trials_can_be_sorted(
-    browser: playwright.Browser, written: Path, width: int, scheme: str
-) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
+def test_the_report_reads_at_every_width(browser: playwright.Browser, written: Path, width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(written.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for image in page.locator("img").all():
-        assert is_shown(image)
+    assert all(is_shown(image) for image in page.locator("img").all())
     words = page.locator(".claims .verdict").all()
     assert [word.inner_text()[2:] for word in words] == list(VERDICTS)
     assert len({word.evaluate("word => getComputedStyle(word).color") for word in words}) == len(VERDICTS)
@@ -201,4 +179,4 @@ def test_the_report_reads_at_every_width_and_its_trials_can_be_sorted(
     trials.locator("th").first.get_by_role("button").click()
     assert trials.locator("td:first-child").all_inner_texts() == [f"trial {number}" for number in range(12)]
     assert complaints == []
-    context.close()
+    page.close()

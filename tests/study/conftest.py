@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Done, call
-from conftest import Command
+from commands import Call, call
+from conftest import Command, Once
 from pictures import arrays_of_letters
 from studies import ALL, FAST, Studies, copied
 
 
 @pytest.fixture(scope="session")
-def letters(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+def letters(once: Once) -> Path:
     """Four letters, an .npz file in a folder whose name has a space."""
 
     def make(folder: Path) -> None:
@@ -24,8 +23,8 @@ def letters(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(letters: Path, command: Command, once: Callable[[str, Callable[[Path], None]], Path]) -> tuple[Path, str]:
-    """A store in which the fast study has run with one thread, and the table that it printed; to be read only."""
+def finished(letters: Path, command: Command, once: Once) -> Path:
+    """A store in which the fast study has run with one thread; to be read only."""
 
     def make(folder: Path) -> None:
         given = [*FAST, "--data", letters, *ALL, "--store", folder / "store"]
@@ -33,14 +32,19 @@ def finished(letters: Path, command: Command, once: Callable[[str, Callable[[Pat
         assert done.returncode == 0, done.stderr
         (folder / "store" / "table.txt").write_text(done.stdout.strip().partition("\n\n")[0])
 
-    store = once("finished", make) / "store"
-    return store, (store / "table.txt").read_text()
+    return once("finished", make) / "store"
 
 
 @pytest.fixture
-def studies(finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Studies:
+def table(finished: Path) -> str:
+    """What the finished study printed."""
+    return (finished / "table.txt").read_text()
+
+
+@pytest.fixture
+def studies(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Studies:
     """A copy of the finished store."""
-    return Studies(copied(finished[0], tmp_path / "store"), capsys)
+    return Studies(copied(finished, tmp_path / "store"), capsys)
 
 
 @pytest.fixture
@@ -56,6 +60,6 @@ def smoke(smoke_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.fixture
-def called(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+def called(capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs a command in this process: `called("sample", "--count", 3)`."""
     return lambda module, *arguments: call(module, capsys, *arguments)

@@ -1,18 +1,21 @@
-"""From flags and TOML files to settings and back; what a mistake gets."""
+"""From flags and TOML files to settings and back; places that a user names; what a mistake gets."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from commands import Done
+from commands import Call
+from pictures import SHAPES, folder_of_shapes
+from studies import Studies, copied
 
+from study.checks import UsageError, check_file, check_folder, replacing
 from study.cli import arguments_of, command_of, parse_study, preset
 from study.config import INCIDENTAL
 from study.stages import all_stages
@@ -98,9 +101,7 @@ def test_the_recorded_command_needs_no_file_and_names_no_place(tmp_path: Path) -
         ("--stages judgement", "judgement"),
     ],
 )
-def test_a_mistake_in_the_flags_gets_its_rule_and_value_and_exit_code_2(
-    flags: str, rule: str, called: Callable[..., Done]
-) -> None:
+def test_a_mistake_in_the_flags_gets_rule_and_value_and_exit_code_2(flags: str, rule: str, called: Call) -> None:
     assert rule in called("run", *flags.split(), "--dry-run").error
 
 
@@ -124,21 +125,69 @@ def test_a_mistake_in_the_flags_gets_its_rule_and_value_and_exit_code_2(
         ("device = '--dry-run'", "`device` must be 'auto', 'cpu' or 'cuda', but got '--dry-run'"),
     ],
 )
-def test_a_mistake_in_a_file_gets_one_sentence(
-    toml: str, rule: str, tmp_path: Path, called: Callable[..., Done]
-) -> None:
+def test_a_mistake_in_a_file_gets_one_sentence(toml: str, rule: str, tmp_path: Path, called: Call) -> None:
     done = called("run", written(tmp_path, toml), "--dry-run")
-    assert rule in done.error
-    assert (done.out, done.errors.count("\n")) == ("", 1)
+    assert (rule in done.error, done.out, done.errors.count("\n")) == (True, "", 1), done.errors
 
 
-def test_the_dry_run_prints_questions_and_settings_of_the_chosen_stages_and_makes_nothing(
-    tmp_path: Path, called: Callable[..., Done]
-) -> None:
+def test_the_dry_run_prints_questions_and_settings_and_makes_nothing(tmp_path: Path, called: Call) -> None:
     flags = ("--stages", "judge", "--judge.epochs", 7, "--data", "digits", "--store", tmp_path / "s")
     done = called("run", "exercise", *flags, "--dry-run")
     judge = next(stage for stage in all_stages() if stage.name == "judge")
-    for part in ("exercise", "digits", str(tmp_path / "s"), "workers", judge.question, "epochs 7"):
-        assert part in done.out
-    assert "translation" not in done.out
+    wanted = ("exercise", "digits", str(tmp_path / "s"), "workers", judge.question, "epochs 7")
+    assert [part for part in (*wanted, "translation") if part not in done.out] == ["translation"]
     assert (done.code, (tmp_path / "s").exists()) == (0, False)
+
+
+def test_the_checks_of_files_and_folders_leave_no_trace(tmp_path: Path) -> None:
+    file = tmp_path / "old.html"
+    file.write_text("as it was")
+    os.utime(file, (1, 1))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to(tmp_path / "new.html")
+    (tmp_path / "astray").symlink_to("/nowhere/new.html")
+    (tmp_path / "link").symlink_to(file)
+    before = sorted(tmp_path.iterdir())
+    for name in ("old.html", "pipe", "dangling", "new.html"):
+        check_file(tmp_path / name, "--out")
+    for name in ("old.html", "link"):
+        with pytest.raises(UsageError, match="--out must be another file than --inputs"):
+            check_file(tmp_path / name, "--out", inputs=file)
+    with pytest.raises(UsageError, match="astray cannot be written"):
+        check_file(tmp_path / "astray", "--out")
+    assert sorted(tmp_path.iterdir()) == before
+    assert (file.read_text(), file.stat().st_mtime) == ("as it was", 1)
+    check_folder(tmp_path / "a" / "b", "--pictures")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    with replacing(tmp_path / "whole.csv") as new:
+        new.write_text("first")
+        assert not (tmp_path / "whole.csv").exists()
+    (tmp_path / "plain.csv").touch()
+    assert (tmp_path / "whole.csv").stat().st_mode == (tmp_path / "plain.csv").stat().st_mode
+
+
+def test_a_home_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: Call) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "mine.toml"
+    file.write_text('store = "~/new"\ndata = "~/none.npz"\n')
+    assert "none.npz" in called("run", "~/mine.toml").error
+    assert (tmp_path / "new" / "mlflow.db").is_file()
+    nobody = "~nobody-of-this-name"
+    file.write_text(f'store = "{nobody}/new"\n')
+    for module, *flags in (
+        ("run", "~/mine.toml"),
+        ("run", f"{nobody}/mine.toml"),
+        ("report", "--store", f"{nobody}/x", "--out", "~/r.html"),
+        ("sample", "--store", f"{nobody}/x", "--out", "~/r.png"),
+    ):
+        assert f"must be a path, but got {nobody}" in called(module, *flags).error
+
+
+def test_data_that_cannot_be_read_get_one_sentence(fresh: Studies, empty_store: Path, tmp_path: Path) -> None:
+    """The other rules: tests/study/data."""
+    copied(empty_store, fresh.store)
+    data = folder_of_shapes(tmp_path / "a", {"": 5})
+    (data / SHAPES[0] / "note.png").write_text("no image")
+    refused = fresh.call("smoke", "--data", data)
+    assert "note.png cannot be read as an image: it is a text that begins with 'no image'" in refused.error
+    assert (refused.errors.count("\n"), refused.out, fresh.runs()) == (1, "", [])

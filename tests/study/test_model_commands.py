@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
-from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import mlflow
 import numpy as np
@@ -16,43 +17,49 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from commands import Done
+from commands import Call, Done
 from PIL import Image
 from registered import CLASSES, NOISE, SHAPE
 from safetensors import safe_open
+from studies import copied
 
 from models.gan import LatentGenerator
 from study import data, export, sample
 from tracking.registry import require_version, version
 from tracking.store import read_store
 
-Command = Callable[..., Done]
 ZOOM, CELL = 2, 30  # screen pixels of an image's pixel; pixels from one image of a grid to the next
 
 
-@pytest.fixture
-def draw(models_store: Path, called: Command) -> Command:
-    """Draws digits to a file or folder."""
-    return lambda out, *more: called("sample", "--data", "digits", "--store", models_store, "--out", out, *more)
+@dataclass(frozen=True)
+class Models:
+    """The commands on a store of digits' models."""
+
+    store: Path
+    called: Call
+
+    def draw(self, out: Path, *more: object) -> Done:
+        """Draw digits to a file or folder."""
+        return self.called("sample", "--data", "digits", "--store", self.store, "--out", out, *more)
+
+    def read(self, model: str, inputs: Path, out: Path, *more: object) -> Done:
+        """Write outputs of a model."""
+        given = ("--store", self.store, "--inputs", inputs, "--out", out)
+        return self.called("predict", f"digits-{model}", *given, *more)
+
+    def write(self, model: str, out: Path, *more: object) -> Done:
+        """Write a model to a file."""
+        return self.called("export", f"digits-{model}", "--store", self.store, "--out", out, *more)
+
+    def kept(self, model: str, inputs: np.ndarray) -> np.ndarray:
+        """The registered model's output through MLflow's own loader."""
+        read_store(self.store)
+        return mlflow.pyfunc.load_model(f"models:/digits-{model}@champion").predict(inputs)
 
 
 @pytest.fixture
-def read(models_store: Path, called: Command) -> Command:
-    """Writes outputs of a model of the store: `read("judge", inputs, out)`."""
-    given = ("--store", models_store, "--inputs")
-    return lambda model, inputs, out, *more: called("predict", f"digits-{model}", *given, inputs, "--out", out, *more)
-
-
-@pytest.fixture
-def write(models_store: Path, called: Command) -> Command:
-    """Writes a model of the store to a file: `write("judge", file)`."""
-    return lambda model, out, *more: called("export", f"digits-{model}", "--store", models_store, "--out", out, *more)
-
-
-def kept(store: Path, model: str, inputs: np.ndarray) -> np.ndarray:
-    """The registered model's output through MLflow's own loader."""
-    read_store(store)
-    return mlflow.pyfunc.load_model(f"models:/digits-{model}@champion").predict(inputs)
+def models(models_store: Path, called: Call) -> Models:
+    return Models(models_store, called)
 
 
 def cut(sheet: np.ndarray, columns: int, count: int) -> np.ndarray:
@@ -65,31 +72,31 @@ def cut(sheet: np.ndarray, columns: int, count: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("arguments", "model", "labels"),
     [
-        ([], "latent-gan", None),
+        ([], "latent-gan", []),
         (["--label", "7"], "conditional-gan", [7] * 12),
         (["--model", "digits-conditional-gan/1"], "conditional-gan", [*range(10), 0, 1]),
     ],
 )
-def test_all_forms_hold_what_the_registered_model_makes_of_the_seed(
-    models_store: Path, draw: Command, tmp_path: Path, arguments: list, model: str, labels: list[int] | None
+def test_all_forms_hold_the_same_images(
+    models: Models, tmp_path: Path, arguments: list, model: str, labels: list
 ) -> None:
     asked = [*arguments, "--count", 12, "--seed", 5]
     for name, *flags in (["grid.png"], ["strip.PNG", "--strip"], ["folder"], ["arrays.npz"]):
-        assert draw(tmp_path / name, *flags, *asked).code == 0
+        assert models.draw(tmp_path / name, *flags, *asked).code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "strip.PNG", "folder", "arrays.npz"}
     arrays = np.load(tmp_path / "arrays.npz")
     inputs = arrays["inputs"]
-    expected = (kept(models_store, model, inputs).squeeze(1) * 255).round()
-    if labels is not None:
+    expected = (models.kept(model, inputs).squeeze(1) * 255).round()
+    if labels:
         assert arrays["labels"].tolist() == labels
         np.testing.assert_array_equal(inputs[:, -CLASSES:], np.eye(CLASSES)[labels])
     grid, strip = (np.asarray(Image.open(tmp_path / name)) for name in ("grid.png", "strip.PNG"))
-    assert grid.shape == (ZOOM * (3 * CELL - 2), ZOOM * (4 * CELL - 2))
-    assert strip.shape == (ZOOM * 28, ZOOM * (12 * CELL - 2))
+    shapes = [(ZOOM * (3 * CELL - 2), ZOOM * (4 * CELL - 2)), (ZOOM * 28, ZOOM * (12 * CELL - 2))]
+    assert [grid.shape, strip.shape] == shapes
     singles = [np.asarray(Image.open(file)) for file in sorted((tmp_path / "folder").iterdir())]
     for images in (cut(grid, 4, 12), cut(strip, 12, 12), np.stack(singles), arrays["images"]):
         np.testing.assert_allclose(images.astype(int), expected, atol=1)
-    assert draw(tmp_path / "other.npz", *asked[:-1], 6).code == 0
+    assert models.draw(tmp_path / "other.npz", *asked[:-1], 6).code == 0
     assert (np.load(tmp_path / "other.npz")["images"] != arrays["images"]).any()
 
 
@@ -98,8 +105,8 @@ def test_a_class_is_found_by_its_name_first_and_else_by_its_number() -> None:
     assert [sample.class_number(name, ["a b", "Größe L"]) for name in ("Größe L", "1")] == [1, 1]
 
 
-def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(draw: Command, tmp_path: Path) -> None:
-    assert draw(tmp_path / "a.npz", "--interpolate", 3, 8, "--count", 16).code == 0
+def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(models: Models, tmp_path: Path) -> None:
+    assert models.draw(tmp_path / "a.npz", "--interpolate", 3, 8, "--count", 16).code == 0
     arrays = np.load(tmp_path / "a.npz")
     inputs = arrays["inputs"].reshape(4, 4, NOISE + CLASSES)  # [rows, steps, noise and label]
     noise = inputs[:, 0, :NOISE]
@@ -108,7 +115,7 @@ def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(d
     three, eight = np.eye(CLASSES)[[3, 8]]
     for step in range(4):
         np.testing.assert_allclose(inputs[:, step, NOISE:], [(1 - step / 3) * three + step / 3 * eight] * 4, atol=1e-6)
-    assert draw(tmp_path / "b.npz", "--interpolate", 3, 8, "--count", 5, "--strip").code == 0
+    assert models.draw(tmp_path / "b.npz", "--interpolate", 3, 8, "--count", 5, "--strip").code == 0
     assert np.load(tmp_path / "b.npz")["labels"][:, 8].tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
@@ -130,22 +137,16 @@ def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(d
         ("--model ../../etc/passwd", "NAME, NAME@ALIAS or NAME/NUMBER"),
     ],
 )
-def test_samples_that_cannot_be_drawn(draw: Command, tmp_path: Path, flags: str, rule: str) -> None:
-    assert rule in draw(tmp_path / "out.png", *flags.split()).error
+def test_samples_that_cannot_be_drawn(models: Models, tmp_path: Path, flags: str, rule: str) -> None:
+    assert rule in models.draw(tmp_path / "out.png", *flags.split()).error
     assert not (tmp_path / "out.png").exists()
 
 
-def test_a_folder_that_is_stopped_half_way_leaves_nothing_in_the_way(
-    draw: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Image.Image, "save", stop)
-        assert draw(tmp_path / "pictures", "--count", 5).code == 130
+def test_a_folder_that_is_stopped_half_way_leaves_nothing_in_the_way(models: Models, tmp_path: Path) -> None:
+    with patch.object(Image.Image, "save", side_effect=KeyboardInterrupt):
+        assert models.draw(tmp_path / "pictures", "--count", 5).code == 130
     assert [*tmp_path.rglob("*")] == [tmp_path / "pictures"], "empty"
-    assert draw(tmp_path / "pictures", "--count", 5).code == 0
+    assert models.draw(tmp_path / "pictures", "--count", 5).code == 0
     assert len(list((tmp_path / "pictures").iterdir())) == 5
 
 
@@ -159,9 +160,7 @@ def digits() -> np.ndarray:
     return data.load("digits").test.images[:30].squeeze(1).numpy()
 
 
-def test_the_classes_of_images_from_all_kinds_of_files(
-    models_store: Path, read: Command, tmp_path: Path, digits: np.ndarray
-) -> None:
+def test_the_classes_of_images_from_all_kinds_of_files(models: Models, tmp_path: Path, digits: np.ndarray) -> None:
     np.savez(tmp_path / "arrays.npz", images=digits)
     rows = digits.reshape(len(digits), -1)
     np.savetxt(tmp_path / "plain.csv", rows, "%d", ",")
@@ -172,60 +171,52 @@ def test_the_classes_of_images_from_all_kinds_of_files(
     for number, image in enumerate(digits):
         Image.fromarray(image).save(tmp_path / "folder" / "below" / f"{number:02}.png")
     Image.fromarray(digits[0]).save(tmp_path / "one.png")
-    expected = kept(models_store, "judge", digits[:, None].astype(np.float32) / 255)
+    expected = models.kept("judge", digits[:, None].astype(np.float32) / 255)
     for name in ("arrays.npz", "plain.csv", "kaggle.csv", "pandas.csv", "excel.csv", "folder", "one.png"):
-        assert read("judge", tmp_path / name, tmp_path / "OUT.NPZ").code == 0
+        assert models.read("judge", tmp_path / name, tmp_path / "OUT.NPZ").code == 0
         found = np.load(tmp_path / "OUT.NPZ")
         count = 1 if name == "one.png" else 30
         same(found["outputs"], expected[:count])
         assert found["labels"].tolist() == expected[:count].argmax(1).tolist()
         assert found["class_names"].tolist() == list("0123456789")
 
-    assert read("judge", tmp_path / "folder", tmp_path / "out.csv").code == 0
+    assert models.read("judge", tmp_path / "folder", tmp_path / "out.csv").code == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         header, *lines = csv.reader(file)
     assert header == ["file", "class", *"0123456789"]
-    assert [line[0] for line in lines] == [f"below/{number:02}.png" for number in range(30)]
-    assert [line[1] for line in lines] == [str(label) for label in expected.argmax(1)]
+    assert [line[:2] for line in lines] == [[f"below/{n:02}.png", f"{row.argmax()}"] for n, row in enumerate(expected)]
     same(np.array([line[2:] for line in lines], float), expected)
 
 
-def test_images_of_another_size_are_resized_as_for_the_training(
-    models_store: Path, read: Command, tmp_path: Path, caplog
-) -> None:
+def test_images_of_another_size_are_resized_as_for_the_training(models: Models, tmp_path: Path, caplog) -> None:
     large = np.random.default_rng(0).integers(0, 256, (3, 40, 50), dtype=np.uint8)
     np.savez(tmp_path / "large.npz", images=large)
     box = (28, 28)
     small = np.stack([np.asarray(Image.fromarray(each).resize(box, Image.Resampling.BILINEAR)) for each in large])
-    assert read("judge", tmp_path / "large.npz", tmp_path / "out.npz").code == 0
-    expected = kept(models_store, "judge", small[:, None].astype(np.float32) / 255)
+    assert models.read("judge", tmp_path / "large.npz", tmp_path / "out.npz").code == 0
+    expected = models.kept("judge", small[:, None].astype(np.float32) / 255)
     same(np.load(tmp_path / "out.npz")["outputs"], expected)
     assert "of 50x40 pixels: all are resized to 28x28" in caplog.text
 
 
-def test_to_latents_and_back_is_the_autoencoder_and_a_translation_has_images(
-    models_store: Path, read: Command, tmp_path: Path, digits: np.ndarray
-) -> None:
+def test_to_latents_and_back_is_the_autoencoder(models: Models, tmp_path: Path, digits: np.ndarray) -> None:
     np.savez(tmp_path / "a.npz", images=digits)
-    assert read("autoencoder", tmp_path / "a.npz", tmp_path / "latents.csv", "--part", "encoder").code == 0
-    assert read("autoencoder", tmp_path / "latents.csv", tmp_path / "b.npz", "--part", "decoder").code == 0
-    found, expected = np.load(tmp_path / "b.npz"), kept(models_store, "autoencoder", digits[:, None] / np.float32(255))
+    assert models.read("autoencoder", tmp_path / "a.npz", tmp_path / "latents.csv", "--part", "encoder").code == 0
+    assert models.read("autoencoder", tmp_path / "latents.csv", tmp_path / "b.npz", "--part", "decoder").code == 0
+    found, expected = np.load(tmp_path / "b.npz"), models.kept("autoencoder", digits[:, None] / np.float32(255))
     same(found["outputs"], expected)
     assert found["images"].shape == digits.shape
-    assert read("translator", tmp_path / "a.npz", tmp_path / "c.npz").code == 0
-    expected = kept(models_store, "translator", digits[:, None] / np.float32(255))
+    assert models.read("translator", tmp_path / "a.npz", tmp_path / "c.npz").code == 0
+    expected = models.kept("translator", digits[:, None] / np.float32(255))
     np.testing.assert_allclose(np.load(tmp_path / "c.npz")["images"], (expected[:, 0] * 255).round(), atol=1)
 
 
-def test_what_sample_has_written_gives_the_same_images_again(
-    models_store: Path, read: Command, tmp_path: Path, called: Command
-) -> None:
-    given = ("--data", "digits", "--store", models_store, "--label", 7, "--count", 5)
-    assert called("sample", *given, "--out", tmp_path / "a.npz").code == 0
+def test_what_sample_has_written_gives_the_same_images_again(models: Models, tmp_path: Path) -> None:
+    assert models.draw(tmp_path / "a.npz", "--label", 7, "--count", 5).code == 0
     drawn = np.load(tmp_path / "a.npz")
     np.savetxt(tmp_path / "a.csv", drawn["inputs"], delimiter=",")
     for name in ("a.npz", "a.csv"):
-        assert read("conditional-gan", tmp_path / name, tmp_path / "b.npz").code == 0
+        assert models.read("conditional-gan", tmp_path / name, tmp_path / "b.npz").code == 0
         np.testing.assert_array_equal(np.load(tmp_path / "b.npz")["images"], drawn["images"])
 
 
@@ -259,25 +250,22 @@ NUMBERS = f"must be {NOISE} numbers with decimal points, with commas between the
     ],
 )  # fmt: skip
 def test_files_that_do_not_fit(
-    read: Command, tmp_path: Path, model: str, file: str, content: str | dict[str, np.ndarray] | None, message: str
+    models: Models, tmp_path: Path, model: str, file: str, content: Any, message: str
 ) -> None:
     path = tmp_path / file
     if isinstance(content, str):
         path.write_text(content)
     elif content is not None:
-        np.savez(path, **content)  # type: ignore[arg-type]
-    assert "`out` must end in .csv or .npz, but got" in read(model, path, tmp_path / "out.json").error
-    done = read(model, path, tmp_path / "out.npz")
+        np.savez(path, **content)
+    assert "`out` must end in .csv or .npz, but got" in models.read(model, path, tmp_path / "out.json").error
+    done = models.read(model, path, tmp_path / "out.npz")
     assert message.replace("{path}", str(path)) in f"{done.error}\n"
-    assert done.errors.count("\n") == 1
-    assert len(done.errors) < 600
-    assert not (tmp_path / "out.npz").exists()
+    assert (done.errors.count("\n"), len(done.errors) < 600, (tmp_path / "out.npz").exists()) == (1, True, False)
 
 
 def run(file: Path, inputs: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (outputs,) = session.run(["outputs"], {"inputs": inputs})
-    return outputs
+    return session.run(["outputs"], {"inputs": inputs})[0]
 
 
 @pytest.mark.parametrize(
@@ -290,16 +278,14 @@ def run(file: Path, inputs: np.ndarray) -> np.ndarray:
         pytest.param("translator", SHAPE, marks=pytest.mark.slow),
     ],
 )
-def test_onnxruntime_gives_what_mlflow_gives_for_any_batch_size(
-    models_store: Path, write: Command, tmp_path: Path, model: str, shape: tuple[int, ...]
-) -> None:
+def test_onnxruntime_gives_what_mlflow_gives(models: Models, tmp_path: Path, model: str, shape: tuple) -> None:
     out, kind = tmp_path / "model.onnx", re.split("[@/]", model)[0]
-    done = write(model, out)
+    done = models.write(model, out)
     name = f"models:/digits-{kind}/1"
     assert (done.code, done.out.startswith(f"{out}: {name}, within "), done.errors) == (0, True, "")
     for count in (1, 3, 64):
         inputs = np.random.default_rng(7).random((count, *shape), dtype=np.float32)
-        expected = kept(models_store, kind, inputs)
+        expected = models.kept(kind, inputs)
         near = {"rtol": 1e-3, "atol": 1e-5 * max(1, abs(expected).max())}
         np.testing.assert_allclose(run(out, inputs), expected, **near)
     onnx.checker.check_model(str(out), full_check=True)
@@ -309,23 +295,23 @@ def test_onnxruntime_gives_what_mlflow_gives_for_any_batch_size(
     assert (json.loads(facts["config"]), json.loads(facts["classes"])) == (logged.config(), list("0123456789"))
     if kind == "autoencoder":  # its parts, one after the other, are the whole
         for part in ("encoder", "decoder"):
-            assert write(model, out.with_stem(part), "--part", part).code == 0
+            assert models.write(model, out.with_stem(part), "--part", part).code == 0
         latents = run(tmp_path / "encoder.onnx", inputs)
         assert latents.shape == (64, logged.config()["module"]["latent_dim"])
         np.testing.assert_allclose(run(tmp_path / "decoder.onnx", latents), expected, **near)
 
 
-def test_weights_build_the_model_again(models_store: Path, write: Command, tmp_path: Path) -> None:
+def test_weights_build_the_model_again(models: Models, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
-    assert write("autoencoder", file, "--part", "encoder").code == 0
+    assert models.write("autoencoder", file, "--part", "encoder").code == 0
     with safe_open(file, "pt") as opened:
         assert opened.metadata()["part"] == "encoder"
-    assert write("conditional-gan", file).code == 0, "an existing file is replaced"
+    assert models.write("conditional-gan", file).code == 0, "an existing file is replaced"
     with safe_open(file, "pt") as opened:
         facts, weights = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     module = LatentGenerator(**json.loads(facts["config"])["module"])
     module.load_state_dict(weights)
-    read_store(models_store)
+    read_store(models.store)
     stored = require_version("digits-conditional-gan")
     with torch.no_grad():
         torch.testing.assert_close(module.eval()(stored.example()), stored.load()(stored.example()))
@@ -342,24 +328,23 @@ def test_weights_build_the_model_again(models_store: Path, write: Command, tmp_p
         ("latent-gan a.onnx --part encoder", "--part can be given of an autoencoder only, but got"),
     ],
 )
-def test_what_cannot_be_exported(write: Command, tmp_path: Path, asked: str, rule: str) -> None:
+def test_what_cannot_be_exported(models: Models, tmp_path: Path, asked: str, rule: str) -> None:
     model, out, *more = asked.split()
-    assert rule in write(model, tmp_path / out, *more).error
+    assert rule in models.write(model, tmp_path / out, *more).error
     assert not (tmp_path / out).exists()
 
 
-def test_a_model_whose_file_was_changed_is_not_exported(models_store: Path, called: Command, tmp_path: Path) -> None:
-    store = Path(shutil.copytree(models_store, tmp_path / "store"))
-    for file in store.rglob("weights.safetensors"):
+def test_a_model_whose_file_was_changed_is_not_exported(models: Models, tmp_path: Path) -> None:
+    changed = replace(models, store=copied(models.store, tmp_path / "store"))
+    for file in changed.store.rglob("weights.safetensors"):
         file.write_bytes(file.read_bytes()[:-1] + b"~")
     for out in (tmp_path / "a.onnx", tmp_path / "a.safetensors"):
-        refused = called("export", "digits-latent-gan", "--store", store, "--out", out).error
-        assert "of models:/digits-latent-gan/1 was changed" in refused
+        assert "of models:/digits-latent-gan/1 was changed" in changed.write("latent-gan", out).error
         assert not out.exists()
 
 
 @pytest.mark.slow
-def test_a_program_that_differs_is_not_written(write: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_differs_is_not_written(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a fault of the exporter would make it: here of a module whose weights change on its way."""
     exported = torch.onnx.export
 
@@ -370,12 +355,10 @@ def test_a_program_that_differs_is_not_written(write: Command, tmp_path: Path, m
         return exported(changed, *given, **named)
 
     monkeypatch.setattr(torch.onnx, "export", wrong)
-    assert "the program differs from the model by" in write("judge", tmp_path / "a.onnx").error
+    assert "the program differs from the model by" in models.write("judge", tmp_path / "a.onnx").error
     assert not (tmp_path / "a.onnx").exists()
 
 
-def test_without_the_extra_one_sentence_says_what_to_install(
-    write: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else name)
-    assert "needs onnxruntime: pip install -e '.[export]'" in write("judge", tmp_path / "a.onnx").error
+def test_without_the_extra_one_sentence_says_what_to_install(models: Models, tmp_path: Path) -> None:
+    with patch.object(export, "find_spec", lambda name: None if name == "onnxruntime" else name):
+        assert "needs onnxruntime: pip install -e '.[export]'" in models.write("judge", tmp_path / "a.onnx").error

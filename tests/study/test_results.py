@@ -39,10 +39,7 @@ def test_the_table_groups_trials() -> None:
     assert TABLE.cell("fd", "{:.1f}", size=3) == "2.0 ± 1.0"
     assert TABLE.cell("fd", "{:.0%}", kind="fc") == "500%", "of a single value the mean alone"
     assert TABLE.cell("fd", part="other") is None
-    assert TABLE.series("size", "fd", "kind") == {
-        "conv": ([3, 10], [2.0, 9.0], [1.0, 0.0]),
-        "fc": ([10], [5.0], [0.0]),
-    }
+    assert TABLE.series("size", "fd", "kind") == {"conv": ([3, 10], [2.0, 9.0], [1.0, 0.0]), "fc": ([10], [5.0], [0.0])}
 
 
 LOW, HIGH = [1.0, 1.1, 0.9, 1.05, 0.95], [2.0, 2.1, 1.9, 2.05, 1.95]
@@ -65,7 +62,7 @@ def test_verdicts() -> None:
         assert decided(*few) == "none"
     for wrong in ({"better": "most"}, {"factor": 0.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            claim("It is so", LOW, HIGH, **wrong)  # type: ignore[arg-type]
+            claim("It is so", LOW, HIGH, **wrong)
 
 
 def test_intervals_equivalence_and_power_agree_with_scipy_and_statsmodels() -> None:
@@ -96,7 +93,6 @@ def test_claims_are_corrected_for_their_number() -> None:
     assert near.verdict == "supported"
     assert [row.claim and row.claim.verdict for row in (*first, *second)] == ["inconclusive", None, "inconclusive"]
     ((one, _), _) = corrected([rows[0], [Row("c", "1", claim=replace(near, p=0.5, primary=True))]])
-    assert one.claim is not None
     assert one.claim.verdict == "supported", "primary claims are corrected by themselves"
 
 
@@ -104,11 +100,9 @@ def test_a_row_shows_others_beside_ours_and_claims_against_the_first_of_them_or_
     others, ours = {"GMM-5": [3.0, 3.1, 3.2], "real images": [0.5], "reconstructions": []}, [1.0, 1.1, 1.2]
     row = compared("figure", ours, others, "{:.1f}", text="nearer", metric="m")
     assert (row.ours, row.baseline, row.metric) == ("1.1 ± 0.1", "GMM-5 3.1 ± 0.1, real images 0.5", "m")
-    assert row.claim is not None
     assert (row.claim.verdict, row.claim.shown, row.claim.counts) == ("supported", "GMM-5 3.1 ± 0.1", (3, 3))
     goal = compared("figure", ours, others, "{:.1f}", text="more", goal=2.0, better="more")
     assert str(goal.baseline).startswith("goal 2.0, GMM-5 ")
-    assert goal.claim is not None
     assert (goal.claim.verdict, goal.claim.shown) == ("refuted", "goal 2.0")
     failed = compared("figure", [], {"": []}, text="nearer")
     assert (failed.ours, failed.baseline, failed.claim) == ("failed", None, None)

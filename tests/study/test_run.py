@@ -24,6 +24,7 @@ from study import data, run
 from study.data import to_float
 from study.stages import all_stages
 from study.training.translation import TASKS
+from tracking.registry import require_version, version
 from tracking.store import read_store
 
 STAGES = {stage.name: stage for stage in all_stages()}
@@ -60,12 +61,9 @@ def test_it_ends_with_the_table_and_where_to_look(two: tuple[Path, str]) -> None
     store, output = two
     found, _, look = output.partition("what was found")[2].partition("\n\nwhere to look:\n")
     assert output.split()[:4] == ["figure", "ours", "reference", "baseline"]
-    assert "autoencoder: " in found
-    assert "nan" not in output
-    assert "digits-judge v1" in output
-    assert "digits-autoencoder v1" in output
-    for module in ("ui", "report"):
-        assert f"python -m study.{module} --store {store}\n" in look
+    assert ("autoencoder: " in found, "nan" in output) == (True, False)
+    assert all(f"digits-{kind} v1" in output for kind in ("judge", "autoencoder"))
+    assert all(f"python -m study.{module} --store {store}\n" in look for module in ("ui", "report"))
     report = next(line for line in look.splitlines() if "the report: " in line).partition("the report: ")[2]
     assert Path(report).read_text().startswith("<!doctype html>")
 
@@ -103,37 +101,29 @@ def test_champions_load_by_name_and_do_what_was_logged(store: Path) -> None:
         else:
             width = model.metadata.signature.inputs.inputs[0].shape[1]
             made = model.predict(np.random.default_rng(0).standard_normal((3, width)).astype(np.float32))
-            assert made.shape == (3, 1, 28, 28)
-            assert 0 <= made.min() < made.max() <= 1
+            assert (made.shape, 0 <= made.min() < made.max() <= 1) == ((3, 1, 28, 28), True)
 
 
-def test_a_second_run_trains_nothing_and_another_setting_has_a_study_of_its_own(
-    two: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    studies = Studies(copied(two[0], tmp_path / "store"), capsys)
-    before = studies.trials()
-    done = studies.run(*TWO)
+def test_a_second_run_trains_nothing_and_a_setting_has_its_own_study(two: tuple[Path, str], fresh: Studies) -> None:
+    copied(two[0], fresh.store)
+    before = fresh.trials().keys()
+    done = fresh.run(*TWO)
     assert "trial" not in done.errors
     assert two[1].split("digits, preset")[0] == done.out.split("digits, preset")[0]
-    assert studies.trials().keys() == before.keys()
-    assert {int(version.version) for version in studies.client.search_model_versions()} == {1}
+    versions = {int(each.version) for each in fresh.client.search_model_versions()}
+    assert (fresh.trials().keys(), versions) == (before, {1})
 
-    file = tmp_path / "mine.toml"
+    file = fresh.store.with_name("mine.toml")
     file.write_text('preset = "smoke"\ndata = "digits"\nstages = ["judge"]\n')
-    studies.run(file)
-    assert len(studies.parents("judge")) == 2
-    values = {
-        int(version.version): studies.client.get_run(version.run_id).data.metrics["val/accuracy"]
-        for version in studies.client.search_model_versions("name = 'digits-judge'")
-    }
-    assert len(values) == 2
-    assert values[studies.champion("digits-judge")] == max(values.values())
+    fresh.run(file)
+    assert len(fresh.parents("judge")) == 2
+    values = {number: version("digits-judge", number).metrics["val/accuracy"] for number in (1, 2)}
+    assert values[fresh.champion("digits-judge")] == max(values.values())
 
 
 def test_a_missing_input_fails_before_any_training(fresh: Studies) -> None:
     error = fresh.call("smoke", "--data", "digits", "--stages", "conditional-gan").error
-    assert "--stages judge autoencoder" in error
-    assert fresh.runs() == []
+    assert ("--stages judge autoencoder" in error, fresh.runs()) == (True, [])
 
 
 def test_ctrl_c_before_the_command_has_begun_leaves_no_traceback(tmp_path: Path) -> None:
@@ -142,7 +132,6 @@ def test_ctrl_c_before_the_command_has_begun_leaves_no_traceback(tmp_path: Path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     command = [sys.executable, "-m", "study.run", "smoke"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
         assert process.stderr.readline() == "importing\n"
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == ""
@@ -162,7 +151,6 @@ def test_a_stopped_command_ends_its_workers_and_the_same_command_goes_on(fresh: 
         # ignored where `&` or nohup started the tests
         preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)] and None,
     )
-    assert process.stderr is not None
     with no_hang():
         until((fresh.store / "optuna.db").exists)  # made after mlflow.db
         until(lambda: sum("train/loss" in each.data.metrics for each in fresh.trials().values()) == 2)
@@ -194,8 +182,7 @@ def children(pid: int) -> list[int]:
 @pytest.mark.mnist
 def test_the_judge_learns_mnist(mnist_dir: Path, fresh: Studies) -> None:
     fresh.run("smoke", "--data", "mnist", "--data-dir", mnist_dir, "--stages", "judge")
-    found = fresh.client.get_model_version_by_alias("mnist-judge", "champion")
-    assert fresh.client.get_run(found.run_id).data.metrics["test/accuracy"] > 0.97
+    assert require_version("mnist-judge").metrics["test/accuracy"] > 0.97
 
 
 @pytest.mark.server

@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import MAINS, Done
+from commands import MAINS, Call, Done
 from conftest import ROOT
 
 from study.cli import INTERRUPTED, exit_code, set_log_level
@@ -47,7 +46,6 @@ def test_a_signal_stops_a_command_with_one_sentence(name: str, handling: Any, ex
     number = getattr(signal, name)
     before = {"start_new_session": True, "preexec_fn": lambda: signal.signal(number, handling) and None}
     with subprocess.Popen(waiting, **{**PIPES, **before}) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert (process.wait(60), *process.communicate()) == (expected[0], *expected[1:])
@@ -66,9 +64,7 @@ def test_a_second_signal_does_not_cut_off_the_end_and_handlers_come_back(capsys:
             threading.Event().wait(0.01)
             ended.append(True)
 
-    assert exit_code(command) == INTERRUPTED
-    assert ended
-    assert capsys.readouterr().err == STOPPED
+    assert (exit_code(command), ended, capsys.readouterr().err) == (INTERRUPTED, [True], STOPPED)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
@@ -90,9 +86,7 @@ def test_a_signal_in_the_middle_of_an_import_waits_for_its_end(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("module", MAINS)
-def test_every_command_from_a_thread_after_a_wrong_flag_and_with_bytes_that_the_terminal_cannot_read(
-    module: str, called: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_from_a_thread_and_misused(module: str, called: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "1")  # of a narrow terminal: the help took minutes and gigabytes
     done: list[Done] = []
     thread = threading.Thread(target=lambda: done.append(called(module, "--help")))
@@ -113,8 +107,7 @@ def test_what_an_output_cannot_show_is_replaced(env: dict[str, str]) -> None:
 def test_lost_outputs_are_no_error(tmp_path: Path) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
-    command = [sys.executable, "-m", "study.run", "--help"]
-    done = finish(command, stdout=theirs)
+    done = finish([sys.executable, "-m", "study.run", "--help"], stdout=theirs)
     assert (done.returncode, done.stderr) == (0, ""), "a reader that has left"
     log = "from study import cli; cli.set_log_level('info'); cli.logging.getLogger('study').info('x'); print('done')"
     done = finish(code_of(log), stderr=theirs)
@@ -122,12 +115,10 @@ def test_lost_outputs_are_no_error(tmp_path: Path) -> None:
     os.close(theirs)
     with open("/dev/full", "w") as full:
         done = finish(code_of("print('x')"), stdout=full)
-    assert done.returncode == 0
-    assert "the output could not be written: No space left on device" in done.stderr
+    assert (done.returncode, "could not be written: No space left on device" in done.stderr) == (0, True)
     writing = "with open(sys.argv[1], 'w') as file: print('x', file=sys.stderr), print('x'), file.write('data')"
     for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
-        command = ["bash", "-c", f'"$@" {closed}', "bash", *code_of(writing), str(tmp_path / "file")]
-        done = finish(command)
+        done = finish(["bash", "-c", f'"$@" {closed}', "bash", *code_of(writing), str(tmp_path / "file")])
         assert (done.returncode, "Traceback" in done.stderr) == (0, False)
         assert (tmp_path / "file").read_text() == "data", "no database takes their place"
 

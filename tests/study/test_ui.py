@@ -7,13 +7,12 @@ import signal
 import socket
 import time
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import mlflow
 import pytest
-from commands import Done, addresses, shown
+from commands import Call, addresses, shown
 from servers import MlflowServer, free_port
 
 from tracking import views
@@ -40,9 +39,7 @@ def get(address: str) -> str:
 
 @pytest.mark.server
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_it_shows_the_store_until_it_is_stopped_and_leaves_no_process(
-    folder: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_it_shows_the_store_until_it_is_stopped(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
     before = (folder / "mlflow.db").read_bytes()
     seen, browser = tmp_path / "seen", tmp_path / "browser"
     browser.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{seen}'\n")
@@ -68,7 +65,6 @@ def test_a_moved_store_is_shown_from_a_copy_which_knows_where_its_files_are(fold
     moved = Path(shutil.move(folder, tmp_path / "moved"))
     before = (moved / "mlflow.db").read_bytes()
     with shown(moved, BROWSER="", DISPLAY="", WAYLAND_DISPLAY="") as (process, said):
-        assert process.stdout is not None
         assert process.stdout.readline().startswith("no browser can be opened here")
         assert said.startswith("the store was moved or may not be written: this is a copy")
         server = addresses(said)["models"].partition("/#")[0]
@@ -79,7 +75,7 @@ def test_a_moved_store_is_shown_from_a_copy_which_knows_where_its_files_are(fold
 
 
 @pytest.mark.server
-def test_of_a_server_the_addresses_are_its_own(tmp_path: Path, called: Callable[..., Done]) -> None:
+def test_of_a_server_the_addresses_are_its_own(tmp_path: Path, called: Call) -> None:
     server = MlflowServer(tmp_path)
     server.start()
     try:
@@ -93,9 +89,7 @@ def test_of_a_server_the_addresses_are_its_own(tmp_path: Path, called: Callable[
     assert addresses(done.out)["models"].startswith(f"{server.url}/#/models")
 
 
-def test_what_cannot_be_shown_is_refused_in_a_sentence(
-    folder: Path, tmp_path: Path, called: Callable[..., Done]
-) -> None:
+def test_what_cannot_be_shown_is_refused_in_a_sentence(folder: Path, tmp_path: Path, called: Call) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for sentence, flags in {

@@ -35,7 +35,7 @@ def context(tiny: Dataset) -> Any:
 
 def copied(context: Any) -> FakeTrial:
     trial = FakeTrial({"alpha": 46.0})
-    assert copy_encoder(trial, context=context) == (trial.metrics["val/loss"],)  # type: ignore[arg-type]
+    assert copy_encoder(trial, context=context) == (trial.metrics["val/loss"],)
     return trial
 
 
@@ -43,7 +43,7 @@ def learned(context: Any, heads: str, repeat: int = 0) -> FakeTrial:
     trial = FakeTrial({"heads": heads, "repeat": repeat})
     torch.manual_seed(repeat)
     conv = first_convolution(context.module("autoencoder", Autoencoder))
-    assert learn_convolution(trial, context=context, conv=conv) == (trial.metrics["val/error"],)  # type: ignore[arg-type]
+    assert learn_convolution(trial, context=context, conv=conv) == (trial.metrics["val/error"],)
     return trial
 
 
@@ -54,8 +54,7 @@ def test_the_copy_is_the_autoencoder(context: Any) -> None:
     with torch.no_grad():
         wanted = original(images)
         torch.testing.assert_close(copy(images), wanted, atol=1e-5, rtol=0)
-    assert config["copy_of"] == "models:/tiny-autoencoder/1"
-    assert example.shape == (2, 1, 28, 28)
+    assert (config["copy_of"], example.shape) == ("models:/tiny-autoencoder/1", (2, 1, 28, 28))
     assert trial.metrics["test/loss"] == pytest.approx(float((wanted - images).square().mean()), rel=1e-4)
     assert trial.metrics["test/decisions_float64"] == 0
     assert trial.metrics["test/difference_float64"] < 1e-10
@@ -82,21 +81,16 @@ def test_learned_heads_move_and_fixed_heads_do_not(context: Any) -> None:
 
 def test_all_identities_are_exact_and_the_figures_are_logged(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = {"exact": copied(context), "a": learned(context, "learned"), "b": learned(context, "fixed")}
-    table = Table(
-        [
-            Result(0, "exact" if run == "exact" else "learned", run, trial.params, (0.0,), run, trial.metrics)
-            for run, trial in trials.items()
-        ]
-    )
+    parts = {"exact": "exact", "a": "learned", "b": "learned"}
+    table = Table(Result(0, parts[run], run, each.params, (0.0,), run, each.metrics) for run, each in trials.items())
     stored: Any = {run: SimpleNamespace(rebuild=lambda _, run=run: trials[run].models[0][0]) for run in trials}
     for name, value in {"kept_model": stored.get, "DRAWS": 2, "ALPHAS": (1, 46)}.items():
         monkeypatch.setattr(stage, name, value)
     parent: Any = FakeRun()
     conv = first_convolution(context.module("autoencoder", Autoencoder))
     found = stage.log_outcome(parent, context, conv, table)
-    assert found[0].ours == "12 of 12 exact"
+    assert (found[0].ours, len(parent.tables["exact"]["identity"])) == ("12 of 12 exact", 12)
     assert parent.figures.keys() == {"sharpness", "heads"}
-    assert len(parent.tables["exact"]["identity"]) == 12
     stored.pop("a")  # its model was deleted: the figure of an earlier call stays
     parent.figures.clear()
     stage.log_outcome(parent, context, conv, table)
@@ -109,18 +103,14 @@ def test_maps_are_of_the_query_in_the_middle() -> None:
     weights[0, 3 * 8 + 4, 5] = 0.5
     weights[1, 3 * 8 + 4, :8] = 0.125
     maps = stage.head_maps(weights, pixels, (6, 8))
-    assert maps.shape == (2, 6, 8)
-    assert list(zip(*maps[0].nonzero(), strict=True)) == [(0, 5)]
+    assert (maps.shape, [*zip(*maps[0].nonzero(), strict=True)]) == ((2, 6, 8), [(0, 5)])
     assert maps[1, 0].tolist() == [255] * 8
 
 
-COPY = {
-    **{f"test/difference_{name}": error for name, error in (("float32", 2e-6), ("float64", 1e-15))},
-    **dict.fromkeys(("test/loss_change_float32", "test/loss_change_float64"), 1e-9),
-    **dict.fromkeys(("test/decisions_float32", "test/decisions_float64"), 0.0),
-    "test/loss": 0.005,
-    "test/loss_of_original": 0.005,
-}
+COPY = {"test/difference_float32": 2e-6, "test/difference_float64": 1e-15}
+COPY |= dict.fromkeys(("test/loss_change_float32", "test/loss_change_float64"), 1e-9)
+COPY |= dict.fromkeys(("test/decisions_float32", "test/decisions_float64"), 0.0)
+COPY |= dict.fromkeys(("test/loss", "test/loss_of_original"), 0.005)
 EXACT = dict.fromkeys(("inside", "ring"), 1e-7) | dict.fromkeys(("by_pixel", "by_rank", "to_image", "constant"), 1e-14)
 DRAWN = [{**EXACT, "border": 1.9 + draw / 10, "shared": 0.001 + draw / 1e5} for draw in range(DRAWS)]
 
@@ -138,8 +128,7 @@ def test_one_error_above_its_goal_is_named(name: str, value: float, exact: int) 
     checks = identities({**COPY, name: value}, DRAWN)
     assert sum(check.exact for check in checks) == exact
     first = rows(checks, COPY, Table([]), DRAWN, {"12 -> 3": 0.01})[0]
-    assert first.ours == f"{exact} of 12 exact"
-    assert bool(first.baseline) == (exact < 12)
+    assert (first.ours, bool(first.baseline)) == (f"{exact} of 12 exact", exact < 12)
     (wrong,) = [check for check in identities(COPY, [*DRAWN, {**DRAWN[0], "ring": 0.1}]) if not check.exact]
     assert (wrong.error, wrong.goal) == (0.1, 1e-5), "they must hold for every draw"
 

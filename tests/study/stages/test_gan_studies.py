@@ -45,8 +45,7 @@ def test_a_trial_of_a_search_is_measured_at_its_rungs_and_stopped_if_it_collapse
     inputs = inputs_of(context_of(tiny, LatentGanConfig()))
     with pytest.raises(Pruned, match="1 of 10 classes at epoch 2"):  # the fake judges see one class only
         search.train(trial, inputs, epochs=6)
-    assert trial.history["search/fd"][0] == trial.history["val/modes"][0] == [2]
-    assert not trial.models
+    assert (trial.history["search/fd"][0], trial.history["val/modes"][0], trial.models) == ([2], [2], [])
     assert [step for step, _ in trial.images["samples"]] == [0, 2]
 
 
@@ -65,16 +64,13 @@ def test_each_recipe_is_tried_as_both_kinds_and_stays_the_same_among_more() -> N
     assert many[:4] == few
     for vanilla, wgan in zip(many[::2], many[1::2], strict=True):
         assert {**vanilla, "kind": "WGAN"} == wgan
-        assert stage.recipe_settings(vanilla).clip_value is None
-        assert stage.recipe_settings(wgan).clip_value == 0.1
-        assert not stage.recipe_settings(wgan).saturating
+        first, second = map(stage.recipe_settings, (vanilla, wgan))
+        assert (first.clip_value, second.clip_value, second.saturating) == (None, 0.1, False)
     for name in ("latents", "loss", "critic_norm", "n_critic", "depth"):
         assert len({params[name] for params in many}) > 1, name
 
 
-def test_a_constant_generator_and_one_that_diverges_count_as_collapsed(
-    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_constant_and_diverged_generators_count_as_collapsed(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Constant output has no correlation, and a diverged training no samples: both are the plainest collapse."""
     constant = iter((True, False))
 
@@ -92,19 +88,13 @@ def test_a_constant_generator_and_one_that_diverges_count_as_collapsed(
     trials = [FakeTrial(params) for params in stage.recipe_list(1, 0)]
     assert [stage.train_recipe(trial, inputs) for trial in trials] == [(1.0,), (1.0,)]
     first, second = trials
-    assert "latent/max_abs_pcc" not in first.metrics
-    assert first.metrics["val/recall"] < 0.1
-    assert second.tags == {"collapse": "diverged"}
-    assert first.figures
-    assert not second.figures
+    assert ("latent/max_abs_pcc" in first.metrics, first.metrics["val/recall"] < 0.1) == (False, True)
+    assert (second.tags, bool(first.figures), second.figures) == ({"collapse": "diverged"}, True, {})
 
 
 def recipes_of(collapsed: dict[str, list[float]]) -> Table:
-    trials = stage.recipe_list(len(collapsed[KINDS[0]]), 0)
-    values = [collapsed[params["kind"]][params["recipe"]] for params in trials]
-    return Table(
-        [measured("recipes", params, collapse__last=value) for params, value in zip(trials, values, strict=True)]
-    )
+    recipes = stage.recipe_list(len(collapsed[KINDS[0]]), 0)
+    return Table(measured("recipes", each, collapse__last=collapsed[each["kind"]][each["recipe"]]) for each in recipes)
 
 
 def test_the_table_of_choices_counts_every_recipe_once_a_choice() -> None:
@@ -126,7 +116,7 @@ FIGURES = {
 def study_table(repeats: int, wgan: float, mixture: float) -> Table:
     """A finished study in which the third judge's distances of the best WGAN and the best mixture are these."""
     steps = {"generator__steps": 100.0, "collapse__last": 0.0}
-    trained: list[tuple[str, dict[str, Any], float]] = [("best", {}, wgan), (stage.EQUAL_STEPS, {}, wgan)]
+    trained: list[tuple] = [("best", {}, wgan), (stage.EQUAL_STEPS, {}, wgan)]
     trained += [("settings", {"settings": name}, 3.0) for name in ("reference", "paper")]
     mixtures = [("baselines", {"source": MIXTURE, "components": count}, fd) for count, fd in ((1, 9.0), (50, mixture))]
     repeated = [(*each, steps) for each in trained] + [(*each, {}) for each in mixtures]
@@ -148,9 +138,7 @@ def rows_of(data: Dataset, table: Table, recipes: Sequence[Result] = (), repeats
 @pytest.mark.parametrize(
     ("wgan", "mixture", "verdict"), [(0.2, 0.4, "supported"), (0.4, 0.2, "refuted"), (0.3, 0.3, "inconclusive")]
 )
-def test_the_best_mixture_is_the_rival_and_the_third_judge_decides(
-    tiny: Dataset, wgan: float, mixture: float, verdict: str
-) -> None:
+def test_judge_3_decides_against_the_best_mixture(tiny: Dataset, wgan: float, mixture: float, verdict: str) -> None:
     recipes = recipes_of({KINDS[0]: [1.0] * 8, KINDS[1]: [0.0, 1.0] * 4})
     rows = rows_of(tiny, study_table(5, wgan, mixture), recipes)
     first, *_ = (row.claim for row in rows if row.claim)
@@ -158,36 +146,25 @@ def test_the_best_mixture_is_the_rival_and_the_third_judge_decides(
     claims = {row.metric or row.figure: row.claim for row in rows if row.claim and row.claim is not first}
     assert len(claims) == 4
     nearer: Claim = claims["judge3/fd"]
-    assert nearer.verdict == verdict
-    assert nearer.counts == (5, 5)
-    assert nearer.shown.startswith("GMM-50 ")
+    assert (nearer.verdict, nearer.counts, nearer.shown.split()[0]) == (verdict, (5, 5), "GMM-50")
     fd = next(row for row in rows if row.found)
-    beside = [part in str(fd.baseline) for part in ("GMM-50", REAL, RECONSTRUCTIONS, "GMM-1 ")]
-    assert beside == [True] * 3 + [False]
+    assert [part in str(fd.baseline) for part in ("GMM-50", REAL, RECONSTRUCTIONS, "GMM-1 ")] == [True] * 3 + [False]
     assert claims["latent/nearest"].shown == "goal 0.950"
     assert claims["collapsed: vanilla GANs of random recipes"].verdict == "supported"
 
 
-def test_without_a_mixture_no_claim_is_against_one_and_gans_that_diverged_count_as_collapsed(
-    tiny: Dataset,
-) -> None:
+def test_without_a_mixture_no_claim_is_against_one_and_gans_that_diverged_count_as_collapsed(tiny: Dataset) -> None:
     rows = rows_of(tiny, Table(each for each in study_table(3, 0.2, 0.4) if each.params.get("source") != MIXTURE))
     assert [row.metric for row in rows if row.claim] == ["judge3/fd", "latent/nearest"], "the reference, and copies"
-    vanilla = [
-        measured("settings", {"settings": "vanilla", "repeat": number}, collapse__last=float(number))
-        for number in range(2)
-    ]
+    vanilla = [measured("settings", {"settings": "vanilla", "repeat": n}, collapse__last=float(n)) for n in (0, 1)]
     rows = rows_of(tiny, Table([*study_table(1, 0.2, 0.4), *vanilla]), repeats=3)
     row = next(row for row in rows if row.figure.startswith("collapsed"))
-    assert row.ours.startswith("2 of 3")
-    assert str(row.baseline).startswith("WGANs 2 of 3")
+    assert (row.ours[:6], str(row.baseline)[:12]) == ("2 of 3", "WGANs 2 of 3")
 
 
-def test_a_whole_study_trains_the_best_settings_anew_and_shows_all_generators(
-    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counts = {"free_trials": 1, "search_epochs": 1, "recipes": 1, "mixture_components": (2,)}
-    settings = LatentGanConfig(**counts, final_epochs=2, epochs=1, evaluate_every=1)  # type: ignore[arg-type]
+def test_a_whole_study_trains_the_best_anew_and_shows_all(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"free_trials": 1, "search_epochs": 1, "recipes": 1, "mixture_components": (2,)}
+    settings = LatentGanConfig(**given, final_epochs=2, epochs=1, evaluate_every=1)
     context = context_of(tiny, settings, repeats=range(2))
     # A proposal that collapses would be pruned: the fake judges see one class only.
     monkeypatch.setattr(search, "HOPELESS_FRACTION", 0.0)
@@ -201,20 +178,15 @@ def test_a_whole_study_trains_the_best_settings_anew_and_shows_all_generators(
     monkeypatch.setattr(stage, "CANDIDATES", 100)
     rows: Any = LATENT_GAN.run(context)
     parts = {part: [each for each in study.results if each.part == part] for part in {r.part for r in study.results}}
-    assert {part: len(found) for part, found in parts.items()} == {
-        "settings": 6, "search": 1, "best": 2, "equal steps": 2, "baselines": 5, "recipes": 2,
-    }  # fmt: skip
+    counts = {"settings": 6, "search": 1, "best": 2, "equal steps": 2, "baselines": 5, "recipes": 2}
+    assert {part: len(found) for part, found in parts.items()} == counts
     assert [each.params for each in parts["best"]] == [{**PARAMS, "repeat": repeat} for repeat in (1, 2)]
-    chosen = study.candidates["latent-gan"].result
-    assert chosen.values[0] == min(each.values[0] for each in parts["best"])
+    assert study.candidates["latent-gan"].result.values[0] == min(each.values[0] for each in parts["best"])
     assert study.trials["best 0"].logged_params["epochs"] == 2
     generators = study.parent.tables["generators"]
-    assert generators["generator"] == [
-        *(stage.BEST, stage.EQUAL, stage.REFERENCE, stage.PAPER, stage.VANILLA),
-        *(REAL, RECONSTRUCTIONS, "reconstructions of test images", "GMM-2"),
-    ]
-    assert generators["repeats"] == ["2"] * 5 + ["1"] * 3 + ["2"]
-    assert len(generators["judge3/fd"]) == 9
+    gans = [stage.BEST, stage.EQUAL, stage.REFERENCE, stage.PAPER, stage.VANILLA]
+    assert generators["generator"] == [*gans, REAL, RECONSTRUCTIONS, "reconstructions of test images", "GMM-2"]
+    assert (generators["repeats"], len(generators["judge3/fd"])) == (["2"] * 5 + ["1"] * 3 + ["2"], 9)
     assert study.parent.figures.keys() == {"generators", "loss_curves", "search", "importances", "interpolation"}
     assert [len(column) for column in study.parent.tables["interpolation"].values()] == [3] * 4
     assert not any(row.claim for row in rows), "two repeats decide nothing"
@@ -225,9 +197,8 @@ FOUND = GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4, ema_decay=0.9)
 
 def conditional_context(data: Dataset, **settings: int) -> Any:
     found = context_of(data, ConditionalGanConfig(**settings), others={"judge": {"epochs": 1}})
-    found.inputs["latent-gan"] = SimpleNamespace(
-        config=lambda: {"settings": asdict(FOUND)}, metrics={"judge3/fd": 0.4, "generator/steps": 1000.0}
-    )
+    metrics = {"judge3/fd": 0.4, "generator/steps": 1000.0}
+    found.inputs["latent-gan"] = SimpleNamespace(config=lambda: {"settings": asdict(FOUND)}, metrics=metrics)
     return found
 
 
@@ -251,37 +222,29 @@ def test_four_claims_are_decided_by_the_third_judge(tiny: Dataset, accuracy: flo
     there = conditional_context(tiny)
     rows = conditional_rows(there, accuracy)
     claims = {row.metric: row.claim for row in rows if row.claim}
-    assert {metric: claim.verdict for metric, claim in claims.items()} == {
-        "judge3/label_accuracy": verdict,
-        "judge3/fd": "inconclusive",
-        "judge3/diversity": "refuted",
-        "val/fd_range": "supported",
-    }
-    assert claims["judge3/label_accuracy"].counts == (5, 5)
-    assert claims["judge3/diversity"].shown == f"goal {0.95 * 0.9:.3f}"
+    wanted = {"judge3/fd": "inconclusive", "judge3/diversity": "refuted", "val/fd_range": "supported"}
+    wanted["judge3/label_accuracy"] = verdict
+    assert {metric: claim.verdict for metric, claim in claims.items()} == wanted
+    shown = f"goal {0.95 * 0.9:.3f}"
+    assert (claims["judge3/label_accuracy"].counts, claims["judge3/diversity"].shown) == ((5, 5), shown)
     first = next(row for row in rows if row.found)
     assert all(name in (first.baseline or "") for name in (REAL, RECONSTRUCTIONS, "Gaussians a class"))
-    with_labels = rows[-1]
-    assert "2,000 steps" in with_labels.figure
-    assert with_labels.baseline == "without labels, 1,000 steps 0.400"
+    assert ("2,000 steps" in rows[-1].figure, rows[-1].baseline) == (True, "without labels, 1,000 steps 0.400")
     there.inputs["latent-gan"].metrics = {}
     assert conditional_rows(there, accuracy) == rows[:-1], "its run is gone: it is not compared with"
 
 
-def test_a_whole_study_repeats_the_gan_and_the_mixtures_as_often(
-    tiny: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_study_repeats_gan_and_mixtures_as_often(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     there = conditional_context(tiny, epochs=1)
     there.repeats = range(2)
     study = fake_study(there, monkeypatch)
     rows: Any = CONDITIONAL_GAN.run(there)
     gans = [result for result in study.results if result.part == ""]
-    assert [result.params for result in gans] == [{"repeat": 0}, {"repeat": 1}]
-    assert gans[0].values != gans[1].values
-    assert study.candidates["conditional-gan"].result == min(gans, key=lambda result: result.values[0])
     mixtures = [each for each in study.results if each.params.get("source") == MIXTURE]
-    assert [each.params["repeat"] for each in mixtures] == [0, 1]
-    assert mixtures[0].values != mixtures[1].values
+    for repeats in (gans, mixtures):
+        assert [each.params["repeat"] for each in repeats] == [0, 1]
+        assert repeats[0].values != repeats[1].values
+    assert study.candidates["conditional-gan"].result == min(gans, key=lambda result: result.values[0])
     assert study.parent.tables["generators"]["repeats"] == ["2", "2", "1", "1"]
     assert study.parent.figures.keys() == {"loss_curves", "label_accuracy"}
     assert all(0 <= study.trials[each.run_id].metrics["classification_accuracy_score"] <= 1 for each in study.results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from study.stages.translation import trial as stage
 from study.stages.translation.trial import HeldOut, claims, measure_source, shown_places, train_and_measure
 from study.training.translation import CONDITIONAL_GAN, CYCLE_GAN, GAN, L1, LOOSE, METHODS, PAIRED, PAIRINGS, UNPAIRED
 
-CELLS = [(method, pairing) for method in METHODS for pairing in PAIRINGS]
+CELLS = [*product(METHODS, PAIRINGS)]
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def context(tiny: Dataset) -> Any:
 def trained(context: Any, method: str, pairing: str, held_out: HeldOut, repeat: int = 0) -> FakeTrial:
     trial = FakeTrial({"method": method, "pairing": pairing, "repeat": repeat})
     torch.manual_seed(repeat)
-    value = train_and_measure(trial, context=context, held_out=held_out)  # type: ignore[arg-type]
+    value = train_and_measure(trial, context=context, held_out=held_out)
     assert value == (trial.history["val/mae"][1][-1],)
     return trial
 
@@ -59,15 +60,14 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
     assert translator(example).shape == example.shape
     for source in ("untranslated", "true translation"):
         trials[source] = FakeTrial({"source": source})
-        measure_source(trials[source], held_out=held_out)  # type: ignore[arg-type]
+        measure_source(trials[source], held_out=held_out)
     assert trials["true translation"].metrics["test/mae"] == 0
     assert trials["untranslated"].metrics["test/mae"] == held_out.truth.floor
     table = Table([Result(0, "", run, each.params, (0.0,), run, each.metrics) for run, each in trials.items()])
     parent: Any = FakeRun()
     stage.log_table(parent, table)
     columns = parent.tables["translators"]
-    assert {len(column) for column in columns.values()} == {2 + 12}
-    assert columns["test/mae"][1] == "0"
+    assert ({len(column) for column in columns.values()}, columns["test/mae"][1]) == ({2 + 12}, "0")
 
     models = {run: trial.models[0][0] for run, trial in trials.items() if trial.models}
     stored: Any = {run: SimpleNamespace(rebuild=lambda _, model=model: model) for run, model in models.items()}
@@ -80,8 +80,7 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
     stage.log_figures(parent, context, held_out, table)
     assert parent.figures.keys() == {"error_against_steps"}
     found = stage.rows(context, table, f"{L1}, {PAIRED}")
-    assert len(found) == 2 + 5 + 2 * 4 + 2 + 1
-    assert L1 in str(found[-1].found)
+    assert (len(found), L1 in str(found[-1].found)) == (2 + 5 + 2 * 4 + 2 + 1, True)
 
     # Only shown and paired translators are kept, and only paired ones drawn.
     kept = [trained(context, L1, pairing, held_out, repeat) for pairing in (PAIRED, LOOSE) for repeat in (0, 1)]
@@ -98,20 +97,15 @@ def test_pictures_show_every_class_first_and_steps_to_a_goal_lie_between_two_mea
 
 def verdicts(changes: Mapping[tuple[str, str], float] = {}, missing: tuple[str, str] | None = None) -> list[str]:
     """The verdicts of the five claims, if all is as the reference says but for the shortfalls of these cells."""
-    good = [(CYCLE_GAN, pairing) for pairing in PAIRINGS]
-    good += [(method, pairing) for method in (CONDITIONAL_GAN, L1) for pairing in (PAIRED, LOOSE)]
+    good = [*product([CYCLE_GAN], PAIRINGS), *product((CONDITIONAL_GAN, L1), (PAIRED, LOOSE))]
     shortfalls = {cell: 0.2 if cell in good else 6.0 for cell in CELLS} | dict(changes)
-    table = Table(
-        [
-            Result(0, "", "", {"method": m, "pairing": p, "repeat": n}, (), "", {"test/shortfall": value + n / 100})
-            for (m, p), value in shortfalls.items()
-            for n in range(3)
-            if (m, p) != missing or n
-        ]
-    )
-    found = claims(table)
-    assert len(found) == 5
-    assert all(row.reference and row.rival for row in found)
+    trials = [
+        Result(0, "", "", {"method": m, "pairing": p, "repeat": n}, (), "", {"test/shortfall": value + n / 100})
+        for ((m, p), value), n in product(shortfalls.items(), range(3))
+        if (m, p) != missing or n
+    ]
+    found = claims(Table(trials))
+    assert [bool(row.reference and row.rival) for row in found] == [True] * 5
     return [row.claim.verdict for row in found if row.claim]
 
 
