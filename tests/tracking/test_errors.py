@@ -36,7 +36,7 @@ def answering(answer: bytes | None) -> Iterator[str]:
 
 @pytest.mark.parametrize(("answer", "message"), [(None, "timed out"), (b"SSH-2.0-OpenSSH_9.6\r\n", "127.0.0.1.*: .")])
 def test_a_server_that_is_none_of_mlflows_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, message: str
+    tmp_path: Path, monkeypatch, answer: bytes | None, message: str
 ) -> None:
     monkeypatch.setitem(AT_ONCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with answering(answer) as url, no_hang(), pytest.raises(StoreError, match=message):
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_is_told(error: Exception) -> None:
 
 @pytest.mark.parametrize(("status", "lost"), [(403, True), (500, True), (404, False), (None, True)])
 def test_a_file_that_a_server_does_not_give_is_not_missing(
-    store: Store, monkeypatch: pytest.MonkeyPatch, status: int | None, lost: bool
+    store: Store, monkeypatch, status: int | None, lost: bool
 ) -> None:
     """It may lie elsewhere than what the server knows of it, which answers."""
 

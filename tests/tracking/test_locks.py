@@ -49,9 +49,7 @@ def connected(locks: Locks) -> Iterator[Connection]:
         engine.dispose()
 
 
-def test_a_lock_is_held_by_one_process_and_let_go_as_it_dies(
-    locks: Locks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lock_is_held_by_one_process_and_let_go_as_it_dies(locks: Locks, monkeypatch, caplog) -> None:
     monkeypatch.setattr(module, "TELL_AFTER", 0.2)
     command = [sys.executable, "-c", HOLDER, locks.database]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

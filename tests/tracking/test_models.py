@@ -224,9 +224,7 @@ def test_a_model_of_a_moved_store_is_loaded_and_a_missing_version_is_told(store:
 
 
 @pytest.mark.server
-def test_on_a_server_a_file_that_is_away_is_not_missing_and_no_copy_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_server_a_file_that_is_away_is_not_missing_and_no_copy_stays(tmp_path: Path, monkeypatch) -> None:
     server = MlflowServer(tmp_path)
     server.start()
     try:

@@ -73,7 +73,7 @@ def test_a_champion_without_the_metric_gives_way_and_a_value_measured_anew_and_f
     assert promote(register(store, 9.0), force=True) == 5
 
 
-def test_versions_of_different_protocols_are_not_compared(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_versions_of_different_protocols_are_not_compared(store: Store, caplog) -> None:
     promote(register(store, 2.0))
     better = register(store, 1.0, OTHER)
     assert promote(better) == 1

@@ -114,9 +114,7 @@ VARIABLES = {
 }
 
 
-def test_neither_the_environment_nor_a_run_of_the_calling_program_reaches_a_run(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_the_environment_nor_a_run_of_the_calling_program_reaches_a_run(store: Store, monkeypatch) -> None:
     client = mlflow.MlflowClient()
     foreign = client.create_run(client.create_experiment("theirs")).info.run_id
     before = client.get_run(foreign).to_dictionary()

@@ -198,9 +198,7 @@ def test_a_store_whose_writer_was_killed_in_mid_commit_is_read(store: Store, tmp
     assert snapshot(folder) == before
 
 
-def test_a_database_that_stays_locked_is_told_to_who_only_reads(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_stays_locked_is_told_to_who_only_reads(store: Store, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(stores, "LOCAL_TIMEOUT", 0.5)
     with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -234,7 +232,7 @@ def test_a_disk_that_cannot_be_written_is_read(store: Store, small_disk: Path, t
         open_store(small_disk / "store")
 
 
-def test_a_full_disk_is_named(store: Store, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named(store: Store, small_disk: Path, tmp_path: Path, monkeypatch) -> None:
     run, _ = log_note(store)
     ballast = small_disk / "ballast"
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
@@ -253,9 +251,7 @@ def test_a_full_disk_is_named(store: Store, small_disk: Path, tmp_path: Path, mo
     open_store(small_disk / "store").experiment("mnist/judge")
 
 
-def test_variables_of_the_environment_are_named_or_do_not_count(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_of_the_environment_are_named_or_do_not_count(store: Store, tmp_path: Path, monkeypatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     log_note(open_store(tmp_path / "store"))

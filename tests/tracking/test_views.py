@@ -73,9 +73,7 @@ def test_a_view_of_very_many_charts_still_fits_a_tag(experiment: str) -> None:
     assert kept == names[: len(kept)], "the last ones are left out"
 
 
-def test_without_a_view_the_study_goes_on(
-    experiment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_view_the_study_goes_on(experiment: str, monkeypatch, caplog) -> None:
     monkeypatch.setattr(views, "MOST_CHARACTERS", 10**6)
     long = View(VIEW.order_by, [f"{number}" * 99 for number in range(2000)], [], [], {})
     views.save_view(experiment, long, QUESTION)

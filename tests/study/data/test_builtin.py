@@ -128,7 +128,7 @@ def test_a_data_folder_that_is_none_or_may_not_be_entered(fake_mnist: Path, tmp_
             data.load("auto", fake_mnist)
 
 
-def test_a_download_that_was_stopped_goes_on(fake_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_was_stopped_goes_on(fake_mnist: Path, tmp_path: Path, monkeypatch) -> None:
     source, stops = fake_mnist / "MNIST" / "raw", True
 
     def extract(url: str, download_root: str, filename: str, md5: str) -> None:

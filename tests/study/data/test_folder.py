@@ -139,7 +139,7 @@ def test_litter_and_notes_are_left_out_in_silence_and_other_files_are_counted(ro
         assert part in caplog.text
 
 
-def test_heic_is_read_with_pillow_heif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_is_read_with_pillow_heif(tmp_path: Path, monkeypatch) -> None:
     def register_heif_opener() -> None:
         monkeypatch.setitem(Image.EXTENSION, ".heic", "PNG")  # in place of libheif
 

@@ -35,7 +35,7 @@ SLURM, RAY = (["--launcher", name, "--workers", "2"] for name in ("slurm", "ray"
     ],
 )
 def test_what_cannot_be_is_told_before_anything_begins(
-    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    flags: list[str], message: str, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("STUDY_WORKERS", raising=False)
@@ -91,7 +91,7 @@ def test_missing_workers_are_started_and_end_with_the_study_or_if_the_command_th
     assert stopped.cancelled == [True] * bool(started)
 
 
-def test_what_the_workers_say_reaches_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_workers_say_reaches_the_command(monkeypatch) -> None:
     monkeypatch.setattr(launchers, "LOOK_EVERY", 0)
     errors = ["the store was lost", "the worker on n1 refuses: its code is old", "the store was lost"]
     with pytest.raises(UsageError, match="the worker on n1 refuses: its code is old"):

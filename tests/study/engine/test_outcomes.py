@@ -96,7 +96,7 @@ def test_a_stopped_trial_runs_again_with_the_same_parameters(store: Store, lost:
     assert states(store)[2:] == [("FINISHED", "complete")] * 2
 
 
-def test_an_error_that_may_pass_is_tried_again_three_times(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_that_may_pass_is_tried_again_three_times(store: Store, caplog) -> None:
     passing = Recorder(lambda trial: 1.0 if len(passing.ran) != 1 else _raise(OSError("disk is busy")))
     assert len(run(store, listed(passing))) == 2
     assert passing.ran == [GIVEN[0], *GIVEN]
@@ -120,7 +120,7 @@ def test_a_stage_s_own_bug_is_raised_at_once(store: Store) -> None:
 
 @pytest.mark.parametrize("call", ["create_run", "update_run", "log_batch", "set_terminated"])
 def test_a_stop_in_the_middle_of_a_call_is_no_death_and_leaves_no_run_open(
-    store: Store, monkeypatch: pytest.MonkeyPatch, call: str
+    store: Store, monkeypatch, call: str
 ) -> None:
     real = getattr(mlflow.MlflowClient, call)
 

@@ -109,7 +109,7 @@ def test_a_server_that_comes_back_is_waited_for(
 
 @pytest.mark.parametrize("away", ["mlflow", "postgres"])
 def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
-    postgres: Postgres, tracking: MlflowServer, tmp_path: Path, away: str, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, tracking: MlflowServer, tmp_path: Path, away: str, monkeypatch
 ) -> None:
     store = open_store(tmp_path, tracking.url, postgres.url)
     server = tracking if away == "mlflow" else postgres
@@ -142,8 +142,8 @@ def test_a_trial_that_was_silent_for_too_long_is_taken_over(
     postgres: Postgres,
     tracking: MlflowServer,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    monkeypatch,
+    caplog,
 ) -> None:
     """As a laptop that slept: its heart stood still while another process went on. It is told as it ends."""
     store = open_store(tmp_path, tracking.url, postgres.url)

@@ -99,7 +99,7 @@ def _die(folder: Path, at_the_end: bool | None, after: bool) -> None:
     ],
 )
 def test_a_trial_whose_process_was_killed_runs_again_at_once(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_the_end: bool, after: bool, expected: list
+    store: Store, tmp_path: Path, monkeypatch, at_the_end: bool, after: bool, expected: list
 ) -> None:
     dies(_die, tmp_path / "store", at_the_end, after)
     assert [status for status, _ in states(store)] == ["RUNNING"]

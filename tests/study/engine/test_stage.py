@@ -68,9 +68,7 @@ def test_what_no_stage_makes_is_the_champion_or_the_version_that_was_asked_for(
             resolve(odd, tiny, KNOWN)
 
 
-def test_a_model_or_settings_that_do_not_fit_are_refused(
-    tiny: Dataset, champions: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_or_settings_that_do_not_fit_are_refused(tiny: Dataset, champions: dict[str, Any], caplog) -> None:
     for odd, message in (
         (version(image_shape=[3, 28, 28]), r"image_shape == \[1, 28, 28\].* \[3, 28, 28\]"),
         (version(classes=4), "classes == 10.* 4"),
@@ -91,9 +89,7 @@ def test_a_model_or_settings_that_do_not_fit_are_refused(
         resolve(asked(replace(DRAWER, check=check)), tiny, KNOWN)
 
 
-def test_unlabelled_data_have_fewer_stages_and_fewer_inputs(
-    tiny: Dataset, champions: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unlabelled_data_have_fewer_stages_and_fewer_inputs(tiny: Dataset, champions: dict[str, Any], caplog) -> None:
     flat = replace(tiny, classes=())
     request, inputs = resolve(asked(MAKER, DRAWER), flat, KNOWN)
     assert [(each.name, each.inputs) for each in request.stages] == [("drawer", ())]

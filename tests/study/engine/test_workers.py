@@ -35,9 +35,7 @@ SPEC = JobSpec("smoke", ["smoke", "--data", "digits"], "0" * 16, workers.code())
         (4, float("inf"), "", 4),
     ],
 )
-def test_workers_fit_cores_and_memory(
-    cores: int, gib: float, threads: str, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_fit_cores_and_memory(cores: int, gib: float, threads: str, expected: int, monkeypatch) -> None:
     monkeypatch.delenv("STUDY_WORKERS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
@@ -81,7 +79,7 @@ def test_a_containers_memory_is_the_machines(file: str, text: str, expected: int
     ],
 )
 def test_a_worker_refuses_what_is_not_the_commands(
-    changes: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, object], message: str, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
     spec = replace(SPEC, **changes)  # type: ignore[arg-type]
@@ -93,9 +91,7 @@ def test_a_worker_refuses_what_is_not_the_commands(
         run.work(spec)
 
 
-def test_a_worker_that_starts_while_the_database_is_away_is_to_be_started_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_that_starts_while_the_database_is_away_is_to_be_started_again(tmp_path: Path, capsys) -> None:
     places = ["--store", str(tmp_path / "store"), "--storage", "postgresql://127.0.0.1:1/study"]
     with no_hang(), pytest.raises(SystemExit) as ended:
         run.work(replace(SPEC, arguments=[*SPEC.arguments, *places]))
@@ -112,9 +108,7 @@ def pool(monkeypatch: pytest.MonkeyPatch, code: str, count: int = 1) -> WorkerPo
     return made
 
 
-def test_a_worker_that_is_killed_or_loses_its_servers_is_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_is_killed_or_loses_its_servers_is_started_again(tmp_path: Path, monkeypatch) -> None:
     code = f"""
 import os, signal, sys, tempfile
 tempfile.mkstemp(dir={str(tmp_path)!r})
@@ -129,9 +123,7 @@ sys.exit({workers.TRY_AGAIN} if before == 2 else int(os.environ["ANSWER"]))
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_workers_are_stopped_once_and_those_that_do_not_listen_are_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_are_stopped_once_and_those_that_do_not_listen_are_killed(tmp_path: Path, monkeypatch) -> None:
     code = f"""
 import os, signal, sys, time
 file = os.path.join({str(tmp_path)!r}, str(os.getpid()))
@@ -149,7 +141,7 @@ while True: time.sleep(0.1)
         assert not Path(f"/proc/{file.name}").exists()
 
 
-def test_ctrl_c_while_workers_start_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_workers_start_is_not_lost(monkeypatch) -> None:
     start, pools = WorkerPool._start, list[WorkerPool]()
 
     def interrupted(started: WorkerPool) -> subprocess.Popen[bytes]:

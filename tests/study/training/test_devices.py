@@ -73,7 +73,7 @@ CASES: dict[str, Callable[[Report], None]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_epoch_needs_nothing_but_its_device(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_needs_nothing_but_its_device(case: str, monkeypatch) -> None:
     taken: list[Tensor] = []
     batches = loops.batches
 
@@ -99,7 +99,7 @@ def test_an_epoch_needs_nothing_but_its_device(case: str, monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch sees")
 @pytest.mark.parametrize("case", GRAPHS)
-def test_on_a_gpu_a_graph_gives_the_numbers_of_single_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_a_graph_gives_the_numbers_of_single_steps(case: str, monkeypatch) -> None:
     def found() -> dict[int, object]:
         torch.manual_seed(1)
         reported: dict[int, object] = {}

@@ -49,7 +49,7 @@ def test_neighbours_are_those_of_scikit_learn() -> None:
     assert (indices == places[:, :5]).mean() > 0.999
 
 
-def test_one_label_a_moon_spreads_over_it_as_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_label_a_moon_spreads_over_it_as_the_closed_form(monkeypatch) -> None:
     """F = (1 - a) (1 - a S)^-1 Y, the limit of the iteration."""
     monkeypatch.setattr(few_labels, "ITERATIONS", 3000)
     points, sides = make_moons(600, noise=0.06, random_state=0)
@@ -73,7 +73,7 @@ def self_train(model: Judge, images: Tensor, spread: Tensor, known: Tensor, *sch
     return found
 
 
-def test_self_training_mends_wrong_labels(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_training_mends_wrong_labels(tiny: Dataset, monkeypatch) -> None:
     monkeypatch.setattr(few_labels, "SPREAD_AGAIN", ())
     torch.manual_seed(0)
     labels, model = tiny.train.labels, Judge("conv", image_shape=(1, 28, 28), classes=10, width=4)
@@ -107,7 +107,7 @@ def test_labels_spread_again_on_the_features_mend_a_useless_start(tiny: Dataset,
     assert right[1] > max(0.9, right[0] + 0.3)
 
 
-def test_the_weights_are_averaged_over_the_last_steps(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_weights_are_averaged_over_the_last_steps(tiny: Dataset, monkeypatch) -> None:
     monkeypatch.setattr(few_labels, "AVERAGED", 1 / 4)
     weights: list[torch.Tensor] = []  # before each step
     torch.manual_seed(0)

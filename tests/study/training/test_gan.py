@@ -129,7 +129,7 @@ def test_the_saturating_loss_is_the_papers_equation_and_saturates() -> None:
     assert slopes[0] < slopes[1] / 1000
 
 
-def test_statistics_of_batch_norm_are_never_of_real_and_made_vectors_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_of_batch_norm_are_never_of_real_and_made_vectors_together(monkeypatch) -> None:
     sizes: list[int] = []
     plain = Critic.forward
     monkeypatch.setattr(Critic, "forward", lambda self, x: sizes.append(len(x)) or plain(self, x))

@@ -58,7 +58,7 @@ def test_affine_maps_are_those_of_scipy(degrees: float, scale: float, right: flo
     np.testing.assert_allclose(made, expected, atol=2e-4)
 
 
-def test_misalignment_reaches_as_far_as_regans_level_3(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misalignment_reaches_as_far_as_regans_level_3(monkeypatch) -> None:
     images, ones = random_images(3).float() / 255, torch.ones(3)
     for drawn, sign in ((1.0, 1), (0.0, -1)):
         monkeypatch.setattr(torch, "rand", lambda *shape, drawn=drawn, **_: torch.full(shape, drawn))
@@ -194,7 +194,7 @@ def test_the_parts_of_cyclegans_loss(batch: tuple[torch.Tensor, torch.Tensor]) -
     assert parts["adversarial"] == pytest.approx(sum(float((1 - score).square().mean()) for score in scores), rel=1e-4)
 
 
-def test_l1_learns_a_task(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l1_learns_a_task(tiny: Dataset, monkeypatch) -> None:
     torch.manual_seed(0)
     pairs, translator = translation.make_pairs("thicken", tiny.train.images, "paired", 0), Translator((1, 28, 28))
     reported: dict[int, Any] = {}
