@@ -54,7 +54,6 @@ def test_a_lock_is_held_by_one_process_and_let_go_as_it_dies(locks: Locks, monke
     command = [sys.executable, "-c", HOLDER, locks.database]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as holder, caplog.at_level(logging.INFO, "study"), no_hang():
-        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with locks.hold("another name"):
             pass
@@ -129,9 +128,7 @@ def test_a_wrong_database_is_told_and_not_waited_for(postgres: Postgres, tmp_pat
 @pytest.mark.server
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_a_pooler_must_give_each_connection_a_session(postgres: Postgres, tmp_path: Path, mode: str) -> None:
-    pooler = PgBouncer(postgres, mode)
-    pooler.start()
-    try:
+    with PgBouncer(postgres, mode) as pooler:
         if mode == "session":
             locks = Locks(check_database(pooler.url, tmp_path / "mlflow.db"))
             with locks.hold("name"), connected(locks) as connection:
@@ -140,5 +137,3 @@ def test_a_pooler_must_give_each_connection_a_session(postgres: Postgres, tmp_pa
             with pytest.raises(StoreError, match="pool_mode = session") as told:
                 check_database(pooler.url, tmp_path / "mlflow.db")
             assert PASSWORD not in str(told.value)
-    finally:
-        pooler.stop()

@@ -212,9 +212,7 @@ def test_a_model_of_a_moved_store_is_loaded_and_a_missing_version_is_told(store:
 
 @pytest.mark.server
 def test_on_a_server_a_file_that_is_away_is_not_missing_and_no_copy_stays(tmp_path: Path, monkeypatch) -> None:
-    server = MlflowServer(tmp_path)
-    server.start()
-    try:
+    with MlflowServer(tmp_path) as server:
         (tmp_path / "scratch").mkdir()
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -238,8 +236,6 @@ def test_on_a_server_a_file_that_is_away_is_not_missing_and_no_copy_stays(tmp_pa
         monkeypatch.undo()
         delete_model(version.run_id)
         assert not list(tmp_path.rglob("model.json"))
-    finally:
-        server.stop()
 
 
 def test_arrays_are_made_once_and_a_changed_file_is_not_believed(store: Store, tmp_path: Path) -> None:

@@ -98,11 +98,10 @@ def test_pictures_are_found_by_name_with_their_last_step(store: Store, experimen
 
 
 def test_a_taken_port_is_refused_and_a_free_one_is_not() -> None:
-    check_port(free_port())
-    with socket.create_server((HOST, 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(StoreError, match=rf"--port must be free on {HOST}, but got {port} \(.*in use"):
-            check_port(port)
+    check_port(port := free_port())
+    told = pytest.raises(StoreError, match=rf"--port must be free on {HOST}, but got {port} \(.*in use")
+    with socket.create_server((HOST, port)), told:
+        check_port(port)
 
 
 @pytest.mark.server

@@ -34,18 +34,13 @@ SLURM, RAY = (["--launcher", name, "--workers", "2"] for name in ("slurm", "ray"
         ([*RAY, *SERVERS, "--launcher-options", "address=ray://h:10001"], "ray://h:10001 does not answer"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_begins(
-    flags: list[str], message: str, tmp_path: Path, capsys, monkeypatch
-) -> None:
+def test_what_cannot_be_is_told_at_once(flags: list[str], message: str, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("STUDY_WORKERS", raising=False)
     with no_hang():
         code, out, errors = call("run", capsys, "smoke", *flags, "--store", tmp_path / "store")
-    assert message in errors
-    assert (code, out) == (2, "")
-    assert "s3cret" not in errors
-    assert "Traceback" not in errors
-    assert not (tmp_path / "store").exists()
+    assert (code, out, (tmp_path / "store").exists()) == (2, "", False)
+    assert [word in errors for word in (message, "s3cret", "Traceback")] == [True, False, False]
 
 
 def test_where_a_study_runs_is_no_part_of_what_it_computes() -> None:
@@ -77,15 +72,12 @@ class Fake(Cluster):
 
 
 @pytest.mark.parametrize(("running", "waiting", "started"), [(0, 0, 3), (1, 1, 1), (2, 1, 0)])
-def test_missing_workers_are_started_and_end_with_the_study_or_if_the_command_that_started_them_is_stopped(
-    running: int, waiting: int, started: int
-) -> None:
+def test_missing_workers_are_started_and_end_with_the_study_or_the_command_s_stop(running, waiting, started) -> None:
     there, later = State(running, waiting, "Resources", []), State(0, 1, "Resources", [])
     cluster, stopped = Fake(there, later), Fake(there, later)
     with cluster.workers(3, {}) as watch:
         assert watch() == "Fake: 0 running, 1 waiting (Resources)"
-    assert cluster.started == started
-    assert cluster.cancelled == [False]
+    assert (cluster.started, cluster.cancelled) == (started, [False])
     with pytest.raises(KeyboardInterrupt), stopped.workers(3, {}):
         raise KeyboardInterrupt
     assert stopped.cancelled == [True] * bool(started)

@@ -29,14 +29,9 @@ def version(number: int = 1, data: str = "", metrics: Any = None, **module: Any)
 
 
 FITTING = version()
-
-
-def stage(name: str, run: Any = None, **what: Any) -> Stage:
-    return Stage(name, "?", Settings, run, **what)
-
-
-MAKER = stage("ruler-maker", outputs=("ruler",))
-DRAWER = stage("drawer", inputs=("ruler",), optional_inputs=("ruler",), outputs=("line",), needs_classes=False)
+MAKER = Stage("ruler-maker", "?", Settings, None, outputs=("ruler",))  # type: ignore[arg-type]
+OPTIONAL = {"inputs": ("ruler",), "optional_inputs": ("ruler",), "needs_classes": False}
+DRAWER = replace(MAKER, name="drawer", outputs=("line",), **OPTIONAL)  # type: ignore[arg-type]
 KNOWN = [MAKER, DRAWER]
 
 
@@ -54,9 +49,7 @@ def champions(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
-def test_what_no_stage_makes_is_the_champion_or_the_version_that_was_asked_for(
-    tiny: Dataset, champions: dict[str, Any]
-) -> None:
+def test_what_no_stage_makes_is_the_champion_or_the_asked_version(tiny: Dataset, champions: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"drawer needs tiny-ruler@champion, .* --stages ruler-maker drawer"):
         resolve(asked(DRAWER), tiny, KNOWN)
     assert resolve(asked(MAKER, DRAWER), tiny, KNOWN)[1] == {}
@@ -92,8 +85,7 @@ def test_a_model_or_settings_that_do_not_fit_are_refused(tiny: Dataset, champion
 def test_unlabelled_data_have_fewer_stages_and_fewer_inputs(tiny: Dataset, champions: dict[str, Any], caplog) -> None:
     flat = replace(tiny, classes=())
     request, inputs = resolve(asked(MAKER, DRAWER), flat, KNOWN)
-    assert [(each.name, each.inputs) for each in request.stages] == [("drawer", ())]
-    assert inputs == {}
+    assert ([(each.name, each.inputs) for each in request.stages], inputs) == ([("drawer", ())], {})
     assert "ruler-maker" in caplog.text
     with pytest.raises(UsageError, match=r"no labels, .*: ruler-maker"):
         resolve(asked(MAKER), flat, KNOWN)
@@ -108,7 +100,8 @@ def test_a_stage_is_given_its_settings_those_it_reads_and_what_was_made_before_i
 
     maker, drawer = replace(MAKER, run=run), replace(DRAWER, run=run, reads={"ruler-maker": ("epochs",)})
     request = Request((maker, drawer), {"ruler-maker": Settings(3), "drawer": Settings(4)}, {})
-    outcomes = run_stages(request, "session", {"ruler": "champion"})  # type: ignore[arg-type, dict-item]
+    session: Any = SimpleNamespace(deadline=float("inf"))
+    outcomes = run_stages(request, session, {"ruler": "champion"})  # type: ignore[dict-item]
     assert [outcome.stage for outcome in outcomes] == ["ruler-maker", "drawer"]
     assert (seen[1].settings, seen[1].others) == (Settings(4), {"ruler-maker": {"epochs": 3}})
     assert seen[1].inputs == {"ruler": "made"}, "the stage's before the champion"

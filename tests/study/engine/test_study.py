@@ -56,14 +56,12 @@ def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
             side()
             table = study.table()
         assert table.values("loss", part="side") == [], "no metric of that name was logged"
-        assert [trial.params for trial in table.where(part="side")] == given
-        assert len(table) == 5
+        assert ([trial.params for trial in table.where(part="side")], len(table)) == (given, 5)
     assert len(objective.ran) == 4 + 3, "another space is another search; the same one is found again"
     runs = mlflow.MlflowClient().search_runs([study.parent.experiment_id], "tags.`trial.number` != ''")
     names = {run.info.run_name for run in runs if not run.info.run_name.startswith("free")}
-    assert names == {
-        f"{part} {each}" for part in ("side", "trial") for each in ("0: n 1, learning_rate 0.0005", "1: n 2")
-    }
+    each = "0: n 1, learning_rate 0.0005", "1: n 2"
+    assert names == {f"{part} {name}" for part in ("side", "trial") for name in each}
 
 
 def test_identity(context: Context, tiny: Dataset) -> None:
@@ -108,8 +106,7 @@ def test_figures_and_rows_are_made_once_for_the_same_trials(context: Context) ->
     made: list[int] = []
     first = run_stage(context, made)
     assert first.rows == (Row("loss", "1.0", baseline="2.0", claim=CLAIM),)
-    assert run_stage(context, made) == first
-    assert len(made) == 1
+    assert (run_stage(context, made), len(made)) == (first, 1)
     client = mlflow.MlflowClient()
     client.delete_run(first.made["line"].run_id)
     second = run_stage(context, made)
@@ -133,8 +130,7 @@ def test_a_command_that_looks_on_waits_for_the_outcome_of_the_trials_that_it_has
     mlflow.MlflowClient().delete_run(first.made["line"].run_id)
     with pytest.raises(OSError, match="dies here"):
         run_stage(context, Dies())
-    by_worker: list[int] = []
-    by_command: list[int] = []
+    by_worker, by_command = list[int](), list[int]()
 
     def watch() -> str:
         run_stage(context, by_worker)
@@ -151,8 +147,7 @@ def test_rows_that_cannot_be_read_are_made_again(context: Context, change: dict[
     row = {"figure": "loss", "ours": "1.0", "reference": None, "baseline": "2.0"}
     with context.open("") as study:
         study.parent.log_json("outcome", study.parent.read_json("outcome") | {"rows": [row | change]})
-    assert [found.claim for found in run_stage(context, made).rows] == [CLAIM]
-    assert len(made) == 2
+    assert ([found.claim for found in run_stage(context, made).rows], len(made)) == ([CLAIM], 2)
 
 
 def test_an_input_is_known_by_its_weights_not_by_its_number(context: Context, tiny: Dataset) -> None:

@@ -40,9 +40,8 @@ def test_workers_fit_cores_and_memory(cores: int, gib: float, threads: str, expe
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
     monkeypatch.setattr(workers, "free_memory", lambda: gib * GIB)
-    assert wanted("auto", "cpu", "local") == expected
-    assert wanted("auto", "cuda", "local") == 1
-    assert wanted(3, "cpu", "local") == 3
+    found = [wanted(*given, "local") for given in (("auto", "cpu"), ("auto", "cuda"), (3, "cpu"))]
+    assert found == [expected, 1, 3]
     monkeypatch.setenv("STUDY_WORKERS", "7")
     assert wanted("auto", "cuda", "slurm") == 7
     for given in ("none", "0", "-2", "²"):
@@ -78,9 +77,7 @@ def test_a_containers_memory_is_the_machines(file: str, text: str, expected: int
         ({"arguments": ["smoke", "--data", "/nowhere.npz"]}, "/nowhere.npz"),
     ],
 )
-def test_a_worker_refuses_what_is_not_the_commands(
-    changes: dict[str, object], message: str, tmp_path: Path, monkeypatch
-) -> None:
+def test_a_worker_refuses_what_is_not_the_commands(changes: dict, message: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
     spec = replace(SPEC, **changes)  # type: ignore[arg-type]
     spec = replace(spec, arguments=[*spec.arguments, "--stages", "judge", "--store", str(tmp_path / "store")])
@@ -119,8 +116,7 @@ sys.exit({workers.TRY_AGAIN} if before == 2 else int(os.environ["ANSWER"]))
     with no_hang():
         started = pool(monkeypatch, code)
         started.join()
-    assert started.codes == [42]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert (started.codes, len(list(tmp_path.iterdir()))) == ([42], 3)
 
 
 def test_workers_are_stopped_once_and_those_that_do_not_listen_are_killed(tmp_path: Path, monkeypatch) -> None:
@@ -136,9 +132,8 @@ while True: time.sleep(0.1)
         started = pool(monkeypatch, code, 2)
         until(lambda: len(list(tmp_path.iterdir())) == 2)
         started.stop()
-    for file in tmp_path.iterdir():
-        assert file.read_text() == "x"
-        assert not Path(f"/proc/{file.name}").exists()
+    found = {(file.read_text(), Path(f"/proc/{file.name}").exists()) for file in tmp_path.iterdir()}
+    assert found == {("x", False)}
 
 
 def test_ctrl_c_while_workers_start_is_not_lost(monkeypatch) -> None:

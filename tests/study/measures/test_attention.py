@@ -63,8 +63,7 @@ def test_a_copy_is_compared_image_by_image() -> None:
     found = measures.compare(same, same, images, dtype=torch.float64, judge=judge)
     assert found == {"difference": 0, "loss": 0, "copy_loss": 0, "decisions": 0}
     found = measures.compare(same, changed(lambda images: images + 0.25), images, dtype=torch.float64, judge=judge)
-    assert found["difference"] == pytest.approx(0.25)
-    assert found["copy_loss"] == pytest.approx(0.25**2)
+    assert (found["difference"], found["copy_loss"]) == (pytest.approx(0.25), pytest.approx(0.25**2))
     first = to_float(images)[:, 0, 0, 0]
     assert found["decisions"] == int(((first <= 0.5) & (first + 0.25 > 0.5)).sum()) > 0
     images[0] = 255

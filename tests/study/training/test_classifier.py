@@ -71,15 +71,13 @@ def test_few_labels_are_smoothed_and_moved_as_asked(tiny: Dataset) -> None:
     classifiers.train_classifier(model, few, settings, reported.__setitem__, augment=blank)
     expected = torch.tensor([0.82, *9 * [0.02]])
     torch.testing.assert_close(model[1].bias.detach().softmax(0), expected, atol=1e-2, rtol=0)
-    assert seen == 600 * [20]
-    assert reported[300]["train/accuracy"] == 1
+    assert (seen, reported[300]["train/accuracy"]) == (600 * [20], 1)
 
 
 def test_labelled_images_are_balanced_and_drawn_anew(tiny: Dataset) -> None:
     labels = tiny.train.labels
     first, second = (classifiers.draw_labelled(labels, 7, seed, classes=10) for seed in (0, 1))
-    assert labels[first].bincount().tolist() == [7] * 10
-    assert len(set(first.tolist())) == 70
+    assert (labels[first].bincount().tolist(), len(set(first.tolist()))) == ([7] * 10, 70)
     assert not torch.equal(first, second)
     assert torch.equal(first, classifiers.draw_labelled(labels, 7, 0, classes=10))
     with pytest.raises(ValueError, match="but got 65"):
