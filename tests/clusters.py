@@ -1,7 +1,5 @@
 """Real clusters on loopback, which tests start, break and mend: Slurm and Ray."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Studies on a cluster, on real servers: start the command, look into the databases as it runs, judge what is left."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -62,7 +60,7 @@ class OnCluster:
         return subprocess.run(self.command(seed, *flags), **options)
 
     @contextmanager
-    def started(self, seed: int, *flags: object) -> Iterator[Command]:
+    def started(self, seed: int, *flags: object) -> Iterator["Command"]:
         """A study's command while it runs; its trials stay in mid-trial until they are released."""
         self.hold(seed).touch()
         log = self.folder / f"command-{seed}-{time.time_ns()}.log"

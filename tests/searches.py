@@ -1,7 +1,5 @@
 """What the tests of trials share: small lists and searches, their call under a parent run, and the runs afterwards."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence

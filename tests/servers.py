@@ -1,7 +1,5 @@
 """Real servers on loopback, which tests start, stop and start again: PostgreSQL and MLflow's."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """Studies that take seconds, run in the test's own process, and what a test asks of their stores."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Attention against torch's own convolutions and linear layers, and the figures that are known beforehand."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
@@ -91,7 +89,7 @@ def test_known_errors_against_the_sharpness(alpha: float, known: float) -> None:
     random = np.random.default_rng(0)
     images, weight = random.standard_normal((28, 28, 3)), random.standard_normal((3, 3, 3, 5)) / np.sqrt(27)
     conv = nn.Conv2d(3, 5, 3, padding=1, padding_mode="replicate", bias=False).double()
-    conv.weight = nn.Parameter(torch.from_numpy(weight).permute(3, 2, 0, 1).contiguous())
+    conv.weight.copy_(torch.from_numpy(weight).permute(3, 2, 0, 1))
     inputs = torch.from_numpy(images).permute(2, 0, 1)[None]
     layer = attention.conv_as_attention(conv, (28, 28), alpha=alpha)
     for dtype, rounding in ((torch.float64, 1e-14), (torch.float32, 1e-6)):

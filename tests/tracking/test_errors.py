@@ -1,7 +1,5 @@
 """Servers that do not answer, disks that are full: one sentence each, and no password in it."""
 
-from __future__ import annotations
-
 import errno
 import socket
 import sqlite3

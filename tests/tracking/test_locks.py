@@ -1,7 +1,5 @@
 """Locks on files and on a PostgreSQL server, and a server that refuses or shares its sessions."""
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys

@@ -16,6 +16,8 @@ from tracking.store import Store
 NAME = "tiny-autoencoder"
 PROTOCOL = {"data": "0123", "labels": "100"}
 OTHER = PROTOCOL | {"labels": "60000"}
+LOSSES = {(2.0, 1.0): 2, (1.0, 2.0): 1, (1.0, 1.0): 1, (math.nan, 1.0): 2, (1.0, math.nan): 1}  # who has the less
+CASES = [("maximize", (1.0, 2.0), 2), *(("minimize", *each) for each in LOSSES.items())]
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +44,7 @@ def promote(version: Version, direction: registry.Direction = "minimize", **opti
     return registry.require_version(NAME).number
 
 
-@pytest.mark.parametrize(
-    ("direction", "values", "champion"),
-    [
-        ("minimize", (2.0, 1.0), 2),
-        ("minimize", (1.0, 2.0), 1),
-        ("maximize", (1.0, 2.0), 2),
-        ("minimize", (1.0, 1.0), 1),
-        ("minimize", (math.nan, 1.0), 2),
-        ("minimize", (1.0, math.nan), 1),
-    ],
-)
+@pytest.mark.parametrize(("direction", "values", "champion"), CASES)
 def test_the_champion_moves_only_if_better(store: Store, direction, values: tuple[float, float], champion: int) -> None:
     promote(register(store, values[0]), direction)
     assert promote(register(store, values[1]), direction) == champion

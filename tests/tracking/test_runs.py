@@ -66,9 +66,8 @@ def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store:
     with open_study(store) as second, trial_run(second, "trial 2", {}, {"trial.part": "a"}) as third:
         assert {run.run_id for run in runs_of(second, "a")} == trials | {third.run_id}
     assert second.run_id != first.run_id
-    under_it = f"tags.`mlflow.parentRunId` = '{second.run_id}'"
-    found = mlflow.MlflowClient().search_runs([second.experiment_id], under_it)
-    assert {run.info.run_id for run in found} == trials | {third.run_id}
+    found = [mlflow.MlflowClient().get_run(run).data.tags["mlflow.parentRunId"] for run in (*trials, third.run_id)]
+    assert found == [second.run_id] * 3
     with open_study(store) as again:
         assert again == second
 

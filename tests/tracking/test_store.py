@@ -1,7 +1,5 @@
 """The store: wherever it lies, whoever may enter it, whatever was done to it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3
@@ -82,9 +80,8 @@ def test_a_store_lies_where_its_path_says(tmp_path: Path, empty_store: Path, nam
     create_engine(store.optuna_url, **store.locks.engine_options()).connect().close()
     assert [path.name for path in (tmp_path / "home").iterdir()] == [name], "nothing is made elsewhere"
     assert {"mlflow.db", "optuna.db", "locks", "artifacts"} <= {path.name for path in folder.iterdir()}
-    assert sqlite_path(sqlite_url(folder)) == folder
     read = read_store(folder)
-    assert (read.artifacts, run.read("note.txt")) == (store.artifacts, b"kept")
+    assert (read.artifacts, run.read("note.txt"), sqlite_path(sqlite_url(folder))) == (store.artifacts, b"kept", folder)
     assert served_as(read, folder) == store.tracking_uri, "the store itself, not a copy"
 
 

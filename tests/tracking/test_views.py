@@ -1,7 +1,5 @@
 """The tag by which MLflow keeps a view (that its page opens it, test_browser.py shows), and the server of study.ui."""
 
-from __future__ import annotations
-
 import base64
 import json
 import socket

@@ -19,6 +19,7 @@ from study.data import DataError, Dataset, Split
 from study.data.own import read_images
 
 CLASSES = ("ant", "bee", "Cat")
+FLAT = {("",): (14, 2, 4), ("train", "test"): (18, 2, 20), ("train", "val", "test"): (20, 20, 20)}
 RANDOM = np.random.default_rng(0)
 
 
@@ -88,10 +89,8 @@ def test_one_level_is_split_by_class_and_resizing_is_told_once(tmp_path: Path, c
     assert "of 3 different sizes: all are resized to 28x28" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("parts", "sizes"), [([""], (14, 2, 4)), (["train", "test"], (18, 2, 20)), (["train", "val", "test"], (20, 20, 20))]
-)
-def test_images_without_classes(tmp_path: Path, parts: list[str], sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(("parts", "sizes"), FLAT.items())
+def test_images_without_classes(tmp_path: Path, parts: tuple[str, ...], sizes: tuple[int, int, int]) -> None:
     for part in parts:
         fill(tmp_path / "flat" / part, 20, ())
     found = load(tmp_path / "flat")

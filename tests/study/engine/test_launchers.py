@@ -1,7 +1,5 @@
 """Workers on a cluster: what is refused before anything begins, and what the command makes of what a cluster says."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What becomes of a trial: complete, pruned, failed, stopped; each is named, and the study goes on."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Which columns and charts follow from what was varied, and what the page of a version says."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

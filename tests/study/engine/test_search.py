@@ -1,7 +1,5 @@
 """Which trials run, with what parameters: lists, searches, and both in one study."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -25,8 +23,8 @@ def x(trial: Trial) -> float:
 
 def optuna_trials(store: Store) -> list[optuna.trial.FrozenTrial]:
     """Those of the first search."""
-    names = optuna.get_all_study_names(store.optuna_url)
-    return optuna.load_study(study_name=names[0], storage=store.optuna_url).trials
+    name, *_ = optuna.get_all_study_names(store.optuna_url)
+    return optuna.load_study(study_name=name, storage=store.optuna_url).trials
 
 
 def test_a_list_runs_in_order_and_once_without_optuna(store: Store) -> None:
@@ -105,8 +103,7 @@ def test_who_finds_no_trial_runs_those_of_later_parts(store: Store) -> None:
         later = listed(second, [{"n": 1}], "second")(ours)
         (taken,) = theirs.trials(ours.parts["first"].name)
         assert theirs.take(taken)
-        assert first() == []
-        assert [trial.state for trial in theirs.trials(ours.parts["second"].name)] == ["complete"]
+        assert (first(), [trial.state for trial in theirs.trials(ours.parts["second"].name)]) == ([], ["complete"])
         assert [result.values for result in later()] == [(2.0,)]
 
 

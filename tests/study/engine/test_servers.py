@@ -1,7 +1,5 @@
 """A study on a PostgreSQL database and an MLflow server, and what happens as they go away."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A queue that processes share, die in, and find again: each trial counts once, while its MLflow run stands."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which stages run on a data set, and on which models, checked before anything is trained."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """A stage's study: its identity, its parts, and what follows them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,21 +63,16 @@ def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
 
 
 def test_identity(context: Context, tiny: Dataset) -> None:
-    changes = {
-        "seed": replace(context, session=replace(context.session, seed=1)),
-        "version": replace(context, stage=replace(STAGE, version=2)),
-        "settings": replace(context, settings=Settings(epochs=4)),
-        "another stage's settings": replace(context, others={"judge": {"batch_size": 3}}),
-        "training data": replace(context, session=replace(context.session, dataset=replace(tiny, train=tiny.val))),
-        "test data": replace(context, session=replace(context.session, dataset=replace(tiny, test=tiny.val))),
-    }
-    names = {what: name_of(changed) for what, changed in changes.items()}
-    assert len({*names.values(), name_of(context)}) == 1 + len(changes)
-    same = {
-        "excluded": replace(context, settings=Settings(trials=9)),
-        "preset and command": replace(context, session=replace(context.session, preset="demo", command="x")),
-    }
-    assert {name_of(changed) for changed in same.values()} == {name_of(context)}
+    data = [{"dataset": replace(tiny, **{part: tiny.val})} for part in ("train", "test")]
+    changes: list[dict[str, Any]] = [
+        *({"session": replace(context.session, **change)} for change in ({"seed": 1}, *data)),
+        {"stage": replace(STAGE, version=2)},
+        {"settings": Settings(epochs=4)},
+        {"others": {"judge": {"batch_size": 3}}},  # another stage's settings
+    ]
+    assert len({name_of(replace(context, **change)) for change in ({}, *changes)}) == 1 + len(changes)
+    session = replace(context.session, preset="demo", command="x")
+    assert name_of(replace(context, settings=Settings(trials=9), session=session)) == name_of(context)
 
 
 def run_stage(context: Context, made: list[int], weight: float = 1.0) -> Outcome:
@@ -131,11 +124,7 @@ def test_a_command_that_looks_on_waits_for_the_outcome_of_the_trials_that_it_has
     with pytest.raises(OSError, match="dies here"):
         run_stage(context, Dies())
     by_worker, by_command = list[int](), list[int]()
-
-    def watch() -> str:
-        run_stage(context, by_worker)
-        return "1 running"
-
+    watch = lambda: str(run_stage(context, by_worker))  # noqa: E731
     run_stage(replace(context, session=replace(context.session, watch=watch)), by_command)
     assert (by_worker, by_command) == ([1], [])
 

@@ -1,7 +1,5 @@
 """Worker processes: how many fit, what they are given and refuse, and what keeps them alive."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -20,21 +18,13 @@ from study.engine import workers
 from study.engine.workers import JobSpec, WorkerPool, free_memory, job_spec, local_workers, wanted
 
 GIB = 2**30
+MACHINES = [(2, 64, "", 2), (8, 64, "4", 2), (8, 64, "many", 8), (8, 5.5, "", 2), (8, 0.5, "", 1), (128, 1024, "", 16)]
+V1, V2 = "memory/memory.limit_in_bytes", "memory.max"  # a container's file, by the version of cgroups
+LIMITS = [("none", "", 64), (V2, 6 * GIB, 6), (V2, "max", 64), (V1, 2 * GIB, 2), (V1, 2**63 - 4096, 64)]
 SPEC = JobSpec("smoke", ["smoke", "--data", "digits"], "0" * 16, workers.code())
 
 
-@pytest.mark.parametrize(
-    ("cores", "gib", "threads", "expected"),
-    [
-        (2, 64, "", 2),
-        (8, 64, "4", 2),
-        (8, 64, "many", 8),
-        (8, 5.5, "", 2),
-        (8, 0.5, "", 1),
-        (128, 1024, "", 16),
-        (4, float("inf"), "", 4),
-    ],
-)
+@pytest.mark.parametrize(("cores", "gib", "threads", "expected"), [*MACHINES, (4, float("inf"), "", 4)])
 def test_workers_fit_cores_and_memory(cores: int, gib: float, threads: str, expected: int, monkeypatch) -> None:
     monkeypatch.delenv("STUDY_WORKERS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
@@ -50,18 +40,10 @@ def test_workers_fit_cores_and_memory(cores: int, gib: float, threads: str, expe
             wanted("auto", "cpu", "local")
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "expected"),
-    [
-        ("none", "", 64),
-        ("memory.max", f"{6 * GIB}\n", 6),
-        ("memory.max", "max\n", 64),
-        ("memory/memory.limit_in_bytes", f"{2 * GIB}\n", 2),
-        ("memory/memory.limit_in_bytes", f"{2**63 - 4096}\n", 64),
-    ],
-)
-def test_a_containers_memory_is_the_machines(file: str, text: str, expected: int, tmp_path: Path) -> None:
-    files = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {64 * 2**20} kB\n", f"sys/fs/cgroup/{file}": text}
+@pytest.mark.parametrize(("file", "limit", "expected"), LIMITS)
+def test_a_containers_memory_is_the_machines(file: str, limit: object, expected: int, tmp_path: Path) -> None:
+    meminfo = f"MemTotal: 1 kB\nMemAvailable: {64 * 2**20} kB\n"
+    files = {"proc/meminfo": meminfo, f"sys/fs/cgroup/{file}": f"{limit}\n"}
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -114,8 +96,7 @@ if before == 1: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit({workers.TRY_AGAIN} if before == 2 else int(os.environ["ANSWER"]))
 """
     with no_hang():
-        started = pool(monkeypatch, code)
-        started.join()
+        (started := pool(monkeypatch, code)).join()
     assert (started.codes, len(list(tmp_path.iterdir()))) == ([42], 3)
 
 

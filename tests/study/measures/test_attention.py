@@ -1,7 +1,5 @@
 """Errors of exact attention, against torch's convolutions and closed forms."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
@@ -49,8 +47,7 @@ def test_fully_connected_layers() -> None:
 
 
 def test_a_copy_is_compared_image_by_image() -> None:
-    def bright_first(images: torch.Tensor) -> torch.Tensor:
-        """Logits of two classes: whether the first pixel is bright."""
+    def bright_first(images: torch.Tensor) -> torch.Tensor:  # logits of two classes
         return torch.stack([torch.full_like(images[:, 0, 0, 0], 0.5), images[:, 0, 0, 0]], 1)
 
     def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:

@@ -1,7 +1,5 @@
 """Training attention to imitate a convolution."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Domains and pairings against NumPy and SciPy; losses against values by hand; what discriminators see; trainings."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, get_args
 
