@@ -3,8 +3,6 @@
 Workers on a cluster find it as a package's entry point. Light: what only a run needs is imported inside.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Real clusters on loopback, which tests start, break and mend: Slurm and Ray."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -161,19 +159,14 @@ class Slurm:
                     found.append(int(process.name))
         return found
 
-    def _start(self, name: str, *options: str, program: str = "") -> None:
+    def _start(self, name: str, *arguments: str, program: str = "") -> None:
+        command = [shutil.which(program or name) or name, *arguments]
         with (self.folder / f"{name}.out").open("a") as out:
-            self._processes[name] = subprocess.Popen(
-                [shutil.which(program or name) or name, *options],
-                env={**os.environ, **self.environment},
-                start_new_session=True,
-                stdout=out,
-                stderr=out,
-            )
+            options: Any = {"env": {**os.environ, **self.environment}, "stdout": out, "stderr": out}
+            self._processes[name] = subprocess.Popen(command, start_new_session=True, **options)
 
     def _kill(self, name: str) -> None:
-        process = self._processes.pop(name, None)
-        if process is not None:
+        if (process := self._processes.pop(name, None)) is not None:
             process.kill()
             process.wait()
 

@@ -1,7 +1,5 @@
 """Our commands, called in the test's own process; `study.ui` in one of its own."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """What several tests share: tiny data, a store, one finished smoke study, and commands in processes of their own."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What tests of the stages share: a context without a store; for GANs a judge of brightness and a fake study."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any

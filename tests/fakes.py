@@ -1,7 +1,5 @@
 """Fakes at the seams: what a stage's objective sees of a trial, without a store, MLflow or Optuna."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any

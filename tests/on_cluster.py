@@ -1,14 +1,12 @@
 """Studies on a cluster, on real servers: start the command, look into the databases as it runs, judge what is left."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,12 +27,9 @@ class OnCluster:
     Args:
         folder: For the stage's package, the store's folder and logs.
         engine: The flags that name it.
-        env: What its commands need.
     """
 
-    def __init__(
-        self, folder: Path, tracking: MlflowServer, postgres: Postgres, engine: list[str], env: Mapping[str, str]
-    ) -> None:
+    def __init__(self, folder: Path, tracking: MlflowServer, postgres: Postgres, engine: list[str]) -> None:
         self.workers, self.cluster = 2, None  # the latter: of class Slurm or Ray, where a test has set it
         self.folder, self.tracking, self.postgres, self.engine = folder, tracking, postgres, engine
         about = folder / "cheap-1.dist-info"
@@ -42,7 +37,7 @@ class OnCluster:
         (about / "METADATA").write_text("Metadata-Version: 2.1\nName: cheap\nVersion: 1\n")
         (about / "entry_points.txt").write_text("[study.stages]\ncheap = cheap_stage:STAGE\n")
         found = os.pathsep.join(map(str, (ROOT, folder, Path(__file__).parent)))
-        self.environment = {**os.environ, **env, "PYTHONPATH": found}
+        self.environment = {**os.environ, "PYTHONPATH": found}
         self.places = ["--tracking-uri", tracking.url, "--storage", postgres.url, "--store", str(folder / "store")]
 
     def command(self, seed: int, *flags: object) -> list[str]:
@@ -65,19 +60,14 @@ class OnCluster:
         return subprocess.run(self.command(seed, *flags), **options)
 
     @contextmanager
-    def started(self, seed: int, *flags: object) -> Iterator[Command]:
+    def started(self, seed: int, *flags: object) -> Iterator["Command"]:
         """A study's command while it runs; its trials stay in mid-trial until they are released."""
         self.hold(seed).touch()
         log = self.folder / f"command-{seed}-{time.time_ns()}.log"
         with log.open("w") as out:
-            process = subprocess.Popen(
-                self.command(seed, *flags),
-                cwd=ROOT,
-                env=self.environment,
-                stdout=out,
-                stderr=out,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where `&` started the tests
-            )
+            options: Any = {"cwd": ROOT, "env": self.environment, "stdout": out, "stderr": out}
+            options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # `&` has it ignored
+            process = subprocess.Popen(self.command(seed, *flags), **options)
         try:
             yield Command(process, log)
         finally:
@@ -89,8 +79,7 @@ class OnCluster:
         """The runs of the study's trials, or its own."""
         open_store(self.folder / "store", self.tracking.url, self.postgres.url)
         client = mlflow.MlflowClient()
-        experiment = client.get_experiment_by_name("digits/cheap")
-        if experiment is None:
+        if (experiment := client.get_experiment_by_name("digits/cheap")) is None:
             return []
         found = client.search_runs([experiment.experiment_id], f"tags.seed = '{seed}'", max_results=1000)
         return [run for run in found if ("mlflow.parentRunId" in run.data.tags) != parent]
@@ -128,12 +117,11 @@ class OnCluster:
 @contextmanager
 def on_servers(folder: Path, engine: list[str]) -> Iterator[OnCluster]:
     """Studies on servers that are there while the block runs."""
-    tracking, postgres = MlflowServer(folder), Postgres()
+    postgres = Postgres()
     try:
-        tracking.start()
-        yield OnCluster(folder, tracking, postgres, engine, {})
+        with MlflowServer(folder) as tracking:
+            yield OnCluster(folder, tracking, postgres, engine)
     finally:
-        tracking.stop()
         postgres.remove()
 
 

@@ -1,7 +1,5 @@
 """Small data sets of somebody's own: noise with a square at a place of its own for each class, which can be learned."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import ascii_uppercase

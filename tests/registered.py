@@ -1,7 +1,5 @@
 """A store of small models that nobody has trained, registered as a study would register its champions."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """What the tests of trials share: small lists and searches, their call under a parent run, and the runs afterwards."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,9 +29,7 @@ def listed(objective: Objective, trials: Sequence[Mapping[str, Any]] = GIVEN, ti
     return lambda runner: runner.enqueue(trials, objective, title, objectives=LOSS, **options)
 
 
-def searched(
-    objective: Objective, trials: int, space: Mapping[str, Any] = SPACE, title: str = "s", **options: Any
-) -> Asked:
+def searched(objective: Objective, trials: int, space: Any = SPACE, title: str = "s", **options: Any) -> Asked:
     """A search of one objective over `SPACE`."""
     return lambda runner: runner.enqueue(Search(LOSS, space, trials, **options), objective, title)
 
@@ -63,12 +59,15 @@ def parent_of(store: Store) -> Run:
     return Run(found.info.run_id, experiment, NAME)
 
 
+def trial_runs(store: Store, which: str = "tags.`trial.number` != ''") -> list[mlflow.entities.Run]:
+    """The runs of all trials, or of some, the oldest first."""
+    experiment = store.experiment("tiny/test")
+    return mlflow.MlflowClient().search_runs([experiment], which, order_by=["attributes.start_time ASC"])
+
+
 def states(store: Store) -> list[tuple[str, str]]:
     """The status and the state of every trial's run, the oldest first."""
-    runs = mlflow.MlflowClient().search_runs(
-        [store.experiment("tiny/test")], "tags.`trial.number` != ''", order_by=["attributes.start_time ASC"]
-    )
-    return [(found.info.status, found.data.tags["state"]) for found in runs]
+    return [(found.info.status, found.data.tags["state"]) for found in trial_runs(store)]
 
 
 class Recorder:

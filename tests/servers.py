@@ -1,7 +1,5 @@
 """Real servers on loopback, which tests start, stop and start again: PostgreSQL and MLflow's."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -13,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Self
 
 import psycopg
 import pytest
@@ -69,6 +68,13 @@ class Server:
             os.killpg(self._process.pid, self.stopping)
             self._process.wait(30)
             self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 class MlflowServer(Server):

@@ -1,7 +1,5 @@
 """Studies that take seconds, run in the test's own process, and what a test asks of their stores."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path
@@ -15,11 +13,8 @@ from mlflow.entities import Run, ViewType
 from study.measures.stats import Verdict
 from tracking.store import open_store
 
-FAST = (
-    *("smoke", "--judge.epochs", "2", "--autoencoder.latent-dims", "3"),
-    *("--autoencoder.free-trials", "0"),
-    *("--transfer.epochs", "1", "--transfer.semi-epochs", "1"),
-)
+AUTOENCODERS = ("--autoencoder.latent-dims", "3", "--autoencoder.free-trials", "0")
+FAST = ("smoke", "--judge.epochs", "2", *AUTOENCODERS, "--transfer.epochs", "1", "--transfer.semi-epochs", "1")
 """A preset and flags with which the stages of `TRIALS` train nine small models."""
 TRIALS = {"judge": 3, "autoencoder": 2, "transfer": 5}
 ALL = ("--stages", *TRIALS)
@@ -60,11 +55,8 @@ class Studies:
 
     def trials(self, stage: str = "") -> dict[str, Run]:
         """The runs of all trials (of a stage), by id."""
-        return {
-            each.info.run_id: each
-            for each in self.runs()
-            if "trial.number" in each.data.tags and f"/{stage}" in each.data.tags["trial.study"]
-        }
+        trials = [each for each in self.runs() if "trial.number" in each.data.tags]
+        return {each.info.run_id: each for each in trials if f"/{stage}" in each.data.tags["trial.study"]}
 
     def parents(self, stage: str) -> list[Run]:
         """The parent runs of a stage's studies, the oldest first."""

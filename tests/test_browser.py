@@ -1,7 +1,5 @@
 """What a person sees: MLflow's pages and the report in a real browser, Debian's Chromium driven by Playwright."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """The pages: links lead to files of the repository, lines are short, and docs/models.md and docs/example.py work."""
 
-from __future__ import annotations
-
 import json
 import re
 import runpy

@@ -1,7 +1,5 @@
 """The rules of the house: who imports whom, how large things are, what a command does not import."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

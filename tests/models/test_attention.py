@@ -1,7 +1,5 @@
 """Attention against torch's own convolutions and linear layers, and the figures that are known beforehand."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
@@ -80,10 +78,8 @@ def test_image_to_image_needs_the_zero_valued_token() -> None:
     torch.testing.assert_close(layer(inputs).flatten(1), linear(inputs), atol=1e-12, rtol=0)
     constant = torch.ones(1, 20, dtype=torch.float64)
     assert layer(constant).std() > 0.05
-    layer.scores, layer.bias[:] = (
-        attention.TableScores(torch.randn(2, 12, 20, dtype=torch.float64)),
-        0,
-    )  # whatever the scores
+    layer.scores = attention.TableScores(torch.randn(2, 12, 20, dtype=torch.float64))  # whatever they are
+    layer.bias.zero_()
     assert layer(constant).std() < 1e-12
 
 
@@ -93,13 +89,12 @@ def test_known_errors_against_the_sharpness(alpha: float, known: float) -> None:
     random = np.random.default_rng(0)
     images, weight = random.standard_normal((28, 28, 3)), random.standard_normal((3, 3, 3, 5)) / np.sqrt(27)
     conv = nn.Conv2d(3, 5, 3, padding=1, padding_mode="replicate", bias=False).double()
-    conv.weight = nn.Parameter(torch.from_numpy(weight).permute(3, 2, 0, 1).contiguous())
+    conv.weight.copy_(torch.from_numpy(weight).permute(3, 2, 0, 1))
     inputs = torch.from_numpy(images).permute(2, 0, 1)[None]
     layer = attention.conv_as_attention(conv, (28, 28), alpha=alpha)
-    error = float((layer(inputs) - conv(inputs)).abs().max())
-    assert error == pytest.approx(known, rel=0.05, abs=1e-14)
-    single = float((layer.float()(inputs.float()).double() - conv(inputs)).abs().max())
-    assert single == pytest.approx(known, rel=0.05, abs=1e-6)
+    for dtype, rounding in ((torch.float64, 1e-14), (torch.float32, 1e-6)):
+        error = float((layer.to(dtype)(inputs.to(dtype)).double() - conv(inputs)).abs().max())
+        assert error == pytest.approx(known, rel=0.05, abs=rounding)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 16, 16)])

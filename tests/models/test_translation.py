@@ -1,7 +1,5 @@
 """Translators and discriminators: shapes, what a patch's score sees, and what they refuse."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """A study of seconds on four letters, for tests of what is trained anew after something has happened to its store."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

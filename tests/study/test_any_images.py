@@ -1,7 +1,5 @@
 """The whole study on images that are no handwritten digits: colours, other sizes and class counts, few images."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """From flags and TOML files to settings and back; places that a user names; what a mistake gets."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

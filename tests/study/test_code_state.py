@@ -1,7 +1,5 @@
 """Which commit a trial says it was computed with: that of this very code, or none."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What optuna-dashboard reads from the study's database: names, directions, importances, ways to MLflow."""
 
-from __future__ import annotations
-
 import mlflow
 import optuna
 import pytest

@@ -1,7 +1,5 @@
 """What users do to a store in MLflow: deleted things are made again, renamed ones found, and no edit is lost."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

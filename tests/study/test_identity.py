@@ -1,7 +1,5 @@
 """A trial is known by all that decides what it computes, and by nothing else: what is trained anew, and what is not."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`study.sample`, `predict` and `export`: their files, read by others and compared with what MLflow's loader gives."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

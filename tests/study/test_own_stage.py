@@ -1,7 +1,5 @@
 """The stage of docs/own-stage.md, taken from the page as it stands, plugged in as an installed package, and run."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Figures: nothing is cut off, whatever text stands in them; images stay what they are; colours mean one thing."""
 
-from __future__ import annotations
-
 from io import BytesIO
 from itertools import pairwise
 

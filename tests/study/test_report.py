@@ -3,8 +3,6 @@
 Two studies side by side.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor

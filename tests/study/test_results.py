@@ -1,7 +1,5 @@
 """The table of trials, claims, rows, and the printed table."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from statistics import mean, stdev

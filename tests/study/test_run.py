@@ -1,7 +1,5 @@
 """`study.run` from end to end: two stages on digits; where marked, all stages, signals, a server, MNIST."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

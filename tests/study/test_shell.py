@@ -1,7 +1,5 @@
 """What the shell and the terminal do to a command: signals, encodings, lost outputs, threads, hidden packages."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """`python -m study.ui` as a user starts and stops it, and what it says of stores and servers that it cannot show."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Servers that do not answer, disks that are full: one sentence each, and no password in it."""
 
-from __future__ import annotations
-
 import errno
 import socket
 import sqlite3
@@ -35,9 +33,7 @@ def answering(answer: bytes | None) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("answer", "message"), [(None, "timed out"), (b"SSH-2.0-OpenSSH_9.6\r\n", "127.0.0.1.*: .")])
-def test_a_server_that_is_none_of_mlflows_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, message: str
-) -> None:
+def test_another_kind_of_server_is_given_up(tmp_path: Path, monkeypatch, answer: bytes | None, message: str) -> None:
     monkeypatch.setitem(AT_ONCE, "MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with answering(answer) as url, no_hang(), pytest.raises(StoreError, match=message):
         open_store(tmp_path, url)
@@ -60,9 +56,7 @@ def test_a_server_that_is_none_of_mlflows_is_given_up(
         (None, "http://h:port/x", "must be a postgresql:// or sqlite:/// URL"),
     ],
 )
-def test_an_address_that_is_none_is_told_without_its_password(
-    tmp_path: Path, address: str | None, storage: str | None, message: str
-) -> None:
+def test_bad_addresses_hide_passwords(tmp_path: Path, address: str | None, storage: str | None, message: str) -> None:
     with no_hang(), pytest.raises(StoreError, match=message) as caught:
         open_store(tmp_path / "store", address, storage and storage.format(store=tmp_path / "store"))
     assert "cret" not in str(caught.value)
@@ -108,9 +102,7 @@ def test_a_disk_that_is_full_is_told(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(("status", "lost"), [(403, True), (500, True), (404, False), (None, True)])
-def test_a_file_that_a_server_does_not_give_is_not_missing(
-    store: Store, monkeypatch: pytest.MonkeyPatch, status: int | None, lost: bool
-) -> None:
+def test_a_file_that_is_not_given_is_not_missing(store: Store, monkeypatch, status: int | None, lost: bool) -> None:
     """It may lie elsewhere than what the server knows of it, which answers."""
 
     def fail(*_: object, **__: object) -> None:

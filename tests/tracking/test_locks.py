@@ -1,7 +1,5 @@
 """Locks on files and on a PostgreSQL server, and a server that refuses or shares its sessions."""
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys
@@ -49,14 +47,11 @@ def connected(locks: Locks) -> Iterator[Connection]:
         engine.dispose()
 
 
-def test_a_lock_is_held_by_one_process_and_let_go_as_it_dies(
-    locks: Locks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lock_is_held_by_one_process_and_let_go_as_it_dies(locks: Locks, monkeypatch, caplog) -> None:
     monkeypatch.setattr(module, "TELL_AFTER", 0.2)
     command = [sys.executable, "-c", HOLDER, locks.database]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as holder, caplog.at_level(logging.INFO, "study"), no_hang():
-        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with locks.hold("another name"):
             pass
@@ -131,9 +126,7 @@ def test_a_wrong_database_is_told_and_not_waited_for(postgres: Postgres, tmp_pat
 @pytest.mark.server
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_a_pooler_must_give_each_connection_a_session(postgres: Postgres, tmp_path: Path, mode: str) -> None:
-    pooler = PgBouncer(postgres, mode)
-    pooler.start()
-    try:
+    with PgBouncer(postgres, mode) as pooler:
         if mode == "session":
             locks = Locks(check_database(pooler.url, tmp_path / "mlflow.db"))
             with locks.hold("name"), connected(locks) as connection:
@@ -142,5 +135,3 @@ def test_a_pooler_must_give_each_connection_a_session(postgres: Postgres, tmp_pa
             with pytest.raises(StoreError, match="pool_mode = session") as told:
                 check_database(pooler.url, tmp_path / "mlflow.db")
             assert PASSWORD not in str(told.value)
-    finally:
-        pooler.stop()

@@ -16,6 +16,8 @@ from tracking.store import Store
 NAME = "tiny-autoencoder"
 PROTOCOL = {"data": "0123", "labels": "100"}
 OTHER = PROTOCOL | {"labels": "60000"}
+LOSSES = {(2.0, 1.0): 2, (1.0, 2.0): 1, (1.0, 1.0): 1, (math.nan, 1.0): 2, (1.0, math.nan): 1}  # who has the less
+CASES = [("maximize", (1.0, 2.0), 2), *(("minimize", *each) for each in LOSSES.items())]
 
 
 @pytest.fixture(autouse=True)
@@ -42,38 +44,23 @@ def promote(version: Version, direction: registry.Direction = "minimize", **opti
     return registry.require_version(NAME).number
 
 
-@pytest.mark.parametrize(
-    ("direction", "values", "champion"),
-    [
-        ("minimize", (2.0, 1.0), 2),
-        ("minimize", (1.0, 2.0), 1),
-        ("maximize", (1.0, 2.0), 2),
-        ("minimize", (1.0, 1.0), 1),
-        ("minimize", (math.nan, 1.0), 2),
-        ("minimize", (1.0, math.nan), 1),
-    ],
-)
-def test_the_champion_moves_only_if_better(
-    store: Store, direction: registry.Direction, values: tuple[float, float], champion: int
-) -> None:
+@pytest.mark.parametrize(("direction", "values", "champion"), CASES)
+def test_the_champion_moves_only_if_better(store: Store, direction, values: tuple[float, float], champion: int) -> None:
     promote(register(store, values[0]), direction)
     assert promote(register(store, values[1]), direction) == champion
     tags = mlflow.MlflowClient().get_model_version(NAME, "2").tags
-    assert tags["promotion.val/loss"] == str(values[1])
-    assert tags["promotion.champion.val/loss"] == str(values[0])
-    assert tags["promotion.moved"] == str(champion == 2).lower()
+    expected = {"val/loss": values[1], "champion.val/loss": values[0], "moved": str(champion == 2).lower()}
+    assert {name: tags[f"promotion.{name}"] for name in expected} == {k: str(v) for k, v in expected.items()}
 
 
 def test_a_champion_without_the_metric_gives_way_and_a_value_measured_anew_and_force_decide(store: Store) -> None:
     old = register(store, 0.1, metric="val/other")
     registry.promote(old, "val/other", "minimize")
-    assert promote(register(store, 5.0)) == 2
-    assert promote(register(store, 6.0)) == 2
-    assert promote(register(store, 6.0), champions_value=7.0) == 4
-    assert promote(register(store, 9.0), force=True) == 5
+    assert (promote(register(store, 5.0)), promote(register(store, 6.0))) == (2, 2)
+    assert (promote(register(store, 6.0), champions_value=7.0), promote(register(store, 9.0), force=True)) == (4, 5)
 
 
-def test_versions_of_different_protocols_are_not_compared(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_versions_of_different_protocols_are_not_compared(store: Store, caplog) -> None:
     promote(register(store, 2.0))
     better = register(store, 1.0, OTHER)
     assert promote(better) == 1
@@ -81,12 +68,10 @@ def test_versions_of_different_protocols_are_not_compared(store: Store, caplog: 
     assert registry.champion(NAME, better.protocol) == better, "the best of its own protocol, with an alias of its own"
     same = dict(reversed(PROTOCOL.items()))
     assert promote(register(store, 1.5, same)) == 3, "whatever the order of the protocol's keys"
-    assert promote(register(store, 9.0, OTHER)) == 3
-    assert registry.champion(NAME, better.protocol) == better
+    assert (promote(register(store, 9.0, OTHER)), registry.champion(NAME, better.protocol)) == (3, better)
     assert promote(better, force=True) == 2
     assert registry.champion(NAME, json.dumps(PROTOCOL, sort_keys=True)).number == 3
-    assert registry.champion_on(NAME, "d") == better
-    assert registry.champion_on(NAME, "other data") is None
+    assert [registry.champion_on(NAME, digest) for digest in ("d", "other data")] == [better, None]
 
 
 def test_a_version_that_was_registered_by_hand_has_no_metrics_and_gives_way(store: Store) -> None:
@@ -103,8 +88,7 @@ def test_registering_a_run_again_gives_the_same_version_with_our_description_or_
     first, client = register(store, 1.0), mlflow.MlflowClient()
     promote(first)
     again = registry.register(NAME, first.run_id, "", PROTOCOL)
-    assert promote(again) == 1
-    assert again == first
+    assert (promote(again), again) == (1, first)
     assert registry.register(NAME, first.run_id, "", OTHER).protocol == json.dumps(OTHER, sort_keys=True)
     assert registry.registered_runs() == {first.run_id}
     assert client.get_run(first.run_id).data.tags["registered"] == f"{NAME} v1"

@@ -22,12 +22,12 @@ def info(run: Run) -> Any:
     return mlflow.MlflowClient().get_run(run.run_id).info
 
 
-def tags(run: Run) -> dict[str, str]:
-    return mlflow.MlflowClient().get_run(run.run_id).data.tags
-
-
 def status(run: Run) -> str:
     return info(run).status
+
+
+def tags(run: Run) -> dict[str, str]:
+    return mlflow.MlflowClient().get_run(run.run_id).data.tags
 
 
 def open_study(store: Store, description: str = "What it is.", dataset: str = "tiny") -> AbstractContextManager[Run]:
@@ -50,8 +50,7 @@ def test_the_same_study_finds_its_parent_run_again_as_a_user_has_edited_it(store
         assert status(again) == "RUNNING"
     assert (again, status(run)) == (run, "FINISHED")
     assert info(run).end_time > ended
-    assert info(run).run_name == "my best study"
-    assert tags(run) | edited == tags(run)
+    assert (info(run).run_name, tags(run)) == ("my best study", tags(run) | edited)
 
 
 def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store: Store) -> None:
@@ -67,9 +66,8 @@ def test_a_parent_that_was_deleted_is_made_again_with_its_trials_under_it(store:
     with open_study(store) as second, trial_run(second, "trial 2", {}, {"trial.part": "a"}) as third:
         assert {run.run_id for run in runs_of(second, "a")} == trials | {third.run_id}
     assert second.run_id != first.run_id
-    under_it = f"tags.`mlflow.parentRunId` = '{second.run_id}'"
-    found = mlflow.MlflowClient().search_runs([second.experiment_id], under_it)
-    assert {run.info.run_id for run in found} == trials | {third.run_id}
+    found = [mlflow.MlflowClient().get_run(run).data.tags["mlflow.parentRunId"] for run in (*trials, third.run_id)]
+    assert found == [second.run_id] * 3
     with open_study(store) as again:
         assert again == second
 
@@ -101,8 +99,7 @@ def test_a_parent_is_ended_only_if_no_other_process_works_under_it(store: Store)
         client.set_terminated(other.info.run_id, "KILLED")
         return found
 
-    assert stopped(other_works=True) == "RUNNING"
-    assert stopped(other_works=False) == "KILLED"
+    assert (stopped(other_works=True), stopped(other_works=False)) == ("RUNNING", "KILLED")
 
 
 VARIABLES = {
@@ -114,9 +111,7 @@ VARIABLES = {
 }
 
 
-def test_neither_the_environment_nor_a_run_of_the_calling_program_reaches_a_run(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_the_environment_nor_a_run_of_the_calling_program_reaches_a_run(store: Store, monkeypatch) -> None:
     client = mlflow.MlflowClient()
     foreign = client.create_run(client.create_experiment("theirs")).info.run_id
     before = client.get_run(foreign).to_dictionary()
@@ -160,14 +155,13 @@ def test_what_studies_have_left_is_read(store: Store) -> None:
         mlflow.MlflowClient().log_text(trial.run_id, '{"rows": [1, ', "outcome.json")
         assert trial.read_json("outcome") is None, "its writing was cut short"
     (found,) = parents("tiny/judge")
-    assert (found.run_id, found.study, found.status) == (parent.run_id, STUDY, "FINISHED")
-    assert found.description == "What it is."
+    about = found.run_id, found.study, found.status, found.description
+    assert about == (parent.run_id, STUDY, "FINISHED", "What it is.")
     (record,) = runs_of(found)
     assert (record.name, record.params) == ("trial 0", {"x": "1"})
     assert record.metrics == {"val/loss": 2.0, "train/loss": 3.0}
     assert metric_history(trial.run_id, "val/loss") == ([1, 2], [3.0, 2.0])
-    assert record.tags["mlflow.parentRunId"] == parent.run_id
-    assert record.started <= record.ended
+    assert (record.tags["mlflow.parentRunId"], record.started <= record.ended) == (parent.run_id, True)
     assert record.files("tables", ".csv") == ["tables/numbers.csv"]
     assert record.read("tables/numbers.csv").decode().split() == ['a,"b,', 'c"', "1,x", "2,y"]
     texts = Image.open(BytesIO(record.read("figures/one.png"))).text

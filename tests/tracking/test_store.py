@@ -1,7 +1,5 @@
 """The store: wherever it lies, whoever may enter it, whatever was done to it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3
@@ -82,9 +80,8 @@ def test_a_store_lies_where_its_path_says(tmp_path: Path, empty_store: Path, nam
     create_engine(store.optuna_url, **store.locks.engine_options()).connect().close()
     assert [path.name for path in (tmp_path / "home").iterdir()] == [name], "nothing is made elsewhere"
     assert {"mlflow.db", "optuna.db", "locks", "artifacts"} <= {path.name for path in folder.iterdir()}
-    assert sqlite_path(sqlite_url(folder)) == folder
     read = read_store(folder)
-    assert (read.artifacts, run.read("note.txt")) == (store.artifacts, b"kept")
+    assert (read.artifacts, run.read("note.txt"), sqlite_path(sqlite_url(folder))) == (store.artifacts, b"kept", folder)
     assert served_as(read, folder) == store.tracking_uri, "the store itself, not a copy"
 
 
@@ -106,12 +103,10 @@ def test_a_moved_store_is_read_as_it_is_and_corrected_as_it_is_opened(store: Sto
     kept = snapshot(moved)
     read = read_store(moved)
     assert run.read("note.txt") == b"kept"
-    assert served_as(read, moved) == read.tracking_uri, "the copy, which knows where the files are"
-    assert snapshot(moved) == kept, "to read changes nothing"
+    assert (served_as(read, moved), snapshot(moved)) == (read.tracking_uri, kept), "it is the copy that is corrected"
     store = open_store(moved)
     assert locations(moved) == {f"{(moved / 'artifacts').as_uri()}/mnist/judge/{run.run_id}/artifacts"}
-    assert run.read("note.txt") == b"kept"
-    assert store.experiment("mnist/judge") == run.experiment_id
+    assert (run.read("note.txt"), store.experiment("mnist/judge")) == (b"kept", run.experiment_id)
     copies = list(stores._temporary().iterdir())
     store.experiment("mnist/later")
     assert read_store(moved).tracking_uri == read.tracking_uri
@@ -152,12 +147,8 @@ def test_a_store_that_this_user_may_not_enter_is_told(store: Store, tmp_path: Pa
             with pytest.raises(StoreError, match=r"note\.txt must be readable by this user"):
                 stores.read_artifact(place.as_uri())
         folder.chmod(0o777)
-        with (
-            as_nobody(),
-            pytest.raises(StoreError, match="this user must be able to write"),
-            Locks(sqlite_url(folder / "optuna.db")).hold("opening"),
-        ):
-            pass
+        with as_nobody(), pytest.raises(StoreError, match="this user must be able to write"):
+            Locks(sqlite_url(folder / "optuna.db")).hold("opening").__enter__()
 
 
 @pytest.mark.parametrize("use", [open_store, read_store])
@@ -193,14 +184,11 @@ def test_a_store_whose_writer_was_killed_in_mid_commit_is_read(store: Store, tmp
     before = snapshot(folder)
     read_store(folder)
     (parent,) = runs.parents("mnist/judge")
-    assert parent.run_id == run.run_id
+    assert (parent.run_id, snapshot(folder)) == (run.run_id, before)
     assert not [tag for tag in parent.tags if tag.startswith("tag")]
-    assert snapshot(folder) == before
 
 
-def test_a_database_that_stays_locked_is_told_to_who_only_reads(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_stays_locked_is_told_to_who_only_reads(store: Store, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(stores, "LOCAL_TIMEOUT", 0.5)
     with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -234,7 +222,7 @@ def test_a_disk_that_cannot_be_written_is_read(store: Store, small_disk: Path, t
         open_store(small_disk / "store")
 
 
-def test_a_full_disk_is_named(store: Store, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named(store: Store, small_disk: Path, tmp_path: Path, monkeypatch) -> None:
     run, _ = log_note(store)
     ballast = small_disk / "ballast"
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
@@ -253,9 +241,7 @@ def test_a_full_disk_is_named(store: Store, small_disk: Path, tmp_path: Path, mo
     open_store(small_disk / "store").experiment("mnist/judge")
 
 
-def test_variables_of_the_environment_are_named_or_do_not_count(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_of_the_environment_are_named_or_do_not_count(store: Store, tmp_path: Path, monkeypatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     log_note(open_store(tmp_path / "store"))

@@ -1,7 +1,5 @@
 """The tag by which MLflow keeps a view (that its page opens it, test_browser.py shows), and the server of study.ui."""
 
-from __future__ import annotations
-
 import base64
 import json
 import socket
@@ -36,9 +34,7 @@ def tags(experiment: str) -> dict[str, str]:
 
 def state_of(tag: str) -> dict[str, Any]:
     """What the page reads from the tag."""
-    kind, _, packed = json.loads(tag)["state"].partition(";")
-    assert kind == "deflate"
-    return json.loads(zlib.decompress(base64.b64decode(packed)))
+    return json.loads(zlib.decompress(base64.b64decode(json.loads(tag)["state"].removeprefix("deflate;"))))
 
 
 def test_a_view_lists_trials_by_the_deciding_metric_with_a_section_for_each_group_of_charts(experiment: str) -> None:
@@ -73,9 +69,7 @@ def test_a_view_of_very_many_charts_still_fits_a_tag(experiment: str) -> None:
     assert kept == names[: len(kept)], "the last ones are left out"
 
 
-def test_without_a_view_the_study_goes_on(
-    experiment: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_view_the_study_goes_on(experiment: str, monkeypatch, caplog) -> None:
     monkeypatch.setattr(views, "MOST_CHARACTERS", 10**6)
     long = View(VIEW.order_by, [f"{number}" * 99 for number in range(2000)], [], [], {})
     views.save_view(experiment, long, QUESTION)
@@ -102,11 +96,10 @@ def test_pictures_are_found_by_name_with_their_last_step(store: Store, experimen
 
 
 def test_a_taken_port_is_refused_and_a_free_one_is_not() -> None:
-    check_port(free_port())
-    with socket.create_server((HOST, 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(StoreError, match=rf"--port must be free on {HOST}, but got {port} \(.*in use"):
-            check_port(port)
+    check_port(port := free_port())
+    told = pytest.raises(StoreError, match=rf"--port must be free on {HOST}, but got {port} \(.*in use")
+    with socket.create_server((HOST, port)), told:
+        check_port(port)
 
 
 @pytest.mark.server

@@ -1,15 +1,11 @@
 """What the tests of the data share."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-
-NOBODY = 65_534
 
 
 @pytest.fixture
@@ -20,7 +16,7 @@ def denied() -> Callable[[Path], AbstractContextManager[None]]:
     def deny(path: Path) -> Iterator[None]:
         user, mode = os.geteuid(), path.stat().st_mode
         path.chmod(0)
-        os.seteuid(user or NOBODY)
+        os.seteuid(user or 65_534)  # nobody
         try:
             yield
         finally:

@@ -111,16 +111,12 @@ IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
         (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 28, 28, 4\]"),
         (with_(train_images=IMAGES), "pixels must use the range from 0 to 255, .* training images .* from 0 to 0"),
         (with_(train_images=np.full((60,), None)), r"set.npz cannot be read .* \(a pickle\)"),
-        (
-            lambda arrays: {"train_images": IMAGES},
-            "must hold train_images, .* no 'train_labels', .* it holds 'train_images'",
-        ),
+        (lambda _: {"train_images": IMAGES}, "must hold train_images, .* no 'train_labels', .* holds 'train_images'"),
     ],
 )
 def test_arrays_that_break_a_rule(tmp_path: Path, change, rule: str) -> None:
-    with pytest.raises(DataError, match=rule) as caught:
+    with pytest.raises(DataError, match=rf"\A.*{rule}.*\Z"):  # in one line
         load(tmp_path, change(medmnist(28, 28)))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +134,7 @@ def test_what_is_no_array_file_is_named(tmp_path: Path, denied, damage, what: st
     load(tmp_path, medmnist(28, 28))
     path = tmp_path / "set.npz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=rf"set\.npz cannot be read .*: it is {what}") as caught:
+    with pytest.raises(DataError, match=rf"\A.*set\.npz cannot be read .*: it is {what}.*\Z"):  # in one line
         data.load(str(path))
-    assert "\n" not in str(caught.value)
     with denied(path), pytest.raises(DataError, match=r"set\.npz.* cannot be read.*Permission denied"):
         data.load(str(path))

@@ -87,20 +87,18 @@ def test_data_that_break_a_rule(small: Dataset, changes: dict[str, Any], rule: s
 def test_pixels_in_half_of_the_range_are_warned_of(small: Dataset, caplog) -> None:
     for top in (127, 128):
         check_dataset(replace(small, train=pixels(0, top)))
-        assert "from 0 to 127" in caplog.text
-        assert "from 0 to 128" not in caplog.text
+        assert [f"from 0 to {each}" in caplog.text for each in (127, 128)] == [True, False]
 
 
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ("mnist", "mnist"),
-        ("/data/My Photos (2024)", "My-Photos-2024-"),
-        ("some/../Other.npz/", "Other"),
-        ("./digits", "digits-images"),
-        ("mnist.npz", "mnist-images"),
-        ("/", "-images"),
-        ("/data/Äpfel", "pfel-ebf241"),
+        *(("mnist", "mnist"), ("./digits", "digits-images"), ("mnist.npz", "mnist-images"), ("/", "-images")),
+        *(
+            ("/data/My Photos (2024)", "My-Photos-2024-"),
+            ("some/../Other.npz/", "Other"),
+            ("/data/Äpfel", "pfel-ebf241"),
+        ),
     ],
 )
 def test_names_of_data(given: str, name: str) -> None:
@@ -125,9 +123,8 @@ def test_names_of_data(given: str, name: str) -> None:
 def test_what_is_no_data(given: str, options: dict[str, int], rule: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("photos.tar.gz").touch()
-    with pytest.raises(UsageError, match=rule) as caught:
+    with pytest.raises(UsageError, match=rf"\A.*{rule}.*\Z"):  # in one line
         data.load(given, **options)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("test_images", "points"), [(60, 13), (400, 5), (3, 58)])

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from study.data import DataError, Dataset, Split
 from study.data.own import read_images
 
 CLASSES = ("ant", "bee", "Cat")
+FLAT = {("",): (14, 2, 4), ("train", "test"): (18, 2, 20), ("train", "val", "test"): (20, 20, 20)}
 RANDOM = np.random.default_rng(0)
 
 
@@ -48,20 +50,14 @@ def load(folder: Path, **options) -> Dataset:
 
 def pairs(*splits: Split) -> list[tuple[bytes, int]]:
     """Images with labels, in an order that does not depend on how they were shuffled."""
-    return sorted(
-        (image.tobytes(), label)
-        for split in splits
-        for image, label in zip(data.to_pixels(split.images), split.labels.tolist(), strict=True)
-    )
+    found = [zip(data.to_pixels(split.images), split.labels.tolist(), strict=True) for split in splits]
+    return sorted((image.tobytes(), label) for image, label in chain(*found))
 
 
 def torchvisions(folder: Path, mode: str, size: int) -> tuple[list[str], list[tuple[bytes, int]]]:
     found = ImageFolder(str(folder))
-    box = (size, size)
-    return found.classes, sorted(
-        (np.asarray(image.convert(mode).resize(box, Image.Resampling.BILINEAR)).tobytes(), label)
-        for image, label in found
-    )
+    resized = ((image.convert(mode).resize((size, size), Image.Resampling.BILINEAR), label) for image, label in found)
+    return found.classes, sorted((np.asarray(image).tobytes(), label) for image, label in resized)
 
 
 @pytest.mark.parametrize(("size", "mode", "val"), [(32, "RGB", None), (16, "L", "val"), (16, "L", "Validation")])
@@ -76,8 +72,7 @@ def test_the_parts_are_what_image_folder_reads(tmp_path: Path, size: int, mode: 
     if val:
         assert (pairs(found.train), pairs(found.val)) == (train, torchvisions(root / val, mode, size)[1])
     else:
-        assert pairs(found.train, found.val) == train
-        assert found.val.labels.bincount().tolist() == [1, 1, 1]
+        assert (pairs(found.train, found.val), found.val.labels.bincount().tolist()) == (train, [1, 1, 1])
     assert (found.name, found.source) == ("my-set", str(root))
     assert found.image_shape == (len(mode), size, size)
 
@@ -94,10 +89,8 @@ def test_one_level_is_split_by_class_and_resizing_is_told_once(tmp_path: Path, c
     assert "of 3 different sizes: all are resized to 28x28" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("parts", "sizes"), [([""], (14, 2, 4)), (["train", "test"], (18, 2, 20)), (["train", "val", "test"], (20, 20, 20))]
-)
-def test_images_without_classes(tmp_path: Path, parts: list[str], sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(("parts", "sizes"), FLAT.items())
+def test_images_without_classes(tmp_path: Path, parts: tuple[str, ...], sizes: tuple[int, int, int]) -> None:
     for part in parts:
         fill(tmp_path / "flat" / part, 20, ())
     found = load(tmp_path / "flat")
@@ -108,15 +101,15 @@ def test_images_without_classes(tmp_path: Path, parts: list[str], sizes: tuple[i
 
 
 def test_the_split_of_earlier_results_does_not_follow_the_order_of_listing(tmp_path: Path, monkeypatch) -> None:
+    listdir = os.listdir
     for number, name in enumerate(["b", "a", "a/deeper/still", "a/deep"]):
         (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
         for i in range(9):
             image = np.random.default_rng(9 * number + i).integers(0, 256, (28, 28), dtype=np.uint8)
             Image.fromarray(image).save(tmp_path / "set" / name / f"{i}.png")
-    assert load(tmp_path / "set").digest == "880b9b1590bbed29"
-    listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: sorted(listdir(folder), reverse=True))
-    assert load(tmp_path / "set").digest == "880b9b1590bbed29"
+    for backwards in (False, True):
+        monkeypatch.setattr(os, "listdir", lambda folder, way=backwards: sorted(listdir(folder), reverse=way))
+        assert load(tmp_path / "set").digest == "880b9b1590bbed29"
 
 
 def test_litter_and_notes_are_left_out_in_silence_and_other_files_are_counted(root: Path, caplog) -> None:
@@ -124,8 +117,7 @@ def test_litter_and_notes_are_left_out_in_silence_and_other_files_are_counted(ro
     for name in (".DS_Store", "labels.csv", "train/ant/Thumbs.db", "train/ant/._000.png", "train/ant/README.txt"):
         (root / name).write_bytes(b"x")
     picture(root / "train" / "bee" / "@eaDir" / "thumb.png")
-    assert load(root).digest == expected
-    assert "left out" not in caplog.text
+    assert (load(root).digest, "left out" in caplog.text) == (expected, False)
     for number in range(16):
         (root / "train" / "ant" / f"{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     for name in ("test/bee/x.svg", "train/bee/x.dcm", "test/bee/IMG1", "train/bee/y.h5"):
@@ -135,11 +127,10 @@ def test_litter_and_notes_are_left_out_in_silence_and_other_files_are_counted(ro
     fill(root / "extra", 2)
     assert load(root).digest == expected
     counted = ("16 .heic", "1 .svg", "1 .dcm", "1 without ending", "1 .h5", "1 .png", "7 images beside the parts or")
-    for part in (*counted, "pip install pillow-heif"):
-        assert part in caplog.text
+    assert [part for part in (*counted, "pip install pillow-heif") if part not in caplog.text] == []
 
 
-def test_heic_is_read_with_pillow_heif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_is_read_with_pillow_heif(tmp_path: Path, monkeypatch) -> None:
     def register_heif_opener() -> None:
         monkeypatch.setitem(Image.EXTENSION, ".heic", "PNG")  # in place of libheif
 
@@ -162,8 +153,8 @@ def test_links_are_followed_and_each_folder_is_read_once(root: Path, tmp_path: P
     picture(root / "train" / "bee" / "deeper" / "still" / "one.PNG")
     found = load(root)
     assert found.classes == ("Cat", "ant", "bee", "dog")
-    assert (found.train.labels.bincount() + found.val.labels.bincount()).tolist() == [6, 6, 7, 5]
-    assert found.test.labels.bincount().tolist() == [6, 6, 6, 2]
+    counts = found.train.labels.bincount() + found.val.labels.bincount(), found.test.labels.bincount()
+    assert [count.tolist() for count in counts] == [[6, 6, 7, 5], [6, 6, 6, 2]]
     assert "4 links to folders that are read already" in caplog.text
     (root / "train" / "bee" / "gone.png").symlink_to(root / "nowhere.png")
     with pytest.raises(DataError, match=r"gone\.png cannot be read as an image: No such file"):
@@ -174,8 +165,8 @@ def test_accents_are_one_spelling(tmp_path: Path) -> None:
     fill(tmp_path / "one", classes=("caf\u00e9", "cafz"))
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     (tmp_path / "two" / "caf\u00e9").rename(tmp_path / "two" / "cafe\u0301")
-    assert load(tmp_path / "one").digest == load(tmp_path / "two").digest
-    assert load(tmp_path / "two").classes == ("cafz", "caf\u00e9")
+    one, two = load(tmp_path / "one"), load(tmp_path / "two")
+    assert (one.digest, two.classes) == (two.digest, ("cafz", "caf\u00e9"))
 
 
 def move(source: str, target: str) -> Callable[[Path], object]:
@@ -198,9 +189,8 @@ def move(source: str, target: str) -> Callable[[Path], object]:
 def test_folders_that_break_a_rule(root: Path, change: Callable[[Path], object], rule: str) -> None:
     """Changes are made in the set, or a new one is made beside it."""
     change(root)
-    with pytest.raises(DataError, match=rule) as caught:
+    with pytest.raises(DataError, match=rf"\A.*{rule}.*\Z"):  # in one line
         load(root.parent / "b" if (root.parent / "b").exists() else root)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("place", ["", "train/ant", "train/ant/000.png"])
@@ -279,6 +269,5 @@ def test_a_broken_image_is_named(tmp_path: Path, monkeypatch, content: Callable[
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 784)
     path = tmp_path / "image.png"
     path.write_bytes(content())
-    with pytest.raises(DataError, match=rf"image\.png cannot be read as an image: .*{rule}") as caught:
+    with pytest.raises(DataError, match=rf"\A.*image\.png cannot be read as an image: .*{rule}.*\Z"):  # in one line
         read(path)
-    assert "\n" not in str(caught.value)

@@ -7,8 +7,6 @@ same command work side by side. It kills one of them or both, after random times
 starts them again, until it has killed KILLS times; then it lets them end. Prints what it did as JSON.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """kill -9 at random moments, then the same command: nothing is lost, doubled or left lying."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """What becomes of a trial: complete, pruned, failed, stopped; each is named, and the study goes on."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import mlflow
 import pytest
 import torch
-from searches import GIVEN, Recorder, listed, parent_of, run, runner, searched, states
+from searches import GIVEN, Recorder, listed, parent_of, run, runner, searched, states, trial_runs
 
 from study.engine import queue
 from study.engine.search import Pruned
@@ -21,10 +19,7 @@ from tracking.store import Store
 
 def reasons(store: Store, state: str = "%") -> list[str]:
     """Of the trials that ended in this state, or of all; the oldest first."""
-    runs = mlflow.MlflowClient().search_runs(
-        [store.experiment("tiny/test")], f"tags.state LIKE '{state}'", order_by=["attributes.start_time ASC"]
-    )
-    return [each.data.tags["reason"] for each in runs]
+    return [each.data.tags["reason"] for each in trial_runs(store, f"tags.state LIKE '{state}'")]
 
 
 def _raise(error: BaseException) -> float:
@@ -49,14 +44,11 @@ def test_the_outcome_of_every_trial_is_named_and_the_study_goes_on(store: Store)
     assert [result.params for result in results] == trials[-1:]
     status = {"failed": "FAILED", "pruned": "FINISHED", "complete": "FINISHED"}
     assert states(store) == [(status[state], state) for _, state, _ in OUTCOMES]
-    told = reasons(store)
-    for number, (_, _, reason) in enumerate(OUTCOMES):
-        assert re.search(reason, told[number])
+    assert all(re.search(rule, told) for (_, _, rule), told in zip(OUTCOMES, reasons(store), strict=True))
     assert run(store, listed(objective, trials)) == results
     assert objective.ran == trials, "none is tried again"
-    failed = listed(objective, trials[1:2])
     with pytest.raises(StoreError, match=r"no trial of .*complete: loss is inf"):
-        run(store, failed)
+        run(store, listed(objective, trials[1:2]))
     assert run(store, listed(objective, trials[1:2], optional=True)) == []
 
 
@@ -88,18 +80,15 @@ def test_a_stopped_trial_runs_again_with_the_same_parameters(store: Store, lost:
     objective = Recorder(lambda trial: 1.0 if len(objective.ran) != 2 else _raise(lost))
     with pytest.raises(type(lost)):
         run(store, searched(objective, 3))
-    assert len(run(store, searched(objective, 3))) == 3
-    assert len(objective.ran) == 4
+    assert (len(run(store, searched(objective, 3))), len(objective.ran)) == (3, 4)
     assert objective.ran[2] == objective.ran[1]
     status = "KILLED" if isinstance(lost, KeyboardInterrupt) else "FAILED"
-    assert states(store)[1] == (status, "stopped")
-    assert states(store)[2:] == [("FINISHED", "complete")] * 2
+    assert states(store)[1:] == [(status, "stopped"), *[("FINISHED", "complete")] * 2]
 
 
-def test_an_error_that_may_pass_is_tried_again_three_times(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_that_may_pass_is_tried_again_three_times(store: Store, caplog) -> None:
     passing = Recorder(lambda trial: 1.0 if len(passing.ran) != 1 else _raise(OSError("disk is busy")))
-    assert len(run(store, listed(passing))) == 2
-    assert passing.ran == [GIVEN[0], *GIVEN]
+    assert (len(run(store, listed(passing))), passing.ran) == (2, [GIVEN[0], *GIVEN])
     assert "OSError: disk is busy" in caplog.text
     lasting = Recorder(lambda trial: _raise(OSError("disk is gone")))
     with pytest.raises(StoreError, match=r"OSError: disk is gone \(3 times\)"):
@@ -113,15 +102,12 @@ def test_a_stage_s_own_bug_is_raised_at_once(store: Store) -> None:
     with pytest.raises(TypeError, match="NoneType") as raised:
         run(store, listed(objective))
     assert any(entry.name == "<lambda>" for entry in raised.traceback)
-    assert len(objective.ran) == 1
-    assert states(store) == [("FAILED", "stopped")]
+    assert (len(objective.ran), states(store)) == (1, [("FAILED", "stopped")])
     assert len(run(store, listed(Recorder()))) == 2
 
 
 @pytest.mark.parametrize("call", ["create_run", "update_run", "log_batch", "set_terminated"])
-def test_a_stop_in_the_middle_of_a_call_is_no_death_and_leaves_no_run_open(
-    store: Store, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_stop_in_mid_call_is_no_death_and_leaves_no_run_open(store: Store, monkeypatch, call: str) -> None:
     real = getattr(mlflow.MlflowClient, call)
 
     def stopped(*given: Any, **named: Any) -> Any:

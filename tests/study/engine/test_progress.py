@@ -35,9 +35,7 @@ class Output(io.StringIO):
         ("closed", logging.INFO, ""),
     ],
 )
-def test_a_terminal_shows_the_stage_and_its_trial_a_log_gets_lines_only_and_quiet_shows_nothing(
-    kind: str, level: int, shown: list[str] | str
-) -> None:
+def test_a_terminal_shows_a_bar_a_log_lines_and_quiet_nothing(kind: str, level: int, shown: list[str] | str) -> None:
     log.setLevel(level)
     with redirect_stderr(Output(kind)) as output, Progress("latent-gan", total=4, done=1) as progress:
         progress.set_postfix_str("trial 1 epoch 3")

@@ -1,7 +1,5 @@
 """Which trials run, with what parameters: lists, searches, and both in one study."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -25,8 +23,8 @@ def x(trial: Trial) -> float:
 
 def optuna_trials(store: Store) -> list[optuna.trial.FrozenTrial]:
     """Those of the first search."""
-    names = optuna.get_all_study_names(store.optuna_url)
-    return optuna.load_study(study_name=names[0], storage=store.optuna_url).trials
+    name, *_ = optuna.get_all_study_names(store.optuna_url)
+    return optuna.load_study(study_name=name, storage=store.optuna_url).trials
 
 
 def test_a_list_runs_in_order_and_once_without_optuna(store: Store) -> None:
@@ -45,12 +43,10 @@ def test_after_the_deadline_no_trial_begins_and_the_same_call_goes_on(store: Sto
     seen = Recorder(lambda trial: time.sleep(1) or trial.params["x"])
     with runner(store) as found:
         found.deadline = time.monotonic() + 0.8
-        assert [result.params for result in found.run(GIVEN, seen, objectives={"loss": "minimize"})] == GIVEN[:1]
+        assert [result.params for result in listed(seen)(found)()] == GIVEN[:1]
         with pytest.raises(StoreError, match=r"no trial of .*late is complete"):
-            found.run(GIVEN, seen, "late", objectives={"loss": "minimize"})
-    with runner(store) as found:
-        assert len(found.run(GIVEN, seen, objectives={"loss": "minimize"})) == 2
-    assert seen.ran == GIVEN
+            listed(seen, title="late")(found)()
+    assert (len(run(store, listed(seen))), seen.ran) == (2, GIVEN)
 
 
 def test_a_search_stays_in_range_and_goes_on(store: Store) -> None:
@@ -60,19 +56,16 @@ def test_a_search_stays_in_range_and_goes_on(store: Store) -> None:
     assert run(store, searched(seen, 10))[:9] == first
     trials = optuna_trials(store)
     assert [trial.user_attrs["sampler"] for trial in trials] == ["random"] * 3 + ["TPE"] * 7
-    assert [trial.values for trial in trials] == [[params["x"]] for params in seen.ran]
-    assert len(seen.ran) == 10
+    assert ([trial.values for trial in trials], len(seen.ran)) == ([[params["x"]] for params in seen.ran], 10)
     chance = Recorder(x)
     run(store, searched(chance, 9, title="chance", sampler="random"))
     assert seen.ran[:3] == chance.ran[:3] != seen.ran[3:6] != chance.ran[3:6], "then one of them learns"
 
 
 def test_no_proposal_repeats_another_while_something_new_is_left(store: Store) -> None:
-    letters = {"letter": choice(*"abcd")}
-    seen = Recorder()
-    assert len(run(store, searched(seen, 4, letters, sampler="random"))) == 4
+    seen, again = Recorder(), Recorder()
+    assert len(run(store, searched(seen, 4, {"letter": choice(*"abcd")}, sampler="random"))) == 4
     assert sorted(params["letter"] for params in seen.ran) == list("abcd")
-    again = Recorder()
     assert len(run(store, searched(again, 3, {"n": integer(1, 2)}, "small"))) == 2, "a repetition counts once"
     assert len(again.ran) == 3
 
@@ -94,8 +87,7 @@ def test_importances_find_the_parameter_that_matters(store: Store, trials: int, 
     with runner(store) as found:
         searched(lambda trial: (trial.params["n"] ** 2 + 0.01 * (trial.params["c"] == "a"),), trials)(found)()
         importances = found.importances("s")
-    assert importances.keys() == names
-    assert list(importances)[:1] == ["n"] * bool(names)
+    assert (importances.keys(), list(importances)[:1]) == (names, ["n"] * bool(names))
 
 
 def test_who_finds_no_trial_runs_those_of_later_parts(store: Store) -> None:
@@ -111,8 +103,7 @@ def test_who_finds_no_trial_runs_those_of_later_parts(store: Store) -> None:
         later = listed(second, [{"n": 1}], "second")(ours)
         (taken,) = theirs.trials(ours.parts["first"].name)
         assert theirs.take(taken)
-        assert first() == []
-        assert [trial.state for trial in theirs.trials(ours.parts["second"].name)] == ["complete"]
+        assert (first(), [trial.state for trial in theirs.trials(ours.parts["second"].name)]) == ([], ["complete"])
         assert [result.values for result in later()] == [(2.0,)]
 
 

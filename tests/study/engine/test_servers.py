@@ -1,7 +1,5 @@
 """A study on a PostgreSQL database and an MLflow server, and what happens as they go away."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ import pytest
 import searches
 from conftest import Command
 from searches import listed
-from servers import PASSWORD, MlflowServer, Postgres
+from servers import PASSWORD, MlflowServer, Postgres, Server
 
 from study.engine import queue
 from study.engine.queue import Queue
@@ -33,10 +31,8 @@ GIVEN = [{"x": 0.5}, {"x": 50.0}]
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.stop()
+    with MlflowServer(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def run(store: Store, objective: Objective, name: str) -> list[Result]:
@@ -45,13 +41,10 @@ def run(store: Store, objective: Objective, name: str) -> list[Result]:
 
 def statuses(store: Store) -> list[str]:
     """Of all runs, the parent's first."""
-    runs = mlflow.MlflowClient().search_runs([store.experiment("tiny/test")], order_by=["attributes.start_time ASC"])
-    return [run.info.status for run in runs]
+    return [run.info.status for run in searches.trial_runs(store, "")]
 
 
-def test_two_workers_run_a_study_through_both(
-    postgres: Postgres, tracking: MlflowServer, command: Command, tmp_path: Path
-) -> None:
+def test_two_workers_share_both(postgres: Postgres, tracking: MlflowServer, command: Command, tmp_path: Path) -> None:
     places = ["--tracking-uri", tracking.url, "--storage", postgres.url, "--store", tmp_path / "s"]
     stages = ["--stages", "judge", "autoencoder", "--workers", 2]
     done = command("study.run", "smoke", "--data", "digits", *stages, *places)
@@ -69,23 +62,23 @@ def test_two_workers_run_a_study_through_both(
     with psycopg.connect(postgres.url) as connection:
         query = "SELECT count(DISTINCT split_part(worker, ':', 2)) FROM study_trials"
         assert connection.execute(query).fetchone() == (2,)
-    for table in _dump(postgres.url):
-        assert PASSWORD not in table
-
-
-def _dump(url: str) -> Iterator[str]:
-    with psycopg.connect(url) as connection:
         names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
         for (name,) in names:
-            yield str(connection.execute(f'SELECT * FROM "{name}"').fetchall())  # type: ignore[arg-type]
+            assert PASSWORD not in str(connection.execute(f'SELECT * FROM "{name}"').fetchall())
 
 
-@pytest.mark.parametrize("away", ["mlflow", "postgres"])
-def test_a_server_that_comes_back_is_waited_for(
-    postgres: Postgres, tracking: MlflowServer, tmp_path: Path, away: str
-) -> None:
-    store = open_store(tmp_path, tracking.url, postgres.url)
-    server = tracking if away == "mlflow" else postgres
+@pytest.fixture
+def store(postgres: Postgres, tracking: MlflowServer, tmp_path: Path) -> Store:
+    return open_store(tmp_path, tracking.url, postgres.url)
+
+
+@pytest.fixture(params=["tracking", "postgres"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """The one that goes away."""
+    return request.getfixturevalue(request.param)
+
+
+def test_a_server_that_comes_back_is_waited_for(store: Store, server: Server) -> None:
     back: list[threading.Thread] = []
 
     def objective(trial: Trial) -> tuple[float, ...]:
@@ -98,25 +91,18 @@ def test_a_server_that_comes_back_is_waited_for(
         return (trial.params["x"],)
 
     before = len(statuses(store))
-    results = run(store, objective, f"tiny/back/{away}")
+    results = run(store, objective, f"tiny/back/{server.port}")
     back[0].join()
-    assert [result.params for result in results] == GIVEN
-    assert statuses(store)[before:] == ["FINISHED"] * 3
+    assert ([result.params for result in results], statuses(store)[before:]) == (GIVEN, ["FINISHED"] * 3)
     for result in results:
         history = mlflow.MlflowClient().get_metric_history(result.run_id, "loss")
         assert [(metric.step, metric.value) for metric in history] == [(n, result.params["x"]) for n in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("away", ["mlflow", "postgres"])
-def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
-    postgres: Postgres, tracking: MlflowServer, tmp_path: Path, away: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_store(tmp_path, tracking.url, postgres.url)
-    server = tracking if away == "mlflow" else postgres
+def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(store: Store, server: Server, monkeypatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setattr(locks, "patience", 1.0)
-    monkeypatch.setattr(queue, "HEARTBEAT", 1)
-    monkeypatch.setattr(queue, "GRACE", 3)
+    for module, name, seconds in ((locks, "patience", 1.0), (queue, "HEARTBEAT", 1), (queue, "GRACE", 3)):
+        monkeypatch.setattr(module, name, seconds)
     tried: list[dict] = []
 
     def objective(trial: Trial) -> tuple[float, ...]:
@@ -128,25 +114,18 @@ def test_a_server_that_stays_away_is_told_and_the_trial_tried_again(
 
     before = len(statuses(store))
     with pytest.raises(StoreError, match=r"the store was lost: .*127\.0\.0\.1.*refused") as told:
-        run(store, objective, f"tiny/away/{away}")
+        run(store, objective, f"tiny/away/{server.port}")
     assert PASSWORD not in str(told.value)
     server.start()
-    assert [result.params for result in run(store, objective, f"tiny/away/{away}")] == GIVEN
+    assert [result.params for result in run(store, objective, f"tiny/away/{server.port}")] == GIVEN
     assert [params["x"] for params in tried] == [0.5, 50.0, 50.0]
-    found = statuses(store)[before:]
-    assert sorted(found[1:]) in (["FINISHED", "FINISHED", "KILLED"], ["FAILED", "FINISHED", "FINISHED"])
-    assert found[0] == "FINISHED"
+    parent, *trials = statuses(store)[before:]
+    assert parent == "FINISHED"
+    assert sorted(trials) in (["FINISHED", "FINISHED", "KILLED"], ["FAILED", "FINISHED", "FINISHED"])
 
 
-def test_a_trial_that_was_silent_for_too_long_is_taken_over(
-    postgres: Postgres,
-    tracking: MlflowServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_trial_that_was_silent_for_too_long_is_taken_over(store: Store, monkeypatch, caplog) -> None:
     """As a laptop that slept: its heart stood still while another process went on. It is told as it ends."""
-    store = open_store(tmp_path, tracking.url, postgres.url)
     monkeypatch.setattr(queue, "GRACE", 1)
     monkeypatch.setattr(Queue, "heartbeat", lambda *_: nullcontext())
     ran: list[Any] = []

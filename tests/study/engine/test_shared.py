@@ -1,7 +1,5 @@
 """A queue that processes share, die in, and find again: each trial counts once, while its MLflow run stands."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 from conftest import no_hang
-from searches import GIVEN, Recorder, dies, listed, parent_of, run, searched, states
+from searches import GIVEN, Recorder, dies, listed, parent_of, run, searched, states, trial_runs
 
 from study.engine import queue
 from study.engine.queue import Queue
@@ -19,25 +17,20 @@ from tracking.errors import StoreError
 from tracking.store import Store, open_store
 
 
-def delete(run_id: str) -> None:
-    mlflow.MlflowClient().delete_run(run_id)
-
-
 def test_a_trial_whose_run_was_deleted_runs_again_with_its_parameters(store: Store) -> None:
     parts = lambda objective: (listed(objective), searched(objective, 2))  # noqa: E731
     first = run(store, *parts(lambda trial: (trial.params["x"],)))
     for deleted in (1, 3):
-        delete(first[deleted].run_id)
+        mlflow.MlflowClient().delete_run(first[deleted].run_id)
     objective = Recorder(lambda trial: -1.0)
     again = run(store, *parts(objective))
     assert objective.ran == [first[1].params, first[3].params]
     assert [result.params for result in again] == [result.params for result in first]
     assert [again[0], again[2]] == [first[0], first[2]], "other trials stay"
     assert states(store) == [("FINISHED", "complete")] * 4
-    delete(parent_of(store).run_id)
-    nothing = Recorder()
-    assert run(store, *parts(nothing)) == again, "trials go on under a parent that was made again"
-    assert nothing.ran == []
+    mlflow.MlflowClient().delete_run(parent_of(store).run_id)
+    assert run(store, *parts(objective)) == again, "trials go on under a parent that was made again"
+    assert len(objective.ran) == 2, "none ran again"
 
 
 @pytest.mark.parametrize("reports", [True, False])
@@ -47,17 +40,14 @@ def test_a_trial_whose_run_is_deleted_under_way_runs_again(store: Store, reports
     def objective(trial: Trial) -> tuple[float, ...]:
         ran.append(trial.params)
         if len(ran) == 2:
-            (under_way,) = mlflow.MlflowClient().search_runs(
-                [store.experiment("tiny/test")], "tags.state = 'running' and tags.`trial.number` = '1'"
-            )
-            delete(under_way.info.run_id)
+            (under_way,) = trial_runs(store, "tags.state = 'running' and tags.`trial.number` = '1'")
+            mlflow.MlflowClient().delete_run(under_way.info.run_id)
         if reports:
             trial.report(1, {"loss": 1.0})
         return (1.0,)
 
     results = run(store, listed(objective))
-    assert ran == [GIVEN[0], GIVEN[1], GIVEN[1]]
-    assert [result.params for result in results] == GIVEN
+    assert (ran, [result.params for result in results]) == ([GIVEN[0], GIVEN[1], GIVEN[1]], GIVEN)
     assert states(store) == [("FINISHED", "complete")] * 2
     assert mlflow.active_run() is None
 
@@ -69,8 +59,7 @@ def test_the_end_of_a_shorter_list_leaves_a_longer_one_s_trials_alone(store: Sto
             assert states(store) == [("FINISHED", "complete"), ("RUNNING", "running")]
         return (1.0,)
 
-    assert len(run(store, listed(objective))) == 2
-    assert states(store) == [("FINISHED", "complete")] * 2
+    assert (len(run(store, listed(objective))), states(store)) == (2, [("FINISHED", "complete")] * 2)
 
 
 def _die(folder: Path, at_the_end: bool | None, after: bool) -> None:
@@ -98,9 +87,7 @@ def _die(folder: Path, at_the_end: bool | None, after: bool) -> None:
         (False, False, [("KILLED", "running")]),  # the trial does not know its run yet
     ],
 )
-def test_a_trial_whose_process_was_killed_runs_again_at_once(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_the_end: bool, after: bool, expected: list
-) -> None:
+def test_a_killed_trial_runs_again(store: Store, tmp_path: Path, monkeypatch, at_the_end, after, expected) -> None:
     dies(_die, tmp_path / "store", at_the_end, after)
     assert [status for status, _ in states(store)] == ["RUNNING"]
     monkeypatch.setattr(queue, "GRACE", 10**6)  # on one machine nobody waits for its silence

@@ -1,7 +1,5 @@
 """Which stages run on a data set, and on which models, checked before anything is trained."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from math import inf
 from types import SimpleNamespace
@@ -30,14 +28,9 @@ def version(number: int = 1, data: str = "", metrics: Any = None, **module: Any)
 
 
 FITTING = version()
-
-
-def stage(name: str, run: Any = None, **what: Any) -> Stage:
-    return Stage(name, "?", Settings, run, **what)
-
-
-MAKER = stage("ruler-maker", outputs=("ruler",))
-DRAWER = stage("drawer", inputs=("ruler",), optional_inputs=("ruler",), outputs=("line",), needs_classes=False)
+MAKER = Stage("ruler-maker", "?", Settings, None, outputs=("ruler",))  # type: ignore[arg-type]
+OPTIONAL = {"inputs": ("ruler",), "optional_inputs": ("ruler",), "needs_classes": False}
+DRAWER = replace(MAKER, name="drawer", outputs=("line",), **OPTIONAL)  # type: ignore[arg-type]
 KNOWN = [MAKER, DRAWER]
 
 
@@ -55,9 +48,7 @@ def champions(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
-def test_what_no_stage_makes_is_the_champion_or_the_version_that_was_asked_for(
-    tiny: Dataset, champions: dict[str, Any]
-) -> None:
+def test_what_no_stage_makes_is_the_champion_or_the_asked_version(tiny: Dataset, champions: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"drawer needs tiny-ruler@champion, .* --stages ruler-maker drawer"):
         resolve(asked(DRAWER), tiny, KNOWN)
     assert resolve(asked(MAKER, DRAWER), tiny, KNOWN)[1] == {}
@@ -69,9 +60,7 @@ def test_what_no_stage_makes_is_the_champion_or_the_version_that_was_asked_for(
             resolve(odd, tiny, KNOWN)
 
 
-def test_a_model_or_settings_that_do_not_fit_are_refused(
-    tiny: Dataset, champions: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_or_settings_that_do_not_fit_are_refused(tiny: Dataset, champions: dict[str, Any], caplog) -> None:
     for odd, message in (
         (version(image_shape=[3, 28, 28]), r"image_shape == \[1, 28, 28\].* \[3, 28, 28\]"),
         (version(classes=4), "classes == 10.* 4"),
@@ -92,13 +81,10 @@ def test_a_model_or_settings_that_do_not_fit_are_refused(
         resolve(asked(replace(DRAWER, check=check)), tiny, KNOWN)
 
 
-def test_unlabelled_data_have_fewer_stages_and_fewer_inputs(
-    tiny: Dataset, champions: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unlabelled_data_have_fewer_stages_and_fewer_inputs(tiny: Dataset, champions: dict[str, Any], caplog) -> None:
     flat = replace(tiny, classes=())
     request, inputs = resolve(asked(MAKER, DRAWER), flat, KNOWN)
-    assert [(each.name, each.inputs) for each in request.stages] == [("drawer", ())]
-    assert inputs == {}
+    assert ([(each.name, each.inputs) for each in request.stages], inputs) == ([("drawer", ())], {})
     assert "ruler-maker" in caplog.text
     with pytest.raises(UsageError, match=r"no labels, .*: ruler-maker"):
         resolve(asked(MAKER), flat, KNOWN)

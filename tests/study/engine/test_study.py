@@ -1,7 +1,5 @@
 """A stage's study: its identity, its parts, and what follows them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,32 +54,25 @@ def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
             side()
             table = study.table()
         assert table.values("loss", part="side") == [], "no metric of that name was logged"
-        assert [trial.params for trial in table.where(part="side")] == given
-        assert len(table) == 5
+        assert ([trial.params for trial in table.where(part="side")], len(table)) == (given, 5)
     assert len(objective.ran) == 4 + 3, "another space is another search; the same one is found again"
     runs = mlflow.MlflowClient().search_runs([study.parent.experiment_id], "tags.`trial.number` != ''")
     names = {run.info.run_name for run in runs if not run.info.run_name.startswith("free")}
-    assert names == {
-        f"{part} {each}" for part in ("side", "trial") for each in ("0: n 1, learning_rate 0.0005", "1: n 2")
-    }
+    each = "0: n 1, learning_rate 0.0005", "1: n 2"
+    assert names == {f"{part} {name}" for part in ("side", "trial") for name in each}
 
 
 def test_identity(context: Context, tiny: Dataset) -> None:
-    changes = {
-        "seed": replace(context, session=replace(context.session, seed=1)),
-        "version": replace(context, stage=replace(STAGE, version=2)),
-        "settings": replace(context, settings=Settings(epochs=4)),
-        "another stage's settings": replace(context, others={"judge": {"batch_size": 3}}),
-        "training data": replace(context, session=replace(context.session, dataset=replace(tiny, train=tiny.val))),
-        "test data": replace(context, session=replace(context.session, dataset=replace(tiny, test=tiny.val))),
-    }
-    names = {what: name_of(changed) for what, changed in changes.items()}
-    assert len({*names.values(), name_of(context)}) == 1 + len(changes)
-    same = {
-        "excluded": replace(context, settings=Settings(trials=9)),
-        "preset and command": replace(context, session=replace(context.session, preset="demo", command="x")),
-    }
-    assert {name_of(changed) for changed in same.values()} == {name_of(context)}
+    data = [{"dataset": replace(tiny, **{part: tiny.val})} for part in ("train", "test")]
+    changes: list[dict[str, Any]] = [
+        *({"session": replace(context.session, **change)} for change in ({"seed": 1}, *data)),
+        {"stage": replace(STAGE, version=2)},
+        {"settings": Settings(epochs=4)},
+        {"others": {"judge": {"batch_size": 3}}},  # another stage's settings
+    ]
+    assert len({name_of(replace(context, **change)) for change in ({}, *changes)}) == 1 + len(changes)
+    session = replace(context.session, preset="demo", command="x")
+    assert name_of(replace(context, settings=Settings(trials=9), session=session)) == name_of(context)
 
 
 def run_stage(context: Context, made: list[int], weight: float = 1.0) -> Outcome:
@@ -108,8 +99,7 @@ def test_figures_and_rows_are_made_once_for_the_same_trials(context: Context) ->
     made: list[int] = []
     first = run_stage(context, made)
     assert first.rows == (Row("loss", "1.0", baseline="2.0", claim=CLAIM),)
-    assert run_stage(context, made) == first
-    assert len(made) == 1
+    assert (run_stage(context, made), len(made)) == (first, 1)
     client = mlflow.MlflowClient()
     client.delete_run(first.made["line"].run_id)
     second = run_stage(context, made)
@@ -133,13 +123,8 @@ def test_a_command_that_looks_on_waits_for_the_outcome_of_the_trials_that_it_has
     mlflow.MlflowClient().delete_run(first.made["line"].run_id)
     with pytest.raises(OSError, match="dies here"):
         run_stage(context, Dies())
-    by_worker: list[int] = []
-    by_command: list[int] = []
-
-    def watch() -> str:
-        run_stage(context, by_worker)
-        return "1 running"
-
+    by_worker, by_command = list[int](), list[int]()
+    watch = lambda: str(run_stage(context, by_worker))  # noqa: E731
     run_stage(replace(context, session=replace(context.session, watch=watch)), by_command)
     assert (by_worker, by_command) == ([1], [])
 
@@ -151,8 +136,7 @@ def test_rows_that_cannot_be_read_are_made_again(context: Context, change: dict[
     row = {"figure": "loss", "ours": "1.0", "reference": None, "baseline": "2.0"}
     with context.open("") as study:
         study.parent.log_json("outcome", study.parent.read_json("outcome") | {"rows": [row | change]})
-    assert [found.claim for found in run_stage(context, made).rows] == [CLAIM]
-    assert len(made) == 2
+    assert ([found.claim for found in run_stage(context, made).rows], len(made)) == ([CLAIM], 2)
 
 
 def test_an_input_is_known_by_its_weights_not_by_its_number(context: Context, tiny: Dataset) -> None:

@@ -1,7 +1,5 @@
 """Worker processes: how many fit, what they are given and refuse, and what keeps them alive."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -20,31 +18,20 @@ from study.engine import workers
 from study.engine.workers import JobSpec, WorkerPool, free_memory, job_spec, local_workers, wanted
 
 GIB = 2**30
+MACHINES = [(2, 64, "", 2), (8, 64, "4", 2), (8, 64, "many", 8), (8, 5.5, "", 2), (8, 0.5, "", 1), (128, 1024, "", 16)]
+V1, V2 = "memory/memory.limit_in_bytes", "memory.max"  # a container's file, by the version of cgroups
+LIMITS = [("none", "", 64), (V2, 6 * GIB, 6), (V2, "max", 64), (V1, 2 * GIB, 2), (V1, 2**63 - 4096, 64)]
 SPEC = JobSpec("smoke", ["smoke", "--data", "digits"], "0" * 16, workers.code())
 
 
-@pytest.mark.parametrize(
-    ("cores", "gib", "threads", "expected"),
-    [
-        (2, 64, "", 2),
-        (8, 64, "4", 2),
-        (8, 64, "many", 8),
-        (8, 5.5, "", 2),
-        (8, 0.5, "", 1),
-        (128, 1024, "", 16),
-        (4, float("inf"), "", 4),
-    ],
-)
-def test_workers_fit_cores_and_memory(
-    cores: int, gib: float, threads: str, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("cores", "gib", "threads", "expected"), [*MACHINES, (4, float("inf"), "", 4)])
+def test_workers_fit_cores_and_memory(cores: int, gib: float, threads: str, expected: int, monkeypatch) -> None:
     monkeypatch.delenv("STUDY_WORKERS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
     monkeypatch.setattr(workers, "free_memory", lambda: gib * GIB)
-    assert wanted("auto", "cpu", "local") == expected
-    assert wanted("auto", "cuda", "local") == 1
-    assert wanted(3, "cpu", "local") == 3
+    found = [wanted(*given, "local") for given in (("auto", "cpu"), ("auto", "cuda"), (3, "cpu"))]
+    assert found == [expected, 1, 3]
     monkeypatch.setenv("STUDY_WORKERS", "7")
     assert wanted("auto", "cuda", "slurm") == 7
     for given in ("none", "0", "-2", "²"):
@@ -53,18 +40,10 @@ def test_workers_fit_cores_and_memory(
             wanted("auto", "cpu", "local")
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "expected"),
-    [
-        ("none", "", 64),
-        ("memory.max", f"{6 * GIB}\n", 6),
-        ("memory.max", "max\n", 64),
-        ("memory/memory.limit_in_bytes", f"{2 * GIB}\n", 2),
-        ("memory/memory.limit_in_bytes", f"{2**63 - 4096}\n", 64),
-    ],
-)
-def test_a_containers_memory_is_the_machines(file: str, text: str, expected: int, tmp_path: Path) -> None:
-    files = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {64 * 2**20} kB\n", f"sys/fs/cgroup/{file}": text}
+@pytest.mark.parametrize(("file", "limit", "expected"), LIMITS)
+def test_a_containers_memory_is_the_machines(file: str, limit: object, expected: int, tmp_path: Path) -> None:
+    meminfo = f"MemTotal: 1 kB\nMemAvailable: {64 * 2**20} kB\n"
+    files = {"proc/meminfo": meminfo, f"sys/fs/cgroup/{file}": f"{limit}\n"}
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -80,9 +59,7 @@ def test_a_containers_memory_is_the_machines(file: str, text: str, expected: int
         ({"arguments": ["smoke", "--data", "/nowhere.npz"]}, "/nowhere.npz"),
     ],
 )
-def test_a_worker_refuses_what_is_not_the_commands(
-    changes: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_refuses_what_is_not_the_commands(changes: dict, message: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
     spec = replace(SPEC, **changes)  # type: ignore[arg-type]
     spec = replace(spec, arguments=[*spec.arguments, "--stages", "judge", "--store", str(tmp_path / "store")])
@@ -93,9 +70,7 @@ def test_a_worker_refuses_what_is_not_the_commands(
         run.work(spec)
 
 
-def test_a_worker_that_starts_while_the_database_is_away_is_to_be_started_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_worker_that_starts_while_the_database_is_away_is_to_be_started_again(tmp_path: Path, capsys) -> None:
     places = ["--store", str(tmp_path / "store"), "--storage", "postgresql://127.0.0.1:1/study"]
     with no_hang(), pytest.raises(SystemExit) as ended:
         run.work(replace(SPEC, arguments=[*SPEC.arguments, *places]))
@@ -112,9 +87,7 @@ def pool(monkeypatch: pytest.MonkeyPatch, code: str, count: int = 1) -> WorkerPo
     return made
 
 
-def test_a_worker_that_is_killed_or_loses_its_servers_is_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_is_killed_or_loses_its_servers_is_started_again(tmp_path: Path, monkeypatch) -> None:
     code = f"""
 import os, signal, sys, tempfile
 tempfile.mkstemp(dir={str(tmp_path)!r})
@@ -123,15 +96,11 @@ if before == 1: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit({workers.TRY_AGAIN} if before == 2 else int(os.environ["ANSWER"]))
 """
     with no_hang():
-        started = pool(monkeypatch, code)
-        started.join()
-    assert started.codes == [42]
-    assert len(list(tmp_path.iterdir())) == 3
+        (started := pool(monkeypatch, code)).join()
+    assert (started.codes, len(list(tmp_path.iterdir()))) == ([42], 3)
 
 
-def test_workers_are_stopped_once_and_those_that_do_not_listen_are_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_are_stopped_once_and_those_that_do_not_listen_are_killed(tmp_path: Path, monkeypatch) -> None:
     code = f"""
 import os, signal, sys, time
 file = os.path.join({str(tmp_path)!r}, str(os.getpid()))
@@ -144,12 +113,11 @@ while True: time.sleep(0.1)
         started = pool(monkeypatch, code, 2)
         until(lambda: len(list(tmp_path.iterdir())) == 2)
         started.stop()
-    for file in tmp_path.iterdir():
-        assert file.read_text() == "x"
-        assert not Path(f"/proc/{file.name}").exists()
+    found = {(file.read_text(), Path(f"/proc/{file.name}").exists()) for file in tmp_path.iterdir()}
+    assert found == {("x", False)}
 
 
-def test_ctrl_c_while_workers_start_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_workers_start_is_not_lost(monkeypatch) -> None:
     start, pools = WorkerPool._start, list[WorkerPool]()
 
     def interrupted(started: WorkerPool) -> subprocess.Popen[bytes]:

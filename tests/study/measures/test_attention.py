@@ -1,7 +1,5 @@
 """Errors of exact attention, against torch's convolutions and closed forms."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
@@ -49,8 +47,7 @@ def test_fully_connected_layers() -> None:
 
 
 def test_a_copy_is_compared_image_by_image() -> None:
-    def bright_first(images: torch.Tensor) -> torch.Tensor:
-        """Logits of two classes: whether the first pixel is bright."""
+    def bright_first(images: torch.Tensor) -> torch.Tensor:  # logits of two classes
         return torch.stack([torch.full_like(images[:, 0, 0, 0], 0.5), images[:, 0, 0, 0]], 1)
 
     def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
@@ -63,8 +60,7 @@ def test_a_copy_is_compared_image_by_image() -> None:
     found = measures.compare(same, same, images, dtype=torch.float64, judge=judge)
     assert found == {"difference": 0, "loss": 0, "copy_loss": 0, "decisions": 0}
     found = measures.compare(same, changed(lambda images: images + 0.25), images, dtype=torch.float64, judge=judge)
-    assert found["difference"] == pytest.approx(0.25)
-    assert found["copy_loss"] == pytest.approx(0.25**2)
+    assert (found["difference"], found["copy_loss"]) == (pytest.approx(0.25), pytest.approx(0.25**2))
     first = to_float(images)[:, 0, 0, 0]
     assert found["decisions"] == int(((first <= 0.5) & (first + 0.25 > 0.5)).sum()) > 0
     images[0] = 255

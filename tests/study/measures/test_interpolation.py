@@ -24,8 +24,7 @@ def test_paths_begin_and_end_with_their_classes_and_the_way_back_counts_alike(br
     assert found.images.shape == (4, interpolation.STEPS, 1, 28, 28)
     ends = found.images[:, [0, -1]].mean((2, 3, 4)) * 10
     torch.testing.assert_close(ends, wanted.float(), atol=1e-4, rtol=0)
-    assert found.measures["third_class"] == 0.5
-    assert found.measures["smoothness"] == pytest.approx(1, rel=1e-3)
+    assert (found.measures["third_class"], found.measures["smoothness"]) == (0.5, pytest.approx(1, rel=1e-3))
 
 
 PATHS = {
@@ -42,10 +41,7 @@ PATHS = {
 def test_measures_of_paths_made_by_hand(name: str, brightness: Evaluator) -> None:
     """Points are shares of the way; the decoder has the path of each share. There are fewer points than paths."""
     path, expected = PATHS[name]
-
-    def decode(points: torch.Tensor) -> torch.Tensor:
-        return uniform(path[(points[:, 0] * 10).round().long()])
-
+    decode = lambda points: uniform(path[(points[:, 0] * 10).round().long()])  # noqa: E731
     points, wanted = torch.tensor([[0.0], [1.0]]), torch.tensor([[2, 4]] * 4)
     found = interpolation.interpolate(points, decode, torch.lerp, wanted, brightness)
     assert {measure: found.measures[measure] for measure in expected} == pytest.approx(expected, abs=1e-4, nan_ok=True)
@@ -64,7 +60,6 @@ def test_pairs_are_of_different_classes(classes: int) -> None:
 
 def test_spherical_interpolation_keeps_the_length_and_turns_evenly() -> None:
     starts, ends = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[[0.0, 2.0]]])
-    share = torch.linspace(0, 1, 5)[None, :, None]
-    angles = torch.linspace(0, np.pi / 2, 5)
+    share, angles = torch.linspace(0, 1, 5)[None, :, None], torch.linspace(0, np.pi / 2, 5)
     expected = 2 * torch.stack([angles.cos(), angles.sin()], 1)[None]
     torch.testing.assert_close(interpolation.slerp(starts, ends, share), expected, atol=1e-5, rtol=0)

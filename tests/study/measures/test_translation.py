@@ -1,7 +1,5 @@
 """Measures of translated images, against NumPy, planted swaps and a planted code."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -35,16 +33,12 @@ def test_the_truth_is_perfect_and_a_swap_of_classes_is_seen(tiny: Dataset) -> No
         labels = judges[0](tiny.test.images / 255).argmax(1)
     truth = Truth(tiny.test.images, tiny.test.images, labels, judges, 10)
     found = truth.measures(tiny.test.images / 255)
-    assert found["test/mae"] == pytest.approx(0, abs=1e-6)
-    assert found["judge1/fd"] == pytest.approx(0, abs=1e-3)
-    assert found["judge1/kept"] == found["judge1/permuted"] == 1
-    assert found["judge1/recall"] == found["judge1/coverage"] == 1
+    assert (found["test/mae"], found["judge1/fd"]) == (pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1e-3))
+    assert {found[f"judge1/{name}"] for name in ("kept", "permuted", "recall", "coverage")} == {1}
     assert found["test/shortfall"] == (1 - found["judge2/kept"]) / 0.1
     other = Truth(tiny.test.images, tiny.test.images, (labels + 1) % 10, judges, 10)
     swapped = other.measures(tiny.test.images / 255)
-    assert swapped["judge1/kept"] == 0
-    assert swapped["judge1/permuted"] == 1
-    assert swapped["test/shortfall"] == 10
+    assert (swapped["judge1/kept"], swapped["judge1/permuted"], swapped["test/shortfall"]) == (0, 1, 10)
 
 
 def test_a_translator_falls_short_by_its_error_or_by_the_classes_it_loses(tiny: Dataset) -> None:

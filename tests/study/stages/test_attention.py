@@ -1,7 +1,5 @@
 """The attention stage: its objectives without a store, and the rules of its rows."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The autoencoder study: its objective, its champion, its figures and rows."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace

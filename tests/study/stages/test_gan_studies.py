@@ -1,7 +1,5 @@
 """Both GANs' studies: lists of trials, random recipes, rows and claims, and whole studies with fake trials."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """One GAN trial and one baseline trial, as both GAN stages run them."""
 
-from __future__ import annotations
-
 from functools import partial
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """The transfer stage: its check of the number of labels, one trial of each mode, and its claims."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 from types import SimpleNamespace

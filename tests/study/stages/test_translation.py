@@ -1,7 +1,5 @@
 """The translation stage: its objectives without a store, and the rules of its claims."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from itertools import product

@@ -1,10 +1,7 @@
 """Training attention to imitate a convolution."""
 
-from __future__ import annotations
-
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
@@ -17,7 +14,7 @@ def images(count: int, seed: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed)).byte()
 
 
-def test_attention_learns_a_small_convolution_and_fixed_heads_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_learns_a_small_convolution_and_fixed_heads_do_not(monkeypatch) -> None:
     monkeypatch.setattr(attention, "BATCH_SIZE", 16)
     torch.manual_seed(0)
     conv = nn.Conv2d(1, 4, 2, padding=1, bias=False).requires_grad_(False)

@@ -17,15 +17,13 @@ def test_judge_learns_easy_classes(tiny: Dataset) -> None:
     torch.manual_seed(0)
     judge, reported = Judge("conv", **DIGITS, width=4), {}
     classifiers.train_judge(judge, tiny.train, tiny.val, ClassifierSettings(8, 32, 1e-2), reported.__setitem__)
-    assert list(reported) == list(range(1, 9))
-    assert reported[8]["val/accuracy"] == classifiers.accuracy(judge, tiny.val)
+    assert (list(reported), reported[8]["val/accuracy"]) == (list(range(1, 9)), classifiers.accuracy(judge, tiny.val))
     assert classifiers.accuracy(judge, tiny.test) > 0.9
 
 
 def test_head_learns_clusters_from_noisy_copies() -> None:
     torch.manual_seed(0)
-    labels = torch.arange(10).repeat(10)
-    centres = 3 * torch.eye(10)
+    labels, centres = torch.arange(10).repeat(10), 3 * torch.eye(10)
     copies = centres[labels] + 0.1 * torch.randn(5, 100, 10)
     head, reported = nn.Linear(10, 10), {}
     settings = ClassifierSettings(epochs=20, batch_size=20, learning_rate=2e-2, passes=4)
@@ -53,36 +51,28 @@ def test_jitter_at_its_bounds_is_the_product_of_its_maps(sign: int, side: int, m
 
 def test_jitter_moves_each_image_by_itself() -> None:
     images = torch.rand(1, 1, 28, 28).expand(500, -1, -1, -1)
-    moved = classifiers.jitter(images, 15, 3, 0.2, shear=0.3, ratio=0.1)
-    assert len(moved.unique(dim=0)) == 500
+    assert len(classifiers.jitter(images, 15, 3, 0.2, shear=0.3, ratio=0.1).unique(dim=0)) == 500
 
 
 def test_few_labels_are_smoothed_and_moved_as_asked(tiny: Dataset) -> None:
     """Of images alike, the best prediction under smoothing is the smoothed target itself."""
     few, seen, reported = Split(tiny.train.images[:40], torch.zeros(40, dtype=torch.long)), [], {}
-
-    def blank(images: torch.Tensor) -> torch.Tensor:
-        seen.append(len(images))
-        return torch.zeros_like(images)
-
+    blank = lambda images: seen.append(len(images)) or torch.zeros_like(images)  # noqa: E731
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     settings = ClassifierSettings(300, 20, 5e-2, smoothing=0.2)
     classifiers.train_classifier(model, few, settings, reported.__setitem__, augment=blank)
     expected = torch.tensor([0.82, *9 * [0.02]])
     torch.testing.assert_close(model[1].bias.detach().softmax(0), expected, atol=1e-2, rtol=0)
-    assert seen == 600 * [20]
-    assert reported[300]["train/accuracy"] == 1
+    assert (seen, reported[300]["train/accuracy"]) == (600 * [20], 1)
 
 
 def test_labelled_images_are_balanced_and_drawn_anew(tiny: Dataset) -> None:
     labels = tiny.train.labels
     first, second = (classifiers.draw_labelled(labels, 7, seed, classes=10) for seed in (0, 1))
-    assert labels[first].bincount().tolist() == [7] * 10
-    assert len(set(first.tolist())) == 70
+    assert (labels[first].bincount().tolist(), len(set(first.tolist()))) == ([7] * 10, 70)
     assert not torch.equal(first, second)
     assert torch.equal(first, classifiers.draw_labelled(labels, 7, 0, classes=10))
-    with pytest.raises(ValueError, match="but got 65"):
-        classifiers.draw_labelled(labels, 65, 0, classes=10)
-    with pytest.raises(ValueError, match="but got 1"):
-        classifiers.draw_labelled(labels, 1, 0, classes=11)
+    for count, classes, told in ((65, 10, "but got 65"), (1, 11, "but got 1")):
+        with pytest.raises(ValueError, match=told):
+            classifiers.draw_labelled(labels, count, 0, classes=classes)

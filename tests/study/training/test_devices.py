@@ -31,8 +31,12 @@ def _split() -> Split:
     return Split(torch.randint(256, (COUNT, *SHAPE), dtype=torch.uint8), torch.arange(COUNT) % CLASSES)
 
 
-def _judge() -> nn.Module:
-    return Judge("conv", image_shape=SHAPE, classes=CLASSES, width=2)
+def _judged() -> tuple[nn.Module, Split]:
+    return Judge("conv", image_shape=SHAPE, classes=CLASSES, width=2), _split()
+
+
+def _head() -> tuple[nn.Module, Tensor, Tensor]:
+    return nn.Linear(LATENT_DIM, CLASSES), torch.zeros(2, COUNT, LATENT_DIM), _split().labels
 
 
 def _autoencoder(report: Report) -> None:
@@ -61,19 +65,15 @@ GRAPHS: dict[str, Callable[[Report], None]] = {
 }
 CASES: dict[str, Callable[[Report], None]] = {
     **GRAPHS,
-    "judge": lambda report: classifiers.train_judge(
-        *(_judge(), _split(), _split(), CLASSIFIER, report), augment=nn.Identity()
-    ),
-    "few labels": lambda report: classifiers.train_classifier(_judge(), _split(), CLASSIFIER, report),
-    "head": lambda report: classifiers.train_head(
-        nn.Linear(LATENT_DIM, CLASSES), torch.zeros(2, COUNT, LATENT_DIM), _split().labels, CLASSIFIER, report
-    ),
+    "judge": lambda report: classifiers.train_judge(*_judged(), _split(), CLASSIFIER, report, augment=nn.Identity()),
+    "few labels": lambda report: classifiers.train_classifier(*_judged(), CLASSIFIER, report),
+    "head": lambda report: classifiers.train_head(*_head(), CLASSIFIER, report),
     "conditional GAN on images": _translation,
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_epoch_needs_nothing_but_its_device(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_needs_nothing_but_its_device(case: str, monkeypatch) -> None:
     taken: list[Tensor] = []
     batches = loops.batches
 
@@ -99,7 +99,7 @@ def test_an_epoch_needs_nothing_but_its_device(case: str, monkeypatch: pytest.Mo
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch sees")
 @pytest.mark.parametrize("case", GRAPHS)
-def test_on_a_gpu_a_graph_gives_the_numbers_of_single_steps(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_a_graph_gives_the_numbers_of_single_steps(case: str, monkeypatch) -> None:
     def found() -> dict[int, object]:
         torch.manual_seed(1)
         reported: dict[int, object] = {}

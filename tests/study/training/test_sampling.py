@@ -21,10 +21,9 @@ def test_inputs_are_noise_and_one_hot_labels_with_the_fractions_of_real_ones() -
     assert torch.equal(inputs[:, :5], sampling.noise(6, 5, 1, CPU))
     assert labels is not None
     assert inputs[:, 5:].argmax(1).tolist() == labels.tolist() == [2, 0, 0, 0, 2, 0]
-    assert torch.equal(sampling.noise(7, 20, 3, CPU)[:, :10], sampling.noise(7, 10, 3, CPU)), (
-        "a smaller noise begins a larger one"
-    )
-    assert not torch.equal(sampling.noise(7, 10, 3, CPU), sampling.noise(7, 10, 2, CPU))
+    larger, smaller, other = (sampling.noise(7, dim, seed, CPU) for dim, seed in ((20, 3), (10, 3), (10, 2)))
+    assert torch.equal(larger[:, :10], smaller), "a smaller noise begins a larger one"
+    assert not torch.equal(smaller, other)
 
 
 @pytest.mark.parametrize(("classes", "shape"), [(0, (100, 7)), (3, (30, 10)), (26, (200, 33))])
@@ -45,8 +44,8 @@ def test_places_are_taken_once_until_a_class_has_no_more() -> None:
 
 
 def clusters(count: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, generator=generator) + 6 * (torch.arange(count) % 2)[:, None]
+    noise = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
+    return noise + 6 * (torch.arange(count) % 2)[:, None]
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -75,9 +74,8 @@ def test_one_component_is_a_gaussian_and_there_are_no_more_than_points() -> None
 def test_each_label_is_drawn_from_the_mixture_of_its_own_latents() -> None:
     train, labels = clusters(600, 0), torch.arange(600) % 2
     wanted = torch.tensor([1, 0, 0, 1, 0] * 40)
-    points, loss = sampling.draw_class_mixtures(
-        (train, labels), (train, labels), 1, wanted, seed_of=lambda label: label
-    )
+    labelled = train, labels
+    points, loss = sampling.draw_class_mixtures(labelled, labelled, 1, wanted, seed_of=lambda label: label)
     assert torch.equal((points.mean(1) > 3).long(), wanted)
     alone = [sampling.draw_mixture(train[labels == each], train[labels == each], 1, 9, seed=each)[1] for each in (0, 1)]
     assert loss == pytest.approx(0.6 * alone[0] + 0.4 * alone[1])
