@@ -30,6 +30,11 @@ class NearestTenth(nn.Module):
         return -60 * (features[:, :1] - torch.arange(10.0)).square()
 
 
+def uniform(values: torch.Tensor) -> torch.Tensor:
+    """Images of these brightnesses, in tenths."""
+    return (values / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
+
+
 def brightness_judge() -> Judge:
     """Takes a uniform image of brightness k / 10 for a k."""
     judge = Judge("conv", image_shape=(1, 28, 28), classes=10, width=2)

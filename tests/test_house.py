@@ -20,7 +20,7 @@ FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob(
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
-PRODUCT_LINES, PRODUCT_FILES, FILE_LINES, TEST_LINES, FLAGS = 12_870, 79, 450, 10_700, 50  # goals: 12,500, 10,000
+PRODUCT_LINES, PRODUCT_FILES, FILE_LINES, TEST_LINES, FLAGS = 12_870, 79, 450, 10_030, 50  # goals: 12,500, 10,000
 ALIKE = 0.85  # of two different module names, by difflib: store and stored have 0.91
 ALLOWED = {("judge", "judges"), ("run", "runs"), ("stage", "stages")}  # in different packages
 HEAVY = {"torch", "mlflow", "optuna", "sklearn", "scipy", "matplotlib"}

@@ -67,13 +67,13 @@ def test_trials_say_what_computed_them_threads_do_not_count(studies: Studies, le
     for tags in (run.data.tags for run in before.values()):
         assert all((tags["git_commit"], tags["git_dirty"], "torch " in tags["versions"]))
         assert (tags["device"], tags["threads"]) == ("cpu", "1")
-    given = [*FAST, "--data", letters, *ALL, "--transfer.draws", "2", "--store", studies.store]
+    given = [*FAST, "--data", letters, *ALL, "--repeats", "2", "--store", studies.store]
     done = command("study.run", *given, env={"OMP_NUM_THREADS": "2"})
     assert done.returncode == 0, done.stderr
     after = studies.trials()
     assert before.keys() < after.keys()
     new = after.keys() - before.keys()
-    assert (len(new), {after[each].data.tags["threads"] for each in new}) == (TRIALS["transfer"], {"2"})
+    assert (len(new), {after[each].data.tags["threads"] for each in new}) == (TRIALS["autoencoder"] + TRIALS["transfer"], {"2"})
 
 
 def test_the_recorded_commands_of_all_stages_find_their_trials(smoke: Studies, smoke_store: Path) -> None:

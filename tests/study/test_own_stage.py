@@ -74,7 +74,7 @@ def test_a_broken_package_is_named_in_one_sentence(plug: Plug, fresh: Studies, m
 def test_it_runs_reports_and_loads_by_name(plug: Plug, fresh: Studies, tmp_path: Path, called: Call) -> None:
     plug(CODE)
     given = ("smoke", "--data", "digits", "--autoencoder.latent-dims", 5, "--autoencoder.free-trials", 0)
-    given += ("--stages", "judge", "autoencoder", "linear-probe")
+    given += ("--stages", "judge", "autoencoder", "linear-probe", "--repeats", 3)
     done = fresh.run(*given)
     assert re.search(r"\nlinear-probe: digits-linear-probe v1\n +test accuracy, linear layer +\d", done.out)
     before = fresh.trials().keys()

@@ -75,7 +75,7 @@ def test_every_trial_is_a_nested_run_with_its_figures(store: Path) -> None:
         for trial in trials:
             assert trial.info.status == "FINISHED"
             assert trial.data.tags["mlflow.parentRunId"] == parent.info.run_id
-            assert trial.data.metrics.keys() & {"val/loss", "val/fd", "val/mae", "val/error", "val/accuracy"}
+            assert trial.data.metrics.keys() & {"val/loss", "val/fd", "search/fd", "val/mae", "val/error", "val/accuracy"}
             assert all(np.isfinite(list(trial.data.metrics.values())))
         for kind in STAGES[stage].inputs:
             assert {each.data.tags[f"input.{kind}"] for each in (parent, *trials)} == {f"models:/digits-{kind}/1"}

@@ -3,10 +3,12 @@
 import time
 from typing import Any
 
+import mlflow
 import optuna
 import pytest
 import torch
-from searches import GIVEN, SPACE, Recorder, listed, run, runner, searched, states
+from optuna.study import StudyDirection
+from searches import GIVEN, SPACE, Recorder, listed, parent_of, run, runner, searched, states
 from sqlalchemy import create_engine, inspect
 
 from study.engine.queue import Queue
@@ -117,3 +119,15 @@ def test_optuna_s_trial_of_a_dead_process_is_failed(store: Store) -> None:
         dead.close()  # as its process lets go of its lock when it dies
         assert len(finish()) == 1
     assert [each.state.name for each in optuna_trials(store)] == ["FAIL", "COMPLETE"]
+
+
+def test_optuna_reads_a_search_and_each_trial_leads_to_mlflow(store: Store) -> None:
+    run(store, searched(Recorder(x), 6))
+    (name,) = optuna.get_all_study_names(store.optuna_url)
+    study = optuna.load_study(study_name=name, storage=store.optuna_url)
+    assert (study.metric_names, study.directions, len(study.trials)) == (["loss"], [StudyDirection.MINIMIZE], 6)
+    for trial in study.trials:
+        found = mlflow.get_run(trial.user_attrs["mlflow.run_id"])
+        assert found.data.tags["mlflow.parentRunId"] == parent_of(store).run_id
+        assert float(found.data.params["x"]) == pytest.approx(trial.value)
+        assert trial.user_attrs["mlflow.page"].endswith(f"/runs/{found.info.run_id}")

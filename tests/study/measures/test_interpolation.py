@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from contexts import brightness_judge
+from contexts import brightness_judge, uniform
 
 from study.data.dataset import Dataset
 from study.measures import interpolation
@@ -11,10 +11,6 @@ from study.measures.judges import Evaluator
 @pytest.fixture
 def brightness(tiny: Dataset) -> Evaluator:
     return Evaluator(brightness_judge(), tiny)
-
-
-def uniform(values: torch.Tensor) -> torch.Tensor:
-    return (values / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
 
 
 def test_paths_begin_and_end_with_their_classes_and_the_way_back_counts_alike(brightness: Evaluator) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contexts import brightness_judge
+from contexts import brightness_judge, uniform
 
 from models.classifier import Judge
 from study.data.dataset import Dataset, Split, to_float
@@ -15,10 +15,6 @@ DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
 @pytest.fixture
 def judges(tiny: Dataset) -> Judges:
     return Judges([Evaluator(brightness_judge(), tiny) for _ in PREFIXES])
-
-
-def uniform(values: torch.Tensor) -> torch.Tensor:
-    return (values / 10).reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28).contiguous()
 
 
 def test_measures_of_samples_of_the_right_label_and_of_a_wrong_one(judges: Judges, tiny: Dataset) -> None:
