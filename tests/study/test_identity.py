@@ -73,7 +73,8 @@ def test_trials_say_what_computed_them_threads_do_not_count(studies: Studies, le
     after = studies.trials()
     assert before.keys() < after.keys()
     new = after.keys() - before.keys()
-    assert (len(new), {after[each].data.tags["threads"] for each in new}) == (TRIALS["autoencoder"] + TRIALS["transfer"], {"2"})
+    threads = {after[each].data.tags["threads"] for each in new}
+    assert (len(new), threads) == (TRIALS["autoencoder"] + TRIALS["transfer"], {"2"})
 
 
 def test_the_recorded_commands_of_all_stages_find_their_trials(smoke: Studies, smoke_store: Path) -> None:
