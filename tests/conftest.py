@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -169,3 +169,21 @@ def easy(image_shape: tuple[int, int, int], classes: int, per_class: int, held_o
 def tiny() -> Dataset:
     """640 training images, 100 validation and 100 test images of ten easy classes."""
     return easy((1, 28, 28), 10, 64, 10)
+
+
+@pytest.fixture
+def denied() -> Callable[[Path], AbstractContextManager[None]]:
+    """Makes a file or folder one that this user may not read or enter; root, who may, becomes somebody else."""
+
+    @contextmanager
+    def deny(path: Path) -> Iterator[None]:
+        user, mode = os.geteuid(), path.stat().st_mode
+        path.chmod(0)
+        os.seteuid(user or 65_534)  # nobody
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+            path.chmod(mode)
+
+    return deny

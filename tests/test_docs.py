@@ -44,9 +44,7 @@ def commands(start: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_the_commands_and_the_python_of_the_page_of_models_and_the_example(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_commands_and_the_python_of_the_page_of_models_and_the_example(tmp_path: Path, monkeypatch, capsys) -> None:
     """In a folder with the store, of models of the digits that nobody has trained, and a reader's files."""
     store_of_models(tmp_path / "mlruns")
     monkeypatch.chdir(tmp_path)

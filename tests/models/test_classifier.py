@@ -3,16 +3,13 @@ import torch
 
 from models.classifier import JUDGE_KINDS, Judge
 
-KINDS_OF_IMAGES = [((1, 28, 28), 10), ((3, 32, 32), 3), ((1, 16, 16), 26), ((3, 64, 64), 2)]
 
-
-@pytest.mark.parametrize(("image_shape", "classes"), KINDS_OF_IMAGES)
+@pytest.mark.parametrize(("image_shape", "classes"), [((1, 28, 28), 10), ((1, 16, 16), 26), ((3, 64, 64), 2)])
 @pytest.mark.parametrize("kind", JUDGE_KINDS)
 def test_judge_logits_come_from_its_features(kind: str, image_shape: tuple[int, int, int], classes: int) -> None:
     judge = Judge(kind, image_shape=image_shape, classes=classes, width=4, feature_dim=7).eval()
     images = torch.rand(5, *image_shape)
-    assert judge.features(images).shape == (5, 7)
-    assert judge(images).shape == (5, classes)
+    assert (judge.features(images).shape, judge(images).shape) == ((5, 7), (5, classes))
     assert torch.equal(judge(images), judge.head(judge.features(images)))
 
 

@@ -113,9 +113,7 @@ def test_renamed_and_edited_things_are_found_and_stay_as_they_are(studies: Studi
     assert "'abcd/autoencoder' in this store was deleted in MLflow: restore it, or use another --store" in refused
 
 
-def test_one_database_of_optuna_and_two_stores(
-    letters: Path, empty_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_database_of_optuna_and_two_stores(letters: Path, empty_store: Path, tmp_path: Path, capsys) -> None:
     given = (*FAST, "--data", letters, "--stages", "judge", "--storage", f"sqlite:///{tmp_path}/optuna.db")
     stores = [Studies(copied(empty_store, tmp_path / name), capsys) for name in ("first", "second")]
     tables = [store.run(*given).table for store in stores]

@@ -133,9 +133,7 @@ def test_logging_of_the_calling_program_stays_as_it_is(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "once\n"
 
 
-def test_a_bug_and_what_cannot_be_imported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_and_what_cannot_be_imported(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     for number, error in enumerate(("OSError('cannot map')", "MemoryError()", "ImportError")):
         (tmp_path / f"broken{number}.py").write_text(f"raise {error}\n")

@@ -20,7 +20,6 @@ from study.training.classifier import ClassifierSettings
 from study.training.gan import GanSettings
 
 WGAN = GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4)
-SCORE = ClassifierSettings(1, 64, 1e-2)
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_the_epoch_that_is_kept_is_measured_again_on_fresh_noise(inputs: GanInpu
 
 def test_a_conditional_trial_measures_what_was_asked_for_and_the_last_epochs(inputs: GanInputs) -> None:
     trial, settings = FakeTrial(), GanSettings(64, 1e-3, 0.1, 1, width=8, noise_dim=4, ema_decay=0.9)
-    generators.gan_trial(trial, inputs, settings, epochs=7, evaluate_every=50, score=SCORE)
+    generators.gan_trial(trial, inputs, settings, epochs=7, evaluate_every=50, score=ClassifierSettings(1, 64, 1e-2))
     found, epochs = trial.metrics, [3, 4, 5, 6, 7]
     assert trial.history["val/fd"][0] == trial.history["val/fd_online"][0] == epochs
     for metric in ("val/fd", "val/fd_online"):

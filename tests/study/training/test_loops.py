@@ -4,18 +4,15 @@ from torch import nn
 
 from study.training import loops
 
-CPU = torch.device("cpu")
-
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (1, 64), (5, 64), (10, 3), (10, 5), (64, 64), (129, 64)])
 def test_batches_are_a_shuffled_epoch_without_the_rest(count: int, size: int) -> None:
-    found = list(loops.batches(count, size, CPU))
-    assert {len(batch) for batch in found} == {min(count, size)}
+    found = list(loops.batches(count, size, torch.device("cpu")))
     assert len(found) == loops.steps_per_epoch(count, size) == max(1, count // size)
     drawn = torch.cat(found).tolist()
-    assert len(set(drawn)) == len(drawn)
+    assert ({len(batch) for batch in found}, len({*drawn})) == ({min(count, size)}, len(drawn))
     with pytest.raises(ValueError, match=f"must hold, but got 0 and {size}"):
-        next(loops.batches(0, size, CPU))
+        next(loops.batches(0, size, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(("count", "batch"), [(55_000, 256), (1024, 256), (120, 30), (9, 2), (1, 2)])
