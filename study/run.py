@@ -146,7 +146,7 @@ def ending(outcomes: Sequence[Outcome], config: StudyConfig, report: str) -> str
     from tracking.views import server, trials_page
 
     claims = verdicts(row for outcome in outcomes for row in outcome.rows)
-    few = "none" if config.repeats >= FEWEST else f"none with fewer than {FEWEST} repeats, --repeats 5 decides"
+    few = "none" if config.repeats >= FEWEST else f"none with fewer than {FEWEST} repeats, see --repeats"
     remote = server()
     local = [] if config.store == StudyConfig.store else ["--store", str(config.store)]
     flags = local if remote is None else ["--tracking-uri", remote]

@@ -21,7 +21,6 @@ MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("
 TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 
 PRODUCT_LINES, PRODUCT_FILES, FILE_LINES, TEST_LINES, FLAGS = 12_870, 79, 450, 10_000, 50  # of the first: 12,500
-ALIKE = 0.85  # of two different module names, by difflib: store and stored have 0.91
 ALLOWED = {("judge", "judges"), ("run", "runs"), ("stage", "stages")}  # in different packages
 BASE, MATHS = {"study.checks"}, {"study.training", "study.data", "models"}
 ENGINE = {"study.engine", "study.results", "study.measures", "study.data", "tracking"}
@@ -101,8 +100,8 @@ def test_sizes() -> None:
 
 def test_names_mean_one_thing() -> None:
     names = sorted({module.rpartition(".")[2] for module in MODULES})
-    alike = [pair for pair in combinations(names, 2) if SequenceMatcher(None, *pair).ratio() >= ALIKE]
-    assert set(alike) <= ALLOWED, "modules with nearly the same name"
+    alike = [pair for pair in combinations(names, 2) if SequenceMatcher(None, *pair).ratio() >= 0.85]
+    assert set(alike) <= ALLOWED, "modules with nearly the same name: store and stored have 0.91"
     classes = Counter(node.name for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     assert [name for name, count in classes.items() if count > 1 and not name.startswith("_")] == []
 

@@ -8,9 +8,8 @@ from models.classifier import JUDGE_KINDS, Judge
 @pytest.mark.parametrize("kind", JUDGE_KINDS)
 def test_judge_logits_come_from_its_features(kind: str, image_shape: tuple[int, int, int], classes: int) -> None:
     judge = Judge(kind, image_shape=image_shape, classes=classes, width=4, feature_dim=7).eval()
-    images = torch.rand(5, *image_shape)
-    assert (judge.features(images).shape, judge(images).shape) == ((5, 7), (5, classes))
-    assert torch.equal(judge(images), judge.head(judge.features(images)))
+    logits, features = judge(images := torch.rand(5, *image_shape)), judge.features(images)
+    assert (features.shape, logits.shape, torch.equal(logits, judge.head(features))) == ((5, 7), (5, classes), True)
 
 
 @pytest.mark.parametrize(("kind", "image_shape"), [("forest", (1, 28, 28)), ("conv", (1, 28, 30))])

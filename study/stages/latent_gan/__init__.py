@@ -15,7 +15,7 @@ DESCRIPTION = (
 
 
 def run(context: Context) -> Outcome:
-    """Search WGAN settings for the least `val/fd`, and train the best with other seeds; the best of those competes."""
+    """Search WGAN settings for the least `search/fd`, and train the best with new seeds; the best of those competes."""
     from study.engine.search import Search
     from study.engine.study import Candidate
     from study.stages.generators import GanInputs, baseline_trial, champion_distance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,9 @@ class SearchTraining(GanTraining):
             vectors = noise(SAMPLES, self.settings.noise_dim, WATCH_SEED, self.model.mean.device)
             latents = self.latents(self.model.generator, vectors)
             measures = self.inputs.judges.search_measures(self.inputs.decode(latents)) | correlation(latents)
-        self.trial.report(epoch, {**losses, **measures})
+        # At its last epoch a trial has cost all that it can: to stop it would save nothing.
+        with suppress(Pruned) if epoch == self.epochs else nullcontext():
+            self.trial.report(epoch, {**losses, **measures})
         modes, classes = measures.get("val/modes", math.inf), len(self.inputs.data.classes)
         if modes < HOPELESS_FRACTION * classes and self.epochs > epoch >= self.epochs / SETTLED:
             raise Pruned(f"collapsed to {modes:.0f} of {classes} classes at epoch {epoch}")

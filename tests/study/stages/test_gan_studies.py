@@ -39,12 +39,14 @@ def test_every_parameter_of_the_search_is_a_setting_and_the_reference_takes_as_m
 
 
 def test_a_trial_of_a_search_is_measured_at_its_rungs_and_stopped_if_it_collapses(tiny: Dataset) -> None:
-    trial = FakeTrial(PARAMS)
-    inputs = inputs_of(context_of(tiny, LatentGanConfig()))
+    trial, inputs = FakeTrial(PARAMS), inputs_of(context_of(tiny, LatentGanConfig()))
     with pytest.raises(Pruned, match="1 of 10 classes at epoch 2"):  # the fake judges see one class only
         search.train(trial, inputs, epochs=6)
     assert (trial.history["search/fd"][0], trial.history["val/modes"][0], trial.models) == ([2], [2], [])
     assert [step for step, _ in trial.images["samples"]] == [0, 2]
+    last: Any = FakeTrial(PARAMS, history={"search/fd": ([1], [0.5])})
+    last.report = lambda *_: (_ for _ in ()).throw(Pruned)
+    assert search.train(last, inputs, epochs=1) == (0.5,), "at its last epoch there is nothing to save"
 
 
 def test_mixtures_are_drawn_as_often_as_gans_are_trained_with_at_most_a_component_a_latent(tiny: Dataset) -> None:
