@@ -161,11 +161,16 @@ class AutoencoderConfig:
         """The size at which the architectures are compared: the reference's, or the one nearest to it."""
         return min(self.sizes, key=lambda size: abs(size - REFERENCE_SIZE), default=REFERENCE_SIZE)
 
+    @property
+    def repeated(self) -> list[int]:
+        """The sizes that claims compare, which have all repeats: this one, the smallest and the largest."""
+        return sorted({*self.sizes[:1], self.compared, *self.sizes[-1:]})
+
 
 AUTOENCODER_PRESETS = {
     "smoke": AutoencoderConfig(latent_dims=(3, 15), free_trials=1, search_epochs=1, epochs=1),
     "demo": AutoencoderConfig(latent_dims=(3, 15), latent_dim=15, search_epochs=1, epochs=2),
-    "exercise": AutoencoderConfig(latent_dim=15, free_trials=8),
+    "exercise": AutoencoderConfig(latent_dim=15, free_trials=8, epochs=12),
     "full": AutoencoderConfig(free_trials=30, search_epochs=10),
 }
 
@@ -336,6 +341,6 @@ class TranslationConfig:
 TRANSLATION_PRESETS = {
     "smoke": TranslationConfig(epochs=1, images=128),
     "demo": TranslationConfig(epochs=1, images=1_000),
-    "exercise": TranslationConfig(),
+    "exercise": TranslationConfig(images=5_000),
     "full": TranslationConfig(epochs=30),
 }

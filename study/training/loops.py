@@ -178,7 +178,7 @@ def fit(
         examples: [N, ...]; only their number and device matter.
         beta2: Decay of AdamW's average of squared gradients; a small value forgets the large gradients of the start.
         graph: See `gradients_of`.
-        after_epoch: Takes the epoch and returns further metrics.
+        after_epoch: Takes the epoch and returns further metrics; may change the mode of the model's layers.
 
     Raises:
         Diverged: A metric is not finite.
@@ -187,9 +187,9 @@ def fit(
     steps = schedule.epochs * schedule.passes * steps_per_epoch(count, schedule.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, betas=(0.9, beta2), fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.learning_rate, total_steps=max(steps, 2))
-    gradients = gradients_of(losses_of, optimizer, device, graph=graph)
     for epoch in range(1, schedule.epochs + 1):
         losses = []
+        gradients = gradients_of(losses_of, optimizer, device, graph=graph)  # anew: `after_epoch` may change modes
         for _ in range(schedule.passes):
             for index in batches(count, schedule.batch_size, device):
                 losses.append(gradients(index))

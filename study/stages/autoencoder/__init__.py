@@ -24,7 +24,8 @@ def run(context: Context) -> Outcome:
     """Train the grid of latent sizes, search for others in fewer epochs, train what was found; register the best.
 
     The champion is the trial with the least validation loss at the size given by `latent_dim`, else the knee of the
-    Pareto front of validation loss and largest |off-diagonal PCC| (the reference's rule).
+    Pareto front of validation loss and largest |off-diagonal PCC| (the reference's rule). Repeats do not compete: with
+    more of them, the stages after this one go on with the model that they have.
     """
     from models.autoencoder import ARCHITECTURES
     from study.engine.search import Search, choice, integer
@@ -37,7 +38,7 @@ def run(context: Context) -> Outcome:
     grid = [
         {"latent_dim": size, "architecture": kind, "repeat": repeat}
         for repeat in context.repeats
-        for size in settings.sizes
+        for size in (settings.repeated if repeat else settings.sizes)
         for kind in ARCHITECTURES
         if kind == ARCHITECTURES[-1] or size == settings.compared
     ]
@@ -57,7 +58,8 @@ def run(context: Context) -> Outcome:
                 nearest = min(study.table().where(part=FREE), key=lambda trial: trial.metrics[KNEE])
                 results += study.run([{**nearest.params, "repeat": 0}], objective, FOUND, objectives=OBJECTIVES)
         knees = {each.run_id: each.metrics[KNEE] for each in study.table()}
-        best, metric = choose(results, knees, settings.latent_dim)
+        first = [result for result in results if result.params["repeat"] == 0] or results
+        best, metric = choose(first, knees, settings.latent_dim)
         force = settings.latent_dim is not None and _differs(context, settings.latent_dim)
         candidate = Candidate(best, metric, picture="reconstructions", force=force)
 

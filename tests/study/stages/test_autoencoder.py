@@ -101,7 +101,7 @@ def test_rows_have_losses_beside_principal_components_and_claims_that_could_fail
     loss = found["test MSE, latent 15, conv+fc"]
     assert (loss.ours, loss.reference, loss.baseline) == ("0.0034 ± 0.0001", "0.01", "conv 0.0068 ± 0.0001, PCA 0.0133")
     assert found["test MSE, latent 3, conv"].reference is None
-    assert found["size at the knee of loss and largest |PCC|"].ours == "15, 15, 15"
+    assert found["size at the knee of loss and largest |PCC|"].ours == "15"
     verdicts = {row.claim.text.split(",")[0]: row.claim.verdict for row in found.values() if row.claim}
     assert verdicts == {
         "FC layers lower the loss": "supported",
