@@ -263,7 +263,7 @@ LATENT_GAN_PRESETS = {
     ),
     "exercise": LatentGanConfig(
         free_trials=30,
-        final_epochs=150,
+        final_epochs=60,
         recipes=4,
         epochs=70,
         evaluate_every=10,
@@ -294,7 +294,7 @@ class ConditionalGanConfig:
 CONDITIONAL_GAN_PRESETS = {
     "smoke": ConditionalGanConfig(epochs=4),
     "demo": ConditionalGanConfig(epochs=8),
-    "exercise": ConditionalGanConfig(epochs=70),
+    "exercise": ConditionalGanConfig(epochs=40),
     "full": ConditionalGanConfig(epochs=150),
 }
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_FOUND = 7
 FEWEST = 3  # repeats of either side of a claim
+ACCURACY_MARGIN, FD_MARGIN, MSE_MARGIN = 0.01, 0.1, 0.05  # differences that count as none: a point, fractions
 WIDTHS = {"figure": 44, "ours": 26, "reference": 20, "baseline": 44, "verdict": 13}
 """Columns of the printed table, and the most characters of a line in each."""
 
@@ -120,6 +121,14 @@ class Claim(MeanDifference):
             return "supported" if (self.difference < 0) == (self.better == "less") else "refuted"
         return "equivalent" if self.equivalent else "inconclusive"
 
+    @property
+    def interval(self) -> str:
+        """The difference with its interval and repeats; if inconclusive, the one that would have been found."""
+        ours, rivals = self.counts
+        text = f"{self.difference:+.3g} ({self.low:.3g} to {self.high:.3g}; {ours} against {rivals or 'a goal'})"
+        found = self.verdict != "inconclusive" or not isfinite(self.detectable)
+        return text if found else f"{text}; {self.detectable:.2g} would be found four times of five"
+
 
 def claim(
     text: str,
@@ -190,6 +199,7 @@ def compared(
     *,
     text: str = "",
     goal: float | None = None,
+    within: float | None = None,
     reference: str | None = None,
     metric: str | None = None,
     found: str | None = None,
@@ -200,11 +210,14 @@ def compared(
     Args:
         beside: By title; whoever has no values is left out.
         text: The claim; "": there is none.
+        within: The margin, as a fraction of the rival's mean.
         rule: Further arguments of `claim`.
     """
     shown = [] if goal is None else [f"goal {form.format(goal)}"]
     shown += [f"{title} {mean_std(values, form)}" for title, values in beside.items() if values]
     rival = next(iter(beside.values()), ()) if goal is None else goal
+    if within and not isinstance(rival, float) and rival:
+        rule["margin"] = within * mean(rival)
     decided = claim(text, ours, rival, shown=shown[0], **rule) if text and shown else None
     cell = mean_std(ours, form) if ours else "failed"
     return Row(figure, cell, reference, ", ".join(shown) or None, decided, metric, found)

@@ -127,11 +127,12 @@ def markdown(page: Page) -> str:
     head = f"Written by `python -m study.report --markdown FILE` on {page.written}. {RULE}"
     parts = [f"# Results on {_plain(page.dataset)}", head]
     if page.claims:
-        columns = ("verdict", "claim", "ours", "rival", "stage")
+        columns = ("verdict", "claim", "ours", "rival", "difference, 95 % interval, repeats", "stage")
         claims = [
-            (claim.verdict, claim.text, row.ours, row.rival or "", section.stage) for section, row, claim in page.claims
+            (f"{claim.verdict}{'*' * claim.primary}", claim.text, row.ours, row.rival or "", claim.interval, part.stage)
+            for part, row, claim in page.claims
         ]
-        parts += ["## Claims", _table([columns, *claims])]
+        parts += ["## Claims", f"{page.verdicts}; primary ones have a star.", _table([columns, *claims])]
     if page.comparison is not None:
         parts += [f"## Beside {_plain(page.comparison.other)}", _table(page.comparison.rows)]
         parts += [f"- {_plain(note)}" for note in page.comparison.notes]

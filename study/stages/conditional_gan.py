@@ -84,7 +84,7 @@ def groups_of(table: Table) -> dict[str, Table]:
 
 def rows(context: Context, groups: Mapping[str, Table]) -> list[Row]:
     """Return the GAN's figures beside each class's mixture, real images and reconstructions; the claims."""
-    from study.results import compared
+    from study.results import ACCURACY_MARGIN, FD_MARGIN, compared
     from study.stages.generators import LAST_EPOCHS, REAL, RECONSTRUCTIONS, caution, measure_rows, weak_judges
 
     gan, beside = groups[WGAN], {title: trials for title, trials in groups.items() if title != WGAN}
@@ -97,8 +97,8 @@ def rows(context: Context, groups: Mapping[str, Table]) -> list[Row]:
     steady = f"Training is stable: the FD of the last {LAST_EPOCHS} epochs varies by less than {STABLE:.0%}"
     stable, better = ("stable", "better") if context.has_reference else (None, None)
     claims: dict[str, dict[str, Any]] = {
-        accuracy: {"text": shows, "better": "more", "found": found},
-        fd: {"text": f"It comes nearer to the test images than {RIVAL}"},
+        accuracy: {"text": shows, "margin": ACCURACY_MARGIN, "better": "more", "found": found},
+        fd: {"text": f"It comes nearer to the test images than {RIVAL}", "within": FD_MARGIN},
         diversity: {"text": diverse, "goal": goal, "better": "more"},
         "val/fd_range": {"text": steady, "goal": STABLE, "reference": stable},
     }

@@ -54,7 +54,8 @@ def test_verdicts() -> None:
     assert decided(HIGH, LOW) == decided(LOW, 0.5) == "refuted"
     assert decided(LOW, 1.0) == "inconclusive"
     assert decided(LOW, 1.0, margin=0.2) == decided(LOW, HIGH, factor=0.5, margin=0.2) == "equivalent"
-    assert decided(LOW, [value + 0.01 for value in LOW]) == "inconclusive"
+    close: Any = claim("It is so", LOW, [value + 0.01 for value in LOW])
+    assert (close.verdict, "0.16 would be found" in close.interval) == ("inconclusive", True), "by SciPy's ttest power"
     assert decided([1.0, 2.0, 3.0], [1.1, 2.11, 3.1], paired=True) == "supported"
     for few in ((LOW[:2], HIGH), (LOW, HIGH[:2]), (LOW, []), (LOW[:2], 1.0), ([1.0, 1.1, float("nan")], 1.0)):
         assert decided(*few) == "none"

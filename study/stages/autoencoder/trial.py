@@ -32,7 +32,7 @@ from study.measures.latents import (
     pcc_matrix,
     rotate_to_principal_axes,
 )
-from study.results import Result, Row, Table, compared
+from study.results import MSE_MARGIN, Result, Row, Table, compared
 from study.stages.autoencoder import FREE, KNEE
 from study.training.autoencoder import (
     knee_distance,
@@ -247,7 +247,7 @@ def _losses(context: Context, grid: Table) -> list[Row]:
             rivals: dict[str, list[float]] = {
                 other: losses[other] for other in ARCHITECTURES[:1] if compares and kind != other
             }
-            about: dict[str, Any] = {"text": text} if rivals else {}
+            about: dict[str, Any] = {"text": text, "within": MSE_MARGIN} if rivals else {}
             about["reference"] = f"{references[kind]:.2f}" if compares and references else None
             beside = {**rivals, "PCA": trials.values("baseline/pca_loss")[:1]}
             found.append(compared(f"test MSE, latent {size}, {kind}", losses[kind], beside, "{:.4f}", **about))

@@ -20,7 +20,7 @@ from study.engine.stage import Context
 from study.engine.study import Study
 from study.engine.trial import Trial
 from study.measures.latents import max_abs_pcc
-from study.results import Row, Table, compared
+from study.results import ACCURACY_MARGIN, Row, Table, compared
 from study.training import few_labels
 from study.training.classifier import ClassifierSettings, draw_labelled, jitter, train_classifier, train_head
 from study.training.few_labels import EncodedDataset
@@ -226,7 +226,7 @@ def rows(context: Context, main: Table) -> list[Row]:
     def row(mode: str, text: str = "", name: str = "", rival: Sequence[float] = (), **rule: Any) -> Row:
         """Return a mode's accuracy, with the claim that it beats a rival with the same draws, or a published one."""
         figure, rule = f"test accuracy, {TITLES[mode]}", {"better": "more", "metric": ACCURACY, **rule}
-        rule |= {"text": text, "paired": bool(rival), "reference": reference.get(mode)}
+        rule |= {"text": text, "paired": bool(rival), "margin": ACCURACY_MARGIN, "reference": reference.get(mode)}
         return compared(figure, accuracies[mode], {name: rival}, "{:.1%}", **rule)
 
     published = f"Self-training beats the published {PUBLISHED:.1%} of Triple-GAN"
