@@ -341,6 +341,6 @@ class TranslationConfig:
 TRANSLATION_PRESETS = {
     "smoke": TranslationConfig(epochs=1, images=128),
     "demo": TranslationConfig(epochs=1, images=1_000),
-    "exercise": TranslationConfig(images=5_000),
+    "exercise": TranslationConfig(),
     "full": TranslationConfig(epochs=30),
 }
