@@ -111,6 +111,7 @@ AUTOENCODER = Stage(
     outputs=("autoencoder",),
     presets=AUTOENCODER_PRESETS,
     identity_excludes=("latent_dims", "free_trials", "latent_dim"),
+    version=2,
     needs_classes=False,
     headline="pareto",
 )
