@@ -118,7 +118,9 @@ def train(trial: Trial, *, settings: AutoencoderConfig, comparison: Comparison) 
         "test/loss": reconstruction_loss(model, data.test.images),
         "baseline/pca_loss": pca_test[latent_dim - 1],
     }
-    trial.log(measures | consequences(model, data, comparison.distance))
+    if trial.part != FREE:  # what is searched for does not need them
+        measures |= consequences(model, data, comparison.distance)
+    trial.log(measures)
     images = to_pixels(reconstruction_pairs(model, comparison.shown))
     title = f"Autoencoder, latent size {latent_dim}, {architecture}"
     sheet = plots.labelled_grid(images, ["original", "reconstruction"], title)
