@@ -9,6 +9,7 @@ import csv
 import getpass
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +33,11 @@ STUDY = "study"  # the tag of a parent run: the name of its study
 TRIAL_OF = "trial.study"  # the tag of the run of a trial: the study that it belongs to
 TRIAL = "trial.number"
 SEARCH = "trial.part"  # the list or search that the trial belongs to
+SETTINGS = "trial.settings"  # what all seeds of the same settings share
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own
 Tags = Mapping[str, Any]
 NOTHING: Tags = {}
+MOST_OF_MODEL = 900  # metrics; MLflow takes 1,000 metrics and tags in a call
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,22 @@ class Run:
     experiment_id: str
     study: str
 
-    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
+    def log(self, metrics: Mapping[str, float], step: int = 0) -> list[Metric]:
         """Log all metrics of one step in one call; metrics of step 0 alone are bars on MLflow's pages, not curves."""
         now = int(time.time() * 1000)
-        client().log_batch(self.run_id, [Metric(name, float(value), now, step) for name, value in metrics.items()])
+        logged = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        client().log_batch(self.run_id, logged)
+        return logged
+
+    def conclude(self, tags: Tags, model_id: str | None, metrics: Sequence[Metric], inputs: Inputs | None) -> None:
+        """Set tags and, in the same call, put metrics of the run on its model too, beside the data set and its digest.
+
+        The run itself keeps each once: MLflow drops what it has already (the same step, time and value).
+        """
+        about = (model_id, inputs and inputs.dataset, inputs and inputs.digest)
+        kept = [each for each in metrics if model_id and math.isfinite(each.value)]  # MLflow would make NaN a 0
+        of_model = [Metric(each.key, each.value, each.timestamp, each.step, *about) for each in kept[:MOST_OF_MODEL]]
+        client().log_batch(self.run_id, of_model, tags=_as_tags(tags))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters as text, once each; None is left out: it would make MLflow's axis of numbers a list."""
@@ -117,7 +132,7 @@ class Run:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, as text."""
-        client().log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+        client().log_batch(self.run_id, tags=_as_tags(tags))
 
     def _address(self, path: str) -> str:
         return f"{client().get_run(self.run_id).info.artifact_uri}/{path}"
@@ -278,6 +293,10 @@ def _create(experiment_id: str, name: str, tags: Mapping[str, Any]) -> str:
         about["mlflow.user"] = getpass.getuser()
     text = {name: str(value) for name, value in tags.items()}
     return client().create_run(experiment_id, run_name=name, tags=about | text).info.run_id
+
+
+def _as_tags(tags: Tags) -> list[RunTag]:
+    return [RunTag(name, str(value)) for name, value in tags.items()]
 
 
 def _status(error: BaseException) -> str:

@@ -22,11 +22,14 @@ import mlflow
 
 from tracking.errors import reason_of
 from tracking.registry import REGISTERED, Direction
-from tracking.runs import NOTE, TRIAL_OF, Run
+from tracking.runs import NOTE, SETTINGS, TRIAL_OF, Run
 from tracking.server import local_address
 from tracking.store import client, experiments
 
-KEY, TAG = "trials", "mlflow.sharedViewState.trials"  # of the view in its address, and the tag that holds it
+KEY, MEANS = "trials", "settings"  # of the views in their addresses: a row a trial, and means by settings
+STATE = "mlflow.sharedViewState."  # the tag that holds a view is this and its key
+TAG = STATE + KEY
+REPEATED = " AND params.`repeat` LIKE '%'"  # MLflow shows 100 runs at first: those that have no seeds stay out
 MOST_CHARACTERS = 5000  # of an experiment's tag, as MLflow has it
 TRAINING = "workflowType=machine_learning"  # else a browser's first visit shows the pages for language models
 WIDTHS = {"metrics": 120, "params": 100, "tags": 160}  # pixels of a column
@@ -39,7 +42,8 @@ log = logging.getLogger("study")
 @dataclass(frozen=True)
 class View:
     """What the view shows of every trial, best first by `order_by`: a column each for the metrics that decide, the
-    parameters, the other metrics; charts in sections, by the title above them.
+    parameters, the other metrics; charts in sections, by the title above them. If trials have repeats, there is a
+    second view: the means of all seeds of the same settings.
     """
 
     order_by: tuple[str, Direction]
@@ -47,6 +51,7 @@ class View:
     params: Sequence[str]
     others: Sequence[str]
     sections: Mapping[str, Sequence[Chart]]
+    repeated: bool = False
 
 
 def scatter(x: str, y: str, *, x_is: str = "PARAM") -> Chart:
@@ -82,13 +87,16 @@ def save_view(experiment_id: str, view: View, question: str) -> None:
     """
     try:
         client().set_experiment_tag(experiment_id, TAG, _tag(view))
+        if view.repeated:
+            client().set_experiment_tag(experiment_id, STATE + MEANS, _tag(view, means=True))
     except mlflow.MlflowException as error:
         log.warning("MLflow does not take the saved view of the trials: %s", reason_of(error))
         return
     experiment = client().get_experiment(experiment_id)
     if experiment.tags.get(NOTE, "") == question:
         table = _address(experiment)
-        ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)."
+        ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)"
+        ways += f", [means over seeds]({_address(experiment, MEANS)})." if view.repeated else "."
         client().set_experiment_tag(experiment_id, NOTE, f"{question} {ways}")
 
 
@@ -145,19 +153,20 @@ def _base() -> str:
     return server() or local_address()
 
 
-def _address(experiment: Any) -> str:
-    view = f"viewStateShareKey={KEY}&" if TAG in experiment.tags else ""
+def _address(experiment: Any, key: str = KEY) -> str:
+    view = f"viewStateShareKey={key}&" if STATE + key in experiment.tags else ""
     return f"#/experiments/{experiment.experiment_id}/runs?{view}{TRAINING}"
 
 
-def _tag(view: View) -> str:
+def _tag(view: View, *, means: bool = False) -> str:
     """Return the text of the tag; the last charts are left out where it would be too long."""
+    name = "By settings" if means else "Trials"
     now = int(time.time() * 1000)
     charts = [(name, chart) for name, section in view.sections.items() for chart in section]
     while True:
-        state = json.dumps(_state(view, charts), separators=(",", ":"))
+        state = json.dumps(_state(view, charts) | (_grouped() if means else {}), separators=(",", ":"))
         packed = base64.b64encode(zlib.compress(state.encode(), 9)).decode()
-        text = json.dumps({"name": "Trials", "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
+        text = json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
         if len(text) <= MOST_CHARACTERS or not charts:
             return text
         charts.pop()
@@ -189,3 +198,11 @@ def _state(view: View, charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
             for number, (name, chart) in enumerate(charts)
         ],
     }
+
+
+def _grouped() -> dict[str, Any]:
+    """Return what makes a view's rows and charts means over the trials that have the same settings."""
+    by = [{"mode": "tag", "groupByData": SETTINGS}]
+    condition = f"tags.`{TRIAL_OF}` LIKE '%'{REPEATED}"
+    grouped = {"groupBy": {"aggregateFunction": "average", "groupByKeys": by}, "useGroupedValuesInCharts": True}
+    return {"searchFilter": condition, **grouped}

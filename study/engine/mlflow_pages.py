@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from study.engine.runner import Part, short
+from study.engine.runner import REPEAT, Part, short
 from study.engine.stage import Candidate, Context
 from study.results import Result, Row
 from tracking import views
@@ -56,7 +56,8 @@ def trials_view(
     deciding = _unique([*decisive, *first])
     others = [name for name in _unique([*figures, *objectives]) if name not in deciding]
     varied = _varied([its for _, its in searched])[:MOST_PARAMS]
-    return View(next(iter((decisive or objectives).items())), deciding, varied, others, sections)
+    repeated = any(REPEAT in each.params for each in results)
+    return View(next(iter((decisive or objectives).items())), deciding, varied, others, sections, repeated)
 
 
 def model_page(context: Context, parent: Run, version: Version, candidate: Candidate, rows: Sequence[Row]) -> str:
