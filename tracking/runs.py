@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,10 +34,11 @@ TRIAL_OF = "trial.study"  # the tag of the run of a trial: the study that it bel
 TRIAL = "trial.number"
 SEARCH = "trial.part"  # the list or search that the trial belongs to
 SETTINGS = "trial.settings"  # what all seeds of the same settings share
+REPEAT = "repeat"  # the parameter that numbers these seeds
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own
 Tags = Mapping[str, Any]
 NOTHING: Tags = {}
-MOST_OF_MODEL = 900  # metrics; MLflow takes 1,000 metrics and tags in a call
+MOST_METRICS = 900  # of a model; MLflow takes 1,000 metrics and tags in a call
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,6 @@ class Run:
         logged = [Metric(name, float(value), now, step) for name, value in metrics.items()]
         client().log_batch(self.run_id, logged)
         return logged
-
-    def conclude(self, tags: Tags, model_id: str | None, metrics: Sequence[Metric], inputs: Inputs | None) -> None:
-        """Set tags and, in the same call, put metrics of the run on its model too, beside the data set and its digest.
-
-        The run itself keeps each once: MLflow drops what it has already (the same step, time and value).
-        """
-        about = (model_id, inputs and inputs.dataset, inputs and inputs.digest)
-        kept = [each for each in metrics if model_id and math.isfinite(each.value)]  # MLflow would make NaN a 0
-        of_model = [Metric(each.key, each.value, each.timestamp, each.step, *about) for each in kept[:MOST_OF_MODEL]]
-        client().log_batch(self.run_id, of_model, tags=_as_tags(tags))
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters as text, once each; None is left out: it would make MLflow's axis of numbers a list."""
@@ -130,9 +121,9 @@ class Run:
         used = [LoggedModelInput(uri.removeprefix("models:/")) for uri in inputs.models]
         client().log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])], used)
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags, as text."""
-        client().log_batch(self.run_id, tags=_as_tags(tags))
+    def set_tags(self, tags: Mapping[str, Any], metrics: Sequence[Metric] = ()) -> None:
+        """Set tags, as text, and log metrics in the same call."""
+        client().log_batch(self.run_id, metrics, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
     def _address(self, path: str) -> str:
         return f"{client().get_run(self.run_id).info.artifact_uri}/{path}"
@@ -154,6 +145,13 @@ class Record(Run):
     def description(self) -> str:
         """The text on its page."""
         return self.tags.get(NOTE, "")
+
+
+def of_model(model_id: str, metrics: Iterable[Metric], inputs: Inputs | None) -> list[Metric]:
+    """Return metrics of a run as those of its model too; the run has each once, of equal step, time and value."""
+    about = (model_id, inputs.dataset, inputs.digest) if inputs else (model_id, None, None)
+    finite = [each for each in metrics if math.isfinite(each.value)][:MOST_METRICS]  # MLflow would make NaN a 0
+    return [Metric(each.key, each.value, each.timestamp, each.step, *about) for each in finite]
 
 
 @contextmanager
@@ -293,10 +291,6 @@ def _create(experiment_id: str, name: str, tags: Mapping[str, Any]) -> str:
         about["mlflow.user"] = getpass.getuser()
     text = {name: str(value) for name, value in tags.items()}
     return client().create_run(experiment_id, run_name=name, tags=about | text).info.run_id
-
-
-def _as_tags(tags: Tags) -> list[RunTag]:
-    return [RunTag(name, str(value)) for name, value in tags.items()]
 
 
 def _status(error: BaseException) -> str:

@@ -22,19 +22,23 @@ import mlflow
 
 from tracking.errors import reason_of
 from tracking.registry import REGISTERED, Direction
-from tracking.runs import NOTE, SETTINGS, TRIAL_OF, Run
+from tracking.runs import NOTE, REPEAT, SETTINGS, TRIAL_OF, Run
 from tracking.server import local_address
 from tracking.store import client, experiments
 
-KEY, MEANS = "trials", "settings"  # of the views in their addresses: a row a trial, and means by settings
-STATE = "mlflow.sharedViewState."  # the tag that holds a view is this and its key
-TAG = STATE + KEY
-REPEATED = " AND params.`repeat` LIKE '%'"  # MLflow shows 100 runs at first: those that have no seeds stay out
+STATE = "mlflow.sharedViewState."  # the tag that holds a view is this and its key in the view's address
+KEY, TAG, MEANS = "trials", f"{STATE}trials", "settings"  # MEANS: the key of the view of means over seeds
 MOST_CHARACTERS = 5000  # of an experiment's tag, as MLflow has it
 TRAINING = "workflowType=machine_learning"  # else a browser's first visit shows the pages for language models
 WIDTHS = {"metrics": 120, "params": 100, "tags": 160}  # pixels of a column
-FRAME = {"attributes.`Run Name`": 260}  # of the column that is always there
+FRAME = {"attributes.`Run Name`": 330}  # of the column that is always there
 WIDE = {"columns": 1, "cardHeight": 640}  # of a section whose charts show the pictures of many trials
+BY_SETTINGS: dict[str, Any] = {
+    "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": SETTINGS}]},
+    "useGroupedValuesInCharts": True,
+    # MLflow groups the runs that it shows, 100 at first: those without seeds would take their place.
+    "searchFilter": f"tags.`{TRIAL_OF}` LIKE '%' AND params.`{REPEAT}` LIKE '%'",
+}
 Chart = Mapping[str, Any]
 log = logging.getLogger("study")
 
@@ -42,8 +46,7 @@ log = logging.getLogger("study")
 @dataclass(frozen=True)
 class View:
     """What the view shows of every trial, best first by `order_by`: a column each for the metrics that decide, the
-    parameters, the other metrics; charts in sections, by the title above them. If trials have repeats, there is a
-    second view: the means of all seeds of the same settings.
+    parameters, the other metrics; charts in sections, by the title above them. `repeated`: there are means over seeds.
     """
 
     order_by: tuple[str, Direction]
@@ -160,13 +163,14 @@ def _address(experiment: Any, key: str = KEY) -> str:
 
 def _tag(view: View, *, means: bool = False) -> str:
     """Return the text of the tag; the last charts are left out where it would be too long."""
-    name = "By settings" if means else "Trials"
+    title, more = ("By settings", BY_SETTINGS) if means else ("Trials", {})
     now = int(time.time() * 1000)
     charts = [(name, chart) for name, section in view.sections.items() for chart in section]
+    charts = [each for each in charts if not means or each[1]["type"] != "IMAGE"]  # groups have no pictures
     while True:
-        state = json.dumps(_state(view, charts) | (_grouped() if means else {}), separators=(",", ":"))
+        state = json.dumps(_state(view, charts) | more, separators=(",", ":"))
         packed = base64.b64encode(zlib.compress(state.encode(), 9)).decode()
-        text = json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
+        text = json.dumps({"name": title, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
         if len(text) <= MOST_CHARACTERS or not charts:
             return text
         charts.pop()
@@ -198,11 +202,3 @@ def _state(view: View, charts: Sequence[tuple[str, Chart]]) -> dict[str, Any]:
             for number, (name, chart) in enumerate(charts)
         ],
     }
-
-
-def _grouped() -> dict[str, Any]:
-    """Return what makes a view's rows and charts means over the trials that have the same settings."""
-    by = [{"mode": "tag", "groupByData": SETTINGS}]
-    condition = f"tags.`{TRIAL_OF}` LIKE '%'{REPEATED}"
-    grouped = {"groupBy": {"aggregateFunction": "average", "groupByKeys": by}, "useGroupedValuesInCharts": True}
-    return {"searchFilter": condition, **grouped}

@@ -37,7 +37,7 @@ from study.engine.trial import Trial
 from study.results import Result, Table
 from tracking.errors import StoreError, reason_of, store_errors
 from tracking.registry import Direction
-from tracking.runs import SEARCH, SETTINGS, TRIAL, Inputs, Run, end, is_deleted, runs_of, trial_run
+from tracking.runs import REPEAT, SEARCH, SETTINGS, TRIAL, Inputs, Run, end, is_deleted, runs_of, trial_run
 
 if TYPE_CHECKING:
     from study.engine.launchers import Watch
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
 STATUS = {COMPLETE: "FINISHED", PRUNED: "FINISHED", FAILED: "FAILED"}  # of the MLflow runs
 LONGEST_NAME = 80  # characters of the name of a run
-REPEAT = "repeat"  # the parameter that numbers the seeds of the same settings
 ABBREVIATIONS = {REPEAT: "seed", "learning_rate": "lr", "batch_size": "batch", "clip_value": "clip"}
 ABBREVIATIONS |= {"noise_dim": "noise", "ema_decay": "EMA"}
 OBJECTIVES: Mapping[str, Direction] = {"val/fd": "minimize"}
@@ -404,31 +403,25 @@ def _name(part: Part, number: int, params: Params) -> str:
     """Return the name of a trial's run: its part, the parameters that vary among the part's trials, and the seed."""
     tried = {name: {str(each.get(name)) for each in part.trials.values()} for name in params if name != REPEAT}
     named = [name for name in tried if part.search or len(tried[name]) > 1] or ([] if REPEAT in params else [*tried])
-    words = [_word(name, params[name]) for name in named]
-    seed = [_word(REPEAT, params[REPEAT])] if REPEAT in params else []
+    words, seed = ([_word(name, params[name]) for name in names] for names in (named, {REPEAT} & params.keys()))
     title = f"{part.title} {number}".strip() if part.search else part.title
-    while True:
-        name = f"{title}: ".removeprefix(": ") + ", ".join(words + seed)
-        if len(name) <= LONGEST_NAME or not words:
-            return name.removesuffix(": ")[:LONGEST_NAME] or f"trial {number}"
+    while len(name := ": ".join(filter(None, (title, ", ".join(words + seed))))) > LONGEST_NAME and words:
         words.pop()
+    return name[:LONGEST_NAME] or f"trial {number}"
 
 
 def _settings(part: Part, params: Params) -> str:
     """Return what all seeds of the same settings share, exactly: the part and all parameters but the seed."""
-    words = [f"{ABBREVIATIONS.get(name, name)} {value}" for name, value in params.items() if name != REPEAT]
+    words = [_word(name, value, exact=True) for name, value in params.items() if name != REPEAT]
     return ": ".join(filter(None, (part.title, ", ".join(words)))) or "all"
 
 
-def _word(name: str, value: Any) -> str:
-    """Return a parameter as people write it: "lr 5e-4", "WGAN", "no critic_norm"; of numbers two or three digits."""
-    name = ABBREVIATIONS.get(name, name)
-    if value is None or isinstance(value, bool):
-        return name if value else f"no {name}"
-    if isinstance(value, float):
-        small = 0 < abs(value) < 0.01
-        return f"{name} {re.sub(r'[.]?0*e-0?', 'e-', f'{value:.1e}') if small else f'{value:.3g}'}"
-    return value if isinstance(value, str) else f"{name} {value}"
+def _word(name: str, value: Any, *, exact: bool = False) -> str:
+    """Return a parameter as people write it: "lr 5e-4", "WGAN", "depth 3"; of numbers two or three digits."""
+    text = str(value)
+    if isinstance(value, float) and not exact:
+        text = re.sub(r"[.]?0*e-0?", "e-", f"{value:.1e}") if 0 < abs(value) < 0.01 else f"{value:.3g}"
+    return text if isinstance(value, str) else f"{ABBREVIATIONS.get(name, name)} {text}"
 
 
 def _result(part: Part, trial: QueuedTrial) -> Result:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.engine.search import Params, Pruned
 from tracking.models import log_model
-from tracking.runs import Inputs, Run
+from tracking.runs import Inputs, Run, of_model
 
 if TYPE_CHECKING:
     import optuna
@@ -66,4 +66,4 @@ class Trial(Run):
 
     def finish(self, tags: Mapping[str, Any], inputs: Inputs | None) -> None:
         """Say by tags how the trial ended; in the same call its model gets the last value of each metric."""
-        self.conclude(tags, self._models[-1] if self._models else None, [*self._last.values()], inputs)
+        self.set_tags(tags, of_model(self._models[-1], self._last.values(), inputs) if self._models else ())
