@@ -1,6 +1,5 @@
-"""Stages of cheap trials: for studies on clusters (on_cluster.py), and under a rain of kill -9 (study/engine/kills.py).
-
-Workers on a cluster find it as a package's entry point. Light: what only a run needs is imported inside.
+"""Stages of cheap trials: for studies on clusters, whose workers find it as an entry point, and for kills.py. Light:
+what only a run needs is imported inside.
 """
 
 from collections.abc import Mapping

@@ -54,10 +54,7 @@ PartitionName=high Nodes=n1,n2 MaxTime=60 PriorityTier=10 PreemptMode=off State=
 
 
 class Slurm:
-    """A cluster of two nodes, n1 and n2, with a munged of its own; needs root.
-
-    What is submitted to the partition `high` preempts what runs in `low`, the default. `cpus` are those of each node.
-    """
+    """Two nodes of so many CPUs, with a munged; needs root. The partition `high` preempts `low`, the default."""
 
     nodes = ("n1", "n2")
 

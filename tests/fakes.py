@@ -59,18 +59,13 @@ FakeRun = FakeTrial  # records what a stage logs on the parent run of its study
 
 @dataclass
 class FakeStudy:
-    """Runs lists at once with fake trials, without a queue, a store or Optuna.
-
-    Attributes:
-        proposals: Parameters of the trials of a search.
-        trials: All fake trials by run id.
-    """
+    """Runs lists at once with fake trials, without a queue, a store or Optuna; a search proposes `proposals`."""
 
     context: Any
     proposals: list[dict[str, Any]] = field(default_factory=list)
     parent: FakeRun = field(default_factory=FakeRun)
     results: list[Any] = field(default_factory=list)
-    trials: dict[str, FakeTrial] = field(default_factory=dict)
+    trials: dict[str, FakeTrial] = field(default_factory=dict)  # by run id
     candidates: dict[str, Any] = field(default_factory=dict)
 
     def run(self, trials: Any, objective: Any, part: str = "", **_: Any) -> list[Any]:

@@ -18,6 +18,7 @@ from study.results import Claim, Row
 from study.stages import all_stages
 from tracking.runs import study_run, trial_run
 from tracking.store import Store, open_store, read_store
+from tracking.views import View, save_view
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium")
@@ -94,6 +95,21 @@ def test_a_view_lists_best_trials_first(addresses: dict[str, str], page: playwri
     page.get_by_role("link", name="Model registry").wait_for()  # not the pages for language models
     page.get_by_role("button", name="Trials").click()
     page.get_by_text("Saved views", exact=False).first.wait_for()
+
+
+def test_a_view_shows_the_means_over_seeds(store: Store, tmp_path: Path, page: playwright.Page) -> None:
+    experiment = store.experiment("tiny/means")
+    with study_run(store, experiment, "tiny/0") as parent:
+        for number, loss in enumerate((1.0, 3.0, 8.0, 5.0)):
+            about = {"trial.settings": "best: lr 0.1, a'b" if number < 3 else "lr 0.2"}
+            with trial_run(parent, f"seed {number}", {"repeat": number}, about) as trial:
+                trial.log({"val/loss": loss})
+    save_view(experiment, View(("val/loss", "minimize"), ["val/loss"], [], [], {}, repeated=True), "")
+    with shown(tmp_path / "store", BROWSER="", DISPLAY="", WAYLAND_DISPLAY="") as (_, said):
+        page.goto(addresses_in(said)["tiny/means"].replace("=trials", "=settings"))
+        page.get_by_text("Group: best: lr 0.1, a'b").wait_for()
+        means = [cell for cell in page.get_by_role("gridcell").all_inner_texts() if "(average)" in cell]
+    assert means == ["4 (average)", "5 (average)"]
 
 
 def test_charts_of_trials_with_pictures(addresses: dict[str, str], page: playwright.Page, trials: list[Run]) -> None:

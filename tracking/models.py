@@ -118,14 +118,12 @@ class LoggedModel(Stored):
     tags: Mapping[str, str]
 
 
-def log_model(
-    run: Run, module: nn.Module, example: Tensor, config: Mapping[str, Any], facts: Mapping[str, Any]
-) -> None:
+def log_model(run: Run, module: nn.Module, example: Tensor, config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Log the module, which takes one tensor, with the run. The digest of its weights becomes a tag of the run.
 
     If `config["module"]` does not rebuild it as a class of the package `models`, its program is exported at once; else
     as it is registered, since that takes long. `example` is an input [N, ...] with N >= 2; `facts` (data set, class
-    names, seed, git commit) are kept beside the config.
+    names, seed, git commit) are kept beside the config. Return the id of the logged model.
     """
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
     about: dict[str, Any] = {"class": _rebuilt_as(module, config), "metadata": {"config": dict(config), **facts}}
@@ -144,6 +142,7 @@ def log_model(
     client().finalize_logged_model(model_id, "READY")
     client().log_outputs(run.run_id, [LoggedModelOutput(model_id, 0)])
     run.set_tags(tags)
+    return model_id
 
 
 def complete(model: LoggedModel) -> None:

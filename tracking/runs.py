@@ -9,9 +9,10 @@ import csv
 import getpass
 import io
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,9 +33,12 @@ STUDY = "study"  # the tag of a parent run: the name of its study
 TRIAL_OF = "trial.study"  # the tag of the run of a trial: the study that it belongs to
 TRIAL = "trial.number"
 SEARCH = "trial.part"  # the list or search that the trial belongs to
+SETTINGS = "trial.settings"  # what all seeds of the same settings share
+REPEAT = "repeat"  # the parameter that numbers these seeds
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own
 Tags = Mapping[str, Any]
 NOTHING: Tags = {}
+MOST_METRICS = 900  # of a model; MLflow takes 1,000 metrics and tags in a call
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,12 @@ class Run:
     experiment_id: str
     study: str
 
-    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
+    def log(self, metrics: Mapping[str, float], step: int = 0) -> list[Metric]:
         """Log all metrics of one step in one call; metrics of step 0 alone are bars on MLflow's pages, not curves."""
         now = int(time.time() * 1000)
-        client().log_batch(self.run_id, [Metric(name, float(value), now, step) for name, value in metrics.items()])
+        logged = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        client().log_batch(self.run_id, logged)
+        return logged
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters as text, once each; None is left out: it would make MLflow's axis of numbers a list."""
@@ -115,9 +121,9 @@ class Run:
         used = [LoggedModelInput(uri.removeprefix("models:/")) for uri in inputs.models]
         client().log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])], used)
 
-    def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Set tags, as text."""
-        client().log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+    def set_tags(self, tags: Mapping[str, Any], metrics: Sequence[Metric] = ()) -> None:
+        """Set tags, as text, and log metrics in the same call."""
+        client().log_batch(self.run_id, metrics, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
     def _address(self, path: str) -> str:
         return f"{client().get_run(self.run_id).info.artifact_uri}/{path}"
@@ -139,6 +145,13 @@ class Record(Run):
     def description(self) -> str:
         """The text on its page."""
         return self.tags.get(NOTE, "")
+
+
+def of_model(model_id: str, metrics: Iterable[Metric], inputs: Inputs | None) -> list[Metric]:
+    """Return metrics of a run as those of its model too; the run has each once, of equal step, time and value."""
+    about = (model_id, inputs.dataset, inputs.digest) if inputs else (model_id, None, None)
+    finite = [each for each in metrics if math.isfinite(each.value)][:MOST_METRICS]  # MLflow would make NaN a 0
+    return [Metric(each.key, each.value, each.timestamp, each.step, *about) for each in finite]
 
 
 @contextmanager

@@ -22,16 +22,23 @@ import mlflow
 
 from tracking.errors import reason_of
 from tracking.registry import REGISTERED, Direction
-from tracking.runs import NOTE, TRIAL_OF, Run
+from tracking.runs import NOTE, REPEAT, SETTINGS, TRIAL_OF, Run
 from tracking.server import local_address
 from tracking.store import client, experiments
 
-KEY, TAG = "trials", "mlflow.sharedViewState.trials"  # of the view in its address, and the tag that holds it
+STATE = "mlflow.sharedViewState."  # the tag that holds a view is this and its key in the view's address
+KEY, TAG, MEANS = "trials", f"{STATE}trials", "settings"  # MEANS: the key of the view of means over seeds
 MOST_CHARACTERS = 5000  # of an experiment's tag, as MLflow has it
 TRAINING = "workflowType=machine_learning"  # else a browser's first visit shows the pages for language models
 WIDTHS = {"metrics": 120, "params": 100, "tags": 160}  # pixels of a column
-FRAME = {"attributes.`Run Name`": 260}  # of the column that is always there
+FRAME = {"attributes.`Run Name`": 330}  # of the column that is always there
 WIDE = {"columns": 1, "cardHeight": 640}  # of a section whose charts show the pictures of many trials
+BY_SETTINGS: dict[str, Any] = {
+    "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": SETTINGS}]},
+    "useGroupedValuesInCharts": True,
+    # MLflow groups the runs that it shows, 100 at first: those without seeds would take their place.
+    "searchFilter": f"tags.`{TRIAL_OF}` LIKE '%' AND params.`{REPEAT}` LIKE '%'",
+}
 Chart = Mapping[str, Any]
 log = logging.getLogger("study")
 
@@ -39,7 +46,7 @@ log = logging.getLogger("study")
 @dataclass(frozen=True)
 class View:
     """What the view shows of every trial, best first by `order_by`: a column each for the metrics that decide, the
-    parameters, the other metrics; charts in sections, by the title above them.
+    parameters, the other metrics; charts in sections, by the title above them. `repeated`: there are means over seeds.
     """
 
     order_by: tuple[str, Direction]
@@ -47,6 +54,7 @@ class View:
     params: Sequence[str]
     others: Sequence[str]
     sections: Mapping[str, Sequence[Chart]]
+    repeated: bool = False
 
 
 def scatter(x: str, y: str, *, x_is: str = "PARAM") -> Chart:
@@ -82,13 +90,16 @@ def save_view(experiment_id: str, view: View, question: str) -> None:
     """
     try:
         client().set_experiment_tag(experiment_id, TAG, _tag(view))
+        if view.repeated:
+            client().set_experiment_tag(experiment_id, STATE + MEANS, _tag(view, means=True))
     except mlflow.MlflowException as error:
         log.warning("MLflow does not take the saved view of the trials: %s", reason_of(error))
         return
     experiment = client().get_experiment(experiment_id)
     if experiment.tags.get(NOTE, "") == question:
         table = _address(experiment)
-        ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)."
+        ways = f"[The trials]({table}), [their charts]({table}&compareRunsMode=CHART)"
+        ways += f", [means over seeds]({_address(experiment, MEANS)})." if view.repeated else "."
         client().set_experiment_tag(experiment_id, NOTE, f"{question} {ways}")
 
 
@@ -145,19 +156,21 @@ def _base() -> str:
     return server() or local_address()
 
 
-def _address(experiment: Any) -> str:
-    view = f"viewStateShareKey={KEY}&" if TAG in experiment.tags else ""
+def _address(experiment: Any, key: str = KEY) -> str:
+    view = f"viewStateShareKey={key}&" if STATE + key in experiment.tags else ""
     return f"#/experiments/{experiment.experiment_id}/runs?{view}{TRAINING}"
 
 
-def _tag(view: View) -> str:
+def _tag(view: View, *, means: bool = False) -> str:
     """Return the text of the tag; the last charts are left out where it would be too long."""
+    title, more = ("By settings", BY_SETTINGS) if means else ("Trials", {})
     now = int(time.time() * 1000)
     charts = [(name, chart) for name, section in view.sections.items() for chart in section]
+    charts = [each for each in charts if not means or each[1]["type"] != "IMAGE"]  # groups have no pictures
     while True:
-        state = json.dumps(_state(view, charts), separators=(",", ":"))
+        state = json.dumps(_state(view, charts) | more, separators=(",", ":"))
         packed = base64.b64encode(zlib.compress(state.encode(), 9)).decode()
-        text = json.dumps({"name": "Trials", "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
+        text = json.dumps({"name": title, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})
         if len(text) <= MOST_CHARACTERS or not charts:
             return text
         charts.pop()

@@ -10,7 +10,7 @@ from study.engine.stage import Candidate, Context
 from study.results import Result, Row
 from tracking import views
 from tracking.registry import Direction, Version
-from tracking.runs import TRIAL_OF, Run, metric_history
+from tracking.runs import REPEAT, TRIAL_OF, Run, metric_history
 from tracking.views import Chart, View
 
 TRAINING = ("val/", "train/", "generator/", "critic/", "discriminator/")  # of metrics that have curves
@@ -56,7 +56,8 @@ def trials_view(
     deciding = _unique([*decisive, *first])
     others = [name for name in _unique([*figures, *objectives]) if name not in deciding]
     varied = _varied([its for _, its in searched])[:MOST_PARAMS]
-    return View(next(iter((decisive or objectives).items())), deciding, varied, others, sections)
+    order_by, repeated = next(iter((decisive or objectives).items())), any(REPEAT in each.params for each in results)
+    return View(order_by, deciding, varied, others, sections, repeated)
 
 
 def model_page(context: Context, parent: Run, version: Version, candidate: Candidate, rows: Sequence[Row]) -> str:
@@ -108,10 +109,10 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _varied(results: Iterable[Sequence[Result]]) -> list[str]:
-    """Return the parameters that have more than one value in these results, in their order."""
+    """Return the parameters, but the seed, that have more than one value in these results, in their order."""
     tried = _unique((name, str(value)) for its in results for each in its for name, value in each.params.items())
     names = [name for name, _ in tried]
-    return [name for name in _unique(names) if names.count(name) > 1]
+    return [name for name in _unique(names) if names.count(name) > 1 and name != REPEAT]
 
 
 def _unique(names: Iterable[T]) -> list[T]:

@@ -37,14 +37,16 @@ from study.engine.trial import Trial
 from study.results import Result, Table
 from tracking.errors import StoreError, reason_of, store_errors
 from tracking.registry import Direction
-from tracking.runs import SEARCH, TRIAL, Inputs, Run, end, is_deleted, runs_of, trial_run
+from tracking.runs import REPEAT, SEARCH, SETTINGS, TRIAL, Inputs, Run, end, is_deleted, runs_of, trial_run
 
 if TYPE_CHECKING:
     from study.engine.launchers import Watch
 
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
 STATUS = {COMPLETE: "FINISHED", PRUNED: "FINISHED", FAILED: "FAILED"}  # of the MLflow runs
-MOST_NAMED = 4  # parameters in the name of a run
+LONGEST_NAME = 80  # characters of the name of a run
+ABBREVIATIONS = {REPEAT: "seed", "learning_rate": "lr", "batch_size": "batch", "clip_value": "clip"}
+ABBREVIATIONS |= {"noise_dim": "noise", "ema_decay": "EMA"}
 OBJECTIVES: Mapping[str, Direction] = {"val/fd": "minimize"}
 log = logging.getLogger("study")
 
@@ -275,14 +277,15 @@ class Runner:
                     proposed = self._proposals_of(part).ask(queued)
                     params = dict(proposed.params)
                     self.queue.note(queued, params=params)
-                tags = {SEARCH: part.name, TRIAL: queued.number, "state": "running", **self.tags}
+                about = {SEARCH: part.name, SETTINGS: _settings(part, params), TRIAL: queued.number}
+                tags = {**about, "state": "running", **self.tags}
                 with trial_run(self.parent, _name(part, queued.number, params), params, tags) as run:
                     self.queue.note(queued, run_id=run.run_id)
                     if proposed is not None:
                         self._proposals_of(part).show(proposed, run)
                     if self.inputs is not None:
                         run.log_inputs(self.inputs)
-                    torch.manual_seed(self.seed_for(params.get("repeat", 0)))
+                    torch.manual_seed(self.seed_for(params.get(REPEAT, 0)))
                     began = time.monotonic()
                     trial = Trial(
                         **vars(run),
@@ -296,7 +299,7 @@ class Runner:
                     )
                     state, values, reason = _outcome(part, trial)
                     # Kept while the run is still open: its status then follows.
-                    run.set_tags({"state": state, "reason": reason})
+                    trial.finish({"state": state, "reason": reason}, self.inputs)
                     seconds = time.monotonic() - began
                     self.queue.note(queued, state=state, values=values, reason=reason, seconds=seconds)
                     if proposed is not None:
@@ -397,10 +400,28 @@ def _outcome(part: Part, trial: Trial) -> tuple[str, list[float], str]:
 
 
 def _name(part: Part, number: int, params: Params) -> str:
-    """Return the name of a trial's run: its part and number, and the parameters by name."""
-    values = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in params.items()}
-    shown = ", ".join(f"{name} {value}" for name, value in list(values.items())[:MOST_NAMED])
-    return f"{part.title or 'trial'} {number}{shown and ': '}{shown}"
+    """Return the name of a trial's run: its part, the parameters that vary among the part's trials, and the seed."""
+    tried = {name: {str(each.get(name)) for each in part.trials.values()} for name in params if name != REPEAT}
+    named = [name for name in tried if part.search or len(tried[name]) > 1] or ([] if REPEAT in params else [*tried])
+    words, seed = ([_word(name, params[name]) for name in names] for names in (named, {REPEAT} & params.keys()))
+    title = f"{part.title} {number}".strip() if part.search else part.title
+    while len(name := ": ".join(filter(None, (title, ", ".join(words + seed))))) > LONGEST_NAME and words:
+        words.pop()
+    return name[:LONGEST_NAME] or f"trial {number}"
+
+
+def _settings(part: Part, params: Params) -> str:
+    """Return what all seeds of the same settings share, exactly: the part and all parameters but the seed."""
+    words = [_word(name, value, exact=True) for name, value in params.items() if name != REPEAT]
+    return ": ".join(filter(None, (part.title, ", ".join(words)))) or "all"
+
+
+def _word(name: str, value: Any, *, exact: bool = False) -> str:
+    """Return a parameter as people write it: "lr 5e-4", "WGAN", "depth 3"; of numbers two or three digits."""
+    text = str(value)
+    if isinstance(value, float) and not exact:
+        text = re.sub(r"[.]?0*e-0?", "e-", f"{value:.1e}") if 0 < abs(value) < 0.01 else f"{value:.3g}"
+    return text if isinstance(value, str) else f"{ABBREVIATIONS.get(name, name)} {text}"
 
 
 def _result(part: Part, trial: QueuedTrial) -> Result:

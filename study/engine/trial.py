@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.engine.search import Params, Pruned
 from tracking.models import log_model
-from tracking.runs import Run
+from tracking.runs import Inputs, Run, of_model
 
 if TYPE_CHECKING:
     import optuna
@@ -33,6 +33,14 @@ class Trial(Run):
     _proposed: optuna.Trial | None = None  # None: given trials are compared with others and run to their end
     _prune_on: str | None = None
     _show: Callable[[Trial, int, Mapping[str, float]], None] = lambda *_: None
+    _last: dict[str, Any] = field(default_factory=dict)  # of each metric, what the run shows as its value
+    _models: list[str] = field(default_factory=list)  # ids of the models that it has logged
+
+    def log(self, metrics: Mapping[str, float], step: int = 0) -> list[Any]:
+        """Log all metrics of one step in one call."""
+        logged = super().log(metrics, step)
+        self._last.update({each.key: each for each in logged if step >= getattr(self._last.get(each.key), "step", 0)})
+        return logged
 
     def report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of an epoch in one call.
@@ -54,4 +62,8 @@ class Trial(Run):
 
     def log_model(self, module: nn.Module, example: Tensor, config: Mapping[str, Any]) -> None:
         """Log the module; `config["module"]` are its constructor's arguments, `example` inputs [N, ...] with N >= 2."""
-        log_model(self, module, example, config, self._facts)
+        self._models.append(log_model(self, module, example, config, self._facts))
+
+    def finish(self, tags: Mapping[str, Any], inputs: Inputs | None) -> None:
+        """Say by tags how the trial ended; in the same call its model gets the last value of each metric."""
+        self.set_tags(tags, of_model(self._models[-1], self._last.values(), inputs) if self._models else ())

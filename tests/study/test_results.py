@@ -109,9 +109,7 @@ def test_a_row_shows_others_beside_ours_and_claims_against_the_first_of_them_or_
 
 @pytest.mark.slow
 def test_a_study_without_differences_rarely_claims_one() -> None:
-    """25 claims without a difference, ten of them primary, five repeats a side: each of the two corrections decides
-    wrongly in at most 5 % of the studies.
-    """
+    """25 claims without a difference, ten primary, five repeats: each correction errs in at most 5 % of studies."""
     chance, wrong = np.random.default_rng(0), {True: 0, False: 0}
     for _ in range(400):
         claims = [claim("null", *chance.normal(size=(2, 5)).tolist(), primary=number < 10) for number in range(25)]

@@ -5,7 +5,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -112,8 +112,5 @@ def test_a_file_that_is_not_given_is_not_missing(store: Store, monkeypatch, stat
         raise MlflowException("wrapped") from cause
 
     monkeypatch.setattr("mlflow.artifacts.download_artifacts", fail)
-    if lost:
-        with pytest.raises(StoreError, match="the store was lost: no"):
-            read_artifact("mlflow-artifacts:/1/x")
-    else:
+    with pytest.raises(StoreError, match="the store was lost: no") if lost else nullcontext():
         assert read_artifact("mlflow-artifacts:/1/x") is None

@@ -20,7 +20,7 @@ from tracking.views import View
 
 QUESTION = "How many?"
 CHARTS = {"One": [views.scatter("size", "val/loss")], "Two": [views.curves("val/loss"), views.pictures("samples", 3)]}
-VIEW = View(("val/loss", "minimize"), ["val/loss"], ["size"], ["test/loss"], CHARTS)
+VIEW = View(("val/loss", "minimize"), ["val/loss"], ["size"], ["test/loss"], CHARTS, repeated=True)
 
 
 @pytest.fixture
@@ -44,6 +44,9 @@ def test_a_view_lists_trials_by_the_deciding_metric_with_a_section_for_each_grou
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/loss`", True)
     assert state["searchFilter"] == "tags.`trial.study` LIKE '%'"
     assert state["selectedColumns"][1:4] == ["metrics.`val/loss`", "params.`size`", "metrics.`test/loss`"]
+    means = state_of(tags(experiment)[views.STATE + views.MEANS])
+    assert [chart["type"] for chart in means["compareRunCharts"]] == ["SCATTER", "LINE"], "groups have no pictures"
+    assert means.keys() - state.keys() == {"groupBy", "useGroupedValuesInCharts"}, "test_browser.py shows what they do"
     sections = {section["uuid"]: section["name"] for section in state["compareRunSections"]}
     shown = [(sections[chart["metricSectionId"]], chart["type"]) for chart in state["compareRunCharts"]]
     assert shown == [("One", "SCATTER"), ("Two", "LINE"), ("Two", "IMAGE")]

@@ -44,7 +44,8 @@ def test_what_decides_comes_first_then_what_varies_in_its_own_parts_then_the_fig
     parts = [part("a", "val/loss", "val/pcc"), part("b", "error")]
     rows = [Row("test loss", "1", metric="test/loss"), Row("other", "1"), Row("again", "2", metric="test/loss")]
     made = pages.trials_view(parts, found, {"cost": "maximize"}, rows, BEST)
-    assert (made.order_by, made.deciding) == (("cost", "maximize"), ["cost", "val/loss", "val/pcc"])
+    wanted = (("cost", "maximize"), ["cost", "val/loss", "val/pcc"], False)
+    assert (made.order_by, made.deciding, made.repeated) == wanted, "no trial has a seed"
     assert made.params == ["size", "rate", "heads"], "kind was the same in all trials"
     assert (made.others, charts(made, "Objectives")) == (["test/loss", "error"], [("SCATTER", "val/pcc")])
     parallel = ("PARALLEL", "all together")

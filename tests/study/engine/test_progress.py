@@ -13,9 +13,7 @@ from study.engine.runner import Progress, log
 class Output(io.StringIO):
     """An error output: a terminal, a file, or one that nobody reads any more."""
 
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
+    kind = ""
 
     def isatty(self) -> bool:
         return self.kind == "terminal"
@@ -37,7 +35,9 @@ class Output(io.StringIO):
 )
 def test_a_terminal_shows_a_bar_a_log_lines_and_quiet_nothing(kind: str, level: int, shown: list[str] | str) -> None:
     log.setLevel(level)
-    with redirect_stderr(Output(kind)) as output, Progress("latent-gan", total=4, done=1) as progress:
+    output = Output()
+    output.kind = kind
+    with redirect_stderr(output), Progress("latent-gan", total=4, done=1) as progress:
         progress.set_postfix_str("trial 1 epoch 3")
         progress.finished(2, "trial 1 complete", "(best 2)")
     found = output.getvalue()

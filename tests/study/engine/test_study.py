@@ -45,7 +45,8 @@ def name_of(context: Context) -> str:
 def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
     objective = Recorder(lambda trial: trial.params["n"])
     spaces = [{"n": integer(1, 9)}, {"n": integer(1, 8)}, {"n": choice(1, 2, 3)}, {"n": integer(1, 9)}]
-    given = [{"n": 1, "learning_rate": 0.00050001}, {"n": 2}]
+    given: list[dict[str, Any]] = [{"n": 1, "learning_rate": 0.00050001, "norm": True, "one": 1, "long": "x" * 70}]
+    given += [{"n": 2, "clip_value": 0.123456, "norm": False, "kind": "WGAN", "one": 1, "repeat": 1}]
     for space in spaces:
         with context.open("") as study:
             side = study.enqueue(given, objective, "side", **LOSS)
@@ -58,8 +59,10 @@ def test_parts_are_lists_and_searches_of_their_own(context: Context) -> None:
     assert len(objective.ran) == 4 + 3, "another space is another search; the same one is found again"
     runs = mlflow.MlflowClient().search_runs([study.parent.experiment_id], "tags.`trial.number` != ''")
     names = {run.info.run_name for run in runs if not run.info.run_name.startswith("free")}
-    each = "0: n 1, learning_rate 0.0005", "1: n 2"
-    assert names == {f"{part} {name}" for part in ("side", "trial") for name in each}
+    each = "n 1, lr 5e-4, norm True", "n 2, clip 0.123, norm False, WGAN, seed 1"
+    assert names == {f"{part}{name}" for part in ("side: ", "") for name in each}, "what varies, and what fits"
+    exact = {f"{part}n 2, clip 0.123456, norm False, WGAN, one 1" for part in ("side: ", "")}
+    assert exact < {run.data.tags["trial.settings"] for run in runs}, "all but the seed"
 
 
 def test_identity(context: Context, tiny: Dataset) -> None:
@@ -100,8 +103,13 @@ def test_figures_and_rows_are_made_once_for_the_same_trials(context: Context) ->
     first = run_stage(context, made)
     assert first.rows == (Row("loss", "1.0", baseline="2.0", claim=CLAIM),)
     assert (run_stage(context, made), len(made)) == (first, 1)
-    client = mlflow.MlflowClient()
-    client.delete_run(first.made["line"].run_id)
+    client, run = mlflow.MlflowClient(), mlflow.get_run(first.made["line"].run_id)
+    data = [{"dataset_name": "tiny", "dataset_digest": context.dataset.digest}]
+    search = {"filter_string": "metrics.loss < 1.5", "datasets": data, "output_format": "list"}
+    (model,) = mlflow.search_logged_models([run.info.experiment_id], **search)
+    assert (model.source_run_id, [each.value for each in model.metrics]) == (run.info.run_id, [1.0])
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 1, "the run itself has it once"
+    client.delete_run(run.info.run_id)
     second = run_stage(context, made)
     assert (len(made), second.made["line"].number) == (2, 2), "a trial was run again"
     assert second.made["line"].weights_digest == first.made["line"].weights_digest
