@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm  # in a notebook, a bar of its own
 
 from study.engine.identity import fingerprint
 from study.engine.queue import (

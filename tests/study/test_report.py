@@ -239,7 +239,7 @@ def test_two_seeds_and_two_stores_side_by_side(store: Store, empty_store: Path, 
     assert "<b>" not in page.read_text()
     for wrong, message in {
         "7": "no study of tiny with seed 7 is in this store (it has: seeds 0, 1)",
-        copied(here, tmp_path / "copy"): "--compare must be another study of the same stages, but got ",
+        copied(here, tmp_path / "copy"): "a comparison needs another study of the same stages, but got ",
         copied(empty_store, tmp_path / "empty"): "no study of tiny is in this store (it has: none)",
     }.items():
         assert message in called("report", "--store", here, "--out", page, "--compare", wrong).error
