@@ -19,6 +19,13 @@ PAGE = (ROOT / "docs" / "own-stage.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
 TOML = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0]
 Plug = Callable[[str], None]
+BROKEN_PACKAGES = [
+    ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError"),
+    ("STAGE = 3", "must be a study.engine.stage.Stage"),
+    (CODE.replace('*("linear-probe",', '*("judge",'), "is called judge"),
+    (CODE.replace('outputs=("linear-probe",)', 'outputs=("judge",)'), "registers the kind 'judge'"),
+    (CODE.replace('identity_excludes=("trials",)', 'identity_excludes=("tries",)'), "identity_excludes"),
+]
 
 
 @pytest.fixture
@@ -54,16 +61,7 @@ def test_the_page_shows_a_short_stage_and_flags_follow_from_the_object(plug: Plu
     assert "5" in fresh.call("--dry-run", "--linear-probe.trials", 5).out.partition("linear-probe")[2]
 
 
-@pytest.mark.parametrize(
-    ("module", "message"),
-    [
-        ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError"),
-        ("STAGE = 3", "must be a study.engine.stage.Stage"),
-        (CODE.replace('*("linear-probe",', '*("judge",'), "is called judge"),
-        (CODE.replace('outputs=("linear-probe",)', 'outputs=("judge",)'), "registers the kind 'judge'"),
-        (CODE.replace('identity_excludes=("trials",)', 'identity_excludes=("tries",)'), "identity_excludes"),
-    ],
-)
+@pytest.mark.parametrize(("module", "message"), BROKEN_PACKAGES)
 def test_a_broken_package_is_named_in_one_sentence(plug: Plug, fresh: Studies, module: str, message: str) -> None:
     plug(module)
     refused = fresh.call("--dry-run").error

@@ -1,7 +1,4 @@
-"""The report: all that a store holds, nothing from outside, all escaped; what is missing or damaged is said.
-
-Two studies side by side.
-"""
+"""The report: all that a store holds, nothing from outside, all escaped, damage told; two studies side by side."""
 
 import os
 import re

@@ -108,20 +108,18 @@ def verdicts(changes: Mapping[tuple[str, str], float] = {}, missing: tuple[str, 
 
 
 NONE, WORKS, BEST, GOOD, UNFIT = range(5)
+SHORTFALLS = [
+    ((GAN, UNPAIRED), 6.0, set()),  # all is as the reference says
+    ((GAN, UNPAIRED), 0.1, {NONE, BEST}),
+    ((GAN, PAIRED), 0.5, {NONE}),
+    ((CYCLE_GAN, LOOSE), 2.0, {WORKS}),
+    ((CYCLE_GAN, UNPAIRED), 7.0, {BEST}),
+    ((CONDITIONAL_GAN, LOOSE), 3.0, {GOOD}),
+    ((CONDITIONAL_GAN, UNPAIRED), 0.3, {UNFIT}),
+]
 
 
-@pytest.mark.parametrize(
-    ("cell", "shortfall", "refuted"),
-    [
-        ((GAN, UNPAIRED), 6.0, set()),  # all is as the reference says
-        ((GAN, UNPAIRED), 0.1, {NONE, BEST}),
-        ((GAN, PAIRED), 0.5, {NONE}),
-        ((CYCLE_GAN, LOOSE), 2.0, {WORKS}),
-        ((CYCLE_GAN, UNPAIRED), 7.0, {BEST}),
-        ((CONDITIONAL_GAN, LOOSE), 3.0, {GOOD}),
-        ((CONDITIONAL_GAN, UNPAIRED), 0.3, {UNFIT}),
-    ],
-)
+@pytest.mark.parametrize(("cell", "shortfall", "refuted"), SHORTFALLS)
 def test_each_claim_can_be_refuted(cell: tuple[str, str], shortfall: float, refuted: set[int]) -> None:
     found = verdicts({cell: shortfall})
     assert {place for place, verdict in enumerate(found) if verdict == "refuted"} == refuted
