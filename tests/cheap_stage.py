@@ -1,7 +1,4 @@
-"""Stages of cheap trials: for studies on clusters (on_cluster.py), and under a rain of kill -9 (study/engine/kills.py).
-
-Workers on a cluster find it as a package's entry point. Light: what only a run needs is imported inside.
-"""
+"""Stages of cheap trials, for clusters (on_cluster.py) and kills (engine/kills.py); a run's imports are inside."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

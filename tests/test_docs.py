@@ -58,7 +58,6 @@ def test_the_commands_and_the_python_of_the_page_of_models_and_the_example(tmp_p
     (asked,) = commands("python -c")
     exec(asked[2], {})
     assert np.array(json.loads(capsys.readouterr().out)["inputs"]).shape == (20, 1, 28, 28)
-
     given = commands("python -m study.")
     assert {words[2] for words in given} == {"study.sample", "study.predict", "study.export"}
     for _, _, module, *arguments in given:
@@ -68,7 +67,6 @@ def test_the_commands_and_the_python_of_the_page_of_models_and_the_example(tmp_p
         assert Path(arguments[arguments.index("--out") + 1]).exists()
     assert Path("classes.csv").read_text().startswith("class,0,1,2")
     assert len(np.load("again.npz")["images"]) == 100
-
     first, second = re.findall(r"```python\n(.*?)```", MODELS, re.DOTALL)
     names: dict = {}
     exec(first.replace("mnist", "digits"), names)
@@ -76,7 +74,6 @@ def test_the_commands_and_the_python_of_the_page_of_models_and_the_example(tmp_p
     assert 0 <= float(names["images"].min()) < float(names["images"].max()) <= 1
     exec(second, names)
     assert names["model"](names["images"]).shape == (64, 10)
-
     ((_, script, *arguments),) = commands("python docs/example.py")
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     runpy.run_path(str(ROOT / script))

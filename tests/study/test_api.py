@@ -91,7 +91,6 @@ def test_a_study_in_a_thread_beside_an_event_loop(fresh: Studies, tmp_path: Path
     again = api.run("smoke", **given, cheap={"trials": 4, "pause": 0}, log_level="warning")
     assert api.results(fresh.store)["run_id"].tolist() == table["run_id"].tolist()
     assert again.outcomes[0].rows == done.outcomes[0].rows
-
     api.run("smoke", **given, cheap={"trials": 4, "pause": 0}, seed=1)
     monkeypatch.setattr("study.report.collect.all_stages", lambda: (STAGE,))
     assert api.compare(fresh.store, 0).values.tolist() == [["cheap", "loss", "0.500", "1.000", "-"]]

@@ -184,7 +184,6 @@ def test_the_classes_of_images_from_all_kinds_of_files(models: Models, tmp_path:
         same(found["outputs"], expected[:count])
         assert found["labels"].tolist() == expected[:count].argmax(1).tolist()
         assert found["class_names"].tolist() == list("0123456789")
-
     assert models.read("judge", tmp_path / "folder", tmp_path / "out.csv").code == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         header, *lines = csv.reader(file)

@@ -81,7 +81,6 @@ def test_it_runs_reports_and_loads_by_name(plug: Plug, fresh: Studies, tmp_path:
     assert called("report", "--store", fresh.store, "--out", tmp_path / "r.html").code == 0
     page, claim = (tmp_path / "r.html").read_text(), "A linear layer reads more than chance"
     assert all(text in page for text in ("How much of the class can a linear layer read from the latents?", claim))
-
     client = fresh.client
     assert "mlflow.sharedViewState.trials" in client.get_experiment_by_name("digits/linear-probe").tags
     description = client.get_model_version("digits-linear-probe", "1").description

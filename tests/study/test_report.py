@@ -227,7 +227,6 @@ def test_two_seeds_and_two_stores_side_by_side(store: Store, empty_store: Path, 
     first.log_json("outcome", {"rows": [{"unknown": 1}]})
     assert called("report", "--store", here, *seeds).code == 0
     assert f"{NAMES[0]}, there: the table is left out" in page.read_text()
-
     side(open_store(other), NAMES[0], 1, "old", " there", 0.9, digest="xyz")
     before = (other / "mlflow.db").read_bytes()
     assert called("report", "--store", here, "--out", page, "--compare", other).code == 0

@@ -109,7 +109,6 @@ def test_a_second_run_trains_nothing_and_a_setting_has_its_own_study(two: tuple[
     assert two[1].split("digits, preset")[0] == done.out.split("digits, preset")[0]
     versions = {int(each.version) for each in fresh.client.search_model_versions()}
     assert (fresh.trials().keys(), versions) == (before, {1})
-
     file = fresh.store.with_name("mine.toml")
     file.write_text('preset = "smoke"\ndata = "digits"\nstages = ["judge"]\n')
     fresh.run(file)

@@ -137,7 +137,6 @@ def test_a_bug_and_what_cannot_be_imported(tmp_path: Path, capsys, monkeypatch) 
         (tmp_path / f"broken{number}.py").write_text(f"raise {error}\n")
         assert exit_code(lambda number=number: __import__(f"broken{number}")) == 2
         assert "error: a package cannot be loaded: " in capsys.readouterr().err
-
     with pytest.raises(ValueError, match="a bug"):
         exit_code(lambda: int("a bug"))
 

@@ -16,11 +16,7 @@ from study.data.dataset import check_dataset, stratified_split
 
 DATA_NAMES = [
     *(("mnist", "mnist"), ("./digits", "digits-images"), ("mnist.npz", "mnist-images"), ("/", "-images")),
-    *(
-        ("/data/My Photos (2024)", "My-Photos-2024-"),
-        ("some/../Other.npz/", "Other"),
-        ("/data/Äpfel", "pfel-ebf241"),
-    ),
+    *(("/data/My Photos (2024)", "My-Photos-2024-"), ("some/../Other.npz/", "Other"), ("/data/Äpfel", "pfel-ebf241")),
 ]
 NO_DATA = [
     ("mnits", {}, r"'mnits' cannot be read \(No such file or directory\): --data takes auto, mnist, fashion-mnist"),

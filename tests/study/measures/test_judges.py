@@ -51,7 +51,6 @@ def test_two_judges_select_and_the_third_only_reports(tiny: Dataset) -> None:
     distances = [judge.val_measures(images)["fd"] for judge in alone]
     expected = [math.sqrt(distances[0] * distances[1]), *distances[:2]]
     assert [found[name] for name in ("val/fd", "val/fd_1", "val/fd_2")] == pytest.approx(expected)
-
     assert Judges([*alone[:2], other_third]).val_measures(images) == pytest.approx(found)
     whole = [judge.measures(images) for judge in alone]
     expected = {f"judge{number}/fd": each["fd"] for number, each in enumerate(whole, 1)}
