@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from study import cli
+from study.api import perform, prepare
 from study.checks import UsageError
 from study.config import StudyConfig
 from study.engine import workers
 from study.engine.stage import requested, run_stages
 from study.engine.workers import JobSpec
-from study.perform import perform, prepare
 from study.stages import all_stages
 from tracking.errors import StoreError, store_errors, without_password
 

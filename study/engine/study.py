@@ -124,9 +124,7 @@ def code_of(context: Context) -> str:
     run = context.stage.run
     if Path(file := inspect.getfile(run)).is_file():
         return code_digest(file)
-    with suppress(OSError):  # without its text, typed into an older Python's prompt say
-        return fingerprint([code_digest(), inspect.getsource(run)])
-    return code_digest()
+    return fingerprint([code_digest(), inspect.getsource(run)])
 
 
 @contextmanager

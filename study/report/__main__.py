@@ -50,7 +50,7 @@ def run(config: ReportConfig) -> None:
         raise UsageError(f"--compare must be a seed or the folder of a store, but got {other}: it has no mlflow.db")
     from study.api import results
     from study.data import data_name
-    from study.report.collect import collect, compare
+    from study.report.collect import collect, side_by_side
     from study.report.page import html, markdown
     from tracking.store import read_store
 
@@ -60,7 +60,7 @@ def run(config: ReportConfig) -> None:
     if config.compare is not None:
         if other is not None:
             read_store(other)
-        comparison = compare(page, collect(page.dataset, seed=seed), str(other or f"seed {seed}"))
+        comparison = side_by_side(page, collect(page.dataset, seed=seed), str(other or f"seed {seed}"))
         page = replace(page, comparison=comparison)
         print(f"beside {comparison.other}: {len(comparison.rows) - 1} rows in both")
 

@@ -211,7 +211,7 @@ def _minute(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d %H:%M UTC")
 
 
-def compare(page: Page, there: Page, name: str) -> SideBySide:
+def side_by_side(page: Page, there: Page, name: str) -> SideBySide:
     """Return the rows of a page's studies beside those of another page, which the reader calls by this name.
 
     Raises:

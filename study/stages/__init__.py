@@ -7,7 +7,6 @@ A stage of somebody else's plugs in as an entry point of the group `study.stages
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import cache
 from importlib.metadata import entry_points
 
 from study.checks import UsageError
@@ -22,11 +21,9 @@ from study.stages.translation import TRANSLATION
 
 GROUP = "study.stages"
 OURS = (JUDGE, AUTOENCODER, TRANSFER, LATENT_GAN, CONDITIONAL_GAN, ATTENTION, TRANSLATION)
-added: list[Stage] = []
-"""Stages that are not installed, but that this process runs (`study.api.run`)."""
+added: list[Stage] = []  # that are not installed (`study.api.run`)
 
 
-@cache
 def all_stages() -> tuple[Stage, ...]:
     """Our stages, those of installed packages, and those that were added.
 

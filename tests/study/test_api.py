@@ -19,7 +19,7 @@ from studies import TRIALS, Studies
 
 from study import api
 from study.engine import queue
-from tracking.store import lent
+from tracking.store import OTHERS, lent
 
 MISTAKES = [
     (lambda store: api.run("smok", store=store), "the preset must be one of smoke, demo, exercise, full"),
@@ -68,7 +68,7 @@ def state() -> list[Any]:
     """What a calling program would miss."""
     ours = {name: value for name, value in os.environ.items() if name.startswith(("MLFLOW", "OMP"))}
     loggers = [(log.handlers[:], log.propagate) for log in map(logging.getLogger, ("", "study"))]
-    loggers += [logging.getLogger(name).level for name in (*api.NOISY, "", "study")]
+    loggers += [logging.getLogger(name).level for name in (*OTHERS, "", "study")]
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     uris = (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
     return [ours, loggers, handlers, uris, torch.get_rng_state().tolist(), torch.get_num_threads()]

@@ -12,9 +12,6 @@ from commands import Call
 from conftest import ROOT
 from studies import Studies
 
-from study.cli import config_type
-from study.stages import all_stages
-
 PAGE = (ROOT / "docs" / "own-stage.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
 TOML = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0]
@@ -32,11 +29,6 @@ BROKEN_PACKAGES = [
 def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
     """Puts a package with this module where Python finds installed ones."""
 
-    def forget() -> None:
-        sys.modules.pop("linear_probe", None)
-        all_stages.cache_clear()
-        config_type.cache_clear()
-
     def put(module: str) -> None:
         info = tmp_path / "site" / "linear_probe-1.0.dist-info"
         info.mkdir(parents=True)
@@ -45,11 +37,11 @@ def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
         (line,) = re.findall(r'^linear-probe = "(.*)"$', TOML, re.MULTILINE)
         (info / "entry_points.txt").write_text(f"[study.stages]\nlinear-probe = {line}\n")
         monkeypatch.syspath_prepend(str(tmp_path / "site"))
-        forget()
+        sys.modules.pop("linear_probe", None)
 
     yield put
     monkeypatch.undo()
-    forget()
+    sys.modules.pop("linear_probe", None)
 
 
 def test_the_page_shows_a_short_stage_and_flags_follow_from_the_object(plug: Plug, fresh: Studies) -> None:
