@@ -59,12 +59,7 @@ FakeRun = FakeTrial  # records what a stage logs on the parent run of its study
 
 @dataclass
 class FakeStudy:
-    """Runs lists at once with fake trials, without a queue, a store or Optuna.
-
-    Attributes:
-        proposals: Parameters of the trials of a search.
-        trials: All fake trials by run id.
-    """
+    """Runs lists at once with fake trials (by run id), searches of `proposals`, without a queue, store or Optuna."""
 
     context: Any
     proposals: list[dict[str, Any]] = field(default_factory=list)

@@ -22,12 +22,7 @@ from tracking.store import open_store
 
 
 class OnCluster:
-    """Studies of cheap trials, each under a seed of its own.
-
-    Args:
-        folder: For the stage's package, the store's folder and logs.
-        engine: The flags that name it.
-    """
+    """Studies of cheap trials, each under a seed of its own; `folder` is for package, store, logs, `engine` flags."""
 
     def __init__(self, folder: Path, tracking: MlflowServer, postgres: Postgres, engine: list[str]) -> None:
         self.workers, self.cluster = 2, None  # the latter: of class Slurm or Ray, where a test has set it
@@ -92,12 +87,7 @@ class OnCluster:
     def check(self, seed: int, asked: int, deaths: int = 0, stops: int = 0) -> Counter[str]:
         """Exactly the trials that were asked for, none twice, nothing open, a champion that loads.
 
-        Args:
-            deaths: How many trials have lost their process.
-            stops: How many trials were stopped.
-
-        Returns:
-            How many trials came to their end on each node.
+        So many trials have lost their process, so many were stopped. Return how many came to their end on each node.
         """
         runs = self.runs(seed)
         assert Counter(run.info.status for run in runs) == Counter(FINISHED=asked, KILLED=deaths + stops)

@@ -34,11 +34,8 @@ def folder_of_shapes(folder: Path, per_class: dict[str, int], *, size: int = 32)
 def arrays_of_letters(
     path: Path, train: int, test: int, names: Sequence[str] = LETTERS, *, changed_pixel: int | None = None
 ) -> Path:
-    """An .npz file of grey images, so many of each class for training and for the test, named as Keras names them.
-
-    Args:
-        changed_pixel: Another value for the first pixel of the last test image.
-    """
+    """An .npz file of grey images, so many of each class for training and for the test, named as Keras names them;
+    `changed_pixel` is another value for the first pixel of the last test image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = {}
     for part, count in (("train", train), ("test", test)):

@@ -82,9 +82,7 @@ def test_a_study_in_a_thread_beside_an_event_loop(fresh: Studies, tmp_path: Path
     before = state()
     done = asyncio.run(asyncio.to_thread(api.run, "smoke", **given, cheap={"trials": 4, "pause": 0}))
     assert state() == before
-    assert [(each.stage, list(each.made), each.rows[0].figure) for each in done.outcomes] == [
-        ("cheap", ["cheap"], "loss")
-    ]
+    assert [(each.stage, [*each.made]) for each in done.outcomes] == [("cheap", ["cheap"])]
     assert ("what was found" in str(done), Path(done.report).is_file()) == (True, True)
     table = api.results(fresh.store, "digits", "cheap")
     assert (len(table), {*table["status"]}, state()) == (4, {"complete"}, before)

@@ -11,6 +11,7 @@ from study import data
 from study.data import DataError, Dataset, Split
 
 SIZES = {"train": 60, "val": 12, "test": 18}
+RESIZED = [((28, 28, 3), 28, False), ((40, 50), 28, False), ((8, 8), 32, True)]
 Arrays = dict[str, np.ndarray]
 DAMAGES = [
     (lambda content: b"no zip at all", "a text that begins with 'no zip at all'"),
@@ -76,9 +77,7 @@ def test_labels_of_any_whole_kind_sorted_by_class_are_mixed(tmp_path: Path, dtyp
     assert found.classes == ("caf\u00e9", "dog", "cow"), "one spelling of accents"
 
 
-@pytest.mark.parametrize(
-    ("shape", "size", "colour"), [((28, 28, 3), 28, False), ((40, 50), 28, False), ((8, 8), 32, True)]
-)
+@pytest.mark.parametrize(("shape", "size", "colour"), RESIZED)
 def test_grey_colour_and_size_are_pillows(tmp_path: Path, caplog, shape, size: int, colour: bool) -> None:
     arrays = medmnist(*shape)
     found = load(tmp_path, arrays, image_size=size, colour=colour)
