@@ -76,8 +76,10 @@ def run(
             given = {"data": data, "store": store, "workers": 1, **settings}
             config = cli.with_table(cli.preset(preset), given, "run()")
             count = workers.wanted(config.workers, config.device, config.launcher)
-            if config.dry_run or config.detach or (own_stages and count > 1):
-                raise UsageError("`dry_run` and `detach` are the command's only; own_stages need `workers` to be 1")
+            if config.dry_run or config.detach:
+                raise UsageError("`dry_run` and `detach` are of the command only")
+            if own_stages and count > 1:
+                raise UsageError(f"`workers` must be 1 with own_stages, but got {count}: install them as a package")
             if count > 1:
                 workers.divide_cores(count)
             log.setLevel(config.log_level.upper())
