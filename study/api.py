@@ -78,9 +78,10 @@ def run(
             count = workers.wanted(config.workers, config.device, config.launcher)
             if config.dry_run or config.detach:
                 raise UsageError("`dry_run` and `detach` are of the command only")
-            if own_stages and count > 1:
+            local = config.launcher == "local"
+            if own_stages and not (count == 1 and local):
                 raise UsageError(f"`workers` must be 1 with own_stages, but got {count}: install them as a package")
-            if count > 1:
+            if count > 1 and local:
                 workers.divide_cores(count)
             log.setLevel(config.log_level.upper())
             with torch.random.fork_rng(range(torch.cuda.device_count())):
