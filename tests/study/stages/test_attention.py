@@ -19,12 +19,6 @@ from study.stages.attention import trial as stage
 from study.stages.attention.trial import DRAWS, copy_encoder, first_convolution, identities, learn_convolution, rows
 
 MODULE = {"latent_dim": 3, "architecture": "conv", "image_shape": [1, 28, 28]}
-ERRORS = [
-    ("test/difference_float32", 1e-5, 12),
-    ("test/difference_float64", 1e-5, 11),
-    ("test/decisions_float32", 1.0, 11),
-    ("test/loss_change_float64", float("nan"), 11),
-]
 
 
 @pytest.fixture
@@ -119,7 +113,15 @@ EXACT = dict.fromkeys(("inside", "ring"), 1e-7) | dict.fromkeys(("by_pixel", "by
 DRAWN = [{**EXACT, "border": 1.9 + draw / 10, "shared": 0.001 + draw / 1e5} for draw in range(DRAWS)]
 
 
-@pytest.mark.parametrize(("name", "value", "exact"), ERRORS)
+@pytest.mark.parametrize(
+    ("name", "value", "exact"),
+    [
+        ("test/difference_float32", 1e-5, 12),
+        ("test/difference_float64", 1e-5, 11),
+        ("test/decisions_float32", 1.0, 11),
+        ("test/loss_change_float64", float("nan"), 11),
+    ],
+)
 def test_one_error_above_its_goal_is_named(name: str, value: float, exact: int) -> None:
     checks = identities({**COPY, name: value}, DRAWN)
     assert sum(check.exact for check in checks) == exact

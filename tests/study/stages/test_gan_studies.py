@@ -27,7 +27,6 @@ from study.training.gan import GanSettings
 from study.training.loops import Diverged, Report
 
 PARAMS = {"batch_size": 64, "learning_rate": 1e-4, "clip_value": 0.1, "n_critic": 1, "width": 32}
-DECIDED = [(0.2, 0.4, "supported"), (0.4, 0.2, "refuted"), (0.3, 0.3, "inconclusive")]
 PARAMS |= {"depth": 2, "noise_dim": 4, "ema_decay": 0.0}
 
 
@@ -136,7 +135,9 @@ def rows_of(data: Dataset, table: Table, recipes: Sequence[Result] = (), repeats
     return stage.rows(context, stage.groups_of(table, best), Table(recipes))
 
 
-@pytest.mark.parametrize(("wgan", "mixture", "verdict"), DECIDED)
+@pytest.mark.parametrize(
+    ("wgan", "mixture", "verdict"), [(0.2, 0.4, "supported"), (0.4, 0.2, "refuted"), (0.3, 0.3, "inconclusive")]
+)
 def test_judge_3_decides_against_the_best_mixture(tiny: Dataset, wgan: float, mixture: float, verdict: str) -> None:
     recipes = recipes_of({KINDS[0]: [1.0] * 8, KINDS[1]: [0.0, 1.0] * 4})
     rows = rows_of(tiny, study_table(5, wgan, mixture), recipes)
