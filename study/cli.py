@@ -17,14 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass, replace
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 from traceback import walk_stack, walk_tb
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
-from study.api import Part
 from study.checks import UsageError, expanded
 from study.config import DEFAULT, INCIDENTAL, PRESETS, STUDY_PRESETS, StudyConfig
 from study.stages import all_stages
@@ -32,6 +30,7 @@ from tracking.errors import StoreError, store_errors
 from tracking.locks import stop_waiting
 
 INTERRUPTED = 130
+Part = Literal["encoder", "decoder"]
 NARROWEST = 40  # columns that the help is formatted for: in fewer, it takes minutes
 
 
@@ -93,28 +92,22 @@ def parse_study(arguments: Sequence[str]) -> tuple[str, StudyConfig]:
     if flags and not flags[0].startswith("-"):
         name, *flags = flags
     default = _read_toml(expanded(Path(name), "the TOML file")) if name.lower().endswith(".toml") else preset(name)
-    return name, parse(config_type(), flags, f"run {name}", default=default)
+    return name, parse(type(default), flags, f"run {name}", default=default)
 
 
 def preset(name: str) -> StudyConfig:
-    """Return the settings of this preset; a UsageError says which there are."""
+    """Return the settings of this preset, with a field for each stage's; a UsageError says which presets there are."""
     if name not in PRESETS:
         raise UsageError(f"the preset must be one of {', '.join(PRESETS)} or a .toml file, but got {name!r}")
-    parts: dict[str, Any] = {stage.key: stage.preset(name) for stage in all_stages()}
-    return replace(config_type()(), **STUDY_PRESETS.get(name, {}), **parts)
-
-
-@cache
-def config_type() -> type[StudyConfig]:
-    """Return `StudyConfig` with a field for each stage's settings."""
     known, about = all_stages(), {"__doc__": StudyConfig.__doc__}
     for stage in known:
         if hasattr(StudyConfig, stage.key):
             raise UsageError(f"a stage cannot be called {stage.name}: the study has a setting of that name")
     names = tuple(stage.name for stage in known)
-    parts = [(stage.key, stage.settings, field(default=stage.preset(DEFAULT))) for stage in known]
+    parts = [(stage.key, stage.settings, field(default=stage.preset(name))) for stage in known]
     parts.insert(0, ("stages", tuple[Literal[names], ...], field(default=names)))  # type: ignore[valid-type]
-    return make_dataclass("StudyConfig", parts, bases=(StudyConfig,), frozen=True, namespace=about)
+    made = make_dataclass("StudyConfig", parts, bases=(StudyConfig,), frozen=True, namespace=about)
+    return made(**STUDY_PRESETS.get(name, {}))
 
 
 def _read_toml(path: Path) -> StudyConfig:

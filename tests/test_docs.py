@@ -1,6 +1,7 @@
-"""The pages: links lead to files of the repository, lines are short, and docs/models.md and docs/example.py work."""
+"""The pages: links and lengths of lines; docs/models.md, docs/example.py and the notebook docs/tour.ipynb work."""
 
 import json
+import linecache
 import re
 import runpy
 import shlex
@@ -16,6 +17,7 @@ from PIL import Image
 from registered import store_of_models
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "mlruns" / "README.md"])
+TOUR = ROOT / "docs" / "tour.ipynb"
 GENERATED = ROOT / "docs" / "results.md"
 MODELS = re.sub(r" \\\n +", " ", (ROOT / "docs" / "models.md").read_text())
 SWAPS = {"mnist": "digits", "leaves --label oak": "digits --label 3", "--count 10000": "--count 100"}
@@ -58,7 +60,6 @@ def test_the_commands_and_the_python_of_the_page_of_models_and_the_example(tmp_p
     (asked,) = commands("python -c")
     exec(asked[2], {})
     assert np.array(json.loads(capsys.readouterr().out)["inputs"]).shape == (20, 1, 28, 28)
-
     given = commands("python -m study.")
     assert {words[2] for words in given} == {"study.sample", "study.predict", "study.export"}
     for _, _, module, *arguments in given:
@@ -68,7 +69,6 @@ def test_the_commands_and_the_python_of_the_page_of_models_and_the_example(tmp_p
         assert Path(arguments[arguments.index("--out") + 1]).exists()
     assert Path("classes.csv").read_text().startswith("class,0,1,2")
     assert len(np.load("again.npz")["images"]) == 100
-
     first, second = re.findall(r"```python\n(.*?)```", MODELS, re.DOTALL)
     names: dict = {}
     exec(first.replace("mnist", "digits"), names)
@@ -76,7 +76,6 @@ def test_the_commands_and_the_python_of_the_page_of_models_and_the_example(tmp_p
     assert 0 <= float(names["images"].min()) < float(names["images"].max()) <= 1
     exec(second, names)
     assert names["model"](names["images"]).shape == (64, 10)
-
     ((_, script, *arguments),) = commands("python docs/example.py")
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     runpy.run_path(str(ROOT / script))
@@ -84,3 +83,25 @@ def test_the_commands_and_the_python_of_the_page_of_models_and_the_example(tmp_p
     drawn = np.asarray(Image.open("drawn.png"))
     columns = {drawn[:56, 60 * n : 60 * n + 56].tobytes() for n in range(17)}
     assert len(columns) == 17, "an image, its reconstruction, 15 new ones that differ"
+
+
+def test_the_tour_is_small_and_shows_what_ran() -> None:
+    text = TOUR.read_text()
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [word for word in ("Traceback", "/tmp", "/home", "/root", "/work") if word in text]
+    assert (len(text) < 400_000, text.count('"image/png"')) == (True, 3), "a curve, sevens, a walk"
+
+
+@pytest.mark.slow
+def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "__main__"}
+    for number, cell in enumerate(json.loads(TOUR.read_text())["cells"]):
+        if cell["cell_type"] == "code":  # as Jupyter does: the text of a cell can be asked for
+            lines, name = cell["source"], f"cell {number}"
+            linecache.cache[name] = (len(lines), None, lines, name)  # type: ignore[assignment]
+            exec(compile("".join(lines), name, "exec"), names)
+    assert (names["sevens"].shape, names["walk"].shape) == ((24, 1, 16, 16), (12, 1, 16, 16))
+    assert {*names["trials"]["status"]} <= {"complete", "pruned"}
+    assert float(names["right"]) > 0.2, "chance is 10 %"

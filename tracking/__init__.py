@@ -47,10 +47,11 @@ def load_model(
         tracking.errors.StoreError: There is no such model, or its files were changed; the message says why.
     """
     from tracking import registry
-    from tracking.store import read_store
+    from tracking.store import lent, read_store
 
-    read_store(Path(store), tracking_uri)
-    found = registry.require_version(name, version)
-    model = found.load()
-    model.config = found.config()  # type: ignore[assignment]
+    with lent():
+        read_store(Path(store), tracking_uri)
+        found = registry.require_version(name, version)
+        model = found.load()
+        model.config = found.config()  # type: ignore[assignment]
     return model

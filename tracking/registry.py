@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ class Version(Stored):
     metrics: Mapping[str, float]
     tags: Mapping[str, str]  # of its run, the versions of its inputs among them
     protocol: str = ""  # "" where it was not registered by this study
+    created: datetime | None = None
 
     @property
     def uri(self) -> str:  # type: ignore[override]
@@ -52,6 +54,12 @@ def champion(name: str, protocol: str | None = None) -> Version | None:
     """Return the champion of all, or of the versions with a protocol; None if there is none."""
     number = _aliases(name).get(CHAMPION if protocol is None else _alias_of(protocol))
     return None if number is None else version(name, number)
+
+
+def champions() -> list[Version]:
+    """Return the champion of each name that has one, in order."""
+    found = sorted((each.name, each.aliases.get(CHAMPION)) for each in search(client().search_registered_models))
+    return [version(name, int(number)) for name, number in found if number is not None]
 
 
 def champion_on(name: str, data: str) -> Version | None:
@@ -176,4 +184,5 @@ def _version(found: Any) -> Version:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    return Version(found.name, int(found.version), found.run_id, metrics, tags, found.tags.get(PROTOCOL, ""))
+    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
+    return Version(found.name, int(found.version), found.run_id, metrics, tags, found.tags.get(PROTOCOL, ""), created)

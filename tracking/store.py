@@ -6,15 +6,17 @@ import atexit
 import hashlib
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp
+from threading import RLock
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -28,7 +30,8 @@ from mlflow.entities import ViewType
 from tracking.errors import StoreError, causes, is_full, opened, root_of, store_errors, without_password
 from tracking.locks import LOCAL_TIMEOUT, Locks, check_database, sqlite_url
 
-for _noisy in ("mlflow.store.db.utils", "mlflow.tracking", "alembic"):
+NOISY = ("mlflow.store.db.utils", "mlflow.tracking", "alembic")
+for _noisy in NOISY:
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)  # What they say at length becomes one sentence.
 
 EXPERIMENT = "study.experiment"  # the tag of an experiment of ours: the name that we gave it
@@ -42,6 +45,9 @@ NOT_OURS = ("MLFLOW_ACTIVE_MODEL_ID", "_MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_
 """Variables that would add our metrics to somebody's model, or log them later. MLflow's client reads no run's name."""
 AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """Variables by which a server must answer within seconds as a store is opened."""
+LENT, OTHERS = re.compile("_?MLFLOW_|OMP_NUM_THREADS$"), ("alembic", "mlflow", "optuna", *NOISY)
+"""Variables of the environment that a study sets for itself, and loggers that it silences (see `lent`)."""
+_turn = RLock()
 CUT_SHORT = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 """What SQLite says to a reader of a database whose last writer was killed in mid-commit."""
 
@@ -127,6 +133,37 @@ def read_store(folder: Path, tracking_uri: str | None = None) -> Store:
             raise StoreError(f"{database} is locked by another process: wait for its end") from error
         raise StoreError(f"{database} must be an SQLite database: {error}") from error
     return _connect(folder, sqlite_url(copy), shown=str(database))
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """Use MLflow inside another program: its addresses, its variables and all loggers are as before at the end.
+
+    They belong to the process, so one thread at a time does this: a StoreError says that another takes long.
+    """
+    if not _turn.acquire(timeout=LOCAL_TIMEOUT):
+        raise StoreError("another thread of this process runs a study: read its store from another process, or wait")
+    loggers = [*map(logging.getLogger, OTHERS), root := logging.getLogger(), study := logging.getLogger("study")]
+    before = [(each, each.level, each.propagate, each.handlers[:]) for each in loggers]
+    variables = {name: value for name, value in os.environ.items() if LENT.match(name)}
+    address = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    registry = None if mlflow.get_registry_uri() == mlflow.get_tracking_uri() else mlflow.get_registry_uri()
+    try:
+        for name in OTHERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        study.propagate = bool(root.handlers)  # not to those that a package installs meanwhile
+        with store_errors():
+            yield
+    finally:
+        mlflow.set_tracking_uri(address)  # type: ignore[arg-type]
+        mlflow.set_registry_uri(registry)  # type: ignore[arg-type]
+        for name in filter(LENT.match, [*os.environ]):
+            del os.environ[name]
+        os.environ |= variables
+        for logger, level, propagate, handlers in before:
+            logger.setLevel(level)
+            logger.propagate, logger.handlers[:] = propagate, handlers
+        _turn.release()
 
 
 def client() -> MlflowClient:

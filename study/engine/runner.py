@@ -11,13 +11,17 @@ import math
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
+
+with warnings.catch_warnings():  # in a notebook that lacks the package of a bar of its own
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
 
 from study.engine.identity import fingerprint
 from study.engine.queue import (

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from study.checks import UsageError
 from study.engine.identity import code_digest, code_state, computed_with, fingerprint
@@ -119,8 +120,11 @@ def _addresses(made: Mapping[str, Version]) -> dict[str, str]:
 
 
 def code_of(context: Context) -> str:
-    """Return a digest of our code and of the stage's own file, which may be somebody else's."""
-    return code_digest(inspect.getfile(context.stage.run))
+    """Return a digest of our code and of the stage's own file, which may be somebody else's, or a notebook's cell."""
+    run = context.stage.run
+    if Path(file := inspect.getfile(run)).is_file():
+        return code_digest(file)
+    return fingerprint([code_digest(), inspect.getsource(run)])
 
 
 @contextmanager

@@ -158,19 +158,19 @@ def _trial_table(records: Sequence[Record], objective: str) -> tuple[list[list[s
     for record in records:
         cells = [*(record.params.get(name, "-") for name in varied)]
         cells += [f"{record.metrics[name]:.4g}" if name in record.metrics else "-" for name in metrics]
-        rows.append([record.name, _state(record), *cells, f"{_seconds(record):.0f}"])
+        reason = record.tags.get("reason", "") if state(record) in ("failed", "stopped") else ""
+        shown = f"{state(record)}: {reason}" if reason else state(record)
+        rows.append([record.name, shown, *cells, f"{seconds(record):.0f}"])
     return rows, ", ".join(f"{name} {min(values[name])}" for name in params if name not in varied)
 
 
-def _state(record: Record) -> str:
-    state = record.tags.get("state", record.status).lower()
-    if record.status == "KILLED" and state != "stopped":  # its process could say no more
-        state = "killed"
-    reason = record.tags.get("reason", "")
-    return f"{state}: {reason}" if state in ("failed", "stopped") and reason else state
+def state(record: Record) -> str:
+    """Return how a trial ended, or that it is running."""
+    found = record.tags.get("state", record.status).lower()
+    return "killed" if record.status == "KILLED" and found != "stopped" else found  # its process could say no more
 
 
-def _seconds(record: Record) -> float:
+def seconds(record: Record) -> float:
     """Return how long it took; 0 of a killed one: its end is when that was noticed."""
     known = record.ended and record.status != "KILLED"
     return (record.ended - record.started).total_seconds() if record.ended and known else 0.0
@@ -179,7 +179,7 @@ def _seconds(record: Record) -> float:
 def _made(parent: Record, trials: Sequence[Record]) -> dict[str, str]:
     """Return how the numbers were made, fact by fact."""
     tags = parent.tags
-    states = Counter(_state(trial).partition(":")[0] for trial in trials)
+    states = Counter(map(state, trials))
     inputs = [_version(uri) for name, uri in tags.items() if name.startswith("input.") and "weights" not in name]
     changes = {"true": " with changes that were not committed"}
     computed = [trial.tags for trial in trials if "git_commit" in trial.tags]
@@ -192,7 +192,7 @@ def _made(parent: Record, trials: Sequence[Record]) -> dict[str, str]:
         "Seed": tags.get("seed", UNKNOWN),
         "Builds on": ", ".join(inputs) or "nothing but the data",
         "Trials": ", ".join(f"{count} {state}" for state, count in states.most_common()) or "none",
-        "Trained for": f"{sum(map(_seconds, trials)) / 60:.0f} minutes",
+        "Trained for": f"{sum(map(seconds, trials)) / 60:.0f} minutes",
         "Chosen by": tags.get("best.metric", "nothing yet"),
         "Commit": ", ".join(sorted(commits)) or UNKNOWN,
         "Computed with": ", ".join(sorted(machines)) or UNKNOWN,
@@ -211,7 +211,7 @@ def _minute(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%d %H:%M UTC")
 
 
-def compare(page: Page, there: Page, name: str) -> SideBySide:
+def side_by_side(page: Page, there: Page, name: str) -> SideBySide:
     """Return the rows of a page's studies beside those of another page, which the reader calls by this name.
 
     Raises:
@@ -221,7 +221,7 @@ def compare(page: Page, there: Page, name: str) -> SideBySide:
     pairs = [(section, others[section.stage]) for section in page.sections if section.stage in others]
     pairs = [(here, other) for here, other in pairs if here.parent.run_id != other.parent.run_id]
     if not pairs:
-        raise UsageError(f"--compare must be another study of the same stages, but got {name}")
+        raise UsageError(f"a comparison needs another study of the same stages, but got {name}")
     notes: list[str] = []
     rows: list[Sequence[str]] = [ROWS]
     for here, other in pairs:

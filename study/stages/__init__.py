@@ -7,7 +7,6 @@ A stage of somebody else's plugs in as an entry point of the group `study.stages
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import cache
 from importlib.metadata import entry_points
 
 from study.checks import UsageError
@@ -22,22 +21,24 @@ from study.stages.translation import TRANSLATION
 
 GROUP = "study.stages"
 OURS = (JUDGE, AUTOENCODER, TRANSFER, LATENT_GAN, CONDITIONAL_GAN, ATTENTION, TRANSLATION)
+added: list[Stage] = []  # that are not installed (`study.api.run`)
 
 
-@cache
 def all_stages() -> tuple[Stage, ...]:
-    """Our stages and those of installed packages.
+    """Our stages, those of installed packages, and those that were added.
 
     Raises:
         UsageError: A package's stage cannot be imported, is no `Stage`, or has a name that is taken.
     """
-    found = list(OURS)
+    found, others = list(OURS), [(f"the stage {getattr(each, 'name', each)}", each) for each in added]
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         origin = f"the stage {point.value}{f' of the package {point.dist.name}' if point.dist else ''}"
         try:
             stage = point.load()
         except Exception as error:  # whatever the package raises as it is imported
             raise UsageError(f"{origin} cannot be loaded: {type(error).__name__}: {error}") from error
+        others.append((origin, stage))
+    for origin, stage in others:
         if not isinstance(stage, Stage):
             raise UsageError(f"{origin} must be a study.engine.stage.Stage, but is a {type(stage).__name__}")
         taken = next((each for each in found if each.key == stage.key), None)

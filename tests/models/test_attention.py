@@ -13,6 +13,14 @@ from torch.nn import functional as F
 from models import attention
 from models.autoencoder import ARCHITECTURES, Architecture, Autoencoder
 
+CONVOLUTIONS = [
+    nn.Conv2d(1, 4, 4, 2, 1),
+    nn.Conv2d(4, 2, 1, padding=2),
+    nn.Conv2d(3, 5, (2, 5), (3, 1), (0, 2), bias=False),
+    nn.Conv2d(2, 1, (5, 3), (1, 2), (3, 1), padding_mode="replicate"),
+    nn.Conv2d(5, 3, 3, 3, (0, 1), padding_mode="replicate", bias=False),
+]
+
 
 @pytest.fixture(autouse=True)
 def no_gradients() -> Iterator[None]:
@@ -24,16 +32,7 @@ EXACT = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 @pytest.mark.parametrize("dtype", EXACT)
-@pytest.mark.parametrize(
-    "conv",
-    [
-        nn.Conv2d(1, 4, 4, 2, 1),
-        nn.Conv2d(4, 2, 1, padding=2),
-        nn.Conv2d(3, 5, (2, 5), (3, 1), (0, 2), bias=False),
-        nn.Conv2d(2, 1, (5, 3), (1, 2), (3, 1), padding_mode="replicate"),
-        nn.Conv2d(5, 3, 3, 3, (0, 1), padding_mode="replicate", bias=False),
-    ],
-)
+@pytest.mark.parametrize("conv", CONVOLUTIONS)
 def test_attention_is_any_convolution(conv: nn.Conv2d, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     conv, images = deepcopy(conv).to(dtype), torch.randn(3, conv.in_channels, 9, 6, dtype=dtype)

@@ -97,7 +97,6 @@ def test_samples_predictions_and_the_report_know_their_classes(own: Own, tmp_pat
     assert called("predict", f"{own.name}-judge", *asked).code == 0
     header, first, *_ = (tmp_path / "classes.csv").read_text(encoding="utf-8").splitlines()
     assert (header, first[:9]) == (",".join(["file", "class", *own.classes]), "0000.png,")
-
     assert called("report", *given, "--out", page, "--pictures", tmp_path / "pictures").code == 0
     assert all(f'id="{stage}"' in page.read_text() for stage in own.stages)
     assert any((tmp_path / "pictures").iterdir())

@@ -18,6 +18,30 @@ from study.cli import arguments_of, command_of, parse_study, preset
 from study.config import INCIDENTAL
 from study.stages import all_stages
 
+WRONG_FLAGS = [
+    ("demmo", "smoke, demo, exercise, full or a .toml file, but got 'demmo'"),
+    ("missing.toml", "missing.toml cannot be read"),
+    ("--image-size 30", "a multiple of 4 from 16 to 64, but got 30"),
+    ("--inputs judge=champion", "KIND=NUMBER"),
+    ("--workers 0", "`1 <= workers` must hold, but got 0"),
+    ("--time-limit soon", "`time_limit` must be a number of s, m or h, 30m say, but got 'soon'"),
+    ("--seed -1", "`0 <= seed` must hold, but got -1"),
+    ("--stages judgement", "judgement"),
+]
+WRONG_TOML = [
+    *[("seed = = 3", "is not valid TOML"), ("a = " + "[" * 9999, "is not valid TOML")],
+    *[("preset = '../exercise'", "the preset must be one of"), ("preset = 3", "the preset must be one of")],
+    *[("help = true", "there is no setting --help"), ("sed = 3", "there is no setting --sed; did you mean --seed?")],
+    ("[judge]\nepoch = 3", "there is no setting --judge.epoch; did you mean --judge.epochs?"),
+    ("[judge]\nepochs = 0", "[judge] `1 <= epochs` must hold, but got 0"),
+    ("[judge.epochs]\nx = 3", "`judge.epochs` must be a valid integer, but got {'x': 3}"),
+    *[("judge = 3", "`judge` must be"), ("seed = '3'", "`seed` must be a valid integer, but got '3'")],
+    ("seed = true", "`seed` must be a valid integer, but got True"),
+    ("seed = 2026-01-01", "`seed` must be a valid integer"),
+    ("stages = ['judge', '--dry-run']", "but got ['judge', '--dry-run']"),
+    ("device = '--dry-run'", "`device` must be 'auto', 'cpu' or 'cuda', but got '--dry-run'"),
+]
+
 
 def written(folder: Path, text: str) -> str:
     """A settings file as an editor of Windows writes it."""
@@ -86,43 +110,12 @@ def test_the_recorded_command_needs_no_file_and_names_no_place(tmp_path: Path) -
     assert (again.seed, again.judge, again.transfer) == (3, config.judge, config.transfer)
 
 
-@pytest.mark.parametrize(
-    ("flags", "rule"),
-    [
-        ("demmo", "smoke, demo, exercise, full or a .toml file, but got 'demmo'"),
-        ("missing.toml", "missing.toml cannot be read"),
-        ("--image-size 30", "a multiple of 4 from 16 to 64, but got 30"),
-        ("--inputs judge=champion", "KIND=NUMBER"),
-        ("--workers 0", "`1 <= workers` must hold, but got 0"),
-        ("--time-limit soon", "`time_limit` must be a number of s, m or h, 30m say, but got 'soon'"),
-        ("--seed -1", "`0 <= seed` must hold, but got -1"),
-        ("--stages judgement", "judgement"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "rule"), WRONG_FLAGS)
 def test_a_mistake_in_the_flags_gets_rule_and_value_and_exit_code_2(flags: str, rule: str, called: Call) -> None:
     assert rule in called("run", *flags.split(), "--dry-run").error
 
 
-@pytest.mark.parametrize(
-    ("toml", "rule"),
-    [
-        ("seed = = 3", "is not valid TOML"),
-        ("a = " + "[" * 9999, "is not valid TOML"),
-        ("preset = '../exercise'", "the preset must be one of"),
-        ("preset = 3", "the preset must be one of"),
-        ("help = true", "there is no setting --help"),
-        ("sed = 3", "there is no setting --sed; did you mean --seed?"),
-        ("[judge]\nepoch = 3", "there is no setting --judge.epoch; did you mean --judge.epochs?"),
-        ("[judge]\nepochs = 0", "[judge] `1 <= epochs` must hold, but got 0"),
-        ("[judge.epochs]\nx = 3", "`judge.epochs` must be a valid integer, but got {'x': 3}"),
-        ("judge = 3", "`judge` must be"),
-        ("seed = '3'", "`seed` must be a valid integer, but got '3'"),
-        ("seed = true", "`seed` must be a valid integer, but got True"),
-        ("seed = 2026-01-01", "`seed` must be a valid integer"),
-        ("stages = ['judge', '--dry-run']", "but got ['judge', '--dry-run']"),
-        ("device = '--dry-run'", "`device` must be 'auto', 'cpu' or 'cuda', but got '--dry-run'"),
-    ],
-)
+@pytest.mark.parametrize(("toml", "rule"), WRONG_TOML)
 def test_a_mistake_in_a_file_gets_one_sentence(toml: str, rule: str, tmp_path: Path, called: Call) -> None:
     done = called("run", written(tmp_path, toml), "--dry-run")
     assert (rule in done.error, done.out, done.errors.count("\n")) == (True, "", 1), done.errors

@@ -52,7 +52,6 @@ def test_a_checkout_names_its_commit_and_whether_it_was_changed(tmp_path: Path, 
     commit(other)
     theirs = {"GIT_DIR": str(other / ".git"), "GIT_WORK_TREE": str(other), "GIT_INDEX_FILE": str(other / "index")}
     assert state(code, **theirs) == UNKNOWN, "no repository, and one that the environment names is not ours"
-
     made = commit(code)
     assert state(code, cwd=tmp_path, **theirs) == (made, "false")
     assert state(code, PATH=str(tmp_path)) == UNKNOWN, "without git"

@@ -59,7 +59,6 @@ def test_runs_that_were_deleted(studies: Studies, letters: Path, table: str) -> 
             assert [figures_of(line) for line in done.table.splitlines()] == figures, "the same seed, the same figures"
     again = studies.run(*given, *ALL)
     assert (studies.trials().keys(), again.table) == (after.keys(), done.table)
-
     version = studies.champion("abcd-autoencoder")
     delete(studies, champions_run(studies))
     studies.run(*given, "--stages", "autoencoder", "--autoencoder.latent-dim", "3")
@@ -96,7 +95,6 @@ def test_renamed_and_edited_things_are_found_and_stay_as_they_are(studies: Studi
     client.set_experiment_tag(parent.info.experiment_id, "mlflow.note.content", "my experiment")
     client.update_registered_model("abcd-judge", "my judge")
     client.update_model_version("abcd-judge", "1", "my version")
-
     done = studies.run(*FAST, "--data", letters, *ALL)
     assert (done.table, studies.trials().keys()) == (table, before.keys())
     for run_id in (parent.info.run_id, trial.info.run_id):
@@ -107,7 +105,6 @@ def test_renamed_and_edited_things_are_found_and_stay_as_they_are(studies: Studi
     assert client.get_experiment_by_name("abcd/judge") is None
     assert client.get_registered_model("abcd-judge").description == "my judge"
     assert client.get_model_version("abcd-judge", "1").description == "my version"
-
     client.delete_experiment(client.get_experiment_by_name("abcd/autoencoder").experiment_id)
     refused = studies.call(*FAST, "--data", letters, *ALL).error
     assert "'abcd/autoencoder' in this store was deleted in MLflow: restore it, or use another --store" in refused
@@ -135,7 +132,6 @@ def test_only_registered_models_are_kept_if_asked_for(studies: Studies, letters:
     collect_garbage(studies.store)
     studies.run(*given, "--autoencoder.latent-dims", "3", "4")
     assert before < studies.trials().keys(), "the sizes that were there stay as they were"
-
     with_model = {run_id for run_id, run in studies.trials().items() if run.outputs and run.outputs.model_outputs}
     dropped = min(before & with_model - registered)
     with pytest.raises(StoreError, match=r"was deleted: delete the run too"):

@@ -41,7 +41,6 @@ def test_data_are_known_by_their_pixels_wherever_they_are(studies: Studies, lett
     before = studies.trials()
     studies.run(*FAST, "--data", shutil.copy(letters, tmp_path / "moved"), *ALL)
     assert studies.trials().keys() == before.keys(), "the same data elsewhere"
-
     changed = arrays_of_letters(tmp_path / "other" / "abcd.npz", 30, 10, "ABCD", changed_pixel=200)
     done = studies.run(*FAST, "--data", changed, *ALL)
     new = {run_id: run for run_id, run in studies.trials().items() if run_id not in before}

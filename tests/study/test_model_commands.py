@@ -6,7 +6,6 @@ import re
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import mlflow
@@ -27,6 +26,40 @@ from tracking.registry import require_version, version
 from tracking.store import read_store
 
 ZOOM, CELL = 2, 30  # screen pixels of an image's pixel; pixels from one image of a grid to the next
+DRAWN = [
+    ([], "latent-gan", []),
+    (["--label", "7"], "conditional-gan", [7] * 12),
+    (["--model", "digits-conditional-gan/1"], "conditional-gan", [*range(10), 0, 1]),
+]
+NOT_DRAWN = [
+    ("--interpolate 3 10", "one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 or a number from 0 to 9, but got '10'"),
+    ("--label -1", "or a number from 0 to 9, but got '-1'"),
+    ("--interpolate 3 8 --label 1", "only one of `label` and `interpolate` can be given"),
+    ("--count 0", "`1 <= count` must hold, but got 0"),
+    ("--count 10001", "`count <= 10000` must hold, but got 10001"),
+    ("--out picture.gif", "must end in .png or .npz, or be a folder's name"),
+    ("--out tests", "the folder --out must be new or empty"),
+    ("--data mnist", "mnist-latent-gan@champion in this store (it has: digits-"),
+    ("--data=", "a path must not be empty"),
+    ("--model digits-latent-gan/4", "digits-latent-gan/4 in this store"),
+    ("--model digits-judge", "--model must be a generator, but got models:/digits-judge/1"),
+    ("--model digits-latent-gan --label 3", "can be asked of a conditional generator only"),
+    ("--model ../../etc/passwd", "NAME, NAME@ALIAS or NAME/NUMBER"),
+]
+EXPORTED = [
+    ("conditional-gan@champion", (NOISE + CLASSES,)),
+    pytest.param("latent-gan", (NOISE,), marks=pytest.mark.slow),
+    pytest.param("autoencoder/1", SHAPE, marks=pytest.mark.slow),
+    pytest.param("judge", SHAPE, marks=pytest.mark.slow),
+    pytest.param("translator", SHAPE, marks=pytest.mark.slow),
+]
+NOT_EXPORTED = [
+    ("judge a.pt", "`out` must end in .onnx or .safetensors, but got"),
+    ("judge/0 a.onnx", "must be given as NAME, NAME@ALIAS or NAME/NUMBER, but got 'digits-judge/0'"),
+    ("judge@none a.onnx", "no model is registered as digits-judge@none in this store (it has: digits-"),
+    ("none a.onnx", "no model is registered as digits-none@champion in this store"),
+    ("latent-gan a.onnx --part encoder", "--part can be given of an autoencoder only, but got"),
+]
 
 
 @dataclass(frozen=True)
@@ -67,17 +100,8 @@ def cut(sheet: np.ndarray, columns: int, count: int) -> np.ndarray:
     return np.stack([plain[top : top + 28, left : left + 28] for top, left in corners])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "model", "labels"),
-    [
-        ([], "latent-gan", []),
-        (["--label", "7"], "conditional-gan", [7] * 12),
-        (["--model", "digits-conditional-gan/1"], "conditional-gan", [*range(10), 0, 1]),
-    ],
-)
-def test_all_forms_hold_the_same_images(
-    models: Models, tmp_path: Path, arguments: list, model: str, labels: list
-) -> None:
+@pytest.mark.parametrize(("arguments", "model", "labels"), DRAWN)
+def test_all_forms_hold_the_same_images(models: Models, tmp_path: Path, arguments, model, labels) -> None:
     asked = [*arguments, "--count", 12, "--seed", 5]
     for name, *flags in (["grid.png"], ["strip.PNG", "--strip"], ["folder"], ["arrays.npz"]):
         assert models.draw(tmp_path / name, *flags, *asked).code == 0
@@ -117,24 +141,7 @@ def test_an_interpolation_goes_from_one_digit_to_the_other_with_the_same_noise(m
     assert np.load(tmp_path / "b.npz")["labels"][:, 8].tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
-@pytest.mark.parametrize(
-    ("flags", "rule"),
-    [
-        ("--interpolate 3 10", "one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 or a number from 0 to 9, but got '10'"),
-        ("--label -1", "or a number from 0 to 9, but got '-1'"),
-        ("--interpolate 3 8 --label 1", "only one of `label` and `interpolate` can be given"),
-        ("--count 0", "`1 <= count` must hold, but got 0"),
-        ("--count 10001", "`count <= 10000` must hold, but got 10001"),
-        ("--out picture.gif", "must end in .png or .npz, or be a folder's name"),
-        ("--out tests", "the folder --out must be new or empty"),
-        ("--data mnist", "mnist-latent-gan@champion in this store (it has: digits-"),
-        ("--data=", "a path must not be empty"),
-        ("--model digits-latent-gan/4", "digits-latent-gan/4 in this store"),
-        ("--model digits-judge", "--model must be a generator, but got models:/digits-judge/1"),
-        ("--model digits-latent-gan --label 3", "can be asked of a conditional generator only"),
-        ("--model ../../etc/passwd", "NAME, NAME@ALIAS or NAME/NUMBER"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "rule"), NOT_DRAWN)
 def test_samples_that_cannot_be_drawn(models: Models, tmp_path: Path, flags: str, rule: str) -> None:
     assert rule in models.draw(tmp_path / "out.png", *flags.split()).error
     assert not (tmp_path / "out.png").exists()
@@ -177,7 +184,6 @@ def test_the_classes_of_images_from_all_kinds_of_files(models: Models, tmp_path:
         same(found["outputs"], expected[:count])
         assert found["labels"].tolist() == expected[:count].argmax(1).tolist()
         assert found["class_names"].tolist() == list("0123456789")
-
     assert models.read("judge", tmp_path / "folder", tmp_path / "out.csv").code == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         header, *lines = csv.reader(file)
@@ -221,35 +227,31 @@ def test_what_sample_has_written_gives_the_same_images_again(models: Models, tmp
 ROW = "1," * 783 + "1\n"
 PIXELS = "must be 784 numbers with decimal points, with commas between them, but has"
 NUMBERS = f"must be {NOISE} numbers with decimal points, with commas between them, but has"
+NOT_READ = [
+    ("judge", "none.npz", None, "none.npz cannot be read as .npz without pickles: No such file"),
+    ("judge", "none.csv", None, "none.csv cannot be read: No such file"),
+    ("judge", "a" * 300 + ".npz", None, "File name too long"),
+    ("judge", "a.csv", "", "a.csv must have numbers, but has none"),
+    ("judge", "a.csv", ROW + "1,2\n", f"line 2 of {{path}} {PIXELS} 2"),
+    ("judge", "a.csv", ROW.replace("1", "1;2", 1) + ROW, "line 1 of {path} must be 784 numbers"),
+    ("judge", "a.csv", "NA" + ",1" * 783 + "\n" + ROW, "but has 'NA'"),
+    ("judge", "a.csv", ROW + ROW.replace(",", "\t"), "but has '1\\t1\\t1\\t1\\t1\\t1\\t1\\t1\\t1\\t1\\t'\n"),
+    ("judge", "a.csv", "0.5," * 783 + "1\n", "whole numbers from 0 to 255"),
+    ("judge", "a.csv", "nan," * 783 + "1\n", "whole numbers from 0 to 255"),
+    ("latent-gan", "a.csv", "1,2\n", f"line 1 of {{path}} {NUMBERS} 2\n"),
+    ("latent-gan", "a.csv", "0,5;0,7;0,1\n" * 2, f"{NUMBERS} '5;0'"),
+    ("latent-gan", "a.csv", "1,2,3,4,5,1e39\n", "must be finite 32-bit numbers [N, 6]"),
+    ("latent-gan", "a.npz", {"images": np.zeros((2, 28, 28), np.uint8)}, "`inputs`, but it holds images"),
+    ("latent-gan", "a.npz", {"inputs": np.zeros((0, NOISE), np.float32)}, "but {path} has float32 [0, 6]"),
+    ("latent-gan", "a.npz", {"inputs": np.array([["x"]])}, "but {path} has <U1 [1, 1]"),
+    ("judge", "a.npz", {"images": np.zeros((2, 28, 28))}, "[N, H, W, 3], but are float64"),
+    ("judge", "a.npz", {"images": np.array([{}], object)}, "it holds Python objects"),
+    ("none", "a.npz", {"images": np.zeros((2, 28, 28), np.uint8)}, "is registered as digits-none@champion"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("model", "file", "content", "message"),
-    [
-        ("judge", "none.npz", None, "none.npz cannot be read as .npz without pickles: No such file"),
-        ("judge", "none.csv", None, "none.csv cannot be read: No such file"),
-        ("judge", "a" * 300 + ".npz", None, "File name too long"),
-        ("judge", "a.csv", "", "a.csv must have numbers, but has none"),
-        ("judge", "a.csv", ROW + "1,2\n", f"line 2 of {{path}} {PIXELS} 2"),
-        ("judge", "a.csv", ROW.replace("1", "1;2", 1) + ROW, "line 1 of {path} must be 784 numbers"),
-        ("judge", "a.csv", "NA" + ",1" * 783 + "\n" + ROW, "but has 'NA'"),
-        ("judge", "a.csv", ROW + ROW.replace(",", "\t"), "but has '1\\t1\\t1\\t1\\t1\\t1\\t1\\t1\\t1\\t1\\t'\n"),
-        ("judge", "a.csv", "0.5," * 783 + "1\n", "whole numbers from 0 to 255"),
-        ("judge", "a.csv", "nan," * 783 + "1\n", "whole numbers from 0 to 255"),
-        ("latent-gan", "a.csv", "1,2\n", f"line 1 of {{path}} {NUMBERS} 2\n"),
-        ("latent-gan", "a.csv", "0,5;0,7;0,1\n" * 2, f"{NUMBERS} '5;0'"),
-        ("latent-gan", "a.csv", "1,2,3,4,5,1e39\n", "must be finite 32-bit numbers [N, 6]"),
-        ("latent-gan", "a.npz", {"images": np.zeros((2, 28, 28), np.uint8)}, "`inputs`, but it holds images"),
-        ("latent-gan", "a.npz", {"inputs": np.zeros((0, NOISE), np.float32)}, "but {path} has float32 [0, 6]"),
-        ("latent-gan", "a.npz", {"inputs": np.array([["x"]])}, "but {path} has <U1 [1, 1]"),
-        ("judge", "a.npz", {"images": np.zeros((2, 28, 28))}, "[N, H, W, 3], but are float64"),
-        ("judge", "a.npz", {"images": np.array([{}], object)}, "it holds Python objects"),
-        ("none", "a.npz", {"images": np.zeros((2, 28, 28), np.uint8)}, "is registered as digits-none@champion"),
-    ],
-)  # fmt: skip
-def test_files_that_do_not_fit(
-    models: Models, tmp_path: Path, model: str, file: str, content: Any, message: str
-) -> None:
+@pytest.mark.parametrize(("model", "file", "content", "message"), NOT_READ)
+def test_files_that_do_not_fit(models: Models, tmp_path: Path, model: str, file: str, content, message) -> None:
     path = tmp_path / file
     if isinstance(content, str):
         path.write_text(content)
@@ -266,16 +268,7 @@ def run(file: Path, inputs: np.ndarray) -> np.ndarray:
     return session.run(["outputs"], {"inputs": inputs})[0]
 
 
-@pytest.mark.parametrize(
-    ("model", "shape"),
-    [
-        ("conditional-gan@champion", (NOISE + CLASSES,)),
-        pytest.param("latent-gan", (NOISE,), marks=pytest.mark.slow),
-        pytest.param("autoencoder/1", SHAPE, marks=pytest.mark.slow),
-        pytest.param("judge", SHAPE, marks=pytest.mark.slow),
-        pytest.param("translator", SHAPE, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("model", "shape"), EXPORTED)
 def test_onnxruntime_gives_what_mlflow_gives(models: Models, tmp_path: Path, model: str, shape: tuple) -> None:
     out, kind = tmp_path / "model.onnx", re.split("[@/]", model)[0]
     done = models.write(model, out)
@@ -316,16 +309,7 @@ def test_weights_build_the_model_again(models: Models, tmp_path: Path) -> None:
     assert (facts["weights.sha256"], facts["dataset"], facts["part"]) == (stored.weights_digest, "digits", "all")
 
 
-@pytest.mark.parametrize(
-    ("asked", "rule"),
-    [
-        ("judge a.pt", "`out` must end in .onnx or .safetensors, but got"),
-        ("judge/0 a.onnx", "must be given as NAME, NAME@ALIAS or NAME/NUMBER, but got 'digits-judge/0'"),
-        ("judge@none a.onnx", "no model is registered as digits-judge@none in this store (it has: digits-"),
-        ("none a.onnx", "no model is registered as digits-none@champion in this store"),
-        ("latent-gan a.onnx --part encoder", "--part can be given of an autoencoder only, but got"),
-    ],
-)
+@pytest.mark.parametrize(("asked", "rule"), NOT_EXPORTED)
 def test_what_cannot_be_exported(models: Models, tmp_path: Path, asked: str, rule: str) -> None:
     model, out, *more = asked.split()
     assert rule in models.write(model, tmp_path / out, *more).error

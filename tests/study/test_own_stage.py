@@ -12,23 +12,22 @@ from commands import Call
 from conftest import ROOT
 from studies import Studies
 
-from study.cli import config_type
-from study.stages import all_stages
-
 PAGE = (ROOT / "docs" / "own-stage.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
 TOML = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0]
 Plug = Callable[[str], None]
+BROKEN_PACKAGES = [
+    ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError"),
+    ("STAGE = 3", "must be a study.engine.stage.Stage"),
+    (CODE.replace('*("linear-probe",', '*("judge",'), "is called judge"),
+    (CODE.replace('outputs=("linear-probe",)', 'outputs=("judge",)'), "registers the kind 'judge'"),
+    (CODE.replace('identity_excludes=("trials",)', 'identity_excludes=("tries",)'), "identity_excludes"),
+]
 
 
 @pytest.fixture
 def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
     """Puts a package with this module where Python finds installed ones."""
-
-    def forget() -> None:
-        sys.modules.pop("linear_probe", None)
-        all_stages.cache_clear()
-        config_type.cache_clear()
 
     def put(module: str) -> None:
         info = tmp_path / "site" / "linear_probe-1.0.dist-info"
@@ -38,11 +37,11 @@ def plug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plug]:
         (line,) = re.findall(r'^linear-probe = "(.*)"$', TOML, re.MULTILINE)
         (info / "entry_points.txt").write_text(f"[study.stages]\nlinear-probe = {line}\n")
         monkeypatch.syspath_prepend(str(tmp_path / "site"))
-        forget()
+        sys.modules.pop("linear_probe", None)
 
     yield put
     monkeypatch.undo()
-    forget()
+    sys.modules.pop("linear_probe", None)
 
 
 def test_the_page_shows_a_short_stage_and_flags_follow_from_the_object(plug: Plug, fresh: Studies) -> None:
@@ -54,16 +53,7 @@ def test_the_page_shows_a_short_stage_and_flags_follow_from_the_object(plug: Plu
     assert "5" in fresh.call("--dry-run", "--linear-probe.trials", 5).out.partition("linear-probe")[2]
 
 
-@pytest.mark.parametrize(
-    ("module", "message"),
-    [
-        ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError"),
-        ("STAGE = 3", "must be a study.engine.stage.Stage"),
-        (CODE.replace('*("linear-probe",', '*("judge",'), "is called judge"),
-        (CODE.replace('outputs=("linear-probe",)', 'outputs=("judge",)'), "registers the kind 'judge'"),
-        (CODE.replace('identity_excludes=("trials",)', 'identity_excludes=("tries",)'), "identity_excludes"),
-    ],
-)
+@pytest.mark.parametrize(("module", "message"), BROKEN_PACKAGES)
 def test_a_broken_package_is_named_in_one_sentence(plug: Plug, fresh: Studies, module: str, message: str) -> None:
     plug(module)
     refused = fresh.call("--dry-run").error
@@ -83,7 +73,6 @@ def test_it_runs_reports_and_loads_by_name(plug: Plug, fresh: Studies, tmp_path:
     assert called("report", "--store", fresh.store, "--out", tmp_path / "r.html").code == 0
     page, claim = (tmp_path / "r.html").read_text(), "A linear layer reads more than chance"
     assert all(text in page for text in ("How much of the class can a linear layer read from the latents?", claim))
-
     client = fresh.client
     assert "mlflow.sharedViewState.trials" in client.get_experiment_by_name("digits/linear-probe").tags
     description = client.get_model_version("digits-linear-probe", "1").description

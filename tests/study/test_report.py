@@ -1,5 +1,6 @@
 """The report: all that a store holds, nothing from outside, all escaped; what is missing is said; two studies."""
 
+import csv
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from studies import copied
 from study import plots
 from study.engine.stage import Outcome
 from study.report import collect as collecting
-from study.report.collect import collect, compare, keep
+from study.report.collect import collect, keep, side_by_side
 from study.report.page import html, markdown
 from study.results import Claim, Row
 from study.stages import all_stages
@@ -26,6 +27,7 @@ from tracking.runs import Run, study_run, trial_run
 from tracking.store import Store, open_store, read_store
 
 NAMES = [stage.name for stage in all_stages()]
+TRIAL_COLUMNS = ("stage", "status", "params.lr", "params.batch", "metrics.val/loss", "metrics.test/loss")
 
 
 def claimed(text: str, p: float, difference: float = -1.0, shown: str = "") -> Claim:
@@ -80,7 +82,7 @@ def folder(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_has_claims_rows_figures_tables_and_trials(folder: Path, tmp_path: Path, called: Call) -> None:
-    files = {flag: tmp_path / name for flag, name in (("out", "r.html"), ("markdown", "r.md"), ("pictures", "all"))}
+    files = {flag: tmp_path / flag for flag in ("out", "markdown", "csv", "pictures")}
     given = [word for flag, file in files.items() for word in (f"--{flag}", file)]
     code, out, _ = called("report", "--store", folder, *given)
     assert (code, out.splitlines()[0]) == (0, f"tiny: {NAMES[0]}, {NAMES[1]}")
@@ -106,6 +108,10 @@ def test_the_page_has_claims_rows_figures_tables_and_trials(folder: Path, tmp_pa
     decided = "| supported | Ours is less | 1.0 ± 0.1 | 2.0 ± 0.2 | -1 (-2 to 0; 5 against 5) |"
     assert f"{decided} {NAMES[0]} |" in lines
     assert {"| loss | 1.0 ± 0.1 | 1.5 | 2.0 |", "| conv | 0.5 |"} <= {*lines}
+    with files["csv"].open(newline="") as file:
+        found = [[row[name] for name in TRIAL_COLUMNS] for row in csv.DictReader(file)]
+    trials = [["complete", "0.1", "32", "0.5", "0.25"], ["failed", "0.2", "32", "", ""]]
+    assert found == [[stage, *trial] for stage in (NAMES[1], NAMES[0]) for trial in trials]
 
 
 def test_whatever_comes_from_the_store_is_escaped(store: Store) -> None:
@@ -177,6 +183,8 @@ def test_what_cannot_be_reported(folder: Path, tmp_path: Path, called: Call) -> 
         ("--out", folder / "mlflow.db"): "--out must not be a store's database",
         ("--out", "/dev/full"): "--out /dev/full cannot be written: No space left on device",
         ("--markdown", page): "--markdown must be another file than --out",
+        ("--csv", page): "--csv must be another file than --out",
+        ("--csv", next(folder.rglob("all.csv"))): "--csv must not be one of the store's artifacts",
         ("--pictures", tmp_path / "file"): "--pictures",
         ("--compare", "/nowhere"): "must be a seed or the folder of a store, but got /nowhere",
         ("--compare", "-1"): "must be a seed or the folder of a store, but got -1",
@@ -219,7 +227,7 @@ def test_two_seeds_and_two_stores_side_by_side(store: Store, empty_store: Path, 
     side(store, NAMES[1], 0, "new", "", 0.001)  # the same study on both sides: it is left out
     seeds = ("--out", page, "--markdown", tmp_path / "r.md", "--compare", 0)
     assert "beside seed 0: 3 rows in both" in called("report", "--store", here, *seeds).out
-    found = compare(collect("tiny"), collect("tiny", seed=0), "seed 0")
+    found = side_by_side(collect("tiny"), collect("tiny", seed=0), "seed 0")
     cells = [("loss", "0.5", "supported, there inconclusive"), ("size", "3", "-"), ("size", "4", "-")]
     assert found.rows[1:] == [(NAMES[0], figure, ours, f"{ours} there", decided) for figure, ours, decided in cells]
     assert found.notes == [f"{NAMES[0]}, {figure}: only on one side" for figure in ("new", "old")]
@@ -228,7 +236,6 @@ def test_two_seeds_and_two_stores_side_by_side(store: Store, empty_store: Path, 
     first.log_json("outcome", {"rows": [{"unknown": 1}]})
     assert called("report", "--store", here, *seeds).code == 0
     assert f"{NAMES[0]}, there: the table is left out" in page.read_text()
-
     side(open_store(other), NAMES[0], 1, "old", " there", 0.9, digest="xyz")
     before = (other / "mlflow.db").read_bytes()
     assert called("report", "--store", here, "--out", page, "--compare", other).code == 0
@@ -237,7 +244,7 @@ def test_two_seeds_and_two_stores_side_by_side(store: Store, empty_store: Path, 
     assert "<b>" not in page.read_text()
     for wrong, message in {
         "7": "no study of tiny with seed 7 is in this store (it has: seeds 0, 1)",
-        copied(here, tmp_path / "copy"): "--compare must be another study of the same stages, but got ",
+        copied(here, tmp_path / "copy"): "a comparison needs another study of the same stages, but got ",
         copied(empty_store, tmp_path / "empty"): "no study of tiny is in this store (it has: none)",
     }.items():
         assert message in called("report", "--store", here, "--out", page, "--compare", wrong).error

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Command, no_hang
 from mlflow.entities import Run
-from servers import MlflowServer
+from servers import MlflowServer, until
 from studies import Studies, copied
 
 from study import data, run
@@ -111,7 +109,6 @@ def test_a_second_run_trains_nothing_and_a_setting_has_its_own_study(two: tuple[
     assert two[1].split("digits, preset")[0] == done.out.split("digits, preset")[0]
     versions = {int(each.version) for each in fresh.client.search_model_versions()}
     assert (fresh.trials().keys(), versions) == (before, {1})
-
     file = fresh.store.with_name("mine.toml")
     file.write_text('preset = "smoke"\ndata = "digits"\nstages = ["judge"]\n')
     fresh.run(file)
@@ -166,11 +163,6 @@ def test_a_stopped_command_ends_its_workers_and_the_same_command_goes_on(fresh: 
     assert sorted(statuses) == (["KILLED", "RUNNING", "RUNNING"] if stop == signal.SIGKILL else ["KILLED"] * 3)
     epochs = {each.data.params["epochs"] for each in fresh.trials().values()}
     assert epochs == {"500"}, "stopped long before their end"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        time.sleep(0.2)
 
 
 def children(pid: int) -> list[int]:

@@ -18,6 +18,12 @@ from study.cli import INTERRUPTED, exit_code, set_log_level
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
 PIPES = {"cwd": ROOT, "env": ENV, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 STOPPED = "\nstopped; the same command goes on from here\n"
+SIGNALS = [
+    ("SIGHUP", signal.SIG_DFL, (INTERRUPTED, "", STOPPED)),
+    ("SIGTERM", signal.SIG_DFL, (INTERRUPTED, "", STOPPED)),
+    ("SIGINT", signal.SIG_DFL, (INTERRUPTED, "", STOPPED)),
+    ("SIGHUP", signal.SIG_IGN, (0, "done\n", "")),  # a closed terminal does not stop what nohup started
+]
 
 
 def code_of(body: str) -> list[str]:
@@ -29,15 +35,7 @@ def finish(command: list[str], **options: Any) -> subprocess.CompletedProcess[st
     return subprocess.run(command, **{**PIPES, **options})
 
 
-@pytest.mark.parametrize(
-    ("name", "handling", "expected"),
-    [
-        ("SIGHUP", signal.SIG_DFL, (INTERRUPTED, "", STOPPED)),
-        ("SIGTERM", signal.SIG_DFL, (INTERRUPTED, "", STOPPED)),
-        ("SIGINT", signal.SIG_DFL, (INTERRUPTED, "", STOPPED)),
-        ("SIGHUP", signal.SIG_IGN, (0, "done\n", "")),  # a closed terminal does not stop what nohup started
-    ],
-)
+@pytest.mark.parametrize(("name", "handling", "expected"), SIGNALS)
 def test_a_signal_stops_a_command_with_one_sentence(name: str, handling: Any, expected: tuple[int, str, str]) -> None:
     seconds = 0.5 if handling == signal.SIG_IGN else 300
     waiting = code_of(f"print('ready', flush=True); import time; time.sleep({seconds}); print('done')")
@@ -139,7 +137,6 @@ def test_a_bug_and_what_cannot_be_imported(tmp_path: Path, capsys, monkeypatch) 
         (tmp_path / f"broken{number}.py").write_text(f"raise {error}\n")
         assert exit_code(lambda number=number: __import__(f"broken{number}")) == 2
         assert "error: a package cannot be loaded: " in capsys.readouterr().err
-
     with pytest.raises(ValueError, match="a bug"):
         exit_code(lambda: int("a bug"))
 

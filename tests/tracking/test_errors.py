@@ -17,6 +17,37 @@ from mlflow.protos.databricks_pb2 import ErrorCode
 from tracking.errors import StoreError, store_errors, without_password
 from tracking.store import AT_ONCE, Store, open_store, read_artifact
 
+BAD_ADDRESSES = [
+    ("http://localhost:abc", None, "cannot be opened: ."),
+    ("http://[abc", None, "cannot be opened: ."),
+    ("http://me:se/cret@127.0.0.1:9", None, "127.0.0.1.* cannot be opened: .*refused"),
+    ("postgresql://me:secret@127.0.0.1:9/db", None, "--tracking-uri must be the http.*127.0.0.1"),
+    ("mlruns", None, "--tracking-uri must be the http"),
+    (None, "sqlite://", "must name a file that all processes share"),
+    (None, "sqlite:///:memory:", "must name a file that all processes share"),
+    (None, "sqlite:///{store}/../store/mlflow.db", "must be another file than MLflow's"),
+    (None, "sqlite:////no/folder/x.db", "cannot be opened"),
+    (None, "postgresql://me:secret@127.0.0.1:9/db", "127.0.0.1.* cannot be opened: .*refused"),
+    (None, "mysql://me:secret@127.0.0.1/d", "must be a postgresql:// or sqlite:/// URL.*127.0.0.1"),
+    (None, "http://h:port/x", "must be a postgresql:// or sqlite:/// URL"),
+]
+SECRETS = [
+    ("http://me:secret@host:5000/x is away", "http://me:***@host:5000/x is away"),
+    ("http://user:pa/ss@host/x", "http://user:***@host/x"),
+    ("http://user:p@ss@host/x", "http://user:***@host/x"),
+    ("postgresql+psycopg://me:s:e/c?r#et@h:1/d", "postgresql+psycopg://me:***@h:1/d"),
+    ("postgresql://host/x?user=me&password=secret", "postgresql://host/x?user=me&password=***"),
+    ("https://TOKEN@host/x", "https://***@host/x"),
+    ("https://h/x?access_token=secret;y=2", "https://h/x?access_token=***;y=2"),
+    ("postgresql://me@host/d", "postgresql://me@host/d"),
+    ("sqlite:////tmp/a@b:c/x.db", "sqlite:////tmp/a@b:c/x.db"),
+]
+FULL_DISKS = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    sqlite3.OperationalError("database or disk is full"),
+    FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']"),
+]
+
 
 @contextmanager
 def answering(answer: bytes | None) -> Iterator[str]:
@@ -39,43 +70,14 @@ def test_another_kind_of_server_is_given_up(tmp_path: Path, monkeypatch, answer:
         open_store(tmp_path, url)
 
 
-@pytest.mark.parametrize(
-    ("address", "storage", "message"),
-    [
-        ("http://localhost:abc", None, "cannot be opened: ."),
-        ("http://[abc", None, "cannot be opened: ."),
-        ("http://me:se/cret@127.0.0.1:9", None, "127.0.0.1.* cannot be opened: .*refused"),
-        ("postgresql://me:secret@127.0.0.1:9/db", None, "--tracking-uri must be the http.*127.0.0.1"),
-        ("mlruns", None, "--tracking-uri must be the http"),
-        (None, "sqlite://", "must name a file that all processes share"),
-        (None, "sqlite:///:memory:", "must name a file that all processes share"),
-        (None, "sqlite:///{store}/../store/mlflow.db", "must be another file than MLflow's"),
-        (None, "sqlite:////no/folder/x.db", "cannot be opened"),
-        (None, "postgresql://me:secret@127.0.0.1:9/db", "127.0.0.1.* cannot be opened: .*refused"),
-        (None, "mysql://me:secret@127.0.0.1/d", "must be a postgresql:// or sqlite:/// URL.*127.0.0.1"),
-        (None, "http://h:port/x", "must be a postgresql:// or sqlite:/// URL"),
-    ],
-)
+@pytest.mark.parametrize(("address", "storage", "message"), BAD_ADDRESSES)
 def test_bad_addresses_hide_passwords(tmp_path: Path, address: str | None, storage: str | None, message: str) -> None:
     with no_hang(), pytest.raises(StoreError, match=message) as caught:
         open_store(tmp_path / "store", address, storage and storage.format(store=tmp_path / "store"))
     assert "cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("http://me:secret@host:5000/x is away", "http://me:***@host:5000/x is away"),
-        ("http://user:pa/ss@host/x", "http://user:***@host/x"),
-        ("http://user:p@ss@host/x", "http://user:***@host/x"),
-        ("postgresql+psycopg://me:s:e/c?r#et@h:1/d", "postgresql+psycopg://me:***@h:1/d"),
-        ("postgresql://host/x?user=me&password=secret", "postgresql://host/x?user=me&password=***"),
-        ("https://TOKEN@host/x", "https://***@host/x"),
-        ("https://h/x?access_token=secret;y=2", "https://h/x?access_token=***;y=2"),
-        ("postgresql://me@host/d", "postgresql://me@host/d"),
-        ("sqlite:////tmp/a@b:c/x.db", "sqlite:////tmp/a@b:c/x.db"),
-    ],
-)
+@pytest.mark.parametrize(("text", "shown"), SECRETS)
 def test_no_secret_of_a_url_is_shown(text: str, shown: str) -> None:
     assert without_password(text) == shown
 
@@ -88,14 +90,7 @@ def test_a_server_that_refuses_is_told(code: str) -> None:
         raise MlflowException("a fault of ours", error_code=ErrorCode.Value("INTERNAL_ERROR"))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        sqlite3.OperationalError("database or disk is full"),
-        FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']"),
-    ],
-)
+@pytest.mark.parametrize("error", FULL_DISKS)
 def test_a_disk_that_is_full_is_told(error: Exception) -> None:
     with pytest.raises(StoreError, match=r"the disk of /.* is full: "), store_errors():
         raise MlflowException("wrapped") from error

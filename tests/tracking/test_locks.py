@@ -27,6 +27,12 @@ with Locks(sys.argv[1]).hold("name"), Locks(sys.argv[1]).alive("worker"):
     print("held", flush=True)
     sys.stdin.read()
 """
+WRONG_DATABASES = [
+    (lambda url: url.removesuffix("/study") + "/nowhere", 'database "nowhere" does not exist'),
+    (lambda url: url.replace("s3cret", "wr0ng"), "password authentication failed"),
+    (lambda url: url.replace("127.0.0.1", "127.0.0.2"), "refused"),
+    (lambda url: url + "?nonsense=1", "nonsense"),
+]
 
 
 @pytest.fixture(params=["file", pytest.param("server", marks=pytest.mark.server)])
@@ -103,15 +109,7 @@ def test_work_waits_for_a_server_that_comes_back(postgres: Postgres, tmp_path: P
 
 
 @pytest.mark.server
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda url: url.removesuffix("/study") + "/nowhere", 'database "nowhere" does not exist'),
-        (lambda url: url.replace("s3cret", "wr0ng"), "password authentication failed"),
-        (lambda url: url.replace("127.0.0.1", "127.0.0.2"), "refused"),
-        (lambda url: url + "?nonsense=1", "nonsense"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), WRONG_DATABASES)
 def test_a_wrong_database_is_told_and_not_waited_for(postgres: Postgres, tmp_path: Path, change, message: str) -> None:
     with no_hang(), pytest.raises(StoreError, match=message) as told:
         check_database(change(postgres.url), tmp_path / "mlflow.db")

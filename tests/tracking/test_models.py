@@ -32,6 +32,12 @@ MODULE = {"latent_dim": 4, "architecture": "conv", "image_shape": [1, 16, 16]}
 GENERATOR = {"input_dim": 5, "latent_dim": 4, "architecture": "conv", "image_shape": [1, 28, 28], "width": 8}
 EXAMPLE = torch.rand(2, 1, 16, 16)
 IMAGES = torch.rand(5, 1, 16, 16)  # another batch size than the example's
+REBUILT = [
+    (Judge("conv", image_shape=[3, 28, 28], classes=4), ("conv", [3, 28, 28]), (2, 3, 28, 28), None),  # no keywords
+    (Autoencoder(**MODULE), {**MODULE, "latent_dim": 5}, EXAMPLE.shape, None),  # other weights
+    (Autoencoder(**MODULE).to(memory_format=torch.channels_last), MODULE, EXAMPLE.shape, "autoencoder:Autoencoder"),
+    (LatentGenerator(**GENERATOR), GENERATOR, (2, 5), "gan:LatentGenerator"),
+]
 
 
 def log(store: Store, module: torch.nn.Module, config: dict | None = None, example: torch.Tensor = EXAMPLE) -> Run:
@@ -109,15 +115,7 @@ def test_a_model_of_another_class_is_loaded_as_the_program_that_was_logged(store
         registry.require_version(NAME).load()
 
 
-@pytest.mark.parametrize(
-    ("module", "config", "example", "named"),
-    [
-        (Judge("conv", image_shape=[3, 28, 28], classes=4), ("conv", [3, 28, 28]), (2, 3, 28, 28), None),  # no keywords
-        (Autoencoder(**MODULE), {**MODULE, "latent_dim": 5}, EXAMPLE.shape, None),  # other weights
-        (Autoencoder(**MODULE).to(memory_format=torch.channels_last), MODULE, EXAMPLE.shape, "autoencoder:Autoencoder"),
-        (LatentGenerator(**GENERATOR), GENERATOR, (2, 5), "gan:LatentGenerator"),
-    ],
-)
+@pytest.mark.parametrize(("module", "config", "example", "named"), REBUILT)
 def test_only_what_the_config_rebuilds_is_not_exported(store: Store, module, config, example, named) -> None:
     run = log(store, module, {"module": config}, torch.rand(example))
     kind = json.loads((folder_of(store) / "model.json").read_text())["class"]
@@ -136,19 +134,17 @@ def test_the_digest_is_that_of_names_types_shapes_and_values() -> None:
 
 WEIGHTS, FOREIGN = "weights.safetensors", '{"class": "torch.nn:Linear", "metadata": {}}'
 CHANGED = "weights.safetensors of {} was changed since it was logged: it is not loaded"
+HARMS = [
+    (lambda folder: save_file(Autoencoder(**MODULE).state_dict(), folder / WEIGHTS), CHANGED),
+    (lambda folder: torch.save(Autoencoder(**MODULE), folder / WEIGHTS), CHANGED),
+    (lambda folder: (folder / "model.json").write_text("[]"), r"model\.json of {} was changed"),
+    (lambda folder: (folder / "model.json").write_text(FOREIGN), "torch.nn:Linear is not loaded: it is none of"),
+    (lambda folder: (folder / WEIGHTS).unlink(), "weights.safetensors of {} is missing"),
+    (shutil.rmtree, r"model\.json of {} is missing: .*runs again$"),
+]
 
 
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda folder: save_file(Autoencoder(**MODULE).state_dict(), folder / WEIGHTS), CHANGED),
-        (lambda folder: torch.save(Autoencoder(**MODULE), folder / WEIGHTS), CHANGED),
-        (lambda folder: (folder / "model.json").write_text("[]"), r"model\.json of {} was changed"),
-        (lambda folder: (folder / "model.json").write_text(FOREIGN), "torch.nn:Linear is not loaded: it is none of"),
-        (lambda folder: (folder / WEIGHTS).unlink(), "weights.safetensors of {} is missing"),
-        (shutil.rmtree, r"model\.json of {} is missing: .*runs again$"),
-    ],
-)
+@pytest.mark.parametrize(("harm", "message"), HARMS)
 def test_a_changed_model_is_told_and_not_loaded(store: Store, harm: Callable[[Path], object], message: str) -> None:
     run = log(store, Autoencoder(**MODULE))
     model = logged_model(run.run_id)

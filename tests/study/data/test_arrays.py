@@ -11,7 +11,16 @@ from study import data
 from study.data import DataError, Dataset, Split
 
 SIZES = {"train": 60, "val": 12, "test": 18}
+RESIZED = [((28, 28, 3), 28, False), ((40, 50), 28, False), ((8, 8), 32, True)]
 Arrays = dict[str, np.ndarray]
+DAMAGES = [
+    (lambda content: b"no zip at all", "a text that begins with 'no zip at all'"),
+    (lambda content: content[: len(content) // 2], "a cut or damaged archive"),
+    (lambda content: content[:2000] + bytes(200) + content[2200:], "a cut or damaged archive"),
+    (lambda content: b"\x93NUMPY" + content, r"a single array without a name \(.npy\)"),
+    (lambda content: b"\x80\x04]\x94.", "a pickle of Python objects"),
+    (lambda content: b"\x1f\x8b" + content, "of another format"),
+]
 
 
 def medmnist(*shape: int, classes: int = 3) -> Arrays:
@@ -68,9 +77,7 @@ def test_labels_of_any_whole_kind_sorted_by_class_are_mixed(tmp_path: Path, dtyp
     assert found.classes == ("caf\u00e9", "dog", "cow"), "one spelling of accents"
 
 
-@pytest.mark.parametrize(
-    ("shape", "size", "colour"), [((28, 28, 3), 28, False), ((40, 50), 28, False), ((8, 8), 32, True)]
-)
+@pytest.mark.parametrize(("shape", "size", "colour"), RESIZED)
 def test_grey_colour_and_size_are_pillows(tmp_path: Path, caplog, shape, size: int, colour: bool) -> None:
     arrays = medmnist(*shape)
     found = load(tmp_path, arrays, image_size=size, colour=colour)
@@ -95,41 +102,29 @@ def label(value: float, dtype: str, part: str = "train"):
 
 
 IMAGES = np.zeros((60, 28, 28), dtype=np.uint8)
+BROKEN_RULES = [
+    (label(3, "int64", "test"), "labels of the test images of set must be from 0 to 2, but one is 3"),
+    (label(1.5, "float32"), r"train_labels of .* must be whole numbers from 0 to classes - 1, but one is 1\.5"),
+    (with_(train_labels=np.zeros((60, 14), dtype=np.uint8)), r"must be .* one label an image, .* \[60, 14\]"),
+    (with_(train_labels=np.array(["a"] * 60)), "train_labels .* must be whole numbers, .* <U1"),
+    (with_(train_labels=np.zeros(59, dtype=np.uint8)), "train_images and train_labels .* but are 60 and 59"),
+    (with_(class_names=np.array(list("abcd"))), "among the training images of set, but there is no 'd'"),
+    (with_(class_names=np.arange(3)), r"class_names of .* must be texts \[classes\], but are int64"),
+    (with_(train_images=IMAGES / 255), r"train_images of .* must be uint8, 0 to 255, .* float64"),
+    (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 28, 28, 4\]"),
+    (with_(train_images=IMAGES), "pixels must use the range from 0 to 255, .* training images .* from 0 to 0"),
+    (with_(train_images=np.full((60,), None)), r"set.npz cannot be read .* \(a pickle\)"),
+    (lambda _: {"train_images": IMAGES}, "must hold train_images, .* no 'train_labels', .* holds 'train_images'"),
+]
 
 
-@pytest.mark.parametrize(
-    ("change", "rule"),
-    [
-        (label(3, "int64", "test"), "labels of the test images of set must be from 0 to 2, but one is 3"),
-        (label(1.5, "float32"), r"train_labels of .* must be whole numbers from 0 to classes - 1, but one is 1\.5"),
-        (with_(train_labels=np.zeros((60, 14), dtype=np.uint8)), r"must be .* one label an image, .* \[60, 14\]"),
-        (with_(train_labels=np.array(["a"] * 60)), "train_labels .* must be whole numbers, .* <U1"),
-        (with_(train_labels=np.zeros(59, dtype=np.uint8)), "train_images and train_labels .* but are 60 and 59"),
-        (with_(class_names=np.array(list("abcd"))), "among the training images of set, but there is no 'd'"),
-        (with_(class_names=np.arange(3)), r"class_names of .* must be texts \[classes\], but are int64"),
-        (with_(train_images=IMAGES / 255), r"train_images of .* must be uint8, 0 to 255, .* float64"),
-        (with_(train_images=np.zeros((60, 28, 28, 4), np.uint8)), r"\[N, H, W, 3\], but are uint8 \[60, 28, 28, 4\]"),
-        (with_(train_images=IMAGES), "pixels must use the range from 0 to 255, .* training images .* from 0 to 0"),
-        (with_(train_images=np.full((60,), None)), r"set.npz cannot be read .* \(a pickle\)"),
-        (lambda _: {"train_images": IMAGES}, "must hold train_images, .* no 'train_labels', .* holds 'train_images'"),
-    ],
-)
+@pytest.mark.parametrize(("change", "rule"), BROKEN_RULES)
 def test_arrays_that_break_a_rule(tmp_path: Path, change, rule: str) -> None:
     with pytest.raises(DataError, match=rf"\A.*{rule}.*\Z"):  # in one line
         load(tmp_path, change(medmnist(28, 28)))
 
 
-@pytest.mark.parametrize(
-    ("damage", "what"),
-    [
-        (lambda content: b"no zip at all", "a text that begins with 'no zip at all'"),
-        (lambda content: content[: len(content) // 2], "a cut or damaged archive"),
-        (lambda content: content[:2000] + bytes(200) + content[2200:], "a cut or damaged archive"),
-        (lambda content: b"\x93NUMPY" + content, r"a single array without a name \(.npy\)"),
-        (lambda content: b"\x80\x04]\x94.", "a pickle of Python objects"),
-        (lambda content: b"\x1f\x8b" + content, "of another format"),
-    ],
-)
+@pytest.mark.parametrize(("damage", "what"), DAMAGES)
 def test_what_is_no_array_file_is_named(tmp_path: Path, denied, damage, what: str) -> None:
     load(tmp_path, medmnist(28, 28))
     path = tmp_path / "set.npz"

@@ -98,17 +98,15 @@ def test_where_auto_looks(fake_mnist: Path, tmp_path: Path, monkeypatch, no_mirr
 
 
 DAMAGED = "MNIST/raw cannot be read: a file is damaged"
+BROKEN_FILES = [
+    ("t10k-labels-idx1-ubyte", lambda content: content[:-1], DAMAGED),
+    ("train-labels-idx1-ubyte", lambda content: b"", DAMAGED),
+    ("t10k-images-idx3-ubyte", lambda content: b"\xff" + content[1:], DAMAGED),
+    ("t10k-labels-idx1-ubyte", lambda content: content[:-1] + b"\x0a", "from 0 to 9, but one is 10"),
+]
 
 
-@pytest.mark.parametrize(
-    ("file", "change", "rule"),
-    [
-        ("t10k-labels-idx1-ubyte", lambda content: content[:-1], DAMAGED),
-        ("train-labels-idx1-ubyte", lambda content: b"", DAMAGED),
-        ("t10k-images-idx3-ubyte", lambda content: b"\xff" + content[1:], DAMAGED),
-        ("t10k-labels-idx1-ubyte", lambda content: content[:-1] + b"\x0a", "from 0 to 9, but one is 10"),
-    ],
-)
+@pytest.mark.parametrize(("file", "change", "rule"), BROKEN_FILES)
 def test_a_broken_file_is_told_in_one_sentence(fake_mnist: Path, tmp_path: Path, file: str, change, rule: str) -> None:
     folder = Path(shutil.copytree(fake_mnist / "MNIST" / "raw", tmp_path / "MNIST" / "raw"))
     (folder / file).write_bytes(change((folder / file).read_bytes()))

@@ -14,6 +14,20 @@ from study.checks import UsageError
 from study.data import DataError, Dataset, Split
 from study.data.dataset import check_dataset, stratified_split
 
+DATA_NAMES = [
+    *(("mnist", "mnist"), ("./digits", "digits-images"), ("mnist.npz", "mnist-images"), ("/", "-images")),
+    *(("/data/My Photos (2024)", "My-Photos-2024-"), ("some/../Other.npz/", "Other"), ("/data/Äpfel", "pfel-ebf241")),
+]
+NO_DATA = [
+    ("mnits", {}, r"'mnits' cannot be read \(No such file or directory\): --data takes auto, mnist, fashion-mnist"),
+    ("", {}, "a path must not be empty"),
+    ("~nobody-has-this-name/x", {}, "begins with ~"),
+    ("a\0b", {}, "cannot be read"),
+    ("x" * 300, {}, "File name too long"),
+    ("photos.tar.gz", {}, "neither a folder of images nor an .npz file"),
+    *[("digits", {"image_size": size}, f"multiple of 4 from 16 to 64, but is {size}") for size in (12, 18, 68)],
+]
+
 
 def split_of(count: int, seed: int, classes: int = 3) -> Split:
     images = torch.randint(0, 256, (count, 1, 16, 16), generator=torch.Generator().manual_seed(seed))
@@ -65,20 +79,18 @@ def pixels(low: int, high: int) -> Split:
 
 
 SAME = Split(torch.arange(256).to(torch.uint8).repeat(9, 1).view(9, 1, 16, 16), torch.arange(9) % 3)
+BROKEN_RULES = [
+    ({"train": pixels(0, 1)}, "from 0 to 255, but those of the training images .* are from 0 to 1"),
+    ({"test": pixels(200, 216)}, "from 0 to 255, but those of the test images .* are from 200 to 216"),
+    ({"val": SAME}, "images must differ, but all 9 validation images"),
+    ({"classes": ("one",)}, "from 2 to 200 classes, but has 1"),
+    ({"classes": tuple(map(str, range(201)))}, "from 2 to 200 classes, but has 201: .* and 196 more"),
+    ({"classes": ("a", "b", "a")}, "differ, but one is 'a'"),
+    ({"classes": ("a", "one\ntwo")}, r"printable texts .* one is 'one\\ntwo'"),
+]
 
 
-@pytest.mark.parametrize(
-    ("changes", "rule"),
-    [
-        ({"train": pixels(0, 1)}, "from 0 to 255, but those of the training images .* are from 0 to 1"),
-        ({"test": pixels(200, 216)}, "from 0 to 255, but those of the test images .* are from 200 to 216"),
-        ({"val": SAME}, "images must differ, but all 9 validation images"),
-        ({"classes": ("one",)}, "from 2 to 200 classes, but has 1"),
-        ({"classes": tuple(map(str, range(201)))}, "from 2 to 200 classes, but has 201: .* and 196 more"),
-        ({"classes": ("a", "b", "a")}, "differ, but one is 'a'"),
-        ({"classes": ("a", "one\ntwo")}, r"printable texts .* one is 'one\\ntwo'"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "rule"), BROKEN_RULES)
 def test_data_that_break_a_rule(small: Dataset, changes: dict[str, Any], rule: str) -> None:
     with pytest.raises(DataError, match=rule):
         check_dataset(replace(small, **changes))
@@ -90,17 +102,7 @@ def test_pixels_in_half_of_the_range_are_warned_of(small: Dataset, caplog) -> No
         assert [f"from 0 to {each}" in caplog.text for each in (127, 128)] == [True, False]
 
 
-@pytest.mark.parametrize(
-    ("given", "name"),
-    [
-        *(("mnist", "mnist"), ("./digits", "digits-images"), ("mnist.npz", "mnist-images"), ("/", "-images")),
-        *(
-            ("/data/My Photos (2024)", "My-Photos-2024-"),
-            ("some/../Other.npz/", "Other"),
-            ("/data/Äpfel", "pfel-ebf241"),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("given", "name"), DATA_NAMES)
 def test_names_of_data(given: str, name: str) -> None:
     assert data.data_name(given) == name
     found = [data.data_name(f"/data/{name}") for name in ("葉", "花", "葉.npz", "яблоки", "груши")]
@@ -108,18 +110,7 @@ def test_names_of_data(given: str, name: str) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) for name in found)
 
 
-@pytest.mark.parametrize(
-    ("given", "options", "rule"),
-    [
-        ("mnits", {}, r"'mnits' cannot be read \(No such file or directory\): --data takes auto, mnist, fashion-mnist"),
-        ("", {}, "a path must not be empty"),
-        ("~nobody-has-this-name/x", {}, "begins with ~"),
-        ("a\0b", {}, "cannot be read"),
-        ("x" * 300, {}, "File name too long"),
-        ("photos.tar.gz", {}, "neither a folder of images nor an .npz file"),
-        *[("digits", {"image_size": size}, f"multiple of 4 from 16 to 64, but is {size}") for size in (12, 18, 68)],
-    ],
-)
+@pytest.mark.parametrize(("given", "options", "rule"), NO_DATA)
 def test_what_is_no_data(given: str, options: dict[str, int], rule: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("photos.tar.gz").touch()

@@ -21,6 +21,16 @@ from study.data.own import read_images
 CLASSES = ("ant", "bee", "Cat")
 FLAT = {("",): (14, 2, 4), ("train", "test"): (18, 2, 20), ("train", "val", "test"): (20, 20, 20)}
 RANDOM = np.random.default_rng(0)
+BROKEN_IMAGES = [
+    (lambda: b"", "it is empty"),
+    (lambda: b"\n<html>not found</html>", r"it is a web page \(HTML\)"),
+    (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a pointer of Git LFS"),
+    (lambda: valid("jpeg")[:500], "truncated"),
+    (lambda: valid("png")[:60] + bytes(60) + valid("png")[120:], ""),
+    (lambda: valid("png", np.zeros((28, 29), np.uint8)), "must have at most 784 pixels"),
+    (lambda: valid("tiff", np.ones((28, 28), np.float32)), "pixels must be whole numbers"),
+    (lambda: valid("tiff", np.full((28, 28), 70_000, np.int32)), "pixels must be whole numbers"),
+]
 
 
 def picture(path: Path, size: tuple[int, int] = (28, 28), mode: str = "L") -> None:
@@ -252,19 +262,7 @@ def valid(kind: str, pixels: np.ndarray | None = None) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("content", "rule"),
-    [
-        (lambda: b"", "it is empty"),
-        (lambda: b"\n<html>not found</html>", r"it is a web page \(HTML\)"),
-        (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "it is a pointer of Git LFS"),
-        (lambda: valid("jpeg")[:500], "truncated"),
-        (lambda: valid("png")[:60] + bytes(60) + valid("png")[120:], ""),
-        (lambda: valid("png", np.zeros((28, 29), np.uint8)), "must have at most 784 pixels"),
-        (lambda: valid("tiff", np.ones((28, 28), np.float32)), "pixels must be whole numbers"),
-        (lambda: valid("tiff", np.full((28, 28), 70_000, np.int32)), "pixels must be whole numbers"),
-    ],
-)
+@pytest.mark.parametrize(("content", "rule"), BROKEN_IMAGES)
 def test_a_broken_image_is_named(tmp_path: Path, monkeypatch, content: Callable[[], bytes], rule: str) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 784)
     path = tmp_path / "image.png"

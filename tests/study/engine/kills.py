@@ -23,7 +23,6 @@ from cheap_stage import cheap
 
 import study.stages
 from study import run
-from study.cli import config_type
 from study.engine import queue
 
 COMMAND = "smoke --data digits"
@@ -83,8 +82,6 @@ def main(folder: Path, wanted: int, seed: int) -> None:
     assert torch.get_num_threads() == 1, "set OMP_NUM_THREADS=1: threads do not survive a fork"
     dice = random.Random(seed)
     study.stages.OURS = (cheap("one", (), "first"), cheap("two", ("first",), "second"))
-    study.stages.all_stages.cache_clear()
-    config_type.cache_clear()
     command = f"{COMMAND} --workers 1 --stages".split()
     # What is imported as it is needed comes with the first study.
     assert run.main([*command, "one", "--log-level", "warning", "--store", str(folder.with_name("warm"))]) == 0

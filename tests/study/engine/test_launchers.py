@@ -14,24 +14,18 @@ from study.engine.launchers import Cluster, State
 
 SERVERS = ["--tracking-uri", "http://h:1", "--storage", "postgresql://u:s3cret@h/d"]
 SLURM, RAY = (["--launcher", name, "--workers", "2"] for name in ("slurm", "ray"))
+REFUSED = [
+    *[(SLURM, "--tracking-uri"), ([*SLURM, *SERVERS[:2], "--storage", "sqlite:////tmp/optuna.db"], "--storage")],
+    *[(["--launcher", "slurm", *SERVERS], "--workers must be a number"), (["--detach"], "--detach needs --launcher")],
+    *[(["--launcher-options", "cpus=2"], "--launcher-options need --launcher"), (["--launcher", "lsf"], "lsf")],
+    *[([*SLURM, *SERVERS], "squeue"), ([*RAY, *SERVERS, "--launcher-options", "gpu=1"], "gpu=1")],
+    ([*RAY, *SERVERS, "--launcher-options", "cpus=many"], "cpus=many"),
+    ([*RAY, *SERVERS, "--launcher-options", "address=127.0.0.1:1"], "127.0.0.1:1 does not answer"),
+    ([*RAY, *SERVERS, "--launcher-options", "address=ray://h:10001"], "ray://h:10001 does not answer"),
+]
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (SLURM, "--tracking-uri"),
-        ([*SLURM, *SERVERS[:2], "--storage", "sqlite:////tmp/optuna.db"], "--storage"),
-        (["--launcher", "slurm", *SERVERS], "--workers must be a number"),
-        (["--detach"], "--detach needs --launcher"),
-        (["--launcher-options", "cpus=2"], "--launcher-options need --launcher"),
-        (["--launcher", "lsf"], "lsf"),
-        ([*SLURM, *SERVERS], "squeue"),
-        ([*RAY, *SERVERS, "--launcher-options", "gpu=1"], "gpu=1"),
-        ([*RAY, *SERVERS, "--launcher-options", "cpus=many"], "cpus=many"),
-        ([*RAY, *SERVERS, "--launcher-options", "address=127.0.0.1:1"], "127.0.0.1:1 does not answer"),
-        ([*RAY, *SERVERS, "--launcher-options", "address=ray://h:10001"], "ray://h:10001 does not answer"),
-    ],
-)
+@pytest.mark.parametrize(("flags", "message"), REFUSED)
 def test_what_cannot_be_is_told_at_once(flags: list[str], message: str, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("STUDY_WORKERS", raising=False)

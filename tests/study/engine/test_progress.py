@@ -9,6 +9,13 @@ from pictures import arrays_of_letters
 
 from study.engine.runner import Progress, log
 
+DISPLAYS = [
+    ("terminal", logging.INFO, ["trial 1 epoch 3", "latent-gan: trial 1 complete\n", "(best 2):  50%", "2/4 ["]),
+    ("file", logging.INFO, "latent-gan: trial 1 complete\n"),
+    ("terminal", logging.WARNING, ""),
+    ("closed", logging.INFO, ""),
+]
+
 
 class Output(io.StringIO):
     """An error output: a terminal, a file, or one that nobody reads any more."""
@@ -24,15 +31,7 @@ class Output(io.StringIO):
         return super().write(text)
 
 
-@pytest.mark.parametrize(
-    ("kind", "level", "shown"),
-    [
-        ("terminal", logging.INFO, ["trial 1 epoch 3", "latent-gan: trial 1 complete\n", "(best 2):  50%", "2/4 ["]),
-        ("file", logging.INFO, "latent-gan: trial 1 complete\n"),
-        ("terminal", logging.WARNING, ""),
-        ("closed", logging.INFO, ""),
-    ],
-)
+@pytest.mark.parametrize(("kind", "level", "shown"), DISPLAYS)
 def test_a_terminal_shows_a_bar_a_log_lines_and_quiet_nothing(kind: str, level: int, shown: list[str] | str) -> None:
     log.setLevel(level)
     output = Output()

@@ -16,6 +16,13 @@ from study.engine.trial import Trial
 from tracking.errors import StoreError
 from tracking.store import Store, open_store
 
+KILLS = [
+    (None, False, [("KILLED", "running")]),
+    (True, True, []),  # the outcome is kept, its run still open
+    (True, False, [("KILLED", "complete")]),
+    (False, False, [("KILLED", "running")]),  # the trial does not know its run yet
+]
+
 
 def test_a_trial_whose_run_was_deleted_runs_again_with_its_parameters(store: Store) -> None:
     parts = lambda objective: (listed(objective), searched(objective, 2))  # noqa: E731
@@ -78,15 +85,7 @@ def _die(folder: Path, at_the_end: bool | None, after: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("at_the_end", "after", "expected"),
-    [
-        (None, False, [("KILLED", "running")]),
-        (True, True, []),  # the outcome is kept, its run still open
-        (True, False, [("KILLED", "complete")]),
-        (False, False, [("KILLED", "running")]),  # the trial does not know its run yet
-    ],
-)
+@pytest.mark.parametrize(("at_the_end", "after", "expected"), KILLS)
 def test_a_killed_trial_runs_again(store: Store, tmp_path: Path, monkeypatch, at_the_end, after, expected) -> None:
     dies(_die, tmp_path / "store", at_the_end, after)
     assert [status for status, _ in states(store)] == ["RUNNING"]

@@ -12,6 +12,12 @@ from study.data.dataset import Dataset
 from study.engine.stage import Context, Outcome, Request, Stage, resolve, run_stages
 from tracking import registry
 
+INVALID = [
+    *[({"name": "Two Words"}, "lower-case words"), ({"settings": dict}, "frozen dataclass")],
+    *[({"presets": {"demo": 3}}, "presets must be"), ({"identity_excludes": ("x",)}, "identity_excludes must be")],
+    *[({"optional_inputs": ("x",)}, "optional_inputs must be"), ({"outputs": ("class",)}, "lower-case words")],
+]
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -106,17 +112,7 @@ def test_a_stage_is_given_its_settings_those_it_reads_and_what_was_made_before_i
     assert seen[1].inputs == {"ruler": "made"}, "the stage's before the champion"
 
 
-@pytest.mark.parametrize(
-    ("fields", "rule"),
-    [
-        ({"name": "Two Words"}, "lower-case words"),
-        ({"settings": dict}, "frozen dataclass"),
-        ({"presets": {"demo": 3}}, "presets must be"),
-        ({"identity_excludes": ("x",)}, "identity_excludes must be"),
-        ({"optional_inputs": ("x",)}, "optional_inputs must be"),
-        ({"outputs": ("class",)}, "lower-case words"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "rule"), INVALID)
 def test_a_stage_that_is_not_valid_is_refused(fields: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         replace(MAKER, **fields)

@@ -22,6 +22,11 @@ MACHINES = [(2, 64, "", 2), (8, 64, "4", 2), (8, 64, "many", 8), (8, 5.5, "", 2)
 V1, V2 = "memory/memory.limit_in_bytes", "memory.max"  # a container's file, by the version of cgroups
 LIMITS = [("none", "", 64), (V2, 6 * GIB, 6), (V2, "max", 64), (V1, 2 * GIB, 2), (V1, 2**63 - 4096, 64)]
 SPEC = JobSpec("smoke", ["smoke", "--data", "digits"], "0" * 16, workers.code())
+OTHER_SPECS = [
+    ({"code": "0123, Python 2.7"}, "its code is .*, Python 3.*, the command's is 0123, Python 2.7"),
+    ({}, "its data is .*, the command's is 0000000000000000"),
+    ({"arguments": ["smoke", "--data", "/nowhere.npz"]}, "/nowhere.npz"),
+]
 
 
 @pytest.mark.parametrize(("cores", "gib", "threads", "expected"), [*MACHINES, (4, float("inf"), "", 4)])
@@ -51,14 +56,7 @@ def test_a_containers_memory_is_the_machines(file: str, limit: object, expected:
     assert 0 < free_memory() < float("inf"), "this machine's"
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"code": "0123, Python 2.7"}, "its code is .*, Python 3.*, the command's is 0123, Python 2.7"),
-        ({}, "its data is .*, the command's is 0000000000000000"),
-        ({"arguments": ["smoke", "--data", "/nowhere.npz"]}, "/nowhere.npz"),
-    ],
-)
+@pytest.mark.parametrize(("changes", "message"), OTHER_SPECS)
 def test_a_worker_refuses_what_is_not_the_commands(changes: dict, message: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
     spec = replace(SPEC, **changes)  # type: ignore[arg-type]

@@ -46,23 +46,21 @@ def test_neighbourhood_measures_equal_a_plain_implementation() -> None:
 
 NINETY = math.log(9 * 9)  # the logit above nine zeros whose confidence is 81 / (81 + 9) = 0.9
 EVEN = [0.1] * 10
+CLASS_MEASURES = [
+    (100 * torch.eye(10), EVEN, {"modes": 10, "class_kl": 0, "low_confidence": 0}),
+    (100 * torch.eye(10)[[8] * 50], EVEN, {"modes": 1, "class_kl": math.log(10), "low_confidence": 0}),
+    (torch.eye(10)[[3] * 4] * NINETY * torch.tensor([[1.01], [0.99], [0], [2]]), EVEN, {"low_confidence": 0.5}),
+    # A class is a mode from a tenth of its expected fraction on.
+    (100 * torch.eye(26)[[1] + [0] * 259], [1 / 26] * 26, {"modes": 2}),
+    (100 * torch.eye(26)[[1] + [0] * 260], [1 / 26] * 26, {"modes": 1}),
+    (100 * torch.eye(3)[[0, 0, 1, 2]], [0.5, 0.25, 0.25], {"class_kl": 0}),
+    (100 * torch.eye(3)[[0, 0, 1, 2]], [0.25, 0.5, 0.25], {"class_kl": 0.25 * math.log(2)}),
+    # A class that is not expected costs much, but not infinitely much.
+    (100 * torch.eye(3)[[0, 0, 1, 2]], [0.5, 0.5, 0], {"class_kl": 0.25 * math.log(0.25 / 0.5 * 0.25e12)}),
+]
 
 
-@pytest.mark.parametrize(
-    ("logits", "expected", "measures"),
-    [
-        (100 * torch.eye(10), EVEN, {"modes": 10, "class_kl": 0, "low_confidence": 0}),
-        (100 * torch.eye(10)[[8] * 50], EVEN, {"modes": 1, "class_kl": math.log(10), "low_confidence": 0}),
-        (torch.eye(10)[[3] * 4] * NINETY * torch.tensor([[1.01], [0.99], [0], [2]]), EVEN, {"low_confidence": 0.5}),
-        # A class is a mode from a tenth of its expected fraction on.
-        (100 * torch.eye(26)[[1] + [0] * 259], [1 / 26] * 26, {"modes": 2}),
-        (100 * torch.eye(26)[[1] + [0] * 260], [1 / 26] * 26, {"modes": 1}),
-        (100 * torch.eye(3)[[0, 0, 1, 2]], [0.5, 0.25, 0.25], {"class_kl": 0}),
-        (100 * torch.eye(3)[[0, 0, 1, 2]], [0.25, 0.5, 0.25], {"class_kl": 0.25 * math.log(2)}),
-        # A class that is not expected costs much, but not infinitely much.
-        (100 * torch.eye(3)[[0, 0, 1, 2]], [0.5, 0.5, 0], {"class_kl": 0.25 * math.log(0.25 / 0.5 * 0.25e12)}),
-    ],
-)
+@pytest.mark.parametrize(("logits", "expected", "measures"), CLASS_MEASURES)
 def test_class_measures(logits: torch.Tensor, expected: list[float], measures: dict[str, float]) -> None:
     found = fidelity.class_measures(logits, torch.tensor(expected, dtype=torch.float64))
     assert {name: found[name] for name in measures} == pytest.approx(measures, abs=1e-6)

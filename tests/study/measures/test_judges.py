@@ -10,6 +10,14 @@ from study.data.dataset import Dataset, Split, to_float
 from study.measures.judges import PREFIXES, Evaluator, Judges, collapse, real_features
 
 DIGITS = {"image_shape": (1, 28, 28), "classes": 10}
+COLLAPSES = [
+    ((8, 0.5, 0.5, 0.5), 10, None),
+    ((7, 0.1, 0.5, 0.5), 10, "7 of 10 classes"),
+    ((10, 0.6, 0.5, 0.5), 10, "class KL 0.60"),
+    ((10, 0.1, 0.003, 0.5), 10, "recall 0.003"),  # all classes, but of each the same image
+    ((10, 0.1, 0.5, 0.05), 10, "coverage 0.050"),
+    ((2, 0.1, 0.5, 0.5), 3, "2 of 3 classes"),
+]
 
 
 @pytest.fixture
@@ -43,7 +51,6 @@ def test_two_judges_select_and_the_third_only_reports(tiny: Dataset) -> None:
     distances = [judge.val_measures(images)["fd"] for judge in alone]
     expected = [math.sqrt(distances[0] * distances[1]), *distances[:2]]
     assert [found[name] for name in ("val/fd", "val/fd_1", "val/fd_2")] == pytest.approx(expected)
-
     assert Judges([*alone[:2], other_third]).val_measures(images) == pytest.approx(found)
     whole = [judge.measures(images) for judge in alone]
     expected = {f"judge{number}/fd": each["fd"] for number, each in enumerate(whole, 1)}
@@ -80,17 +87,7 @@ def test_few_images_crash_no_measure(count: int, tiny: Dataset) -> None:
     assert math.isfinite(found["fd"] + evaluator.val_measures(few.images)["fd"])
 
 
-@pytest.mark.parametrize(
-    ("measures", "classes", "way"),
-    [
-        ((8, 0.5, 0.5, 0.5), 10, None),
-        ((7, 0.1, 0.5, 0.5), 10, "7 of 10 classes"),
-        ((10, 0.6, 0.5, 0.5), 10, "class KL 0.60"),
-        ((10, 0.1, 0.003, 0.5), 10, "recall 0.003"),  # all classes, but of each the same image
-        ((10, 0.1, 0.5, 0.05), 10, "coverage 0.050"),
-        ((2, 0.1, 0.5, 0.5), 3, "2 of 3 classes"),
-    ],
-)
+@pytest.mark.parametrize(("measures", "classes", "way"), COLLAPSES)
 def test_how_a_generator_has_collapsed(measures: tuple[float, ...], classes: int, way: str | None) -> None:
     names = ("val/modes", "val/class_kl", "val/recall", "val/coverage")
     assert collapse(dict(zip(names, measures, strict=True)), classes) == way

@@ -74,7 +74,6 @@ def test_a_conditional_trial_measures_what_was_asked_for_and_the_last_epochs(inp
 
 def test_what_a_trial_loads_first_draws_none_of_its_random_numbers(tiny: Dataset) -> None:
     """Whichever trial of a process comes first, the same seed gives the same training."""
-
     version = SimpleNamespace(rebuild=lambda _: nn.Linear(3, 3))  # draws its initial weights
     context = context_of(tiny, LatentGanConfig(), cached_arrays=Context.cached_arrays)
     context.inputs = dict.fromkeys((*generators.KINDS, "autoencoder"), version)

@@ -23,6 +23,14 @@ from study.stages.transfer.trial import BASELINES, MODES, SPREADING, WEAK_JITTER
 from study.training.classifier import draw_labelled
 from study.training.few_labels import EncodedDataset, renew_statistics, spread_labels
 
+LABEL_COUNTS = [
+    (TransferConfig(), [(7, 6)], "takes 7 labels a class"),  # the default gives way
+    (TransferConfig(labels_per_class=7), [(7, 6)], ""),
+    (TransferConfig(labels_per_class=5, label_counts=(2, 30, 100)), [(2, 2), (5, 6)], "for its figure 2"),
+    (TransferConfig(labels_per_class=5, label_counts=(5, 2, 7)), [(2, 2), (7, 2), (5, 6)], ""),  # main one last
+    (TransferConfig(label_counts=(7, 5)), [(5, 2), (7, 6)], "takes 7 labels a class"),
+]
+
 
 @pytest.fixture
 def few(tiny: Dataset) -> Dataset:
@@ -33,18 +41,9 @@ def few(tiny: Dataset) -> Dataset:
     return replace(tiny, train=tiny.train.take(keep.nonzero()[:, 0]))
 
 
-@pytest.mark.parametrize(
-    ("settings", "counts", "warning"),
-    [
-        (TransferConfig(), [(7, 6)], "takes 7 labels a class"),  # the default gives way
-        (TransferConfig(labels_per_class=7), [(7, 6)], ""),
-        (TransferConfig(labels_per_class=5, label_counts=(2, 30, 100)), [(2, 2), (5, 6)], "for its figure 2"),
-        (TransferConfig(labels_per_class=5, label_counts=(5, 2, 7)), [(2, 2), (7, 2), (5, 6)], ""),  # main one last
-        (TransferConfig(label_counts=(7, 5)), [(5, 2), (7, 6)], "takes 7 labels a class"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "counts", "warning"), LABEL_COUNTS)
 def test_numbers_of_labels_give_way_to_small_classes_with_a_warning(
-    settings: TransferConfig, counts: list, warning: str, few: Dataset, caplog: pytest.LogCaptureFixture
+    settings, counts, warning, few: Dataset, caplog
 ) -> None:
     assert list(label_counts(settings, few, 6).items()) == counts
     with caplog.at_level(logging.WARNING, "study"):

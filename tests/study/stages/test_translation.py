@@ -66,7 +66,6 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
     stage.log_table(parent, table)
     columns = parent.tables["translators"]
     assert ({len(column) for column in columns.values()}, columns["test/mae"][1]) == ({2 + 12}, "0")
-
     models = {run: trial.models[0][0] for run, trial in trials.items() if trial.models}
     stored: Any = {run: SimpleNamespace(rebuild=lambda _, model=model: model) for run, model in models.items()}
     monkeypatch.setattr(stage, "kept_model", stored.get)
@@ -79,7 +78,6 @@ def test_every_cell_of_the_matrix_is_trained_measured_and_drawn(context: Any, mo
     assert parent.figures.keys() == {"error_against_steps"}
     found = stage.rows(context, table, f"{L1}, {PAIRED}")
     assert (len(found), L1 in str(found[-1].found)) == (2 + 5 + 2 * 4 + 2 + 1, True)
-
     # Only shown and paired translators are kept, and only paired ones drawn.
     kept = [trained(context, L1, pairing, held_out, repeat) for pairing in (PAIRED, LOOSE) for repeat in (0, 1)]
     assert [len(trial.models) for trial in kept] == [1, 1, 1, 0]
@@ -108,20 +106,18 @@ def verdicts(changes: Mapping[tuple[str, str], float] = {}, missing: tuple[str, 
 
 
 NONE, WORKS, BEST, GOOD, UNFIT = range(5)
+SHORTFALLS = [
+    ((GAN, UNPAIRED), 6.0, set()),  # all is as the reference says
+    ((GAN, UNPAIRED), 0.1, {NONE, BEST}),
+    ((GAN, PAIRED), 0.5, {NONE}),
+    ((CYCLE_GAN, LOOSE), 2.0, {WORKS}),
+    ((CYCLE_GAN, UNPAIRED), 7.0, {BEST}),
+    ((CONDITIONAL_GAN, LOOSE), 3.0, {GOOD}),
+    ((CONDITIONAL_GAN, UNPAIRED), 0.3, {UNFIT}),
+]
 
 
-@pytest.mark.parametrize(
-    ("cell", "shortfall", "refuted"),
-    [
-        ((GAN, UNPAIRED), 6.0, set()),  # all is as the reference says
-        ((GAN, UNPAIRED), 0.1, {NONE, BEST}),
-        ((GAN, PAIRED), 0.5, {NONE}),
-        ((CYCLE_GAN, LOOSE), 2.0, {WORKS}),
-        ((CYCLE_GAN, UNPAIRED), 7.0, {BEST}),
-        ((CONDITIONAL_GAN, LOOSE), 3.0, {GOOD}),
-        ((CONDITIONAL_GAN, UNPAIRED), 0.3, {UNFIT}),
-    ],
-)
+@pytest.mark.parametrize(("cell", "shortfall", "refuted"), SHORTFALLS)
 def test_each_claim_can_be_refuted(cell: tuple[str, str], shortfall: float, refuted: set[int]) -> None:
     found = verdicts({cell: shortfall})
     assert {place for place, verdict in enumerate(found) if verdict == "refuted"} == refuted

@@ -1,6 +1,4 @@
-"""Training loops on PyTorch's `meta`, a device without numbers: nothing is mixed with the processor's memory, and
-nothing is read back before an epoch's end, where a GPU would have to wait for it. And steps as CUDA graphs on a GPU.
-"""
+"""Training loops on PyTorch's `meta` device: all is there, and nothing is read before an epoch's end; CUDA graphs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
