@@ -294,7 +294,7 @@ class ConditionalGanConfig:
 CONDITIONAL_GAN_PRESETS = {
     "smoke": ConditionalGanConfig(epochs=4),
     "demo": ConditionalGanConfig(epochs=8),
-    "exercise": ConditionalGanConfig(epochs=40),
+    "exercise": ConditionalGanConfig(),
     "full": ConditionalGanConfig(epochs=150),
 }
 

@@ -27,7 +27,12 @@ def run(context: Context) -> Outcome:
     with context.open(DESCRIPTION) as study:
         # What does not depend on the search is named first: processes that would wait for its end run these trials.
         baselines = study.enqueue(trial.baseline_list(context), partial(baseline_trial, inputs=inputs), "baselines")
-        named = [{"settings": name, "repeat": repeat} for repeat in context.repeats for name in trial.NAMED]
+        # Claims compare the reference's settings alone; the others show what GANs with a bad recipe do.
+        named = [
+            {"settings": name, "repeat": repeat}
+            for repeat in context.repeats
+            for name in (trial.COMPARED if repeat else trial.NAMED)
+        ]
         given = study.enqueue(named, partial(train, epochs=settings.epochs), "settings")
         recipes = study.enqueue(
             trial.recipe_list(settings.recipes, context.session.seed),

@@ -34,6 +34,7 @@ from tracking.models import logged_model
 from tracking.runs import mean_histories
 
 NAMED = {"paper": gan.PAPER, "reference": gan.REFERENCE, "vanilla": gan.VANILLA}
+COMPARED = ("reference",)  # those that have all repeats
 COLLAPSED = "collapse/last"  # 1 if a GAN has collapsed at the end, else 0
 KINDS = ("vanilla GAN", "WGAN")  # of a random recipe
 RECIPE_EPOCHS, RECIPE_CLIP = 20, 0.1
@@ -218,7 +219,8 @@ def _collapse_rows(context: Context, groups: Mapping[str, Table], recipes: Table
     """Return how many vanilla GANs collapse, with one recipe and several seeds, and with random recipes."""
     found, said = [], "collapses" if context.has_reference else None
     ended = [groups[title].values(COLLAPSED) for title in (VANILLA, BEST)]
-    missing = [[1.0] * (len(context.repeats) - len(values)) for values in ended]  # diverged: they count as collapsed
+    trained = 1, len(context.repeats)
+    missing = [[1.0] * (count - len(values)) for count, values in zip(trained, ended, strict=True)]  # they diverged
     vanilla, wgan = (fraction([*values, *lost]) for values, lost in zip(ended, missing, strict=True))
     found.append(Row("collapsed: vanilla GANs of one recipe", vanilla, said, f"WGANs {wgan}"))
     pairs = [{trial.params["recipe"]: trial.values[0] for trial in recipes.where(kind=kind)} for kind in KINDS]
