@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, is_dataclass, make_dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from traceback import walk_stack, walk_tb
 from typing import Annotated, Any, Literal, get_type_hints
@@ -99,15 +100,20 @@ def preset(name: str) -> StudyConfig:
     """Return the settings of this preset, with a field for each stage's; a UsageError says which presets there are."""
     if name not in PRESETS:
         raise UsageError(f"the preset must be one of {', '.join(PRESETS)} or a .toml file, but got {name!r}")
-    known, about = all_stages(), {"__doc__": StudyConfig.__doc__}
+    known = all_stages()
     for stage in known:
         if hasattr(StudyConfig, stage.key):
             raise UsageError(f"a stage cannot be called {stage.name}: the study has a setting of that name")
-    names = tuple(stage.name for stage in known)
-    parts = [(stage.key, stage.settings, field(default=stage.preset(name))) for stage in known]
-    parts.insert(0, ("stages", tuple[Literal[names], ...], field(default=names)))  # type: ignore[valid-type]
-    made = make_dataclass("StudyConfig", parts, bases=(StudyConfig,), frozen=True, namespace=about)
-    return made(**STUDY_PRESETS.get(name, {}))
+    parts = tuple((stage.key, stage.settings, stage.preset(name)) for stage in known)
+    return _config_type(tuple(stage.name for stage in known), parts)(**STUDY_PRESETS.get(name, {}))
+
+
+@cache  # equal settings are of the same class
+def _config_type(names: tuple[str, ...], parts: tuple[tuple[str, type, Any], ...]) -> type[StudyConfig]:
+    fields = [("stages", tuple[Literal[names], ...], field(default=names))]  # type: ignore[valid-type]
+    fields += [(key, settings, field(default=value)) for key, settings, value in parts]
+    about = {"__doc__": StudyConfig.__doc__}
+    return make_dataclass("StudyConfig", fields, bases=(StudyConfig,), frozen=True, namespace=about)
 
 
 def _read_toml(path: Path) -> StudyConfig:

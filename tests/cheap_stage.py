@@ -1,6 +1,4 @@
-"""Stages of cheap trials: for studies on clusters, whose workers find it as an entry point, and for kills.py. Light:
-what only a run needs is imported inside.
-"""
+"""Stages of cheap trials, for clusters (on_cluster.py) and kills (engine/kills.py); a run's imports are inside."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

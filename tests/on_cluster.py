@@ -85,9 +85,7 @@ class OnCluster:
         return {run.data.tags["node"] for run in running}
 
     def check(self, seed: int, asked: int, deaths: int = 0, stops: int = 0) -> Counter[str]:
-        """Exactly the trials that were asked for, none twice, nothing open, a champion that loads; so many trials lost
-        their process or were stopped. Return how many came to their end on each node.
-        """
+        """Exactly the trials that were asked for, a champion that loads. Return how many ended on each node."""
         runs = self.runs(seed)
         assert Counter(run.info.status for run in runs) == Counter(FINISHED=asked, KILLED=deaths + stops)
         finished = [run for run in runs if run.info.status == "FINISHED"]

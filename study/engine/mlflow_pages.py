@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from study.engine.runner import Part, short
+from study.engine.runner import Part
 from study.engine.stage import Candidate, Context
+from study.engine.trial import short
 from study.results import Result, Row
 from tracking import views
 from tracking.registry import Direction, Version

@@ -37,7 +37,7 @@ from study.engine.queue import (
     key_of,
 )
 from study.engine.search import Params, Proposals, Pruned, Search
-from study.engine.trial import Trial
+from study.engine.trial import Trial, short, word
 from study.results import Result, Table
 from tracking.errors import StoreError, reason_of, store_errors
 from tracking.registry import Direction
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 LOOK_EVERY = 2.0  # seconds between two looks at what other processes have finished
 STATUS = {COMPLETE: "FINISHED", PRUNED: "FINISHED", FAILED: "FAILED"}  # of the MLflow runs
 LONGEST_NAME = 80  # characters of the name of a run
-ABBREVIATIONS = {REPEAT: "seed", "learning_rate": "lr", "batch_size": "batch", "clip_value": "clip"}
-ABBREVIATIONS |= {"noise_dim": "noise", "ema_decay": "EMA"}
 OBJECTIVES: Mapping[str, Direction] = {"val/fd": "minimize"}
 log = logging.getLogger("study")
 
@@ -407,7 +405,7 @@ def _name(part: Part, number: int, params: Params) -> str:
     """Return the name of a trial's run: its part, the parameters that vary among the part's trials, and the seed."""
     tried = {name: {str(each.get(name)) for each in part.trials.values()} for name in params if name != REPEAT}
     named = [name for name in tried if part.search or len(tried[name]) > 1] or ([] if REPEAT in params else [*tried])
-    words, seed = ([_word(name, params[name]) for name in names] for names in (named, {REPEAT} & params.keys()))
+    words, seed = ([word(name, params[name]) for name in names] for names in (named, {REPEAT} & params.keys()))
     title = f"{part.title} {number}".strip() if part.search else part.title
     while len(name := ": ".join(filter(None, (title, ", ".join(words + seed))))) > LONGEST_NAME and words:
         words.pop()
@@ -416,16 +414,8 @@ def _name(part: Part, number: int, params: Params) -> str:
 
 def _settings(part: Part, params: Params) -> str:
     """Return what all seeds of the same settings share, exactly: the part and all parameters but the seed."""
-    words = [_word(name, value, exact=True) for name, value in params.items() if name != REPEAT]
+    words = [word(name, value, exact=True) for name, value in params.items() if name != REPEAT]
     return ": ".join(filter(None, (part.title, ", ".join(words)))) or "all"
-
-
-def _word(name: str, value: Any, *, exact: bool = False) -> str:
-    """Return a parameter as people write it: "lr 5e-4", "WGAN", "depth 3"; of numbers two or three digits."""
-    text = str(value)
-    if isinstance(value, float) and not exact:
-        text = re.sub(r"[.]?0*e-0?", "e-", f"{value:.1e}") if 0 < abs(value) < 0.01 else f"{value:.3g}"
-    return text if isinstance(value, str) else f"{ABBREVIATIONS.get(name, name)} {text}"
 
 
 def _result(part: Part, trial: QueuedTrial) -> Result:
@@ -444,10 +434,3 @@ def _best(part: Part, done: Sequence[QueuedTrial]) -> str:
 def _line(trial: QueuedTrial) -> str:
     seconds = f", {trial.seconds:.0f} s" if trial.seconds else ""
     return f"trial {trial.number} {trial.state} {trial.reason} ({short(trial.params)}){seconds}"
-
-
-def short(values: Mapping[str, Any]) -> str:
-    """Numbers by name in a few characters each."""
-    return " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
-    )

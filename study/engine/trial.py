@@ -1,19 +1,25 @@
-"""What an objective sees of its trial: its run in MLflow to log to, parameters, and a way to report."""
+"""What an objective sees of its trial: its run in MLflow to log to, parameters, and a way to report; and how parameters
+are written.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from study.engine.search import Params, Pruned
 from tracking.models import log_model
-from tracking.runs import Inputs, Run, of_model
+from tracking.runs import REPEAT, Inputs, Run, of_model
 
 if TYPE_CHECKING:
     import optuna
     from torch import Tensor, nn
+
+ABBREVIATIONS = {REPEAT: "seed", "learning_rate": "lr", "batch_size": "batch", "clip_value": "clip"}
+ABBREVIATIONS |= {"noise_dim": "noise", "ema_decay": "EMA"}
 
 
 @dataclass(frozen=True)
@@ -67,3 +73,18 @@ class Trial(Run):
     def finish(self, tags: Mapping[str, Any], inputs: Inputs | None) -> None:
         """Say by tags how the trial ended; in the same call its model gets the last value of each metric."""
         self.set_tags(tags, of_model(self._models[-1], self._last.values(), inputs) if self._models else ())
+
+
+def word(name: str, value: Any, *, exact: bool = False) -> str:
+    """Return a parameter as people write it: "lr 5e-4", "WGAN", "depth 3"; of numbers two or three digits."""
+    text = str(value)
+    if isinstance(value, float) and not exact:
+        text = re.sub(r"[.]?0*e-0?", "e-", f"{value:.1e}") if 0 < abs(value) < 0.01 else f"{value:.3g}"
+    return text if isinstance(value, str) else f"{ABBREVIATIONS.get(name, name)} {text}"
+
+
+def short(values: Mapping[str, Any]) -> str:
+    """Numbers by name in a few characters each."""
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )

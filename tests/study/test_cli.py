@@ -62,8 +62,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path: Path) ->
     assert (config.stages, config.inputs, config.store) == (("judge", "autoencoder"), ("judge=2",), Path("~/results"))
     assert config.judge == replace(preset("exercise").judge, epochs=8)
     assert config.autoencoder == replace(preset("exercise").autoencoder, epochs=64, latent_dims=(5, 6))
-    assert config.transfer == preset("exercise").transfer
-    assert parse_study([]) == ("demo", preset("demo"))
+    assert (config.transfer, parse_study([])) == (preset("exercise").transfer, ("demo", preset("demo")))
 
 
 def others(value: Any) -> list[Any]:

@@ -80,8 +80,7 @@ def test_paired_images_are_of_the_same_image(numbered: torch.Tensor) -> None:
 def test_unpaired_images_are_of_disjoint_halves_in_new_pairs_each_epoch(numbered: torch.Tensor) -> None:
     pairs = translation.make_pairs("rotate", numbered, "unpaired", seed=0)
     (a, b), again = drawn(pairs), drawn(pairs)
-    assert len({*a.tolist()}) == len({*b.tolist()}) == COUNT // 2
-    assert len(pairs.b) == COUNT - COUNT // 2
+    assert (len({*a.tolist()}), len({*b.tolist()}), len(pairs.b)) == (COUNT // 2, COUNT // 2, COUNT - COUNT // 2)
     assert not {*a.tolist()} & {*b.tolist()}
     first, second = ({*zip(*map(torch.Tensor.tolist, each), strict=True)} for each in ((a, b), again))
     assert len(first & second) < 10
