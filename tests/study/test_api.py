@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ MISTAKES = [
     (lambda store: api.results(store, "mnist", "judge"), "no trial of mnist, judge is in the store"),
     (lambda store: api.compare(store, store), "no study of any data set is in this store"),
     (lambda store: api.champions("~nobody-of-this-name"), "`store` must be a path"),
-    (lambda store: another_thread(lambda: api.champions(store)), "another thread of this process runs a study"),
     (lambda store: api.load_model("digits-judge", store=store), "no model is registered as digits-judge@champion"),
 ]
 
@@ -91,17 +89,14 @@ def test_a_study_in_a_thread_beside_an_event_loop(fresh: Studies, tmp_path: Path
     assert again.outcomes[0].rows == done.outcomes[0].rows
     api.run("smoke", **given, cheap={"trials": 4, "pause": 0}, seed=1)
     monkeypatch.setattr("study.report.collect.all_stages", lambda: (STAGE,))
+    monkeypatch.setattr("tracking.store.LOCAL_TIMEOUT", 0.1)
+    with lent(), ThreadPoolExecutor() as pool, pytest.raises(api.StoreError, match="another thread"):
+        pool.submit(api.champions, fresh.store).result()
     assert api.compare(fresh.store, 0).values.tolist() == [["cheap", "loss", "0.500", "1.000", "-"]]
-
-
-def another_thread(call: Callable[[], Any]) -> None:
-    with lent(), ThreadPoolExecutor() as pool:
-        pool.submit(call).result()
 
 
 @pytest.mark.parametrize(("call", "rule"), MISTAKES)
 def test_a_mistake_is_an_exception_of_one_sentence(call: Any, rule: str, empty_store: Path, monkeypatch) -> None:
-    monkeypatch.setattr("tracking.store.LOCAL_TIMEOUT", 0.1)
     before = state()
     with pytest.raises((api.UsageError, api.StoreError), match=re.escape(rule)) as error:
         call(empty_store)

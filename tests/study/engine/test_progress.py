@@ -18,9 +18,7 @@ DISPLAYS = [
 
 
 class Output(io.StringIO):
-    """An error output: a terminal, a file, or one that nobody reads any more."""
-
-    kind = ""
+    kind = ""  # a terminal, a file, or one that nobody reads any more
 
     def isatty(self) -> bool:
         return self.kind == "terminal"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -20,21 +21,14 @@ from study.training import loops, translation
 from study.training.loops import Report
 
 STEPS, CLASSES, LATENT_DIM, SHAPE = 4, 3, 5, (1, 16, 16)
-BATCH_SIZE, EPOCHS = 16, 3
+BATCH_SIZE, EPOCHS, SAME = 16, 3, nn.Identity()
 COUNT = STEPS * BATCH_SIZE
+_judge = partial(Judge, "conv", image_shape=SHAPE, classes=CLASSES, width=2)
 CLASSIFIER = classifiers.ClassifierSettings(EPOCHS, BATCH_SIZE, learning_rate=1e-3)
 
 
 def _split() -> Split:
     return Split(torch.randint(256, (COUNT, *SHAPE), dtype=torch.uint8), torch.arange(COUNT) % CLASSES)
-
-
-def _judged() -> tuple[nn.Module, Split]:
-    return Judge("conv", image_shape=SHAPE, classes=CLASSES, width=2), _split()
-
-
-def _head() -> tuple[nn.Module, Tensor, Tensor]:
-    return nn.Linear(LATENT_DIM, CLASSES), torch.zeros(2, COUNT, LATENT_DIM), _split().labels
 
 
 def _autoencoder(report: Report) -> None:
@@ -63,9 +57,11 @@ GRAPHS: dict[str, Callable[[Report], None]] = {
 }
 CASES: dict[str, Callable[[Report], None]] = {
     **GRAPHS,
-    "judge": lambda report: classifiers.train_judge(*_judged(), _split(), CLASSIFIER, report, augment=nn.Identity()),
-    "few labels": lambda report: classifiers.train_classifier(*_judged(), CLASSIFIER, report),
-    "head": lambda report: classifiers.train_head(*_head(), CLASSIFIER, report),
+    "judge": lambda report: classifiers.train_judge(_judge(), _split(), _split(), CLASSIFIER, report, augment=SAME),
+    "few labels": lambda report: classifiers.train_classifier(_judge(), _split(), CLASSIFIER, report),
+    "head": lambda report: classifiers.train_head(
+        nn.Linear(LATENT_DIM, CLASSES), torch.zeros(2, COUNT, LATENT_DIM), _split().labels, CLASSIFIER, report
+    ),
     "conditional GAN on images": _translation,
 }
 
