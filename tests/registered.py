@@ -20,7 +20,7 @@ FACTS = {"dataset": "digits", "data_digest": "0123", "classes": [str(label) for 
 
 def models() -> dict[str, tuple[nn.Module, torch.Tensor, dict[str, dict]]]:
     """The models by kind: module, an example of its inputs, its config."""
-    torch.manual_seed(1)  # of 0 the conditional generator's weights enlarge rounding beyond what an export may differ
+    torch.manual_seed(1)
     images = torch.rand(2, *SHAPE)
     judge = {"kind": "conv", "image_shape": SHAPE, "classes": CLASSES, "width": 4, "feature_dim": 8}
     autoencoder = {"latent_dim": 5, "architecture": "conv", "image_shape": SHAPE}
@@ -36,7 +36,7 @@ def models() -> dict[str, tuple[nn.Module, torch.Tensor, dict[str, dict]]]:
         found[kind] = (LatentGenerator(**module), torch.randn(2, width), config)  # type: ignore[arg-type]
     for made, _, _ in found.values():
         for weights in made.parameters():
-            weights.data *= 3  # outputs that differ from input to input
+            weights.data *= 2  # outputs that differ from input to input, while rounding stays small
     return found
 
 
