@@ -267,7 +267,7 @@ LATENT_GAN_PRESETS = {
         recipes=4,
         epochs=70,
         evaluate_every=10,
-        mixture_components=(1, 50, 200, 500),
+        mixture_components=(1, 50, 200),
     ),
     "full": LatentGanConfig(
         free_trials=100,
