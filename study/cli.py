@@ -110,7 +110,7 @@ def preset(name: str) -> StudyConfig:
 
 @cache  # equal settings are of the same class
 def _config_type(names: tuple[str, ...], parts: tuple[tuple[str, type, Any], ...]) -> type[StudyConfig]:
-    fields = [("stages", tuple[Literal[names], ...], field(default=names))]  # type: ignore[valid-type]
+    fields: list[Any] = [("stages", tuple[Literal[names], ...], field(default=names))]  # type: ignore[valid-type]
     fields += [(key, settings, field(default=value)) for key, settings, value in parts]
     about = {"__doc__": StudyConfig.__doc__}
     return make_dataclass("StudyConfig", fields, bases=(StudyConfig,), frozen=True, namespace=about)
