@@ -216,7 +216,7 @@ def _found_row(groups: Mapping[str, Table], fd: str) -> Row:
 
 
 def _collapse_rows(context: Context, groups: Mapping[str, Table], recipes: Table) -> list[Row]:
-    """Return how many vanilla GANs collapse, with one recipe and several seeds, and with random recipes."""
+    """Return how many vanilla GANs collapse, with one recipe, and with random recipes."""
     found, said = [], "collapses" if context.has_reference else None
     ended = [groups[title].values(COLLAPSED) for title in (VANILLA, BEST)]
     trained = 1, len(context.repeats)
